@@ -1,0 +1,11 @@
+//! The `.infc` container, the program of steps and buffers, and the kernel ABI: plain data shared by compiler and runtime.
+//!
+//! `no_std` with `alloc`; knows no graph and no code generator.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod abi;
+pub mod program;

@@ -1,0 +1,270 @@
+//! The program of an artifact: buffers, symbols and steps, as plain data.
+//!
+//! Sizes that depend on the model's symbols are [`Size`] expressions, evaluated when shapes are bound. Steps run in order;
+//! the runtime needs to know nothing else about a model.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// An integer expression over the program's symbols in postfix form. Division rounds down, by zero gives zero.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Size(pub Vec<SizeOp>);
+
+/// One operation of a [`Size`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SizeOp {
+    /// Pushes a constant.
+    Const(i64),
+    /// Pushes the value of a symbol.
+    Symbol(u32),
+    /// Sum of the two on top.
+    Add,
+    /// Product.
+    Mul,
+    /// Floor division.
+    Div,
+    /// Remainder of floor division.
+    Mod,
+    /// The smaller.
+    Min,
+    /// The larger.
+    Max,
+}
+
+/// Element types that cross the border of a model, numbered as in ONNX's `TensorProto.DataType`.
+pub type DTypeCode = u8;
+
+/// An input or output of the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The model's name for it.
+    pub name: String,
+    /// Element type.
+    pub dtype: DTypeCode,
+    /// Bytes of one element.
+    pub element: u8,
+    /// Dims.
+    pub dims: Vec<Size>,
+    /// The buffer it is.
+    pub buffer: u32,
+}
+
+/// A symbolic dimension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    /// The model's name for it.
+    pub name: String,
+    /// Where its value comes from.
+    pub source: SymbolSource,
+}
+
+/// Where a symbol's value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SymbolSource {
+    /// Dim `axis` of input `input`.
+    Input {
+        /// Input number.
+        input: u32,
+        /// Axis.
+        axis: u32,
+    },
+    /// A [`Step::Bind`] or the counter of a [`Step::Loop`] sets it.
+    Step,
+}
+
+/// A buffer of the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Its size in bytes.
+    pub bytes: Size,
+    /// Where it lies.
+    pub place: Place,
+}
+
+/// Where a buffer lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The caller's memory for an input.
+    Input(u32),
+    /// The caller's (or session's) memory for an output.
+    Output(u32),
+    /// In the artifact's constants, at this offset.
+    Constant(u64),
+    /// In the arena, live from step `first` to step `last` (numbered in depth-first order over all nested steps, both included).
+    Arena {
+        /// First step that touches it.
+        first: u32,
+        /// Last step that touches it.
+        last: u32,
+        /// Its place if it was decided at compile time (all sizes constant).
+        offset: Option<u64>,
+    },
+    /// Kept by the session from run to run; starts as zeros.
+    State(u32),
+}
+
+/// A place in a buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The buffer.
+    pub buffer: u32,
+    /// Bytes from its start.
+    pub offset: Size,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Runs a kernel.
+    Launch {
+        /// Which one.
+        kernel: u32,
+        /// Its buffers, in the order of its parameters.
+        buffers: Vec<View>,
+        /// Values of its symbols.
+        extents: Vec<Size>,
+        /// Number of tasks.
+        tasks: Size,
+    },
+    /// Copies bytes; the ranges do not overlap.
+    Copy {
+        /// From here.
+        from: View,
+        /// To here.
+        to: View,
+        /// How many.
+        bytes: Size,
+    },
+    /// Sets a symbol from an `i64` element; an error if it is not in `0..=bound`.
+    Bind {
+        /// The symbol.
+        symbol: u32,
+        /// The element.
+        from: View,
+        /// The largest value that buffers are made for.
+        bound: Size,
+    },
+    /// An error with message `code` unless the two are equal or, if `or_one`, one of them is 1.
+    Require {
+        /// One side.
+        left: Size,
+        /// Other side.
+        right: Size,
+        /// 1 is fine too.
+        or_one: bool,
+        /// Which message.
+        code: u32,
+    },
+    /// Runs one of two lists by a byte that is 0 or not.
+    If {
+        /// The condition.
+        cond: View,
+        /// Where it is not 0.
+        then: Vec<Step>,
+        /// Where it is 0.
+        otherwise: Vec<Step>,
+    },
+    /// Runs a list `count` times, the counter being a symbol; ends early when the byte `cond` is 0 (looked at before each round).
+    Loop {
+        /// The symbol that counts from 0.
+        counter: u32,
+        /// How often at most.
+        count: Size,
+        /// The condition, if there is one.
+        cond: Option<View>,
+        /// What runs.
+        body: Vec<Step>,
+    },
+}
+
+/// A compiled kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// A readable name.
+    pub name: String,
+    /// Offset of its function in the code image.
+    pub entry: u64,
+    /// Bytes of scratch for one call.
+    pub scratch: u64,
+}
+
+/// What can go wrong while running, with the words to say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The node: `Gather 'embed' (opset 18)`.
+    pub node: String,
+    /// What is wrong: `index out of range`.
+    pub text: String,
+}
+
+/// A compiled model.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Program {
+    /// Inputs in the model's order.
+    pub inputs: Vec<Port>,
+    /// Outputs in the model's order.
+    pub outputs: Vec<Port>,
+    /// Symbols.
+    pub symbols: Vec<Symbol>,
+    /// Buffers.
+    pub buffers: Vec<Buffer>,
+    /// Kernels.
+    pub kernels: Vec<Kernel>,
+    /// What runs.
+    pub steps: Vec<Step>,
+    /// Messages of checks.
+    pub messages: Vec<Message>,
+    /// Pairs (output, input) of which the output of one run is the input of the next.
+    pub states: Vec<(u32, u32)>,
+    /// Bytes of the arena if all sizes are known at compile time.
+    pub arena: Option<u64>,
+}
+
+impl Size {
+    /// A constant.
+    pub fn constant(value: i64) -> Size {
+        Size(alloc::vec![SizeOp::Const(value)])
+    }
+    /// Its value if it is a constant.
+    pub fn known(&self) -> Option<i64> {
+        match self.0.as_slice() {
+            [SizeOp::Const(c)] => Some(*c),
+            _ => None,
+        }
+    }
+    /// Its value for the symbols given. Ill-formed code gives `None`.
+    pub fn eval(&self, symbols: &[i64]) -> Option<i64> {
+        // Depth is bounded by `Program::validate`; a fixed stack keeps the run path free of allocation.
+        let mut stack = [0i64; Size::DEPTH];
+        let mut top = 0;
+        for op in &self.0 {
+            let value = match *op {
+                SizeOp::Const(c) => c,
+                SizeOp::Symbol(s) => *symbols.get(s as usize)?,
+                _ => {
+                    top = usize::checked_sub(top, 2)?;
+                    let (a, b) = (*stack.get(top)?, *stack.get(top + 1)?);
+                    match op {
+                        SizeOp::Add => a.saturating_add(b),
+                        SizeOp::Mul => a.saturating_mul(b),
+                        SizeOp::Div if b == 0 => 0,
+                        SizeOp::Mod if b == 0 => 0,
+                        SizeOp::Div => a.wrapping_div(b) - i64::from(a.wrapping_rem(b) != 0 && (a < 0) != (b < 0)),
+                        SizeOp::Mod => match a.wrapping_rem(b) {
+                            r if r != 0 && (r < 0) != (b < 0) => r + b,
+                            r => r,
+                        },
+                        SizeOp::Min => a.min(b),
+                        SizeOp::Max => a.max(b),
+                        SizeOp::Const(_) | SizeOp::Symbol(_) => return None,
+                    }
+                }
+            };
+            *stack.get_mut(top)? = value;
+            top += 1;
+        }
+        (top == 1).then_some(stack[0])
+    }
+    /// The deepest stack an expression may need.
+    pub const DEPTH: usize = 64;
+}

@@ -1,0 +1,27 @@
+//! What a model is and means: dtypes, symbolic dims, the graph, the operator table, text form, verifier and interpreter.
+//!
+//! A leaf crate: it knows no file format, no pass and no target.
+
+#![forbid(unsafe_code)]
+
+pub mod compute;
+pub mod dtype;
+pub mod eval;
+pub mod expr;
+pub mod fault;
+pub mod float8;
+pub mod graph;
+mod intern;
+pub mod op;
+pub mod scalar;
+pub mod tensor;
+pub mod types;
+
+pub use dtype::DType;
+pub use expr::Expr;
+pub use fault::{Fault, Problem, Problems};
+pub use graph::{Graph, Node, Region, Value};
+pub use op::Op;
+pub use scalar::Scalar;
+pub use tensor::Tensor;
+pub use types::{Fact, TensorType, Type};

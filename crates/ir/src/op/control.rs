@@ -1,0 +1,7 @@
+//! Control flow: If, Loop, Scan.
+
+use super::*;
+
+gaps! {
+    If, Loop, Scan
+}

@@ -1,0 +1,7 @@
+//! Convolutions.
+
+use super::*;
+
+gaps! {
+    CausalConvWithState, Col2Im, Conv, ConvTranspose, DeformConv
+}

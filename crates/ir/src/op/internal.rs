@@ -1,0 +1,7 @@
+//! Operators that only passes make.
+
+use super::*;
+
+gaps! {
+    DimVector
+}

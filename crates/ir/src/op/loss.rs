@@ -1,0 +1,7 @@
+//! Losses.
+
+use super::*;
+
+gaps! {
+    NegativeLogLikelihoodLoss, SoftmaxCrossEntropyLoss
+}

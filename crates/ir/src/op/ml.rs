@@ -1,0 +1,8 @@
+//! Classical machine learning (`ai.onnx.ml`).
+
+use super::*;
+
+gaps! {
+    ArrayFeatureExtractor, Binarizer, FeatureVectorizer, Imputer, LinearClassifier, LinearRegressor, Normalizer, OneHotEncoder,
+    SVMClassifier, SVMRegressor, Scaler, TreeEnsemble
+}

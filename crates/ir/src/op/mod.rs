@@ -1,0 +1,375 @@
+//! The operator table: every operator the compiler knows, declared once, with its attributes and arity.
+//!
+//! A row names the ONNX domain, operator and the version whose meaning it has (older versions are raised to it by the
+//! importer). Each family file below implements [`OpDef`] for its rows: inference first, then meaning, then tests.
+
+use crate::compute::Step;
+use crate::dtype::DType;
+use crate::expr::Expr;
+use crate::fault;
+use crate::fault::Fault;
+use crate::graph::{Graph, Region, Source, Value};
+use crate::tensor::Tensor;
+use crate::types::{Fact, TensorType, Type};
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+/// Operators that are in the table but have no implementation yet: a clear error, and a listed gap.
+macro_rules! gaps {
+    ($($name:ident),* $(,)?) => { $(
+        impl OpDef for $name {
+            fn infer(&self, _: &Ctx) -> Result<Vec<Fact>, Fault> {
+                Err(fault!("{} is not supported yet", stringify!($name)))
+            }
+            fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+                Err(fault!("{} is not supported yet", stringify!($name)))
+            }
+        }
+    )*
+        /// The names of this family's operators without an implementation.
+        pub const GAPS: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+pub mod attr;
+mod container;
+mod contract;
+mod control;
+mod conv;
+mod elementwise;
+mod index;
+mod internal;
+mod loss;
+mod ml;
+mod norm;
+mod pool;
+mod quant;
+mod random;
+mod reduce;
+mod rnn;
+mod shape;
+mod signal;
+mod sort;
+#[allow(non_snake_case)] // attribute fields carry ONNX's names
+mod table;
+mod text;
+
+pub use attr::{Attr, AttrValue, Attrs};
+pub use table::*;
+
+/// Every operator of the table that has no implementation yet.
+pub fn gaps() -> impl Iterator<Item = &'static str> {
+    [
+        elementwise::GAPS,
+        reduce::GAPS,
+        contract::GAPS,
+        conv::GAPS,
+        pool::GAPS,
+        shape::GAPS,
+        index::GAPS,
+        norm::GAPS,
+        quant::GAPS,
+        random::GAPS,
+        control::GAPS,
+        sort::GAPS,
+        rnn::GAPS,
+        signal::GAPS,
+        loss::GAPS,
+        text::GAPS,
+        container::GAPS,
+        ml::GAPS,
+        internal::GAPS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}
+
+/// One row of the table, as data.
+#[derive(Clone, Copy, Debug)]
+pub struct OpInfo {
+    /// ONNX domain; `""` is `ai.onnx`, `"infc"` marks operators of our own that passes make.
+    pub domain: &'static str,
+    /// Operator name.
+    pub name: &'static str,
+    /// The operator set version that introduced this meaning.
+    pub since: i64,
+    /// Number of operands, optional ones included.
+    pub inputs: (usize, usize),
+    /// Number of results.
+    pub outputs: (usize, usize),
+    /// Names of the attributes that hold regions.
+    pub regions: &'static [&'static str],
+    /// Names of the other attributes.
+    pub attributes: &'static [&'static str],
+    /// The family file it stands in.
+    pub family: &'static str,
+    /// What it does, in a sentence.
+    pub doc: &'static str,
+}
+
+/// What an operator sees of its node: facts of the operands, types of the regions, how many results are asked for.
+#[derive(Clone, Debug)]
+pub struct Ctx<'a> {
+    /// What is known of the operands.
+    pub inputs: &'a [Option<Fact>],
+    /// Parameter and result types of the regions.
+    pub regions: &'a [Signature],
+    /// Number of results the node has.
+    pub outputs: usize,
+}
+
+/// Types at the border of a region.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Signature {
+    /// Parameters.
+    pub params: Vec<Type>,
+    /// Results, with what inference knows of them.
+    pub results: Vec<Fact>,
+}
+
+/// What a node computes.
+pub enum Meaning {
+    /// Steps in order; a step reads operands (sources `0..inputs.len()`) and earlier steps (the numbers after them).
+    /// `outputs[k]` is the source number of result `k`.
+    Steps {
+        /// The steps.
+        steps: Vec<Step>,
+        /// Which source is which result.
+        outputs: Vec<u32>,
+    },
+    /// Result 0 has the bytes of operand `.0`, with the dims of its type.
+    Alias(usize),
+    /// A subgraph of other operators.
+    Decompose(Box<dyn Fn(&mut Builder, &[Option<Value>]) -> Result<Vec<Value>, Fault>>),
+    /// If, Loop or Scan: the engines know them.
+    Control,
+    /// An algorithm with loops that the compute form does not express (sorting, selection).
+    Routine(Routine),
+    /// Work for the host: strings, sequences, optionals, maps, images.
+    Host,
+}
+
+/// The algorithms of [`Meaning::Routine`]; each has an obvious form in [`crate::interp`] and a loop nest in the kernel level.
+/// Operand 0 is the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Routine {
+    /// The `k` largest or smallest elements along `axis`, with indices; operand 1 holds `k`. Equal values: lower index first.
+    TopK {
+        /// Axis, from 0.
+        axis: usize,
+        /// Largest first.
+        largest: bool,
+    },
+    /// Coordinates of the elements that are not zero, `i64[rank, count]`.
+    NonZero,
+    /// Elements (or slices along `axis`) where operand 1 is true.
+    Compress {
+        /// Axis; `None` for the flattened tensor.
+        axis: Option<usize>,
+    },
+    /// Distinct elements or slices; results: values, first index, inverse, counts.
+    Unique {
+        /// Axis; `None` for the flattened tensor.
+        axis: Option<usize>,
+        /// Sort the values; else in order of appearance.
+        sorted: bool,
+    },
+    /// ONNX NonMaxSuppression: operands boxes, scores, max per class, IoU threshold, score threshold.
+    NonMaxSuppression {
+        /// Boxes are given by centre and size.
+        center: bool,
+    },
+}
+
+/// The work of an operator.
+pub trait OpDef {
+    /// Facts of the results. Checks operands: whatever passes here is accepted by `meaning`.
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault>;
+    /// What the node computes, for operands that `infer` has accepted; `outs` are the types of the results.
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault>;
+}
+
+impl<'a> Ctx<'a> {
+    /// The fact of operand `i`; an error if it is absent.
+    pub fn fact(&self, i: usize) -> Result<&'a Fact, Fault> {
+        self.inputs.get(i).and_then(|f| f.as_ref()).ok_or_else(|| fault!("operand {i} is missing"))
+    }
+    /// True if operand `i` is there.
+    pub fn has(&self, i: usize) -> bool {
+        self.inputs.get(i).is_some_and(|f| f.is_some())
+    }
+    /// The tensor type of operand `i`.
+    pub fn tensor(&self, i: usize) -> Result<&'a TensorType, Fault> {
+        let f = self.fact(i)?;
+        f.ty.as_tensor().ok_or_else(|| fault!("operand {i} is {}, a tensor is needed", f.ty))
+    }
+    /// The dims of operand `i`.
+    pub fn dims(&self, i: usize) -> Result<&'a [Expr], Fault> {
+        Ok(&self.tensor(i)?.dims)
+    }
+    /// The dtype of operand `i`.
+    pub fn dtype(&self, i: usize) -> Result<DType, Fault> {
+        Ok(self.tensor(i)?.dtype)
+    }
+    /// The elements of operand `i`, if it is constant.
+    pub fn known(&self, i: usize) -> Option<&'a Tensor> {
+        self.inputs.get(i)?.as_ref()?.known.as_ref()
+    }
+    /// The elements of the integer operand `i` as expressions; an error that says what is missing if they depend on data.
+    pub fn ints(&self, i: usize) -> Result<Vec<Expr>, Fault> {
+        let f = self.fact(i)?;
+        f.ints.clone().ok_or_else(|| {
+            fault!(
+                "operand {i} ({}) must be known at compile time or follow from the input shapes, but it depends on input data",
+                f.ty
+            )
+        })
+    }
+    /// As [`Ctx::ints`], all constants.
+    pub fn known_ints(&self, i: usize) -> Result<Vec<i64>, Fault> {
+        let ints = self.ints(i)?;
+        ints.iter().map(|e| e.known().ok_or_else(|| fault!("operand {i} must be constant, it is {ints:?}"))).collect()
+    }
+    /// The tensor type of result `k` among `outs`.
+    pub fn out(outs: &[Type], k: usize) -> Result<&TensorType, Fault> {
+        outs.get(k).and_then(Type::as_tensor).ok_or_else(|| fault!("result {k} is not a tensor"))
+    }
+}
+
+impl Meaning {
+    /// One step, which is the only result. `inputs` is the number of operands of the node.
+    pub fn one(inputs: usize, step: Step) -> Meaning {
+        Meaning::Steps { steps: vec![step], outputs: vec![inputs as u32] }
+    }
+    /// A decomposition.
+    pub fn decompose(f: impl Fn(&mut Builder, &[Option<Value>]) -> Result<Vec<Value>, Fault> + 'static) -> Meaning {
+        Meaning::Decompose(Box::new(f))
+    }
+}
+
+/// Brings `axis` of a tensor of `rank` into `0..rank`.
+pub fn normal_axis(axis: i64, rank: usize) -> Result<usize, Fault> {
+    let r = rank as i64;
+    if (-r..r).contains(&axis) {
+        Ok((if axis < 0 { axis + r } else { axis }) as usize)
+    } else {
+        Err(fault!("axis {axis} is outside [-{rank}, {rank})"))
+    }
+}
+
+/// The broadcast of dims by ONNX's multidirectional rule. Two different symbols are taken to be equal or 1.
+pub fn broadcast(shapes: &[&[Expr]]) -> Result<Vec<Expr>, Fault> {
+    let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
+    let mut out = vec![Expr::int(1); rank];
+    for s in shapes {
+        for (o, &d) in out[rank - s.len()..].iter_mut().zip(*s) {
+            *o = match (o.known(), d.known()) {
+                (Some(1), _) => d,
+                (_, Some(1)) => *o,
+                (Some(a), Some(b)) if a != b => return Err(fault!("shapes {shapes:?} do not broadcast: {a} against {b}")),
+                (Some(_), _) => *o,
+                (_, Some(_)) => d,
+                _ if *o == d => d,
+                _ => (*o).max(d),
+            };
+        }
+    }
+    Ok(out)
+}
+
+/// The index of an operand of `dims` that is broadcast to a result with axes `axes`.
+pub fn broadcast_index(dims: &[Expr], out_dims: &[Expr], axes: &[Expr]) -> Vec<Expr> {
+    let skip = axes.len() - dims.len();
+    dims.iter()
+        .enumerate()
+        .map(|(i, &d)| match d.known() {
+            Some(1) => Expr::int(0),
+            _ if d == out_dims[skip + i] || out_dims[skip + i].known().is_some() && d.known().is_some() => axes[skip + i],
+            _ => axes[skip + i].min(d - 1), // 0 if the symbol turns out to be 1
+        })
+        .collect()
+}
+
+/// Adds nodes to a region, inferring their types.
+pub struct Builder<'a> {
+    /// The graph built on.
+    pub graph: &'a mut Graph,
+    /// The nodes made so far, in order; the caller puts them where they belong.
+    pub nodes: Vec<crate::graph::Node>,
+    /// The origin of what is built.
+    pub origin: BTreeSet<Source>,
+}
+
+impl<'a> Builder<'a> {
+    /// A builder whose nodes stand for `origin`.
+    pub fn new(graph: &'a mut Graph, origin: BTreeSet<Source>) -> Builder<'a> {
+        Builder { graph, nodes: vec![], origin }
+    }
+    /// Adds a node with all operands present and `outputs` results.
+    pub fn node(
+        &mut self,
+        op: impl Into<Op>,
+        inputs: &[Option<Value>],
+        regions: Vec<Region>,
+        outputs: usize,
+    ) -> Result<Vec<Value>, Fault> {
+        let op = op.into();
+        let facts = infer(self.graph, &op, inputs, &regions, outputs)?;
+        let node = self.graph.make_node(op, inputs.to_vec(), regions, facts, "", self.origin.clone());
+        self.nodes.push(node);
+        Ok(self.graph.node(node).outputs.clone())
+    }
+    /// Adds a node with one result.
+    pub fn op(&mut self, op: impl Into<Op>, inputs: &[Value]) -> Result<Value, Fault> {
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        Ok(self.node(op, &inputs, vec![], 1)?[0])
+    }
+    /// Adds a constant.
+    pub fn constant(&mut self, t: Tensor) -> Value {
+        self.graph.add_constant(t, "")
+    }
+    /// A scalar constant of a numeric dtype.
+    pub fn number(&mut self, dtype: DType, value: f64) -> Value {
+        let bits = crate::eval::cast(DType::F64, dtype, value.to_bits());
+        self.constant(Tensor::from_values(dtype, [], [bits]))
+    }
+    /// A 1-D `i64` constant.
+    pub fn ints(&mut self, values: &[i64]) -> Value {
+        self.constant(Tensor::from_ints(values))
+    }
+    /// The tensor type of a value.
+    pub fn tensor(&self, v: Value) -> Result<&TensorType, Fault> {
+        self.graph.ty(v).as_tensor().ok_or_else(|| fault!("a tensor is needed, not {}", self.graph.ty(v)))
+    }
+    /// The dims of a tensor value.
+    pub fn dims(&self, v: Value) -> Result<Vec<Expr>, Fault> {
+        Ok(self.tensor(v)?.dims.clone())
+    }
+}
+
+/// Facts of the results of an operator applied to values of a graph.
+pub fn infer(graph: &Graph, op: &Op, inputs: &[Option<Value>], regions: &[Region], outputs: usize) -> Result<Vec<Fact>, Fault> {
+    let facts: Vec<_> = inputs.iter().map(|v| v.map(|v| graph.fact(v))).collect();
+    let signatures: Vec<_> = regions.iter().map(|&r| signature(graph, r)).collect();
+    let cx = Ctx { inputs: &facts, regions: &signatures, outputs };
+    let got = op.infer(&cx)?;
+    if got.len() < outputs {
+        return Err(fault!("has {} results, {outputs} are asked for", got.len()));
+    }
+    Ok(got.into_iter().take(outputs).collect())
+}
+
+/// The signature of a region.
+pub fn signature(graph: &Graph, r: Region) -> Signature {
+    let region = graph.region(r);
+    Signature {
+        params: region.params.iter().map(|&v| graph.ty(v).clone()).collect(),
+        results: region.results.iter().map(|&v| graph.fact(v)).collect(),
+    }
+}
+
+/// The allowed number of operands or results as a range.
+pub fn arity((least, most): (usize, usize)) -> RangeInclusive<usize> {
+    least..=most
+}

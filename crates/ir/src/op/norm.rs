@@ -1,0 +1,7 @@
+//! Normalisations.
+
+use super::*;
+
+gaps! {
+    BatchNormalization, GroupNormalization, InstanceNormalization, LRN, LayerNormalization, LpNormalization, MeanVarianceNormalization, RMSNormalization
+}

@@ -1,0 +1,7 @@
+//! Random numbers, and Dropout.
+
+use super::*;
+
+gaps! {
+    Bernoulli, Dropout, Multinomial, RandomNormal, RandomNormalLike, RandomUniform, RandomUniformLike
+}

@@ -1,0 +1,7 @@
+//! Windows and Fourier transforms.
+
+use super::*;
+
+gaps! {
+    BlackmanWindow, DFT, HammingWindow, HannWindow, MelWeightMatrix, STFT
+}

@@ -1,0 +1,170 @@
+//! The loop IR: *how* a kernel computes, and what every backend prints.
+//!
+//! A [`Kernel`] is a function over buffers. Buffers stay multi-dimensional; [`Buffer::strides`] says where an element lies.
+//! Scalar expressions are those of [`infc_ir::scalar`]: `Read { source }` names a buffer of the kernel, `Local` a `Let`,
+//! `Index` may use loop variables and symbols.
+//!
+//! A `Vector` loop is data-parallel: its body runs for all lanes together. Inside it, loops have the same extent for all lanes, an
+//! `If` whose condition differs between lanes is a mask, and no lane sees another one's stores before the loop ends. A backend
+//! may run the lanes one after another.
+//!
+//! Semantics, in order of execution: a store rounds to nothing (values already have the buffer's dtype); reads see earlier stores;
+//! `Check` ends the kernel with its code if the condition is false. All scalar operations are total (`docs/ir.md`).
+
+use infc_ir::{DType, Expr, Scalar};
+
+/// One kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// A readable name, from the operators in it. Not part of its identity.
+    pub name: String,
+    /// Its buffers. Those in [`Space::Global`] come first and are the parameters, in this order.
+    pub buffers: Vec<Buffer>,
+    /// Symbols that occur in it, in the order of the extents parameter.
+    pub symbols: Vec<&'static str>,
+    /// Number of independent tasks; the body runs once for each value of variable `task` below this.
+    pub tasks: Expr,
+    /// The variable that is the task number.
+    pub task: u32,
+    /// The statements of one task.
+    pub body: Vec<Stmt>,
+}
+
+/// A buffer of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    /// A readable name.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Logical dims.
+    pub dims: Vec<Expr>,
+    /// Distance in elements between neighbours along each axis.
+    pub strides: Vec<Expr>,
+    /// Where it lies.
+    pub space: Space,
+    /// Who writes it.
+    pub access: Access,
+}
+
+/// Where a buffer lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// A parameter: memory of the model (arena, constants, caller's buffers).
+    Global,
+    /// Scratch memory of one task, with constant dims; contents undefined at the `Alloc`.
+    Tile,
+    /// Meant for registers: constant dims, small, indexed by constants once unrolled and vectorised.
+    Reg,
+    /// Memory shared by the threads of a block (GPU).
+    Shared,
+}
+
+/// Who writes a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Only read.
+    Read,
+    /// Only written.
+    Write,
+    /// Read and written (in place).
+    ReadWrite,
+}
+
+/// How the iterations of a loop run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LoopKind {
+    /// One after another.
+    Serial,
+    /// In any order, by any thread.
+    Parallel,
+    /// As lanes of a vector; the extent is constant.
+    Vector,
+    /// Written out; the extent is constant.
+    Unroll,
+}
+
+/// A statement.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stmt {
+    /// `for var in 0..extent`.
+    For {
+        /// The loop variable, unique in the kernel.
+        var: u32,
+        /// Number of iterations; not positive means none.
+        extent: Expr,
+        /// How they run.
+        kind: LoopKind,
+        /// What runs.
+        body: Vec<Stmt>,
+    },
+    /// While `cond` holds (uniform over lanes).
+    While {
+        /// Evaluated before each iteration.
+        cond: Scalar,
+        /// What runs.
+        body: Vec<Stmt>,
+    },
+    /// Names a value; the number is unique in the kernel.
+    Let {
+        /// Its number, seen as `Local`.
+        local: u32,
+        /// Its value.
+        value: Scalar,
+    },
+    /// Writes an element.
+    Store {
+        /// The buffer.
+        buffer: u32,
+        /// One `i64` scalar per dim.
+        index: Vec<Scalar>,
+        /// Of the buffer's dtype.
+        value: Scalar,
+    },
+    /// Begins the life of a `Tile`, `Reg` or `Shared` buffer; it ends with the enclosing list of statements.
+    Alloc {
+        /// The buffer.
+        buffer: u32,
+    },
+    /// A branch, or a mask inside a vector loop.
+    If {
+        /// A bool.
+        cond: Scalar,
+        /// Where it holds.
+        then: Vec<Stmt>,
+        /// Where not.
+        otherwise: Vec<Stmt>,
+    },
+    /// Ends the kernel with `code` if `cond` does not hold.
+    Check {
+        /// A bool.
+        cond: Scalar,
+        /// What [`infc_artifact::program::Program`] has a message for.
+        code: u32,
+    },
+}
+
+impl Buffer {
+    /// Strides of a dense layout with the axes in `order`, outermost first.
+    pub fn strides_in_order(dims: &[Expr], order: &[usize]) -> Vec<Expr> {
+        let mut strides = vec![Expr::int(0); dims.len()];
+        let mut step = Expr::int(1);
+        for &axis in order.iter().rev() {
+            strides[axis] = step;
+            step = step * dims[axis];
+        }
+        strides
+    }
+    /// Row-major strides.
+    pub fn row_major(dims: &[Expr]) -> Vec<Expr> {
+        Buffer::strides_in_order(dims, &(0..dims.len()).collect::<Vec<_>>())
+    }
+    /// Elements from its start to the one after its last, for dense and padded layouts.
+    pub fn span(&self) -> Expr {
+        if self.dims.iter().any(|d| d.is(0)) {
+            return Expr::int(0);
+        }
+        let last = self.dims.iter().zip(&self.strides).fold(Expr::int(0), |acc, (&d, &s)| acc + (d - 1) * s);
+        last + 1
+    }
+}

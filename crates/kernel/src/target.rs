@@ -1,0 +1,42 @@
+//! What a target is, as data: vectors, registers, caches, features. Machine files (TOML) are read into this.
+
+use serde::{Deserialize, Serialize};
+
+/// A machine that code is made for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetDesc {
+    /// Its name on the command line: `x86-64-v3`.
+    pub name: String,
+    /// The backend that makes code for it: `llvm`.
+    pub backend: String,
+    /// A sentence for `infc targets`.
+    pub doc: String,
+    /// The instruction set architecture: `x86_64`.
+    pub arch: String,
+    /// Features that the machine must have, by the names of the backend (LLVM's: `avx2`, `fma`); checked when an artifact is loaded.
+    pub features: Vec<String>,
+    /// Bytes of a vector register.
+    pub vector_bytes: u32,
+    /// Number of vector registers.
+    pub vector_registers: u32,
+    /// Fused multiply-add in hardware.
+    pub fma: bool,
+    /// Bytes of L1 data cache.
+    pub l1_bytes: u64,
+    /// Bytes of L2 cache of one core.
+    pub l2_bytes: u64,
+    /// Bytes of L3 cache that one core may count on.
+    pub l3_bytes: u64,
+}
+
+impl TargetDesc {
+    /// Reads a machine file.
+    pub fn from_toml(text: &str) -> Result<TargetDesc, String> {
+        toml::from_str(text).map_err(|e| e.to_string())
+    }
+    /// Lanes of a vector of elements of `bytes`.
+    pub fn lanes(&self, bytes: usize) -> usize {
+        (self.vector_bytes as usize / bytes.max(1)).max(1)
+    }
+}
