@@ -3,6 +3,8 @@
 //! Row: `Name "domain" "OnnxName" since (operands) (results) ["region", ...] { attribute: type = default, ... }`.
 //! An attribute without a default is required. Definitions: the ONNX operator documentation (version 1.23, opset 28), ONNX
 //! Runtime's contrib operators for `com.microsoft`, the QONNX repository for `Quant`.
+//!
+//! `captures` of Loop, Scan and SequenceMap is no ONNX attribute: it counts the captured operands (see `control`).
 
 use super::attr::{read, write};
 use super::*;
@@ -94,8 +96,10 @@ impl Op {
     /// See [`OpDef::infer`]; checks the arity first.
     pub fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let info = self.info();
-        if !arity(info.inputs).contains(&cx.inputs.len()) {
-            let (least, most) = info.inputs;
+        let (least, most) = info.inputs;
+        // Captured values follow the operands of an operator with bodies.
+        let most = if info.regions.is_empty() { most } else { MANY };
+        if !arity((least, most)).contains(&cx.inputs.len()) {
             let most = if most == MANY { "any number of".to_owned() } else { most.to_string() };
             return Err(fault!("takes {least} to {most} operands, got {}", cx.inputs.len()));
         }
@@ -484,9 +488,9 @@ ops! {
         /// One of two bodies by a condition.
         If "" "If" 25 (1, 1) (1, MANY) ["then_branch", "else_branch"] {  }
         /// A body repeated by count and condition.
-        Loop "" "Loop" 25 (2, MANY) (1, MANY) ["body"] {  }
+        Loop "" "Loop" 25 (2, MANY) (0, MANY) ["body"] { captures: i64 = 0 }
         /// A body over slices, with carried state.
-        Scan "" "Scan" 25 (1, MANY) (1, MANY) ["body"] { num_scan_inputs: i64, scan_input_axes: Vec<i64> = vec![], scan_input_directions: Vec<i64> = vec![], scan_output_axes: Vec<i64> = vec![], scan_output_directions: Vec<i64> = vec![] }
+        Scan "" "Scan" 25 (1, MANY) (1, MANY) ["body"] { captures: i64 = 0, num_scan_inputs: i64, scan_input_axes: Vec<i64> = vec![], scan_input_directions: Vec<i64> = vec![], scan_output_axes: Vec<i64> = vec![], scan_output_directions: Vec<i64> = vec![] }
     }
     sort {
         /// Slices where a condition is true.
@@ -574,7 +578,7 @@ ops! {
         /// The number of elements.
         SequenceLength "" "SequenceLength" 11 (1, 1) (1, 1) [] {  }
         /// A body applied to every element.
-        SequenceMap "" "SequenceMap" 17 (1, MANY) (1, MANY) ["body"] {  }
+        SequenceMap "" "SequenceMap" 17 (1, MANY) (1, MANY) ["body"] { captures: i64 = 0 }
         /// A tensor cut into a sequence.
         SplitToSequence "" "SplitToSequence" 24 (1, 2) (1, 1) [] { axis: i64 = 0, keepdims: bool = true }
     }
