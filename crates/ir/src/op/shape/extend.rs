@@ -1,0 +1,164 @@
+//! Elements repeated, or set into a larger (or smaller) frame.
+
+use super::*;
+
+/// Each of a repeated vector's elements, if the result is small.
+fn repeated(cx: &Ctx, dims: &[Expr]) -> Option<Vec<Expr>> {
+    let ints = cx.fact(0).ok()?.ints.as_ref()?;
+    Some(ints.iter().copied().cycle().take(if ints.is_empty() { 0 } else { small(dims)? }).collect())
+}
+
+impl OpDef for Expand {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let dims = broadcast(&[cx.dims(0)?, &cx.ints(1)?])?;
+        let ints = repeated(cx, &dims);
+        Ok(moved(cx.dtype(0)?, dims, ints))
+    }
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        let (dims, out) = (cx.dims(0)?, Ctx::out(outs, 0)?);
+        read_moved(cx, outs, |axes| broadcast_index(dims, &out.dims, axes))
+    }
+}
+
+impl OpDef for Tile {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let (dims, repeats) = (cx.dims(0)?, cx.ints(1)?);
+        if dims.len() != repeats.len() {
+            return Err(fault!("repeats {repeats:?} do not fit the dims {dims:?}"));
+        }
+        let dims: Vec<Expr> = dims.iter().zip(repeats).map(|(&d, r)| d * r).collect();
+        let ints = repeated(cx, &dims);
+        Ok(moved(cx.dtype(0)?, dims, ints))
+    }
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        let (dims, repeats) = (cx.dims(0)?, cx.ints(1)?);
+        read_moved(cx, outs, |axes| {
+            axes.iter().zip(dims).zip(repeats).map(|((&i, &d), r)| if r.is(1) { i } else { i.rem(d) }).collect()
+        })
+    }
+}
+
+/// One operand axis within its frame: `before` elements are added in front (or cut off, if negative).
+struct Frame {
+    dim: Expr,
+    before: Expr,
+    after: Expr,
+}
+
+fn frames(cx: &Ctx) -> Result<Vec<Frame>, Fault> {
+    let (dims, pads) = (cx.dims(0)?, cx.ints(1)?);
+    let axes = if cx.has(3) { cx.known_ints(3)? } else { (0..dims.len() as i64).collect() };
+    if pads.len() != 2 * axes.len() {
+        return Err(fault!("pads {pads:?} must have two entries for each of {} axes", axes.len()));
+    }
+    let mut out: Vec<Frame> = dims.iter().map(|&dim| Frame { dim, before: 0.into(), after: 0.into() }).collect();
+    for (i, &a) in axes.iter().enumerate() {
+        let f = &mut out[normal_axis(a, dims.len())?];
+        (f.before, f.after) = (pads[i], pads[i + axes.len()]);
+    }
+    Ok(out)
+}
+
+impl Frame {
+    fn len(&self) -> Expr {
+        self.dim + self.before + self.after
+    }
+    fn plain(&self) -> bool {
+        self.before.is(0) && self.after.is(0)
+    }
+    /// True if no pad is longer than `most`.
+    fn at_most(&self, most: Expr) -> bool {
+        let env = not_empty(&[self.dim, self.before, self.after]);
+        [self.before, self.after].iter().all(|&p| (p - most).range(&env).hi <= 0)
+    }
+    /// The operand's index for result index `i`, for the modes that repeat its elements.
+    fn index(&self, mode: &str, i: Expr) -> Result<Expr, Fault> {
+        let (d, i) = (self.dim, i - self.before);
+        let last = d - 1;
+        Ok(match mode {
+            _ if self.plain() => i,
+            "edge" => i.max(0.into()).min(last),
+            "wrap" => i.rem(d),
+            // Mirrored once at each border, or again and again.
+            "reflect" if self.at_most(last) => {
+                let a = i.max(-i);
+                a.min(last * 2 - a)
+            }
+            "reflect" => {
+                let a = i.rem(last * 2);
+                a.min(last * 2 - a)
+            }
+            _ => return Err(fault!("mode '{mode}' is none of constant, edge, reflect, wrap")),
+        })
+    }
+}
+
+impl OpDef for Pad {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let t = cx.tensor(0)?;
+        let frames = frames(cx)?;
+        if let Some(f) = frames.iter().find(|f| f.len().known().is_some_and(|n| n < 0)) {
+            return Err(fault!("pads {}, {} take more than the {} elements there are", f.before, f.after, f.dim));
+        }
+        if self.mode != "constant" {
+            for f in &frames {
+                f.index(&self.mode, 0.into())?;
+                if f.dim.is(0) && !f.plain() {
+                    return Err(fault!("an empty axis of {t} cannot be padded in mode '{}'", self.mode));
+                }
+            }
+        } else if cx.has(2) && (cx.dtype(2)? != t.dtype || small(cx.dims(2)?) != Some(1)) {
+            return Err(fault!("the padding value is {}, it must be one {}", cx.tensor(2)?, t.dtype));
+        }
+        Ok(moved(t.dtype, frames.iter().map(Frame::len).collect(), None))
+    }
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        let frames = frames(cx)?;
+        let out = Ctx::out(outs, 0)?;
+        if self.mode != "constant" {
+            let axes: Vec<Expr> = (0..out.rank()).map(Expr::var).collect();
+            let index = frames.iter().zip(axes).map(|(f, i)| f.index(&self.mode, i)).collect::<Result<Vec<_>, _>>()?;
+            return read_moved(cx, outs, |_| index);
+        }
+        let value = if cx.has(2) { read_scalar(cx.tensor(2)?, 2) } else { Scalar::number(out.dtype, 0.0) };
+        Ok(Meaning::one(cx.inputs.len(), framed(out, &frames, value)))
+    }
+}
+
+/// Operand 0 within `frames`, `value` around it.
+fn framed(out: &TensorType, frames: &[Frame], value: Scalar) -> Step {
+    Step::Compute(Compute::map(&out.dims, |axes| {
+        let index: Vec<Expr> = axes.iter().zip(frames).map(|(&i, f)| i - f.before).collect();
+        let inside = index.iter().zip(frames).filter(|(_, f)| !f.plain());
+        let cond = inside.fold(Scalar::always(), |c, (&i, f)| c.and(Scalar::index(i).within(0, f.dim)));
+        Scalar::read_if(0, index.into_iter().map(Scalar::index), cond, value)
+    }))
+}
+
+impl CenterCropPad {
+    fn frames(&self, cx: &Ctx) -> Result<Vec<Frame>, Fault> {
+        let (dims, target) = (cx.dims(0)?, cx.ints(1)?);
+        let axes = if self.axes.is_empty() { (0..dims.len() as i64).collect() } else { self.axes.clone() };
+        if axes.len() != target.len() {
+            return Err(fault!("the shape {target:?} does not fit {} axes", axes.len()));
+        }
+        let mut out: Vec<Frame> = dims.iter().map(|&dim| Frame { dim, before: 0.into(), after: 0.into() }).collect();
+        for (&a, &t) in axes.iter().zip(&target) {
+            let f = &mut out[normal_axis(a, dims.len())?];
+            // Padding and cropping both round the front part down.
+            f.before = (t - f.dim).max(0.into()).div(2.into()) - (f.dim - t).max(0.into()).div(2.into());
+            f.after = t - f.dim - f.before;
+        }
+        Ok(out)
+    }
+}
+
+impl OpDef for CenterCropPad {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        Ok(moved(cx.dtype(0)?, self.frames(cx)?.iter().map(Frame::len).collect(), None))
+    }
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        let out = Ctx::out(outs, 0)?;
+        Ok(Meaning::one(cx.inputs.len(), framed(out, &self.frames(cx)?, Scalar::number(out.dtype, 0.0))))
+    }
+}

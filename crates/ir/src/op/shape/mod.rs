@@ -1,0 +1,77 @@
+//! Operators that move, cut, repeat or describe elements without computing with them.
+//!
+//! Integer vectors stay symbolic through all of them ([`Fact::ints`]): the shape arithmetic that exporters write around a
+//! Reshape or an Expand is known when inference is done, whatever the sizes are.
+
+use super::*;
+use crate::compute::Compute;
+use crate::expr::{Node, Ranges};
+use crate::scalar::Scalar;
+
+mod extend;
+mod fill;
+mod rearrange;
+mod view;
+
+gaps! {}
+
+/// The most elements for which integer vectors are followed symbolically.
+const FOLLOWED: usize = 1024;
+
+/// The only element of operand `source`, which has rank 0 or is `[1]`.
+pub(super) fn read_scalar(t: &TensorType, source: usize) -> Scalar {
+    Scalar::read_at(t.dtype, source, &vec![Expr::int(0); t.rank()])
+}
+
+/// `Fact` of a moved tensor, with its elements as expressions if they are known and few.
+fn moved(dtype: DType, dims: Vec<Expr>, ints: Option<Vec<Expr>>) -> Vec<Fact> {
+    let fits = dims.len() <= 1 && ints.as_ref().is_some_and(|v| v.len() <= FOLLOWED);
+    vec![Fact::tensor(dtype, dims).with_ints(ints.filter(|_| fits))]
+}
+
+/// The number of elements if `dims` have rank 0 or 1 and few elements.
+fn small(dims: &[Expr]) -> Option<usize> {
+    match dims {
+        [] => Some(1),
+        [d] => d.known().and_then(|n| usize::try_from(n).ok()).filter(|&n| n <= FOLLOWED),
+        _ => None,
+    }
+}
+
+/// Ranges under which sizes are compared: every symbol in `exprs` is at least 1. (An empty tensor has no element that a wrong
+/// answer could concern, and almost every comparison of sizes would stay open.)
+pub(super) fn not_empty(exprs: &[Expr]) -> Ranges {
+    let mut env = Ranges::default();
+    for e in exprs {
+        e.leaves(&mut |leaf| {
+            if let Node::Sym(s) = leaf.node() {
+                env.syms.insert(s, crate::expr::Range::new(1, crate::expr::Range::MAX));
+            }
+        });
+    }
+    env
+}
+
+/// One step whose element at `axes` is operand 0 at `index(axes)`.
+fn read_moved(cx: &Ctx, outs: &[Type], index: impl FnOnce(&[Expr]) -> Vec<Expr>) -> Result<Meaning, Fault> {
+    let out = Ctx::out(outs, 0)?;
+    let c = Compute::map(&out.dims, |axes| Scalar::read_at(out.dtype, 0, &index(axes)));
+    Ok(Meaning::one(cx.inputs.len(), Step::Compute(c)))
+}
+
+/// The vector (or scalar) of `values`, as a compute.
+pub(super) fn spelled_out(out: &TensorType, values: &[Expr]) -> Step {
+    Step::Compute(Compute::map(&out.dims, |axes| {
+        let last = values.last().copied().unwrap_or(Expr::int(0));
+        let rest = values.len().saturating_sub(1);
+        values[..rest].iter().enumerate().rfold(Scalar::index(last), |other, (k, &v)| {
+            Scalar::select(Scalar::index(axes[0]).eq_to(Scalar::index(k)), Scalar::index(v), other)
+        })
+    }))
+    .map(&mut |s| s.cast(out.dtype))
+}
+
+/// The dtype of an ONNX number in an attribute.
+pub(super) fn attr_dtype(number: i64, attribute: &str) -> Result<DType, Fault> {
+    i32::try_from(number).ok().and_then(DType::from_onnx).ok_or_else(|| fault!("attribute '{attribute}' {number} is no dtype"))
+}

@@ -1,0 +1,175 @@
+//! The same elements under other dims, and the dims themselves as data.
+
+use super::*;
+
+/// The other dims of a view.
+fn view(cx: &Ctx, dims: Vec<Expr>) -> Result<Vec<Fact>, Fault> {
+    Ok(moved(cx.dtype(0)?, dims, cx.fact(0)?.ints.clone()))
+}
+
+/// Dims for a Reshape of `data` to `target`, where -1 takes what is left.
+fn reshape_dims(data: &[Expr], target: &[Expr], allowzero: bool) -> Result<Vec<Expr>, Fault> {
+    let mut dims = vec![];
+    for (k, &t) in target.iter().enumerate() {
+        dims.push(match t.known() {
+            Some(0) if !allowzero => *data
+                .get(k)
+                .ok_or_else(|| fault!("dim {k} of the target {target:?} is 0, but the data {data:?} has no dim {k}"))?,
+            Some(n) if n < -1 => return Err(fault!("dim {k} of the target {target:?} is negative")),
+            _ => t,
+        });
+    }
+    let free: Vec<usize> = (0..dims.len()).filter(|&k| target[k].is(-1)).collect();
+    match free[..] {
+        [] => {}
+        [k] => {
+            // Equal dims cancel first: products of sums are multiplied out and would be hard to divide.
+            let mut rest = data.to_vec();
+            let mut others = vec![];
+            for d in dims.iter().enumerate().filter(|&(i, _)| i != k).map(|(_, &d)| d) {
+                match rest.iter().position(|&r| r == d && !r.is(0)) {
+                    Some(at) => drop(rest.remove(at)),
+                    None => others.push(d),
+                }
+            }
+            let (total, divisor) = (Expr::product(rest), Expr::product(others));
+            let exact = total.known().zip(divisor.known()).is_none_or(|(t, d)| d != 0 && t % d == 0);
+            if !exact {
+                return Err(fault!(
+                    "data {data:?} cannot be reshaped to {target:?}: {total} elements are no multiple of {divisor}"
+                ));
+            }
+            dims[k] = total.div(divisor);
+        }
+        _ => return Err(fault!("the target {target:?} has more than one -1")),
+    }
+    let (from, to) = (Expr::product(data.iter().copied()), Expr::product(dims.iter().copied()));
+    match (from.known(), to.known()) {
+        (Some(a), Some(b)) if a != b => {
+            Err(fault!("data {data:?} of {a} elements cannot be reshaped to {target:?} of {b} elements"))
+        }
+        _ => Ok(dims),
+    }
+}
+
+impl OpDef for Reshape {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        view(cx, reshape_dims(cx.dims(0)?, &cx.ints(1)?, self.allowzero)?)
+    }
+    fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        Ok(Meaning::Alias(0))
+    }
+}
+
+impl OpDef for Flatten {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let dims = cx.dims(0)?;
+        let axis = match usize::try_from(self.axis) {
+            Ok(a) if a == dims.len() => a,
+            _ => normal_axis(self.axis, dims.len())?,
+        };
+        let (rows, columns) = dims.split_at(axis);
+        view(cx, vec![Expr::product(rows.iter().copied()), Expr::product(columns.iter().copied())])
+    }
+    fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        Ok(Meaning::Alias(0))
+    }
+}
+
+/// The axes in operand 1, from 0, for a tensor of `rank`; each at most once.
+fn axes_operand(cx: &Ctx, rank: usize) -> Result<Vec<usize>, Fault> {
+    let axes = cx.known_ints(1)?;
+    let normal = axes.iter().map(|&a| normal_axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+    let repeated = normal.iter().enumerate().any(|(i, a)| normal[..i].contains(a));
+    if repeated { Err(fault!("axes {axes:?} name one axis twice")) } else { Ok(normal) }
+}
+
+impl OpDef for Squeeze {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let dims = cx.dims(0)?;
+        let axes = match cx.has(1) {
+            true => axes_operand(cx, dims.len())?,
+            false => (0..dims.len()).filter(|&a| dims[a].is(1)).collect(),
+        };
+        if let Some(&a) = axes.iter().find(|&&a| dims[a].known().is_some_and(|d| d != 1)) {
+            return Err(fault!("dim {a} of {dims:?} is not 1, it cannot be taken out"));
+        }
+        view(cx, dims.iter().enumerate().filter(|(a, _)| !axes.contains(a)).map(|(_, &d)| d).collect())
+    }
+    fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        Ok(Meaning::Alias(0))
+    }
+}
+
+impl OpDef for Unsqueeze {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let dims = cx.dims(0)?;
+        let count = cx.known_ints(1)?.len();
+        let axes = axes_operand(cx, dims.len() + count)?;
+        let mut old = dims.iter().copied();
+        let new = (0..dims.len() + count).map(|a| if axes.contains(&a) { Expr::int(1) } else { old.next().unwrap_or(1.into()) });
+        view(cx, new.collect())
+    }
+    fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        Ok(Meaning::Alias(0))
+    }
+}
+
+impl Shape {
+    fn range(&self, rank: usize) -> std::ops::Range<usize> {
+        let r = rank as i64;
+        let limit = |v: i64| (if v < 0 { v + r } else { v }).clamp(0, r) as usize;
+        let (start, end) = (limit(self.start), limit(self.end.unwrap_or(r)));
+        start..end.max(start)
+    }
+}
+
+impl OpDef for Shape {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let dims = cx.dims(0)?;
+        let part = &dims[self.range(dims.len())];
+        Ok(moved(DType::I64, vec![part.len().into()], Some(part.to_vec())))
+    }
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        let dims = cx.dims(0)?;
+        Ok(Meaning::one(cx.inputs.len(), spelled_out(Ctx::out(outs, 0)?, &dims[self.range(dims.len())])))
+    }
+}
+
+impl OpDef for Size {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        Ok(moved(DType::I64, vec![], Some(vec![Expr::product(cx.dims(0)?.iter().copied())])))
+    }
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        let size = Expr::product(cx.dims(0)?.iter().copied());
+        Ok(Meaning::one(cx.inputs.len(), spelled_out(Ctx::out(outs, 0)?, &[size])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exprs(texts: &str) -> Vec<Expr> {
+        texts.split_whitespace().map(|t| t.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn reshape_targets() {
+        let cases = [
+            ("2 3 4", "4 -1", false, "4 6"),
+            ("2 3 4", "0 -1", false, "2 12"),
+            ("2 0 4", "0 4 2", true, "0 4 2"),
+            ("n 12 64", "n 12 8 -1", false, "n 12 8 8"),
+            ("n 12 64", "0 -1 64", false, "n 12 64"),
+            ("n s 384", "-1 384", false, "n*s 384"),
+            ("n div(h,2) 64", "n -1 32", false, "n 2*div(h,2) 32"),
+        ];
+        for (data, target, allowzero, want) in cases {
+            assert_eq!(reshape_dims(&exprs(data), &exprs(target), allowzero), Ok(exprs(want)), "{data} to {target}");
+        }
+        for (data, target) in [("2 3", "4 -1"), ("2 3", "-1 -1"), ("2 3", "7"), ("2", "2 0"), ("2", "-2")] {
+            assert!(reshape_dims(&exprs(data), &exprs(target), false).is_err(), "{data} to {target}");
+        }
+    }
+}
