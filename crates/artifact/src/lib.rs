@@ -8,4 +8,13 @@
 extern crate alloc;
 
 pub mod abi;
+pub mod container;
+pub mod decode;
+pub mod dtype;
+pub mod encode;
+pub mod hash;
+pub mod memory;
 pub mod program;
+mod size;
+mod text;
+pub mod validate;

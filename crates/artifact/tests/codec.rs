@@ -1,0 +1,183 @@
+//! Random programs and artifacts: encoding round-trips, damage is found, arbitrary bytes never do harm.
+
+use infc_artifact::container::{Artifact, ContainerError, Kind, Reader, Requirements, VERSION, Variant};
+use infc_artifact::decode::decode;
+use infc_artifact::encode::encode;
+use infc_artifact::program::*;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn size() -> impl Strategy<Value = Size> {
+    let op = prop_oneof![
+        any::<i64>().prop_map(SizeOp::Const),
+        (0u32..9).prop_map(SizeOp::Symbol),
+        prop::sample::select(vec![SizeOp::Add, SizeOp::Mul, SizeOp::Div, SizeOp::Mod, SizeOp::Min, SizeOp::Max]),
+    ];
+    vec(op, 0..4).prop_map(Size)
+}
+
+fn view() -> impl Strategy<Value = View> {
+    (any::<u32>(), size()).prop_map(|(buffer, offset)| View { buffer, offset })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let leaf =
+        prop_oneof![
+            (any::<u32>(), vec(view(), 0..3), vec(size(), 0..3), size())
+                .prop_map(|(kernel, buffers, extents, tasks)| Step::Launch { kernel, buffers, extents, tasks }),
+            (view(), view(), size()).prop_map(|(from, to, bytes)| Step::Copy { from, to, bytes }),
+            (any::<u32>(), view(), size()).prop_map(|(symbol, from, bound)| Step::Bind { symbol, from, bound }),
+            (size(), size(), any::<bool>(), any::<u32>()).prop_map(|(left, right, or_one, code)| Step::Require {
+                left,
+                right,
+                or_one,
+                code
+            }),
+        ];
+    leaf.prop_recursive(4, 20, 3, |inner| {
+        prop_oneof![
+            (view(), vec(inner.clone(), 0..3), vec(inner.clone(), 0..3)).prop_map(|(cond, then, otherwise)| Step::If {
+                cond,
+                then,
+                otherwise
+            }),
+            (any::<u32>(), size(), prop::option::of(view()), vec(inner, 0..3))
+                .prop_map(|(counter, count, cond, body)| Step::Loop { counter, count, cond, body }),
+        ]
+    })
+}
+
+fn program() -> impl Strategy<Value = Program> {
+    let port = (".{0,4}", any::<u8>(), any::<u8>(), vec(size(), 0..3), any::<u32>())
+        .prop_map(|(name, dtype, element, dims, buffer)| Port { name, dtype, element, dims, buffer })
+        .boxed();
+    let source =
+        prop_oneof![Just(SymbolSource::Step), any::<(u32, u32)>().prop_map(|(input, axis)| SymbolSource::Input { input, axis })];
+    let symbol = (".{0,4}", source).prop_map(|(name, source)| Symbol { name, source });
+    let place = prop_oneof![
+        any::<u32>().prop_map(Place::Input),
+        any::<u32>().prop_map(Place::Output),
+        any::<u64>().prop_map(Place::Constant),
+        any::<(u32, u32, Option<u64>)>().prop_map(|(first, last, offset)| Place::Arena { first, last, offset }),
+        any::<u32>().prop_map(Place::State),
+    ];
+    let buffer = (size(), place).prop_map(|(bytes, place)| Buffer { bytes, place });
+    let kernel = (".{0,4}", any::<(u64, u64)>()).prop_map(|(name, (entry, scratch))| Kernel { name, entry, scratch });
+    let message = (".{0,4}", ".{0,4}").prop_map(|(node, text)| Message { node, text });
+    let lists = (vec(port.clone(), 0..3), vec(port, 0..3), vec(symbol, 0..3), vec(buffer, 0..4), vec(kernel, 0..3));
+    (lists, vec(step(), 0..4), vec(message, 0..2), vec(any::<(u32, u32)>(), 0..2), any::<Option<u64>>()).prop_map(
+        |((inputs, outputs, symbols, buffers, kernels), steps, messages, states, arena)| Program {
+            inputs,
+            outputs,
+            symbols,
+            buffers,
+            kernels,
+            steps,
+            messages,
+            states,
+            arena,
+        },
+    )
+}
+
+/// A small artifact with two variants.
+fn sample() -> Vec<u8> {
+    let variant = |arch: &str, features: &[&str], code: &[u8]| Variant {
+        requirements: Requirements { arch: arch.into(), features: features.iter().map(|f| f.to_string()).collect() },
+        program: encode(&Program { arena: Some(0), ..Program::default() }),
+        code: code.to_vec(),
+    };
+    let variants = [variant("x86_64", &["avx2", "fma"], &[0xc3; 70]), variant("x86_64", &[], &[0x90, 0xc3])];
+    Artifact { manifest: b"how", variants: &variants, constants: &[&[7; 100], &[8; 28]], debug: b"names" }.to_bytes()
+}
+
+proptest! {
+    #[test]
+    fn programs_round_trip(program in program()) {
+        let bytes = encode(&program);
+        prop_assert_eq!(decode(&bytes).unwrap(), program.clone());
+        // The text form and the check take any program, also one that makes no sense.
+        let _ = (program.to_string(), program.validate(100, 100));
+        for end in 0..bytes.len() {
+            prop_assert!(decode(&bytes[..end]).is_err());
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_safe(bytes in vec(any::<u8>(), 0..200)) {
+        let _ = Reader::open(&bytes);
+        if let Ok(program) = decode(&bytes) {
+            prop_assert_eq!(encode(&program), bytes);
+        }
+    }
+
+    #[test]
+    fn changed_programs_are_safe(program in program(), at in any::<prop::sample::Index>(), value in any::<u8>()) {
+        let mut bytes = encode(&program);
+        let at = at.index(bytes.len());
+        bytes[at] = value;
+        if let Ok(changed) = decode(&bytes) {
+            prop_assert_eq!(encode(&changed), bytes);
+            let _ = changed.validate(1 << 20, 1 << 20);
+        }
+    }
+}
+
+#[test]
+fn an_artifact_reads_back() {
+    let bytes = sample();
+    assert_eq!(bytes, sample(), "the same bytes each time");
+    let reader = Reader::open(&bytes).unwrap();
+    let text = |kind, variant| reader.bytes(reader.section(kind, variant).unwrap());
+    assert_eq!((text(Kind::Manifest, 0), text(Kind::Debug, 0)), (&b"how"[..], &b"names"[..]));
+    assert_eq!((text(Kind::Code, 1), text(Kind::Constants, 0).len()), (&[0x90, 0xc3][..], 128));
+    assert_eq!(reader.requirements()[0].features, ["avx2", "fma"]);
+    for section in reader.sections() {
+        assert_eq!(section.offset % if section.kind == Kind::Code { 65536 } else { 64 }, 0);
+    }
+    reader.check_constants().unwrap();
+    assert!(reader.section(Kind::Code, 2).is_err());
+    let mut longer = bytes.clone();
+    longer.extend([1, 2, 3]);
+    Reader::open(&longer).unwrap();
+}
+
+#[test]
+fn every_changed_byte_is_found() {
+    let bytes = sample();
+    let reader = Reader::open(&bytes).unwrap();
+    let interesting =
+        |at: usize| at < 1024 || reader.sections().iter().any(|s| (s.offset..s.offset + s.length).contains(&(at as u64)));
+    for at in (0..bytes.len()).filter(|&at| interesting(at) || at % 997 == 0) {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x10;
+        let found = Reader::open(&changed).and_then(|r| r.check_constants());
+        let expected = match at {
+            0..8 => matches!(found, Err(ContainerError::Magic)),
+            8..12 => matches!(found, Err(ContainerError::Newer { what: "format", .. })),
+            16..20 => matches!(found, Err(ContainerError::Truncated { .. } | ContainerError::Tampered { .. })),
+            _ => matches!(found, Err(ContainerError::Tampered { .. })),
+        };
+        assert!(expected, "byte {at}: {found:?}");
+    }
+}
+
+#[test]
+fn every_prefix_is_refused() {
+    let bytes = sample();
+    for end in (0..bytes.len()).filter(|e| *e < 1024 || e % 501 == 0).chain([bytes.len() - 1]) {
+        assert!(matches!(Reader::open(&bytes[..end]), Err(ContainerError::Truncated { .. })), "{end} bytes");
+    }
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let mut bytes = sample();
+    bytes[8] = 9;
+    let error = Reader::open(&bytes).unwrap_err();
+    assert_eq!(error, ContainerError::Newer { what: "format", found: 9, known: VERSION });
+    assert!(error.to_string().contains("update the runtime"), "{error}");
+    assert_eq!(Reader::open(b"not a model, but text").unwrap_err(), ContainerError::Magic);
+    let error = Reader::open(&sample()[..100]).unwrap_err();
+    assert_eq!(error.to_string(), "truncated: 576 bytes are needed at offset 64, the file has 100");
+}

@@ -1,0 +1,128 @@
+//! Each way in which a program can contradict itself, and the words for it.
+
+use infc_artifact::program::*;
+
+fn c(value: i64) -> Size {
+    Size::constant(value)
+}
+
+fn view(buffer: u32, offset: i64) -> View {
+    View { buffer, offset: c(offset) }
+}
+
+/// `y = f(x)` through an arena buffer, one symbol `n`, one constant.
+fn good() -> Program {
+    let port = |name: &str, buffer| Port { name: name.into(), dtype: 1, element: 4, dims: vec![Size::symbol(0)], buffer };
+    let four_n = Size(vec![SizeOp::Const(4), SizeOp::Symbol(0), SizeOp::Mul]);
+    let buffer = |bytes: &Size, place| Buffer { bytes: bytes.clone(), place };
+    Program {
+        inputs: vec![port("x", 0)],
+        outputs: vec![port("y", 1)],
+        symbols: vec![
+            Symbol { name: "n".into(), source: SymbolSource::Input { input: 0, axis: 0 } },
+            Symbol { name: "i".into(), source: SymbolSource::Step },
+        ],
+        buffers: vec![
+            buffer(&four_n, Place::Input(0)),
+            buffer(&four_n, Place::Output(0)),
+            buffer(&c(64), Place::Constant(128)),
+            buffer(&c(100), Place::Arena { first: 0, last: 1, offset: Some(0) }),
+            buffer(&c(64), Place::Arena { first: 2, last: 2, offset: Some(64) }),
+        ],
+        kernels: vec![Kernel { name: "f".into(), entry: 16, scratch: 0 }],
+        steps: vec![
+            Step::Launch {
+                kernel: 0,
+                buffers: vec![view(0, 0), view(2, 0), view(3, 0)],
+                extents: vec![Size::symbol(0)],
+                tasks: c(1),
+            },
+            Step::Launch { kernel: 0, buffers: vec![view(3, 0), view(1, 0)], extents: vec![], tasks: Size::symbol(0) },
+            Step::Loop { counter: 1, count: c(3), cond: None, body: vec![] },
+        ],
+        messages: vec![Message { node: "F 'f'".into(), text: "wrong".into() }],
+        states: vec![(0, 0)],
+        arena: Some(128),
+    }
+}
+
+fn check(change: impl FnOnce(&mut Program), expected: &str) {
+    let mut program = good();
+    change(&mut program);
+    let error = program.validate(32, 192).expect_err(expected).to_string();
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn a_good_program_passes() {
+    good().validate(32, 192).unwrap();
+    let text = good().to_string();
+    for part in
+        ["input 0 \"x\" f32[n] @0", "buffer @0 4 * n bytes, input 0", "launch 0 f(@0, @2, @3) [n] tasks 1", "for i in 0..3"]
+    {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+}
+
+#[test]
+fn ports_and_symbols() {
+    check(|p| p.inputs[0].dtype = 99, "input 0 'x': unknown element type 99");
+    check(|p| p.inputs[0].element = 8, "input 0 'x': elements have no such width");
+    check(|p| p.inputs[0].dims = vec![Size::symbol(1)], "input 0 'x': a dim is known only while the program runs");
+    check(|p| p.inputs[0].dims = vec![Size::symbol(2)], "input 0 'x': a size uses a symbol that does not exist");
+    check(|p| p.inputs[0].buffer = 1, "input 0 'x': buffer 1 is not the memory of this input");
+    check(|p| p.outputs[0].buffer = 9, "output 0 'y': buffer 9 is not the memory of this output");
+    check(|p| p.symbols[0].source = SymbolSource::Input { input: 0, axis: 1 }, "symbol 'n': there is no axis 1 of input 0");
+    check(|p| p.states[0] = (1, 0), "state 0: no such output or input");
+    check(|p| p.states.push((0, 0)), "state 1: an output or input is in two states");
+    check(|p| p.outputs[0].dtype = 6, "state 0: 'y' and 'x' differ in element type");
+}
+
+#[test]
+fn buffers_and_kernels() {
+    check(|p| p.buffers[2].place = Place::Constant(129), "buffer 2: it is not in 192 bytes of constants");
+    check(|p| p.buffers[2].bytes = Size::symbol(0), "buffer 2: it is not in 192 bytes of constants");
+    check(|p| p.buffers[3].bytes = c(-1), "buffer 3: its size is negative");
+    check(|p| p.buffers[3].bytes = c(129), "buffer 3: it is not in 128 bytes of arena");
+    check(
+        |p| p.buffers[4].place = Place::Arena { first: 2, last: 3, offset: Some(0) },
+        "buffer 4: its life 2..=3 is not in 3 steps",
+    );
+    check(|p| p.buffers[4].place = Place::Arena { first: 2, last: 2, offset: Some(8) }, "buffer 4: its place is not aligned");
+    check(
+        |p| p.buffers[4].place = Place::Arena { first: 2, last: 2, offset: None },
+        "buffer 4: it has no place in an arena of known size",
+    );
+    check(
+        |p| p.buffers[4].place = Place::Arena { first: 1, last: 2, offset: Some(64) },
+        "buffer 4: it overlaps buffer 3 while both live",
+    );
+    check(|p| p.buffers[4].place = Place::Input(1), "buffer 4: there is no input 1");
+    check(|p| p.kernels[0].entry = 32, "kernel 0 'f': entry 0x20 is not in 32 bytes of code");
+}
+
+#[test]
+fn steps() {
+    let put = |step: Step| move |p: &mut Program| p.steps[2] = step;
+    let launch = |kernel, v| Step::Launch { kernel, buffers: vec![v], extents: vec![], tasks: c(1) };
+    let copy = |from, to, bytes| Step::Copy { from, to, bytes: c(bytes) };
+    check(put(launch(1, view(0, 0))), "step 2: there is no kernel 1");
+    check(put(launch(0, view(5, 0))), "step 2: there is no buffer 5");
+    check(put(launch(0, view(2, 65))), "step 2: it uses bytes that buffer 2 does not have");
+    check(put(launch(0, view(2, -1))), "step 2: it uses bytes that buffer 2 does not have");
+    check(put(launch(0, view(3, 0))), "step 2: it uses buffer 3, which lives only in steps 0..=1");
+    check(put(copy(view(4, 0), view(2, 0), 8)), "step 2: it copies into memory that is only read");
+    check(put(copy(view(4, 0), view(4, 4), 8)), "step 2: it copies between ranges that overlap");
+    check(put(copy(view(4, 0), view(1, 0), -8)), "step 2: it uses bytes that buffer 4 does not have");
+    check(put(Step::Bind { symbol: 0, from: view(4, 0), bound: c(1) }), "step 2: symbol 0 cannot be set by a step");
+    check(put(Step::Bind { symbol: 1, from: view(4, 60), bound: c(1) }), "step 2: it uses bytes that buffer 4 does not have");
+    check(put(Step::Require { left: c(1), right: c(1), or_one: false, code: 1 }), "step 2: there is no message 1");
+    check(put(Step::Require { left: Size(vec![]), right: c(1), or_one: false, code: 0 }), "step 2: a size is not one expression");
+    let body = vec![launch(0, view(4, 0))];
+    check(
+        put(Step::Loop { counter: 1, count: c(2), cond: None, body }),
+        "step 3: it uses buffer 4, which lives only in steps 2..=2",
+    );
+    let deep = (0..40).fold(vec![], |body, _| vec![Step::Loop { counter: 1, count: c(2), cond: None, body }]);
+    check(|p| p.steps[2..].clone_from_slice(&deep), "step 35: steps nest too deeply");
+}
