@@ -14,11 +14,6 @@ impl ConstantOfShape {
     }
 }
 
-/// Element `i` of a tensor of numbers as a scalar.
-pub(in crate::op) fn constant(t: &Tensor, i: usize) -> Scalar {
-    Scalar::raw(t.dtype, crate::scalar::Kind::Const(t.value(i)))
-}
-
 impl OpDef for ConstantOfShape {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let (dims, value) = (cx.ints(0)?, self.value()?);

@@ -75,3 +75,8 @@ pub(super) fn spelled_out(out: &TensorType, values: &[Expr]) -> Step {
 pub(super) fn attr_dtype(number: i64, attribute: &str) -> Result<DType, Fault> {
     i32::try_from(number).ok().and_then(DType::from_onnx).ok_or_else(|| fault!("attribute '{attribute}' {number} is no dtype"))
 }
+
+/// Element `i` of a tensor of numbers as a scalar.
+pub(super) fn constant(t: &Tensor, i: usize) -> Scalar {
+    Scalar::raw(t.dtype, crate::scalar::Kind::Const(t.value(i)))
+}
