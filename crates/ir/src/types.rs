@@ -34,7 +34,7 @@ pub struct Fact {
     pub ty: Type,
     /// Its elements, if known now.
     pub known: Option<Tensor>,
-    /// For integer tensors of rank 0 or 1: each element as an expression of symbols.
+    /// For integer (and bool: 0 and 1) tensors of rank 0 or 1: each element as an expression of symbols.
     pub ints: Option<Vec<Expr>>,
 }
 
@@ -76,10 +76,10 @@ impl Fact {
     pub fn tensor(dtype: DType, dims: impl IntoIterator<Item = Expr>) -> Fact {
         Fact::of(Type::tensor(dtype, dims))
     }
-    /// A known tensor; its elements become `ints` too if it is a small integer tensor of rank 0 or 1.
+    /// A known tensor; its elements become `ints` too if it is a small integer or bool tensor of rank 0 or 1.
     pub fn constant(t: Tensor) -> Fact {
         let ty = Type::tensor(t.dtype, t.dims.iter().map(|&d| Expr::from(d)));
-        let small = t.dtype.is_int() && t.dims.len() <= 1 && t.len() <= 1024;
+        let small = (t.dtype.is_int() || t.dtype == DType::Bool) && t.dims.len() <= 1 && t.len() <= 1024;
         let ints = small.then(|| t.to_ints().into_iter().map(Expr::int).collect());
         Fact { ty, known: Some(t), ints }
     }
@@ -87,7 +87,7 @@ impl Fact {
     pub fn with_ints(self, ints: Option<Vec<Expr>>) -> Fact {
         let Some(ints) = ints else { return self };
         let Type::Tensor(t) = &self.ty else { return self };
-        if !t.dtype.is_int() || t.dims.len() > 1 {
+        if !(t.dtype.is_int() || t.dtype == DType::Bool) || t.dims.len() > 1 {
             return self;
         }
         if let Some(values) = ints.iter().map(|e| e.known()).collect::<Option<Vec<i64>>>() {
