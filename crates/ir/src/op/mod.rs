@@ -32,6 +32,7 @@ macro_rules! gaps {
 }
 
 pub mod attr;
+mod common;
 mod container;
 mod contract;
 mod control;

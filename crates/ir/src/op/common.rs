@@ -1,0 +1,167 @@
+//! What the operator families share: dtype checks, broadcast reads, pointwise steps, facts of small integer tensors.
+
+use super::*;
+use crate::compute::Compute;
+use crate::scalar::{Binary, Scalar, Unary};
+
+/// Which dtypes an operand may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accept {
+    /// Everything with a fixed width.
+    Plain,
+    /// Floats and integers.
+    Number,
+    /// Floats.
+    Float,
+    /// Integers.
+    Int,
+    /// Bool.
+    Bool,
+    /// Integers and bool.
+    IntOrBool,
+    /// Floats, integers and bool.
+    NumberOrBool,
+}
+
+/// The type of operand `i`, if its dtype is accepted.
+pub(super) fn accept<'a>(cx: &Ctx<'a>, i: usize, what: Accept) -> Result<&'a TensorType, Fault> {
+    let t = cx.tensor(i)?;
+    let d = t.dtype;
+    let (good, need) = match what {
+        Accept::Plain => (d != DType::String, "any dtype but string"),
+        Accept::Number => (d.is_float() || d.is_int(), "a float or integer dtype"),
+        Accept::Float => (d.is_float(), "a float dtype"),
+        Accept::Int => (d.is_int(), "an integer dtype"),
+        Accept::Bool => (d == DType::Bool, "bool"),
+        Accept::IntOrBool => (d.is_int() || d == DType::Bool, "an integer dtype or bool"),
+        Accept::NumberOrBool => (d.is_float() || d.is_int() || d == DType::Bool, "a numeric dtype or bool"),
+    };
+    if good { Ok(t) } else { Err(fault!("operand {i} is {t}; it needs {need}")) }
+}
+
+/// The dtype that all present operands have.
+pub(super) fn same_dtype(cx: &Ctx) -> Result<DType, Fault> {
+    let first = cx.dtype(0)?;
+    for i in 1..cx.inputs.len() {
+        if cx.has(i) && cx.dtype(i)? != first {
+            return Err(fault!("operands 0 and {i} differ in dtype: {} and {}", cx.tensor(0)?, cx.tensor(i)?));
+        }
+    }
+    Ok(first)
+}
+
+/// An error unless operand `i` has rank `rank`.
+pub(super) fn expect_rank(cx: &Ctx, i: usize, rank: usize) -> Result<(), Fault> {
+    let t = cx.tensor(i)?;
+    if t.rank() == rank { Ok(()) } else { Err(fault!("operand {i} is {t}; it needs rank {rank}")) }
+}
+
+/// An error if two dims are certainly different.
+pub(super) fn expect_dim(what: &str, got: Expr, need: Expr) -> Result<(), Fault> {
+    match (got - need).known() {
+        Some(d) if d != 0 => Err(fault!("{what} is {got}, but must be {need}")),
+        _ => Ok(()),
+    }
+}
+
+/// The broadcast of the dims of all present operands.
+pub(super) fn broadcast_all(cx: &Ctx) -> Result<Vec<Expr>, Fault> {
+    let mut shapes = vec![];
+    for i in 0..cx.inputs.len() {
+        if cx.has(i) {
+            shapes.push(cx.dims(i)?);
+        }
+    }
+    broadcast(&shapes)
+}
+
+/// Operand `i`, broadcast to `out` with axes `axes`, in its own dtype.
+pub(super) fn read_raw(cx: &Ctx, i: usize, out: &[Expr], axes: &[Expr]) -> Result<Scalar, Fault> {
+    let t = cx.tensor(i)?;
+    Ok(Scalar::read_at(t.dtype, i, &broadcast_index(&t.dims, out, axes)))
+}
+
+/// As [`read_raw`], in the dtype that is computed in.
+pub(super) fn read_wide(cx: &Ctx, i: usize, out: &[Expr], axes: &[Expr]) -> Result<Scalar, Fault> {
+    let s = read_raw(cx, i, out, axes)?;
+    Ok(s.cast(s.dtype().accumulator()))
+}
+
+/// The axis variables of a compute with `n` of them.
+pub(super) fn axes(n: usize) -> Vec<Expr> {
+    (0..n).map(Expr::var).collect()
+}
+
+/// One elementwise step: `f` gets the present operands, broadcast and widened; its result is rounded to the result's dtype.
+pub(super) fn pointwise(cx: &Ctx, outs: &[Type], f: impl FnOnce(&[Scalar]) -> Scalar) -> Result<Meaning, Fault> {
+    let out = Ctx::out(outs, 0)?;
+    let axes = axes(out.rank());
+    let mut reads = vec![];
+    for i in 0..cx.inputs.len() {
+        if cx.has(i) {
+            reads.push(read_wide(cx, i, &out.dims, &axes)?);
+        }
+    }
+    let value = f(&reads).cast(out.dtype);
+    Ok(Meaning::one(cx.inputs.len(), Step::Compute(Compute { dims: out.dims.clone(), reduction: None, value })))
+}
+
+/// The dtype of a TensorProto number given as an attribute.
+pub(super) fn dtype_attr(name: &str, number: i64) -> Result<DType, Fault> {
+    i32::try_from(number)
+        .ok()
+        .and_then(DType::from_onnx)
+        .ok_or_else(|| fault!("attribute '{name}' is {number}, which is no dtype of ONNX"))
+}
+
+/// Elements of the operands as expressions, broadcast to a result of rank 0 or 1, one list per result element.
+pub(super) fn broadcast_ints(cx: &Ctx) -> Option<Vec<Vec<Expr>>> {
+    let ints: Vec<&Vec<Expr>> = cx.inputs.iter().map(|f| f.as_ref()?.ints.as_ref()).collect::<Option<_>>()?;
+    let n = if ints.iter().any(|v| v.is_empty()) { 0 } else { ints.iter().map(|v| v.len()).max()? };
+    let good = ints.iter().all(|v| v.len() == 1 || v.len() == n);
+    good.then(|| (0..n).map(|i| ints.iter().map(|v| if v.len() == 1 { v[0] } else { v[i] }).collect()).collect())
+}
+
+/// Applies `f` to the broadcast elements of all operands; `None` if one of them is not known as an expression.
+pub(super) fn map_ints(cx: &Ctx, f: impl Fn(&[Expr]) -> Option<Expr>) -> Option<Vec<Expr>> {
+    broadcast_ints(cx)?.iter().map(|e| f(e)).collect()
+}
+
+/// Is `a < b` for certain, or certainly not?
+pub(super) fn less(a: Expr, b: Expr) -> Option<bool> {
+    let r = (a - b).range(&crate::expr::Ranges::default());
+    if r.hi < 0 {
+        Some(true)
+    } else if r.lo >= 0 {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+/// Are two expressions equal for certain, or certainly not?
+pub(super) fn equal(a: Expr, b: Expr) -> Option<bool> {
+    let r = (a - b).range(&crate::expr::Ranges::default());
+    if r.lo == 0 && r.hi == 0 {
+        Some(true)
+    } else if r.lo > 0 || r.hi < 0 {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+/// A constant of the dtype of `x`.
+pub(super) fn num(x: Scalar, value: f64) -> Scalar {
+    Scalar::number(x.dtype(), value)
+}
+
+/// A one-operand operator.
+pub(super) fn un(op: Unary, x: Scalar) -> Scalar {
+    Scalar::unary(op, x)
+}
+
+/// A two-operand operator.
+pub(super) fn bin(op: Binary, x: Scalar, y: Scalar) -> Scalar {
+    Scalar::binary(op, x, y)
+}

@@ -1,0 +1,334 @@
+//! Elementwise operators: arithmetic, comparison, logic, activations, casts.
+//!
+//! Nearly all are one line of a table: name, accepted dtypes, scalar body. Bodies see operands broadcast to the result and
+//! widened to the dtype that is computed in (f32 for the narrow floats); the result is rounded once.
+
+use super::common::*;
+use super::*;
+use crate::scalar::{Binary as B, Scalar, Unary as U};
+
+mod activation;
+mod cast;
+
+gaps! {}
+
+// ---- one operand ----
+
+/// Rows `Name accepts |op, x| body;`: one operand, result of the same type.
+macro_rules! unary {
+    ($($name:ident $what:ident |$op:ident, $x:ident| $body:expr;)*) => { $(
+        impl OpDef for $name {
+            fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+                accept(cx, 0, Accept::$what)?;
+                Ok(vec![Fact::of(cx.fact(0)?.ty.clone())])
+            }
+            fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+                let $op = self;
+                let _ = $op;
+                pointwise(cx, outs, |v| { let $x = v[0]; $body })
+            }
+        }
+    )* };
+}
+pub(super) use unary;
+
+unary! {
+    Acos Float |_o, x| un(U::Acos, x);
+    Acosh Float |_o, x| un(U::Acosh, x);
+    Asin Float |_o, x| un(U::Asin, x);
+    Asinh Float |_o, x| un(U::Asinh, x);
+    Atan Float |_o, x| un(U::Atan, x);
+    Atanh Float |_o, x| un(U::Atanh, x);
+    BitwiseNot Int |_o, x| un(U::Not, x);
+    Ceil Number |_o, x| un(U::Ceil, x);
+    Cos Float |_o, x| un(U::Cos, x);
+    Cosh Float |_o, x| un(U::Cosh, x);
+    Erf Number |_o, x| un(U::Erf, x);
+    Exp Float |_o, x| un(U::Exp, x);
+    Floor Number |_o, x| un(U::Floor, x);
+    Log Float |_o, x| un(U::Log, x);
+    Reciprocal Float |_o, x| num(x, 1.0) / x;
+    Round Float |_o, x| un(U::Round, x);
+    Sin Float |_o, x| un(U::Sin, x);
+    Sinh Float |_o, x| un(U::Sinh, x);
+    Sqrt Float |_o, x| un(U::Sqrt, x);
+    Tan Float |_o, x| un(U::Tan, x);
+    Tanh Float |_o, x| un(U::Tanh, x);
+}
+
+/// As `unary!`, with the element of a small integer tensor as an expression: `Name accepts |x| body, ints |e| expression;`.
+macro_rules! unary_ints {
+    ($($name:ident $what:ident |$x:ident| $body:expr, ints |$e:ident| $int:expr;)*) => { $(
+        impl OpDef for $name {
+            fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+                accept(cx, 0, Accept::$what)?;
+                let ints = map_ints(cx, |v| { let $e = v[0]; $int });
+                Ok(vec![Fact::of(cx.fact(0)?.ty.clone()).with_ints(ints)])
+            }
+            fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+                pointwise(cx, outs, |v| { let $x = v[0]; $body })
+            }
+        }
+    )* };
+}
+
+unary_ints! {
+    Abs Number |x| un(U::Abs, x), ints |e| Some(e.max(-e));
+    Neg Number |x| -x, ints |e| Some(-e);
+    Not Bool |x| un(U::Not, x), ints |e| Some(Expr::int(1) - e);
+    Sign Number |x| un(U::Sign, x), ints |e| Some(e.max(Expr::int(-1)).min(Expr::int(1)));
+}
+
+impl OpDef for Identity {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        Ok(vec![cx.fact(0)?.clone()])
+    }
+    fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        Ok(Meaning::Alias(0))
+    }
+}
+
+/// Questions about floats: `Name |op, x| body;`.
+macro_rules! questions {
+    ($($name:ident |$op:ident, $x:ident| $body:expr;)*) => { $(
+        impl OpDef for $name {
+            fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+                Ok(vec![Fact::tensor(DType::Bool, accept(cx, 0, Accept::Float)?.dims.clone())])
+            }
+            fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+                let $op = self;
+                pointwise(cx, outs, |v| { let _ = $op; let $x = v[0]; $body })
+            }
+        }
+    )* };
+}
+
+questions! {
+    IsNaN |_o, x| un(U::IsNan, x);
+    IsInf |o, x| match (o.detect_negative != 0, o.detect_positive != 0) {
+        (true, true) => un(U::IsInf, x),
+        (true, false) => un(U::IsInf, x).and(x.lt(num(x, 0.0))),
+        (false, true) => un(U::IsInf, x).and(num(x, 0.0).lt(x)),
+        (false, false) => Scalar::int(DType::Bool, 0),
+    };
+}
+
+// ---- two operands ----
+
+fn binary_fact(cx: &Ctx, what: Accept) -> Result<Fact, Fault> {
+    accept(cx, 0, what)?;
+    accept(cx, 1, what)?;
+    Ok(Fact::tensor(same_dtype(cx)?, broadcast_all(cx)?))
+}
+
+/// Rows `Name accepts |op, x, y| body, ints |a, b| expression;`: two operands of one dtype, with broadcasting. `expression`
+/// is the element of a small integer tensor, if it can be told.
+macro_rules! binary {
+    ($($name:ident $what:ident |$op:ident, $x:ident, $y:ident| $body:expr, ints |$a:ident, $b:ident| $int:expr;)*) => { $(
+        impl OpDef for $name {
+            fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+                let fact = binary_fact(cx, Accept::$what)?;
+                let $op = self;
+                let ints = map_ints(cx, |v| { let _ = $op; let ($a, $b) = (v[0], v[1]); $int });
+                Ok(vec![fact.with_ints(ints)])
+            }
+            fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+                let $op = self;
+                pointwise(cx, outs, |v| { let _ = $op; let ($x, $y) = (v[0], v[1]); $body })
+            }
+        }
+    )* };
+}
+
+binary! {
+    Add Number |_o, x, y| x + y, ints |a, b| Some(a + b);
+    Sub Number |_o, x, y| x - y, ints |a, b| Some(a - b);
+    Mul Number |_o, x, y| x * y, ints |a, b| Some(a * b);
+    Div Number |_o, x, y| x / y, ints |a, b| int_div(a, b);
+    Mod Number |o, x, y| bin(if o.fmod { B::Rem } else { B::Mod }, x, y), ints |a, b| int_mod(o.fmod, a, b);
+    And Bool |_o, x, y| x.and(y), ints |a, b| Some(a * b);
+    Or Bool |_o, x, y| bin(B::Or, x, y), ints |a, b| Some(a.max(b));
+    Xor Bool |_o, x, y| bin(B::Xor, x, y), ints |a, b| Some((a - b) * (a - b));
+    BitwiseAnd Int |_o, x, y| x.and(y), ints |_a, _b| None;
+    BitwiseOr Int |_o, x, y| bin(B::Or, x, y), ints |_a, _b| None;
+    BitwiseXor Int |_o, x, y| bin(B::Xor, x, y), ints |_a, _b| None;
+}
+
+/// Truncating division where it is floor division: both not negative, or both known.
+fn int_div(a: Expr, b: Expr) -> Option<Expr> {
+    match (a.known(), b.known()) {
+        (_, Some(0)) => None,
+        (Some(a), Some(b)) => Some(Expr::int(a.wrapping_div(b))),
+        _ if less(a, Expr::int(0)) == Some(false) && less(b, Expr::int(0)) == Some(false) => Some(a.div(b)),
+        _ => a.div_exact(b),
+    }
+}
+
+fn int_mod(fmod: bool, a: Expr, b: Expr) -> Option<Expr> {
+    match (a.known(), b.known()) {
+        (_, Some(0)) => None,
+        (Some(a), Some(b)) if fmod => Some(Expr::int(a.wrapping_rem(b))),
+        _ if fmod && (less(a, Expr::int(0)) != Some(false) || less(b, Expr::int(0)) != Some(false)) => None,
+        _ => Some(a.rem(b)),
+    }
+}
+
+/// Comparisons: `Name accepts |x, y| body, |a, b| answer;`, where `answer` decides about expressions if it can.
+macro_rules! compare {
+    ($($name:ident $what:ident |$x:ident, $y:ident| $body:expr, |$a:ident, $b:ident| $answer:expr;)*) => { $(
+        impl OpDef for $name {
+            fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+                if !(stringify!($name) == "Equal" && cx.dtype(0)? == DType::String) {
+                    accept(cx, 0, Accept::$what)?;
+                }
+                same_dtype(cx)?;
+                let ints = map_ints(cx, |v| { let ($a, $b) = (v[0], v[1]); $answer.map(|x: bool| Expr::int(x.into())) });
+                Ok(vec![Fact::tensor(DType::Bool, broadcast_all(cx)?).with_ints(ints)])
+            }
+            fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+                if cx.dtype(0)? == DType::String {
+                    return Ok(Meaning::Host);
+                }
+                pointwise(cx, outs, |v| { let ($x, $y) = (v[0], v[1]); $body })
+            }
+        }
+    )* };
+}
+
+compare! {
+    Equal NumberOrBool |x, y| x.eq_to(y), |a, b| equal(a, b);
+    Less Number |x, y| x.lt(y), |a, b| less(a, b);
+    LessOrEqual Number |x, y| x.le(y), |a, b| less(b, a).map(|v| !v);
+    Greater Number |x, y| bin(B::Gt, x, y), |a, b| less(b, a);
+    GreaterOrEqual Number |x, y| bin(B::Ge, x, y), |a, b| less(a, b).map(|v| !v);
+}
+
+impl OpDef for BitShift {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        match self.direction.as_str() {
+            "LEFT" | "RIGHT" => Ok(vec![binary_fact(cx, Accept::Int)?]),
+            d => Err(fault!("attribute 'direction' is '{d}'; LEFT or RIGHT is needed")),
+        }
+    }
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        let op = if self.direction == "LEFT" { B::Shl } else { B::Shr };
+        pointwise(cx, outs, |v| bin(op, v[0], v[1]))
+    }
+}
+
+impl OpDef for Pow {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let base = accept(cx, 0, Accept::Number)?;
+        accept(cx, 1, Accept::Number)?;
+        Ok(vec![Fact::tensor(base.dtype, broadcast_all(cx)?)])
+    }
+    /// Integers with an integer exponent stay exact; an integer base with a float exponent is computed in f64.
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        let exponent =
+            cx.known(1).filter(|t| t.len() == 1 && t.dims.len() <= cx.dims(0).map_or(0, <[_]>::len)).map(|t| t.float(0));
+        pointwise(cx, outs, |v| {
+            let (x, y) = (v[0], v[1]);
+            match exponent {
+                Some(1.0) => return x,
+                Some(2.0) => return x * x,
+                Some(3.0) => return x * x * x,
+                _ => {}
+            }
+            let common = match (x.dtype().is_float(), y.dtype().is_float()) {
+                (true, _) if y.dtype() == DType::F64 || y.dtype().is_int() && y.dtype().bits() > 16 => DType::F64,
+                (true, _) => x.dtype(),
+                (false, true) => DType::F64,
+                (false, false) => DType::I64,
+            };
+            bin(B::Pow, x.cast(common), y.cast(common))
+        })
+    }
+}
+
+// ---- any number of operands ----
+
+macro_rules! variadic {
+    ($($name:ident $what:ident |$v:ident| $body:expr, ints |$e:ident| $int:expr;)*) => { $(
+        impl OpDef for $name {
+            fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+                for i in 0..cx.inputs.len() {
+                    accept(cx, i, Accept::$what)?;
+                }
+                let ints = map_ints(cx, |$e| $int);
+                Ok(vec![Fact::tensor(same_dtype(cx)?, broadcast_all(cx)?).with_ints(ints)])
+            }
+            fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+                pointwise(cx, outs, |$v| $body)
+            }
+        }
+    )* };
+}
+
+fn join<T: Copy>(v: &[T], f: impl Fn(T, T) -> T) -> Option<T> {
+    v.iter().copied().reduce(f)
+}
+
+variadic! {
+    Max Number |v| join(v, Scalar::max).expect("arity"), ints |e| join(e, Expr::max);
+    Min Number |v| join(v, Scalar::min).expect("arity"), ints |e| join(e, Expr::min);
+    Sum Float |v| join(v, |a, b| a + b).expect("arity"), ints |_e| None;
+    Mean Float |v| join(v, |a, b| a + b).map(|s| s / num(s, v.len() as f64)).expect("arity"), ints |_e| None;
+}
+
+// ---- choices ----
+
+impl OpDef for Where {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        accept(cx, 0, Accept::Bool)?;
+        if cx.dtype(1)? != cx.dtype(2)? {
+            return Err(fault!("operands 1 and 2 differ in dtype: {} and {}", cx.tensor(1)?, cx.tensor(2)?));
+        }
+        let ints = map_ints(cx, |v| match v[0].known() {
+            Some(c) => Some(if c != 0 { v[1] } else { v[2] }),
+            None => (v[1] == v[2]).then_some(v[1]),
+        });
+        Ok(vec![Fact::tensor(cx.dtype(1)?, broadcast_all(cx)?).with_ints(ints)])
+    }
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        if cx.dtype(1)? == DType::String {
+            return Ok(Meaning::Host);
+        }
+        pointwise(cx, outs, |v| Scalar::select(v[0], v[1], v[2]))
+    }
+}
+
+impl OpDef for Clip {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let x = accept(cx, 0, Accept::Number)?;
+        for i in [1, 2] {
+            if cx.has(i) && !(cx.dims(i)?.is_empty() || cx.dims(i)?.iter().all(|d| d.is(1))) {
+                return Err(fault!("operand {i} is {}; a scalar is needed", cx.tensor(i)?));
+            }
+        }
+        same_dtype(cx)?;
+        Ok(vec![Fact::of(x.clone())])
+    }
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        pointwise_with_scalars(cx, outs, |v| {
+            let low = v[1].map_or(v[0].expect("checked"), |low| v[0].expect("checked").max(low));
+            v[2].map_or(low, |high| low.min(high))
+        })
+    }
+}
+
+/// A pointwise step over operand 0 whose other operands hold one element each; absent operands are `None`.
+fn pointwise_with_scalars(cx: &Ctx, outs: &[Type], f: impl FnOnce(&[Option<Scalar>]) -> Scalar) -> Result<Meaning, Fault> {
+    let out = Ctx::out(outs, 0)?;
+    let mut v = vec![Some(read_wide(cx, 0, &out.dims, &axes(out.rank()))?)];
+    for i in 1..3 {
+        v.push(match cx.has(i) {
+            true => {
+                let t = cx.tensor(i)?;
+                Some(Scalar::read_at(t.dtype, i, &vec![Expr::int(0); t.rank()]).cast(t.dtype.accumulator()))
+            }
+            false => None,
+        });
+    }
+    let value = f(&v).cast(out.dtype);
+    Ok(Meaning::one(cx.inputs.len(), Step::Compute(crate::compute::Compute { dims: out.dims.clone(), reduction: None, value })))
+}
