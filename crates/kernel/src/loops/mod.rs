@@ -11,6 +11,8 @@
 //! Semantics, in order of execution: a store rounds to nothing (values already have the buffer's dtype); reads see earlier stores;
 //! `Check` ends the kernel with its code if the condition is false. All scalar operations are total (`docs/ir.md`).
 
+pub mod interp;
+
 use infc_ir::{DType, Expr, Scalar};
 
 /// One kernel.
