@@ -671,9 +671,18 @@ impl fmt::Display for Expr {
 
 /// Parses the text form from the start of `text`; gives the expression and what is left.
 pub fn parse(text: &str) -> Result<(Expr, &str), String> {
+    parse_sum(text, 0)
+}
+
+fn parse_sum(text: &str, depth: u32) -> Result<(Expr, &str), String> {
+    if depth > 200 {
+        return Err("an index expression is nested deeper than 200 levels".to_owned());
+    }
     let (mut sum, mut rest) = match text.trim_start().strip_prefix('-') {
-        Some(r) => parse_product(r).map(|(e, r)| (-e, r))?,
-        None => parse_product(text)?,
+        // The least integer has no positive counterpart.
+        Some(r) if r.starts_with("9223372036854775808") => (Expr::int(i64::MIN), &r[19..]),
+        Some(r) => parse_product(r, depth).map(|(e, r)| (-e, r))?,
+        None => parse_product(text, depth)?,
     };
     loop {
         let t = rest.trim_start();
@@ -682,26 +691,26 @@ pub fn parse(text: &str) -> Result<(Expr, &str), String> {
             (_, Some(r)) => (true, r),
             _ => return Ok((sum, rest)),
         };
-        let (e, r) = parse_product(after)?;
+        let (e, r) = parse_product(after, depth)?;
         sum = if negative { sum - e } else { sum + e };
         rest = r;
     }
 }
 
-fn parse_product(text: &str) -> Result<(Expr, &str), String> {
-    let (mut product, mut rest) = parse_atom(text)?;
+fn parse_product(text: &str, depth: u32) -> Result<(Expr, &str), String> {
+    let (mut product, mut rest) = parse_atom(text, depth)?;
     while let Some(r) = rest.trim_start().strip_prefix('*') {
-        let (e, r) = parse_atom(r)?;
+        let (e, r) = parse_atom(r, depth)?;
         (product, rest) = (product * e, r);
     }
     Ok((product, rest))
 }
 
-fn parse_atom(text: &str) -> Result<(Expr, &str), String> {
+fn parse_atom(text: &str, depth: u32) -> Result<(Expr, &str), String> {
     let t = text.trim_start();
     let expected = || format!("an index expression is expected at '{}'", t.chars().take(20).collect::<String>());
     if let Some(r) = t.strip_prefix('(') {
-        let (e, r) = parse(r)?;
+        let (e, r) = parse_sum(r, depth + 1)?;
         return Ok((e, r.trim_start().strip_prefix(')').ok_or_else(expected)?));
     }
     if t.starts_with('"') {
@@ -715,8 +724,8 @@ fn parse_atom(text: &str) -> Result<(Expr, &str), String> {
     }
     if matches!(word, "min" | "max" | "div" | "mod") && rest.trim_start().starts_with('(') {
         let r = rest.trim_start().strip_prefix('(').ok_or_else(expected)?;
-        let (a, r) = parse(r)?;
-        let (b, r) = parse(r.trim_start().strip_prefix(',').ok_or_else(expected)?)?;
+        let (a, r) = parse_sum(r, depth + 1)?;
+        let (b, r) = parse_sum(r.trim_start().strip_prefix(',').ok_or_else(expected)?, depth + 1)?;
         let r = r.trim_start().strip_prefix(')').ok_or_else(expected)?;
         let e = match word {
             "min" => a.min(b),

@@ -15,6 +15,7 @@ mod intern;
 pub mod op;
 pub mod scalar;
 pub mod tensor;
+pub mod text;
 pub mod types;
 
 pub use dtype::DType;

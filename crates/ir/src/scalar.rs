@@ -2,9 +2,10 @@
 //!
 //! A [`Scalar`] is hash-consed and `Copy`, so common subexpressions are shared by construction. Every operation is total: the table
 //! of edge cases (division by zero, casts of NaN, shifts beyond the width, NaN in min and max) is in `docs/ir.md`, and
-//! [`crate::eval`] is its executable form. Floating-point operations round to their dtype; there is no implicit contraction.
+//! [`crate::eval`] is its executable form. Floating-point operations round to their dtype; there is no implicit contraction. The
+//! text form is in [`crate::text::scalar`].
 
-use crate::dtype::{Class, DType};
+use crate::dtype::DType;
 use crate::expr::Expr;
 use crate::intern::Interner;
 use std::hash::{Hash, Hasher};
@@ -496,42 +497,5 @@ impl Scalar {
     /// True for a constant `true`.
     pub fn always() -> Scalar {
         Scalar::int(DType::Bool, 1)
-    }
-}
-
-/// Text form, prefix everywhere so that it parses without precedence: `add(f32, read(f32, b0, [i0, i1]), const(f32, 1.0))`.
-impl std::fmt::Display for Scalar {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let d = self.dtype();
-        match &self.0.kind {
-            Kind::Const(c) => match d.class() {
-                Class::Float => write!(f, "{:?}:{d}", f64::from_bits(*c)),
-                Class::Unsigned => write!(f, "{c}:{d}"),
-                Class::Bool => f.write_str(if *c == 0 { "false" } else { "true" }),
-                Class::Signed | Class::Complex | Class::Text => write!(f, "{}:{d}", *c as i64),
-            },
-            Kind::Index(e) => write!(f, "({e})"),
-            Kind::Read { source, index, guard } => {
-                write!(f, "b{source}:{d}[")?;
-                for (i, s) in index.iter().enumerate() {
-                    match s.as_index() {
-                        Some(e) => write!(f, "{}{e}", if i > 0 { ", " } else { "" })?,
-                        None => write!(f, "{}={s}", if i > 0 { ", " } else { "" })?,
-                    }
-                }
-                f.write_str("]")?;
-                if let Some((c, v)) = guard {
-                    write!(f, "?({c}, {v})")?;
-                }
-                Ok(())
-            }
-            Kind::Local(n) => write!(f, "t{n}:{d}"),
-            Kind::Unary(op, a) => write!(f, "{}({a})", op.name()),
-            Kind::Binary(op, a, b) => write!(f, "{}({a}, {b})", op.name()),
-            Kind::Fma(a, b, c) => write!(f, "fma({a}, {b}, {c})"),
-            Kind::Select(a, b, c) => write!(f, "select({a}, {b}, {c})"),
-            Kind::Cast(a) => write!(f, "cast({d}, {a})"),
-            Kind::Bitcast(a) => write!(f, "bitcast({d}, {a})"),
-        }
     }
 }
