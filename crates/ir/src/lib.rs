@@ -12,6 +12,7 @@ pub mod fault;
 pub mod float8;
 pub mod graph;
 mod intern;
+pub mod interp;
 pub mod op;
 pub mod scalar;
 pub mod tensor;

@@ -31,7 +31,8 @@ impl Machine<'_> {
         let node = self.graph.node(n);
         let body = node.regions[0];
         let results = self.graph.region(body).results.len();
-        let stacks = (results.checked_sub(1 + states)).ok_or_else(|| fail(self, fault!("body has {results} results, too few")))?;
+        let stacks =
+            (results.checked_sub(1 + states)).ok_or_else(|| fail(self, fault!("body has {results} results, too few")))?;
         let mut scanned: Vec<Vec<Tensor>> = vec![vec![]; stacks];
         let mut go = cond.unwrap_or(1) != 0;
         let mut trip = 0i64;
@@ -53,7 +54,8 @@ impl Machine<'_> {
                 (false, _) => join(stack, 0, false),
                 // Without iterations only the type says what an element looks like; an unknown dim is empty too.
                 (true, Some((dtype, dims))) => {
-                    let dims = [0].into_iter().chain(dims.into_iter().map(|d| d.unwrap_or(0).max(0) as usize)).collect::<Vec<_>>();
+                    let dims =
+                        [0].into_iter().chain(dims.into_iter().map(|d| d.unwrap_or(0).max(0) as usize)).collect::<Vec<_>>();
                     Ok(empty(dtype, dims))
                 }
                 (true, None) => Err(fault!("a scan output is not a tensor")),
@@ -187,7 +189,8 @@ fn join(mut parts: Vec<Tensor>, axis: usize, back: bool) -> Result<Tensor, Fault
     let (outer, inner) = (count(&first.dims[..axis]), count(&first.dims[axis..]));
     let width = first.dtype.bytes();
     if first.dtype == crate::DType::String {
-        let order = (0..outer).flat_map(|o| parts.iter().flat_map(move |p| p.strings()[o * inner..(o + 1) * inner].iter().cloned()));
+        let order =
+            (0..outer).flat_map(|o| parts.iter().flat_map(move |p| p.strings()[o * inner..(o + 1) * inner].iter().cloned()));
         return Ok(Tensor::from_strings(dims, order));
     }
     let mut bytes = Vec::with_capacity(outer * inner * parts.len() * width);

@@ -236,9 +236,10 @@ impl Machine<'_> {
 fn lookup(graph: &Graph, env: &HashMap<Value, Item>, v: Value) -> Item {
     match &graph.value(v).def {
         Def::Constant(t) => Item::Tensor(t.clone()),
-        Def::Param(..) | Def::Output(..) => {
-            env.get(&v).unwrap_or_else(|| panic!("value %{} is used before it is computed: rejected by the verifier", v.0)).clone()
-        }
+        Def::Param(..) | Def::Output(..) => env
+            .get(&v)
+            .unwrap_or_else(|| panic!("value %{} is used before it is computed: rejected by the verifier", v.0))
+            .clone(),
     }
 }
 

@@ -184,7 +184,11 @@ fn non_max_suppression(
     center: bool,
 ) -> Result<Tensor, Fault> {
     let ([batches, n, 4], [_, classes, _]) = (&boxes.dims[..], &scores.dims[..]) else {
-        return Err(fault!("boxes {:?} and scores {:?} must be [batch, boxes, 4] and [batch, class, boxes]", boxes.dims, scores.dims));
+        return Err(fault!(
+            "boxes {:?} and scores {:?} must be [batch, boxes, 4] and [batch, class, boxes]",
+            boxes.dims,
+            scores.dims
+        ));
     };
     let (all, score) = (floats(boxes)?, floats(scores)?);
     let mut chosen: Vec<i64> = vec![];

@@ -10,6 +10,8 @@ use crate::scalar::{Binary as B, Scalar, Unary as U};
 mod activation;
 mod cast;
 
+pub(super) use cast::convert;
+
 gaps! {}
 
 // ---- one operand ----
