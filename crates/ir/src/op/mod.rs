@@ -54,6 +54,7 @@ mod sort;
 #[allow(non_snake_case)] // attribute fields carry ONNX's names
 mod table;
 mod text;
+mod window;
 
 pub use attr::{Attr, AttrValue, Attrs};
 pub use table::*;
