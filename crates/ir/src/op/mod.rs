@@ -327,6 +327,23 @@ impl<'a> Builder<'a> {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         Ok(self.node(op, &inputs, vec![], 1)?[0])
     }
+    /// Adds a region with parameters of these types; what `build` makes of them becomes its nodes and results. Of the outside
+    /// it may use constants only.
+    pub fn region(
+        &mut self,
+        name: &str,
+        params: &[Type],
+        build: impl FnOnce(&mut Builder, &[Value]) -> Result<Vec<Value>, Fault>,
+    ) -> Result<Region, Fault> {
+        let region = self.graph.add_region(name);
+        let params: Vec<Value> = params.iter().map(|t| self.graph.add_param(region, t.clone(), "")).collect();
+        let mut inner = Builder::new(self.graph, self.origin.clone());
+        let results = build(&mut inner, &params)?;
+        let nodes = inner.nodes;
+        let data = &mut self.graph.regions[region.index()];
+        (data.nodes, data.results) = (nodes, results);
+        Ok(region)
+    }
     /// Adds a constant.
     pub fn constant(&mut self, t: Tensor) -> Value {
         self.graph.add_constant(t, "")
