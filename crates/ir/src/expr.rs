@@ -180,6 +180,9 @@ impl Expr {
             }
         }
         terms.retain(|&(_, c)| c != 0);
+        if recombine(&mut terms) {
+            return Expr::from_terms(terms, constant);
+        }
         if terms.is_empty() {
             return Expr::int(constant);
         }
@@ -558,6 +561,40 @@ impl Expr {
         out.reverse();
         out
     }
+}
+
+/// `c d (x div d) + c (x mod d)` is `c x`: joins one such pair of terms, for a constant or symbolic `d`.
+fn recombine(terms: &mut Vec<(Expr, i64)>) -> bool {
+    for m in 0..terms.len() {
+        let Node::Mod(x, d) = terms[m].0.0 else { continue };
+        let whole = Expr::from_terms([(Expr::of(Node::Div(*x, *d)).times(*d), terms[m].1)], 0);
+        let (Node::Sum { .. } | Node::Div(..) | Node::Product(_)) = whole.0 else { continue };
+        let (parts, 0) = whole.linear() else { continue };
+        let [(part, coefficient)] = parts.as_slice() else { continue };
+        if let Some(q) = terms.iter().position(|&(t, c)| t == *part && c == *coefficient) {
+            terms[m] = (*x, terms[m].1);
+            terms.remove(q);
+            return true;
+        }
+    }
+    // The same with a common factor: c f (x mod d) beside c f d (x div d).
+    for m in 0..terms.len() {
+        let Node::Product(factors) = terms[m].0.0 else { continue };
+        for (at, factor) in factors.iter().enumerate() {
+            let Node::Mod(x, d) = factor.0 else { continue };
+            let rest: Vec<Expr> = factors.iter().enumerate().filter(|&(i, _)| i != at).map(|(_, &f)| f).collect();
+            let others = rest.iter().fold(Expr::int(1), |a, &b| a.times(b));
+            let whole = Expr::from_terms([(Expr::of(Node::Div(*x, *d)).times(*d).times(others), terms[m].1)], 0);
+            let (parts, _) = whole.linear();
+            let [(part, coefficient)] = parts.as_slice() else { continue };
+            if let Some(q) = terms.iter().position(|&(t, c)| t == *part && c == *coefficient) {
+                terms[m] = (x.times(others), terms[m].1);
+                terms.remove(q);
+                return true;
+            }
+        }
+    }
+    false
 }
 
 /// Division rounding towards minus infinity; by zero it gives zero.

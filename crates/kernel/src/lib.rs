@@ -6,5 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod build;
+pub mod fuse;
 pub mod loops;
+pub mod math;
+pub mod place;
+pub mod plan;
+pub mod program;
 pub mod target;
+pub mod work;

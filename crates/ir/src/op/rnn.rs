@@ -1,0 +1,7 @@
+//! Recurrent networks over a sequence.
+
+use super::*;
+
+gaps! {
+    GRU, LSTM, RNN
+}

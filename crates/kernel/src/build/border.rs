@@ -1,0 +1,56 @@
+//! The border builder: writes the fill value around a tensor that keeps a border for its readers.
+
+use super::{Nest, Operand, for_each};
+use crate::loops::{Access, Kernel, LoopKind, Stmt};
+use infc_ir::Expr;
+use infc_ir::expr::Node;
+use infc_ir::scalar::Scalar;
+
+/// For each axis two slabs, before and after the inside; slabs of later axes stay inside those of earlier ones.
+pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar) -> Nest {
+    let mut buffer = out.buffer.clone();
+    buffer.name = "out".into();
+    buffer.access = Access::Write;
+    let dims = buffer.dims.clone();
+    let mut vars = 1;
+    let mut body = vec![];
+    // Loops run in the order of falling strides, so that the innermost one is contiguous.
+    let mut order: Vec<usize> = (0..dims.len()).collect();
+    order.sort_by_key(|&a| std::cmp::Reverse(buffer.strides[a].known().unwrap_or(i64::MAX)));
+    for axis in 0..dims.len() {
+        let (before, after) = halo[axis];
+        let inside = dims[axis] - before - after;
+        for (start, extent) in [(Expr::int(0), before), (inside + before, after)] {
+            if extent == 0 {
+                continue;
+            }
+            // Axes already done are limited to their inside.
+            let spans: Vec<(Expr, Expr)> = (0..dims.len())
+                .map(|a| match a {
+                    _ if a == axis => (start, Expr::int(extent)),
+                    _ if a < axis => (Expr::int(halo[a].0), dims[a] - halo[a].0 - halo[a].1),
+                    _ => (Expr::int(0), dims[a]),
+                })
+                .collect();
+            let axes: Vec<Expr> = (0..dims.len()).map(|a| Expr::var(vars + a)).collect();
+            vars += dims.len();
+            let index = axes.iter().zip(&spans).map(|(&v, &(s, _))| Scalar::index(v + s)).collect();
+            let mut nest = vec![Stmt::Store { buffer: 0, index, value: fill }];
+            for &a in order.iter().rev() {
+                nest = vec![for_each(axes[a], spans[a].1, LoopKind::Serial, nest)];
+            }
+            body.extend(nest);
+        }
+    }
+    let mut symbols = std::collections::BTreeSet::new();
+    dims.iter().for_each(|d| {
+        d.leaves(&mut |l| {
+            if let Node::Sym(s) = l.node() {
+                symbols.insert(*s);
+            }
+        });
+    });
+    let symbols = symbols.into_iter().collect();
+    let kernel = Kernel { name: name.to_owned(), buffers: vec![buffer], symbols, tasks: Expr::int(1), task: 0, body };
+    Nest { kernel, sources: vec![], packed: vec![] }
+}

@@ -1,0 +1,332 @@
+//! The contraction builder: matrix products and convolutions in register tiles, without im2col.
+//!
+//! `out[m, n] = finish(sum over k of a[m, k] * b[k, n])`. A tile of `mr` rows and `nr` columns of sums stays in registers; each step
+//! along k reads `nr` neighbouring elements of b as vectors and broadcasts `mr` elements of a. Rows may lie anywhere: m is a
+//! set of output axes, flattened, and the address of each row follows from the index map, which is all there is to a convolution.
+//! Rows beyond the last are computed again instead of the last one and not stored; columns beyond the last are masked.
+
+use super::elementwise::with_accumulator;
+use super::{Cx, Operand, accumulate, for_each, pack};
+use crate::loops::{LoopKind, Space, Stmt};
+use crate::plan::{Brgemm, Panels, guess};
+use crate::target::TargetDesc;
+use infc_ir::Expr;
+use infc_ir::compute::{Compute, Reducer};
+use infc_ir::scalar::{Binary, Kind, Scalar};
+
+/// A factor of the product: the scalar, and the one read in it.
+struct Factor {
+    scalar: Scalar,
+    read: Scalar,
+    source: usize,
+    index: Vec<Expr>,
+}
+
+fn factors(c: &Compute) -> Option<[Factor; 2]> {
+    let r = c.reduction.as_ref()?;
+    let Kind::Binary(Binary::Mul, a, b) = r.body.kind() else { return None };
+    let one = |s: Scalar| {
+        let mut reads = vec![];
+        s.visit(&mut |n| {
+            if matches!(n.kind(), Kind::Read { .. }) {
+                reads.push(n);
+            }
+        });
+        let [read] = reads.as_slice() else { return None };
+        let Kind::Read { source, index, guard: None } = read.kind() else { return None };
+        let index = index.iter().map(|i| i.as_index()).collect::<Option<Vec<_>>>()?;
+        Some(Factor { scalar: s, read: *read, source: *source as usize, index })
+    };
+    Some([one(*a)?, one(*b)?])
+}
+
+/// The plan of a contraction; `None` if it has no n axis or its vector factor cannot be brought into panels.
+pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Brgemm> {
+    let r = c.reduction.as_ref()?;
+    let f = factors(c)?;
+    let uses = |k: usize, axis: usize| f[k].index.iter().any(|e| e.uses_var(axis as u32));
+    let out = &operands[operands.len() - 1];
+    let of = |k: usize| (0..c.dims.len()).filter(move |&a| uses(k, a) && !uses(1 - k, a)).collect::<Vec<_>>();
+    let only = [of(0), of(1)];
+    // n: the contiguous axis of the result if just one factor has it; else the widest axis of a constant factor, else of any.
+    let contiguous = (0..c.dims.len()).find(|&a| out.buffer.strides[a].is(1) && !c.dims[a].is(1));
+    let side_of = |a: usize| (0..2).find(|&k| only[k].contains(&a));
+    let widest = |k: usize| only[k].iter().copied().max_by_key(|&a| guess(c.dims[a]));
+    let constant = |k: usize| operands[f[k].source].constant.is_some();
+    let (vector, n) = match contiguous.and_then(|a| Some((side_of(a)?, a))) {
+        Some(found) => found,
+        None => {
+            let mut sides: Vec<usize> = vec![0, 1];
+            sides.sort_by_key(|&k| !constant(k));
+            sides.into_iter().find_map(|k| Some((k, widest(k)?)))?
+        }
+    };
+    let broadcast = 1 - vector;
+    let mut m: Vec<usize> = only[broadcast].clone();
+    m.sort_by_key(|&a| (std::cmp::Reverse(out.buffer.strides[a].known().unwrap_or(i64::MAX)), a));
+    let b = &f[vector];
+    let depth: Option<i64> = r.axes.iter().map(|e| e.known()).product();
+    let bytes = r.body.dtype().bytes();
+    let lanes = target.lanes(bytes).max(1);
+    let panels =
+        if constant(vector) && depth.is_some() && c.dims[n].known().is_some() && pack_index(b, n, c, r.axes.len()).is_some() {
+            Panels::Packed
+        } else {
+            let index: Vec<Scalar> = b.index.iter().map(|&e| Scalar::index(e)).collect();
+            match operands[b.source].offset(&index)?.affine_in(n as u32)? {
+                (1, _) => Panels::InPlace,
+                _ if depth.is_some_and(|d| d * (8 * lanes * bytes) as i64 <= 1 << 19) => Panels::Scratch,
+                _ => return None,
+            }
+        };
+    let rows: i64 = m.iter().map(|&a| guess(c.dims[a])).product();
+    let (mr, nr) = tile(rows, guess(c.dims[n]), lanes, target.vector_registers as usize);
+    let depth = depth.unwrap_or(64).max(1);
+    let (mc, nc) = blocks(c, &m, n, rows, depth, (mr, nr), bytes as i64);
+    Some(Brgemm { broadcast, n, m, mr, nr, mc, nc, panels })
+}
+
+/// Rows and columns of the register tile: the fewest cycles over the whole product, by a model of two FMAs and two loads a cycle
+/// and four cycles of latency.
+fn tile(rows: i64, columns: i64, lanes: usize, registers: usize) -> (usize, usize) {
+    let mut best = (f64::INFINITY, 1, lanes);
+    for vectors in 1..=8usize {
+        for mr in 1..=14usize {
+            if mr * vectors + vectors + 1 > registers || (mr as i64 > rows.max(1)) {
+                continue;
+            }
+            let nr = vectors * lanes;
+            let tiles = (rows.max(1) as f64 / mr as f64).ceil() * (columns.max(1) as f64 / nr as f64).ceil();
+            let fma = (mr * vectors) as f64 / 2.0;
+            let loads = (mr + vectors) as f64 / 2.0;
+            let cycles = tiles * fma.max(loads).max(4.0);
+            if cycles < best.0 * 0.999 {
+                best = (cycles, mr, nr);
+            }
+        }
+    }
+    (best.1, best.2)
+}
+
+/// Rows and columns of a task: a's block stays in L2, and large products have at least eight tasks.
+fn blocks(c: &Compute, m: &[usize], n: usize, rows: i64, depth: i64, (mr, nr): (usize, usize), bytes: i64) -> (usize, usize) {
+    let up = |x: i64, to: usize| (x.max(1) as usize).div_ceil(to) * to;
+    let columns = guess(c.dims[n]);
+    let batch: i64 = (0..c.dims.len()).filter(|a| *a != n && !m.contains(a)).map(|a| guess(c.dims[a])).product();
+    let mut mc = up((131_072 / (depth * bytes)).max(mr as i64), mr).min(up(rows, mr));
+    let mut nc = up(columns, nr);
+    let work = batch * rows * columns * depth;
+    let tasks =
+        |mc: usize, nc: usize| batch * (rows.max(1) as usize).div_ceil(mc) as i64 * (columns.max(1) as usize).div_ceil(nc) as i64;
+    while work > 1 << 21 && tasks(mc, nc) < 8 && mc >= 8 * mr {
+        mc = up(mc as i64 / 2, mr);
+    }
+    while work > 1 << 19 && tasks(mc, nc) < 8 && nc >= 2 * nr {
+        nc = up(nc as i64 / 2, nr);
+    }
+    (mc, nc)
+}
+
+/// The index of a constant factor in terms of n (variable 0) and k (variables 1..), if it depends on nothing else.
+fn pack_index(b: &Factor, n: usize, c: &Compute, reduced: usize) -> Option<Vec<Expr>> {
+    let rank = c.dims.len();
+    let outside = Expr::var(rank + reduced + 1);
+    let map: Vec<Expr> = (0..rank + reduced)
+        .map(|a| match a {
+            _ if a == n => Expr::var(0),
+            _ if a >= rank => Expr::var(1 + a - rank),
+            _ if c.dims[a].is(1) => Expr::int(0),
+            _ => outside,
+        })
+        .collect();
+    let index: Vec<Expr> = b.index.iter().map(|e| e.subst(&map)).collect();
+    let free = (rank + reduced + 1) as u32;
+    (!index.iter().any(|e| e.uses_var(free))).then_some(index)
+}
+
+/// Builds the nest.
+pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
+    let r = c.reduction.as_ref().expect("a contraction reduces");
+    let f = factors(c).expect("a contraction is a product of two reads");
+    let (a, b) = (&f[p.broadcast], &f[1 - p.broadcast]);
+    let rank = c.dims.len();
+    let batch: Vec<usize> = (0..rank).filter(|x| *x != p.n && !p.m.contains(x)).collect();
+    let m_dims: Vec<Expr> = p.m.iter().map(|&x| c.dims[x]).collect();
+    let (rows, columns) = (Expr::product(m_dims.iter().copied()), c.dims[p.n]);
+    let (mr, nr) = (p.mr as i64, p.nr as i64);
+    let mut grid: Vec<Expr> = batch.iter().map(|&x| c.dims[x]).collect();
+    grid.push(rows.div_ceil(Expr::from(p.mc)));
+    grid.push(columns.div_ceil(Expr::from(p.nc)));
+    cx.tasks = Expr::product(grid.iter().copied());
+    let place = Expr::delinearise(cx.task, &grid);
+    let (m_block, n_block) = (place[batch.len()], place[batch.len() + 1]);
+    let mut axes = vec![Expr::int(0); rank];
+    batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
+    let (m_tile, n_tile) = (cx.var(), cx.var());
+    let m0 = m_block * p.mc as i64 + m_tile * mr;
+    let n0 = n_block * p.nc as i64 + n_tile * nr;
+    let source = vector_source(cx, c, p, b);
+    let nest = Tile { c, p, a, b, axes, m_dims, rows, columns, m0, n0, m_tile, source };
+    let whole = columns.known().is_some_and(|x| x % nr == 0);
+    let body = if whole {
+        nest.column(cx, false)
+    } else {
+        let fits = Scalar::index(n0 + nr).le(Scalar::index(columns));
+        let (then, otherwise) = (nest.column(cx, false), nest.column(cx, true));
+        vec![Stmt::If { cond: fits, then, otherwise }]
+    };
+    let body = inside(n0, columns, p.nc, body);
+    cx.body = vec![for_each(n_tile, Expr::from(p.nc / p.nr), LoopKind::Serial, body)];
+    debug_assert_eq!(r.kind, Reducer::Sum);
+}
+
+/// `body` where `start` is below `extent`, which needs no test if blocks of `block` divide the extent.
+fn inside(start: Expr, extent: Expr, block: usize, body: Vec<Stmt>) -> Vec<Stmt> {
+    if extent.known().is_some_and(|x| x % block as i64 == 0) {
+        return body;
+    }
+    vec![Stmt::If { cond: Scalar::index(start).lt(Scalar::index(extent)), then: body, otherwise: vec![] }]
+}
+
+/// Where the vectors of b come from.
+enum Source {
+    Packed(usize),
+    InPlace,
+    Scratch(u32),
+}
+
+fn vector_source(cx: &mut Cx, c: &Compute, p: &Brgemm, b: &Factor) -> Source {
+    let r = c.reduction.as_ref().expect("a contraction reduces");
+    let depth: Vec<usize> = r.axes.iter().map(|e| e.known().unwrap_or(0) as usize).collect();
+    match p.panels {
+        Panels::InPlace => Source::InPlace,
+        Panels::Scratch => {
+            let dims: Vec<usize> = depth.iter().copied().chain([p.nr]).collect();
+            Source::Scratch(cx.scratch("panel", b.read.dtype(), &dims, Space::Tile))
+        }
+        Panels::Packed => {
+            let index = pack_index(b, p.n, c, r.axes.len()).expect("checked by the plan");
+            let tensor = cx.operand(b.source).constant.clone().expect("checked by the plan");
+            let n = c.dims[p.n].known().expect("checked by the plan") as usize;
+            let packed = pack::panels(&tensor, &index, n, &depth, p.nr).expect("a constant read in bounds");
+            cx.pack(b.source, packed);
+            Source::Packed(b.source)
+        }
+    }
+}
+
+/// What the parts of the nest share.
+struct Tile<'a> {
+    c: &'a Compute,
+    p: &'a Brgemm,
+    a: &'a Factor,
+    b: &'a Factor,
+    axes: Vec<Expr>,
+    m_dims: Vec<Expr>,
+    rows: Expr,
+    columns: Expr,
+    m0: Expr,
+    n0: Expr,
+    m_tile: Expr,
+    source: Source,
+}
+
+impl Tile<'_> {
+    fn k_axes(&self) -> &[Expr] {
+        &self.c.reduction.as_ref().expect("a contraction reduces").axes
+    }
+
+    /// All row tiles of one column tile. `tail`: the last columns are missing.
+    fn column(&self, cx: &mut Cx, tail: bool) -> Vec<Stmt> {
+        let mut body = vec![];
+        if let Source::Scratch(panel) = self.source {
+            body.push(Stmt::Alloc { buffer: panel });
+            body.push(self.fill_panel(cx, panel, tail));
+        }
+        let rows = inside(self.m0, self.rows, self.p.mc, self.tile(cx, tail));
+        body.push(for_each(self.m_tile, Expr::from(self.p.mc / self.p.mr), LoopKind::Serial, rows));
+        body
+    }
+
+    /// Axis values of row `i` of the tile; a row beyond the last stands for the last.
+    fn row(&self, i: Expr) -> Vec<Expr> {
+        let whole = self.rows.known().is_some_and(|x| x % self.p.mr as i64 == 0);
+        let flat = if whole { self.m0 + i } else { (self.m0 + i).min(self.rows - 1) };
+        let mut axes = self.axes.clone();
+        for (&x, v) in self.p.m.iter().zip(Expr::delinearise(flat, &self.m_dims)) {
+            axes[x] = v;
+        }
+        axes
+    }
+
+    fn b_at(&self, k: &[Expr], n: Expr, tail: bool) -> Scalar {
+        let mut axes = self.axes.clone();
+        axes[self.p.n] = n;
+        axes.extend(k);
+        let index: Vec<Scalar> = self.b.index.iter().map(|e| Scalar::index(e.subst(&axes))).collect();
+        if tail {
+            let zero = Scalar::number(self.b.read.dtype(), 0.0);
+            return Scalar::read_if(self.b.source, index, Scalar::index(n).lt(Scalar::index(self.columns)), zero);
+        }
+        Scalar::read(self.b.read.dtype(), self.b.source, index)
+    }
+
+    fn fill_panel(&self, cx: &mut Cx, panel: u32, tail: bool) -> Stmt {
+        let k: Vec<Expr> = self.k_axes().iter().map(|_| cx.var()).collect();
+        let lane = cx.var();
+        let at: Vec<Expr> = k.iter().copied().chain([lane]).collect();
+        let store = cx.put(panel, &at, self.b_at(&k, self.n0 + lane, tail));
+        let mut nest = for_each(lane, Expr::from(self.p.nr), LoopKind::Vector, vec![store]);
+        for (&v, &e) in k.iter().zip(self.k_axes()).rev() {
+            nest = for_each(v, e, LoopKind::Serial, vec![nest]);
+        }
+        nest
+    }
+
+    /// One register tile: clear, accumulate over k, finish and store.
+    fn tile(&self, cx: &mut Cx, tail: bool) -> Vec<Stmt> {
+        let (mr, nr) = (Expr::from(self.p.mr), Expr::from(self.p.nr));
+        let dtype = self.c.reduction.as_ref().expect("a contraction reduces").body.dtype();
+        let acc = cx.scratch("acc", dtype, &[self.p.mr, self.p.nr], Space::Reg);
+        let two = |cx: &mut Cx| (cx.var(), cx.var());
+        let each =
+            |i: Expr, v: Expr, body: Vec<Stmt>| for_each(i, mr, LoopKind::Unroll, vec![for_each(v, nr, LoopKind::Vector, body)]);
+        let (i, v) = two(cx);
+        let clear = each(i, v, vec![cx.put(acc, &[i, v], Scalar::number(dtype, 0.0))]);
+
+        let (i, v) = two(cx);
+        let k: Vec<Expr> = self.k_axes().iter().map(|_| cx.var()).collect();
+        let row: Vec<Expr> = self.row(i).into_iter().chain(k.iter().copied()).collect();
+        let left = self.a.scalar.subst(&row);
+        let read = match self.source {
+            Source::InPlace => self.b_at(&k, self.n0 + v, tail),
+            Source::Scratch(panel) => cx.at(panel, &k.iter().copied().chain([v]).collect::<Vec<_>>()),
+            Source::Packed(source) => {
+                let tile = self.n0.div(nr);
+                let at: Vec<Expr> = [tile].into_iter().chain(k.iter().copied()).chain([v]).collect();
+                Scalar::read_at(self.b.read.dtype(), source, &at)
+            }
+        };
+        let right = self.b.scalar.rewrite(&mut |n| if n == self.b.read { read } else { n });
+        let product = if self.p.broadcast == 0 { left * right } else { right * left };
+        let next = accumulate(Reducer::Sum, cx.at(acc, &[i, v]), product, cx.target.fma);
+        let mut sum = each(i, v, vec![cx.put(acc, &[i, v], next)]);
+        for (&var, &e) in k.iter().zip(self.k_axes()).rev() {
+            sum = for_each(var, e, LoopKind::Serial, vec![sum]);
+        }
+
+        let (i, v) = two(cx);
+        let mut axes = self.row(i);
+        axes[self.p.n] = self.n0 + v;
+        let value = with_accumulator(self.c.value.subst(&axes), cx.at(acc, &[i, v]));
+        let mut store = vec![cx.store_out(&axes, value)];
+        if tail {
+            let cond = Scalar::index(self.n0 + v).lt(Scalar::index(self.columns));
+            store = vec![Stmt::If { cond, then: store, otherwise: vec![] }];
+        }
+        let vectors = vec![for_each(v, nr, LoopKind::Vector, store)];
+        let rows = inside(self.m0 + i, self.rows, self.p.mr, vectors);
+        let finish = for_each(i, mr, LoopKind::Unroll, rows);
+        vec![Stmt::Alloc { buffer: acc }, clear, sum, finish]
+    }
+}

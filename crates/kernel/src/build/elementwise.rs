@@ -1,0 +1,116 @@
+//! The elementwise builder: any compute, one output element to a lane. Reductions run inside, in their own order.
+
+use super::{Cx, accumulate, for_each};
+use crate::build::pack;
+use crate::loops::{LoopKind, Space, Stmt};
+use crate::plan::Elementwise;
+use infc_ir::Expr;
+use infc_ir::compute::{Compute, Reducer};
+use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
+
+/// Outer axes are flattened and cut into tasks; the innermost runs in vectors with a masked tail.
+pub fn build(cx: &mut Cx, c: &Compute, plan: &Elementwise) {
+    let (&inner, outer) = match plan.order.split_last() {
+        Some(split) => split,
+        None => return scalar(cx, c),
+    };
+    let c = &pack::constants_along(cx, c, inner);
+    let dims: Vec<Expr> = outer.iter().map(|&a| c.dims[a]).collect();
+    let chunk = cx.chunked(&dims, plan.chunk);
+    let mut axes = vec![Expr::int(0); c.dims.len()];
+    for (&a, &v) in outer.iter().zip(&chunk.values) {
+        axes[a] = v;
+    }
+    let extent = c.dims[inner];
+    let lanes = plan.lanes;
+    let block = cx.var();
+    let at = |lane: Expr| block * lanes as i64 + lane;
+    let whole = extent.known().is_some_and(|e| e % lanes as i64 == 0);
+    let mut body = vec![];
+    let lane = cx.var();
+    axes[inner] = at(lane);
+    let full = vec![for_each(lane, Expr::from(lanes), LoopKind::Vector, element(cx, c, &axes, lanes, lane))];
+    if whole || lanes == 1 {
+        body.extend(full);
+    } else {
+        let lane = cx.var();
+        axes[inner] = at(lane);
+        let cond = Scalar::index(at(lane)).lt(Scalar::index(extent));
+        let masked = vec![Stmt::If { cond, then: element(cx, c, &axes, lanes, lane), otherwise: vec![] }];
+        let tail = vec![for_each(lane, Expr::from(lanes), LoopKind::Vector, masked)];
+        let fits = Scalar::index(block * lanes as i64 + lanes as i64).le(Scalar::index(extent));
+        body.push(Stmt::If { cond: fits, then: full, otherwise: tail });
+    }
+    let blocks = for_each(block, extent.div_ceil(Expr::from(lanes)), LoopKind::Serial, body);
+    cx.body = chunk.wrap(vec![blocks]);
+}
+
+/// A tensor without axes.
+fn scalar(cx: &mut Cx, c: &Compute) {
+    let lane = cx.var();
+    let body = element(cx, c, &[], 1, lane);
+    cx.body = vec![for_each(lane, Expr::int(1), LoopKind::Serial, body)];
+}
+
+/// The statements that compute and store the element at `axes`; `lane` distinguishes the accumulators of the vector.
+fn element(cx: &mut Cx, c: &Compute, axes: &[Expr], lanes: usize, lane: Expr) -> Vec<Stmt> {
+    let Some(r) = &c.reduction else {
+        return vec![cx.store_out(axes, c.value.subst(axes))];
+    };
+    let inner: Vec<Expr> = r.axes.iter().map(|_| cx.var()).collect();
+    let all: Vec<Expr> = axes.iter().chain(&inner).copied().collect();
+    let value = r.body.subst(&all);
+    let nest = |mut body: Vec<Stmt>| {
+        for (&v, &e) in inner.iter().zip(&r.axes).rev() {
+            body = vec![for_each(v, e, LoopKind::Serial, body)];
+        }
+        body
+    };
+    let mut out = vec![];
+    let result = if let (Reducer::ArgMax { last } | Reducer::ArgMin { last }, [position]) = (r.kind, inner.as_slice()) {
+        let max = matches!(r.kind, Reducer::ArgMax { .. });
+        let best = cx.scratch("best", value.dtype(), &[lanes], Space::Reg);
+        let at = cx.scratch("at", infc_ir::DType::I64, &[lanes], Space::Reg);
+        out.extend([Stmt::Alloc { buffer: best }, Stmt::Alloc { buffer: at }]);
+        out.push(cx.put(best, &[lane], r.kind.identity(value.dtype())));
+        out.push(cx.put(at, &[lane], Scalar::index(0)));
+        let (now, index) = (cx.at(best, &[lane]), cx.at(at, &[lane]));
+        let first = Scalar::index(*position).eq_to(Scalar::index(0));
+        let better = first.or(beats(value, now, max, last));
+        let store_at = cx.put(at, &[lane], Scalar::select(better, Scalar::index(*position), index));
+        let store_best = cx.put(best, &[lane], Scalar::select(better, value, now));
+        out.extend(nest(vec![store_at, store_best]));
+        cx.at(at, &[lane])
+    } else {
+        let acc = cx.scratch("acc", value.dtype(), &[lanes], Space::Reg);
+        out.push(Stmt::Alloc { buffer: acc });
+        out.push(cx.put(acc, &[lane], r.kind.identity(value.dtype())));
+        let next = accumulate(r.kind, cx.at(acc, &[lane]), value, cx.target.fma);
+        out.extend(nest(vec![cx.put(acc, &[lane], next)]));
+        cx.at(acc, &[lane])
+    };
+    out.push(cx.store_out(axes, with_accumulator(c.value.subst(axes), result)));
+    out
+}
+
+/// Does `value` take the place of `now`? NaN beats all but an earlier NaN.
+fn beats(value: Scalar, now: Scalar, max: bool, last: bool) -> Scalar {
+    let op = match (max, last) {
+        (true, false) => Binary::Gt,
+        (true, true) => Binary::Ge,
+        (false, false) => Binary::Lt,
+        (false, true) => Binary::Le,
+    };
+    let plain = Scalar::binary(op, value, now);
+    if !value.dtype().is_float() {
+        return plain;
+    }
+    let (new, old) = (Scalar::unary(Unary::IsNan, value), Scalar::unary(Unary::IsNan, now));
+    let first_nan = if last { new } else { new.and(Scalar::unary(Unary::Not, old)) };
+    first_nan.or(plain)
+}
+
+/// `value` with the accumulator in the place of `Local(0)`.
+pub fn with_accumulator(value: Scalar, acc: Scalar) -> Scalar {
+    value.rewrite(&mut |n| if matches!(n.kind(), Kind::Local(0)) { acc } else { n })
+}

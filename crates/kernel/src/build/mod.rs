@@ -1,0 +1,411 @@
+//! Builders: a step and its plan become a loop nest.
+//!
+//! Each kind of plan has one builder. All take the step over logical axes and the operands with their physical layout, and give a
+//! [`Kernel`] whose global buffers are the operands that are read, in order, then the result.
+
+pub mod border;
+pub mod contract;
+pub mod elementwise;
+pub mod pack;
+pub mod row_reduce;
+pub mod serial;
+
+use crate::loops::{Access, Buffer, Kernel, LoopKind, Space, Stmt};
+use crate::plan::Plan;
+use crate::target::TargetDesc;
+use infc_ir::compute::{Reducer, Step, simplify_scalar};
+use infc_ir::expr::{Node, Ranges};
+use infc_ir::scalar::{Binary, Kind, Scalar};
+use infc_ir::{DType, Expr, Tensor};
+use std::collections::{BTreeSet, HashMap};
+
+/// A tensor as a kernel sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Operand {
+    /// Physical dims (border included) and strides.
+    pub buffer: Buffer,
+    /// Added to a logical index to get the physical one: the width of the border in front.
+    pub shift: Vec<i64>,
+    /// Its data, if constant.
+    pub constant: Option<Tensor>,
+}
+
+impl Operand {
+    /// The physical offset of a logical index in elements, where it is an index expression.
+    pub fn offset(&self, index: &[Scalar]) -> Option<Expr> {
+        let mut offset = Expr::int(0);
+        for ((i, &stride), &shift) in index.iter().zip(&self.buffer.strides).zip(&self.shift) {
+            offset = offset + (i.as_index()? + shift) * stride;
+        }
+        Some(offset)
+    }
+}
+
+/// A constant that a builder has brought into the order that its kernel wants; it replaces a source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Packed {
+    /// The source it replaces.
+    pub source: usize,
+    /// The packed data.
+    pub tensor: Tensor,
+}
+
+/// What a builder makes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nest {
+    /// The kernel; its global buffers are `sources` (with packed constants in their place), then the result.
+    pub kernel: Kernel,
+    /// Which source each global buffer but the last is.
+    pub sources: Vec<usize>,
+    /// Constants in a new order.
+    pub packed: Vec<Packed>,
+}
+
+/// Builds the nest of a step by its plan. `operands` are the step's sources, then its result.
+pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target: &TargetDesc) -> Nest {
+    let mut cx = Cx::new(operands, target);
+    match (step, plan) {
+        (Step::Compute(c), Plan::Brgemm(p)) => contract::build(&mut cx, c, p),
+        (Step::Compute(c), Plan::Elementwise(p)) => elementwise::build(&mut cx, c, p),
+        (Step::Compute(c), Plan::RowReduce(p)) => row_reduce::build(&mut cx, c, p),
+        (Step::Scatter(s), Plan::Scatter) => serial::scatter(&mut cx, s),
+        (Step::Prefix(p), Plan::Prefix) => serial::prefix(&mut cx, p),
+        _ => unreachable!("plan {plan} is not for this step"),
+    }
+    cx.finish(name)
+}
+
+/// The state of a builder.
+pub struct Cx<'a> {
+    operands: &'a [Operand],
+    /// The machine.
+    pub target: &'a TargetDesc,
+    buffers: Vec<Buffer>,
+    shifts: Vec<Vec<i64>>,
+    packed: Vec<Packed>,
+    vars: u32,
+    locals: u32,
+    /// Number of tasks.
+    pub tasks: Expr,
+    /// The task's variable.
+    pub task: Expr,
+    /// The nest.
+    pub body: Vec<Stmt>,
+    ranges: Ranges,
+}
+
+impl<'a> Cx<'a> {
+    fn new(operands: &'a [Operand], target: &'a TargetDesc) -> Cx<'a> {
+        let mut cx = Cx {
+            operands,
+            target,
+            buffers: operands.iter().map(|o| o.buffer.clone()).collect(),
+            shifts: operands.iter().map(|o| o.shift.clone()).collect(),
+            packed: vec![],
+            vars: 0,
+            locals: 0,
+            tasks: Expr::int(1),
+            task: Expr::int(0),
+            body: vec![],
+            ranges: Ranges::default(),
+        };
+        cx.task = cx.var();
+        cx
+    }
+    /// A new loop variable.
+    pub fn var(&mut self) -> Expr {
+        self.vars += 1;
+        Expr::var(self.vars as usize - 1)
+    }
+    /// A new local number.
+    pub fn local(&mut self) -> u32 {
+        self.locals += 1;
+        self.locals - 1
+    }
+    /// A new buffer of the kernel's own.
+    pub fn scratch(&mut self, name: &str, dtype: DType, dims: &[usize], space: Space) -> u32 {
+        let dims: Vec<Expr> = dims.iter().map(|&d| Expr::from(d)).collect();
+        let strides = Buffer::row_major(&dims);
+        self.buffers.push(Buffer { name: name.into(), dtype, dims, strides, space, access: Access::ReadWrite });
+        self.shifts.push(vec![]);
+        self.buffers.len() as u32 - 1
+    }
+    /// The result's buffer number.
+    pub fn out(&self) -> u32 {
+        self.operands.len() as u32 - 1
+    }
+    /// A source or the result.
+    pub fn operand(&self, k: usize) -> &Operand {
+        &self.operands[k]
+    }
+    /// Puts packed data in the place of a constant source, which the kernel then reads with an index of its own.
+    pub fn pack(&mut self, source: usize, tensor: Tensor) {
+        let dims: Vec<Expr> = tensor.dims.iter().map(|&d| Expr::from(d)).collect();
+        let buffer = &mut self.buffers[source];
+        buffer.strides = Buffer::row_major(&dims);
+        buffer.dims = dims;
+        self.shifts[source] = vec![0; tensor.dims.len()];
+        self.packed.push(Packed { source, tensor });
+    }
+    /// A store into the result at logical `index`.
+    pub fn store_out(&self, index: &[Expr], value: Scalar) -> Stmt {
+        Stmt::Store { buffer: self.out(), index: index.iter().map(|&e| Scalar::index(e)).collect(), value }
+    }
+    /// An element of a buffer of the kernel's own.
+    pub fn at(&self, buffer: u32, index: &[Expr]) -> Scalar {
+        Scalar::read_at(self.buffers[buffer as usize].dtype, buffer as usize, index)
+    }
+    /// A store into a buffer of the kernel's own.
+    pub fn put(&self, buffer: u32, index: &[Expr], value: Scalar) -> Stmt {
+        Stmt::Store { buffer, index: index.iter().map(|&e| Scalar::index(e)).collect(), value }
+    }
+
+    /// Shifts indices into borders, clamps indices that come from data, simplifies, and puts the kernel together.
+    fn finish(mut self, name: &str) -> Nest {
+        let mut body = std::mem::take(&mut self.body);
+        self.ranges.extent(0, self.tasks);
+        let mut ranges = self.ranges.clone();
+        physical(&mut body, &self.buffers, &self.shifts, &mut ranges, self.target.fma);
+        let out = self.out() as usize;
+        let mut used = BTreeSet::new();
+        each_scalar(&body, &mut |s| {
+            s.visit(&mut |n| {
+                if let Kind::Read { source, .. } = n.kind() {
+                    used.insert(*source as usize);
+                }
+            });
+        });
+        let reads_out = used.remove(&out);
+        let sources: Vec<usize> = used.iter().copied().filter(|&s| s < out).collect();
+        // Global buffers first: the sources that are read, the result, then the kernel's own.
+        let order: Vec<usize> = sources.iter().copied().chain([out]).chain(out + 1..self.buffers.len()).collect();
+        let number: HashMap<u32, u32> = order.iter().enumerate().map(|(new, &old)| (old as u32, new as u32)).collect();
+        renumber(&mut body, &number);
+        let mut buffers: Vec<Buffer> = order.iter().map(|&k| self.buffers[k].clone()).collect();
+        for (k, b) in buffers.iter_mut().enumerate().take(sources.len() + 1) {
+            b.name = if k < sources.len() { format!("in{k}") } else { "out".into() };
+            b.access = match (k == sources.len(), reads_out) {
+                (false, _) => Access::Read,
+                (true, false) => Access::Write,
+                (true, true) => Access::ReadWrite,
+            };
+        }
+        let symbols = symbols(&body, &buffers, self.tasks);
+        let task = match self.task.node() {
+            Node::Var(v) => *v,
+            _ => 0,
+        };
+        let kernel = Kernel { name: name.to_owned(), buffers, symbols, tasks: self.tasks, task, body };
+        let packed = self.packed.into_iter().filter(|p| sources.contains(&p.source)).collect();
+        Nest { kernel, sources, packed }
+    }
+}
+
+/// A loop; an extent of 1 needs none (`body` must then not depend on the variable).
+pub fn for_each(var: Expr, extent: Expr, kind: LoopKind, body: Vec<Stmt>) -> Stmt {
+    let Node::Var(v) = var.node() else { unreachable!("a loop runs over a variable") };
+    Stmt::For { var: *v, extent, kind, body }
+}
+
+/// `acc = combine(acc, value)` for a reducer with one operator; a product of floats is fused into a sum if the machine can.
+pub fn accumulate(kind: Reducer, acc: Scalar, value: Scalar, fma: bool) -> Scalar {
+    if kind == Reducer::Sum
+        && fma
+        && value.dtype().is_float()
+        && let Kind::Binary(Binary::Mul, a, b) = value.kind()
+    {
+        return Scalar::fma(*a, *b, acc);
+    }
+    Scalar::binary(kind.combine().expect("a reducer with an operator"), acc, value)
+}
+
+fn each_scalar(body: &[Stmt], see: &mut dyn FnMut(Scalar)) {
+    for s in body {
+        match s {
+            Stmt::For { body, .. } => each_scalar(body, see),
+            Stmt::While { cond, body } => {
+                see(*cond);
+                each_scalar(body, see);
+            }
+            Stmt::Let { value, .. } => see(*value),
+            Stmt::Store { index, value, .. } => {
+                index.iter().for_each(|&i| see(i));
+                see(*value);
+            }
+            Stmt::Alloc { .. } => {}
+            Stmt::If { cond, then, otherwise } => {
+                see(*cond);
+                each_scalar(then, see);
+                each_scalar(otherwise, see);
+            }
+            Stmt::Check { cond, .. } => see(*cond),
+        }
+    }
+}
+
+/// Turns logical indices into physical ones and simplifies with the ranges of the loops around.
+fn physical(body: &mut [Stmt], buffers: &[Buffer], shifts: &[Vec<i64>], ranges: &mut Ranges, fma: bool) {
+    let fix = |s: Scalar, ranges: &Ranges| {
+        let s = s.rewrite(&mut |n| match n.kind() {
+            Kind::Read { source, index, guard } => {
+                let index = shifted(index, &buffers[*source as usize], &shifts[*source as usize]);
+                Scalar::raw(n.dtype(), Kind::Read { source: *source, index, guard: *guard })
+            }
+            _ => n,
+        });
+        crate::math::lower(simplify_scalar(s, ranges), fma)
+    };
+    for s in body {
+        match s {
+            Stmt::For { var, extent, body, .. } => {
+                ranges.extent(*var, *extent);
+                physical(body, buffers, shifts, ranges, fma);
+            }
+            Stmt::While { cond, body } => {
+                *cond = fix(*cond, ranges);
+                physical(body, buffers, shifts, ranges, fma);
+            }
+            Stmt::Let { value, .. } => *value = fix(*value, ranges),
+            Stmt::Store { buffer, index, value } => {
+                let at: Vec<Scalar> = index.iter().map(|&i| fix(i, ranges)).collect();
+                *index = shifted(&at, &buffers[*buffer as usize], &shifts[*buffer as usize]);
+                index.iter_mut().for_each(|i| *i = simplify_scalar(*i, ranges));
+                *value = fix(*value, ranges);
+            }
+            Stmt::Alloc { .. } => {}
+            Stmt::If { cond, then, otherwise } => {
+                *cond = fix(*cond, ranges);
+                physical(then, buffers, shifts, ranges, fma);
+                physical(otherwise, buffers, shifts, ranges, fma);
+            }
+            Stmt::Check { cond, .. } => *cond = fix(*cond, ranges),
+        }
+    }
+}
+
+/// The physical index. An index that comes from data is limited to the tensor, so that no read or write leaves it.
+fn shifted(index: &[Scalar], buffer: &Buffer, shift: &[i64]) -> Vec<Scalar> {
+    index
+        .iter()
+        .enumerate()
+        .map(|(axis, &i)| {
+            let by = shift.get(axis).copied().unwrap_or(0);
+            match i.as_index() {
+                Some(e) => Scalar::index(e + by),
+                None => {
+                    let last = Scalar::index(buffer.dims[axis] - 1);
+                    let i = if by == 0 { i } else { i + Scalar::index(by) };
+                    i.min(last).max(Scalar::index(0))
+                }
+            }
+        })
+        .collect()
+}
+
+fn renumber(body: &mut [Stmt], number: &HashMap<u32, u32>) {
+    let fix = |s: Scalar| {
+        s.rewrite(&mut |n| match n.kind() {
+            Kind::Read { source, index, guard } => {
+                Scalar::raw(n.dtype(), Kind::Read { source: number[source], index: index.clone(), guard: *guard })
+            }
+            _ => n,
+        })
+    };
+    for s in body {
+        match s {
+            Stmt::For { body, .. } => renumber(body, number),
+            Stmt::While { cond, body } => {
+                *cond = fix(*cond);
+                renumber(body, number);
+            }
+            Stmt::Let { value, .. } => *value = fix(*value),
+            Stmt::Store { buffer, index, value } => {
+                *buffer = number[buffer];
+                index.iter_mut().for_each(|i| *i = fix(*i));
+                *value = fix(*value);
+            }
+            Stmt::Alloc { buffer } => *buffer = number[buffer],
+            Stmt::If { cond, then, otherwise } => {
+                *cond = fix(*cond);
+                renumber(then, number);
+                renumber(otherwise, number);
+            }
+            Stmt::Check { cond, .. } => *cond = fix(*cond),
+        }
+    }
+}
+
+/// The symbols of a kernel, sorted by name.
+fn symbols(body: &[Stmt], buffers: &[Buffer], tasks: Expr) -> Vec<&'static str> {
+    let mut found: BTreeSet<&'static str> = BTreeSet::new();
+    let mut see = |e: Expr| {
+        e.leaves(&mut |l| {
+            if let Node::Sym(s) = l.node() {
+                found.insert(s);
+            }
+        });
+    };
+    see(tasks);
+    buffers.iter().for_each(|b| b.dims.iter().chain(&b.strides).for_each(|&e| see(e)));
+    fn extents(body: &[Stmt], see: &mut dyn FnMut(Expr)) {
+        for s in body {
+            match s {
+                Stmt::For { extent, body, .. } => {
+                    see(*extent);
+                    extents(body, see);
+                }
+                Stmt::While { body, .. } => extents(body, see),
+                Stmt::If { then, otherwise, .. } => {
+                    extents(then, see);
+                    extents(otherwise, see);
+                }
+                Stmt::Let { .. } | Stmt::Store { .. } | Stmt::Alloc { .. } | Stmt::Check { .. } => {}
+            }
+        }
+    }
+    extents(body, &mut see);
+    each_scalar(body, &mut |s| {
+        s.visit(&mut |n| {
+            if let Kind::Index(e) = n.kind() {
+                see(*e);
+            }
+        });
+    });
+    found.into_iter().collect()
+}
+
+/// Loops over `chunk` values of the flattened `axes` from the task on; gives the axes' values and a wrapper for the body.
+pub struct Chunk {
+    /// Value of each axis.
+    pub values: Vec<Expr>,
+    loop_var: Expr,
+    chunk: Expr,
+    flat: Expr,
+    total: Expr,
+}
+
+impl Cx<'_> {
+    /// Splits the flattened axes of `dims` into tasks of `chunk` values each.
+    pub fn chunked(&mut self, dims: &[Expr], chunk: usize) -> Chunk {
+        let total = Expr::product(dims.iter().copied());
+        let chunk = Expr::from(chunk);
+        self.tasks = total.div_ceil(chunk);
+        let loop_var = self.var();
+        let flat = self.task * chunk + loop_var;
+        Chunk { values: Expr::delinearise(flat, dims), loop_var, chunk, flat, total }
+    }
+}
+
+impl Chunk {
+    /// The loop over the chunk around `body`.
+    pub fn wrap(&self, body: Vec<Stmt>) -> Vec<Stmt> {
+        let whole = self.total.div_exact(self.chunk).is_some();
+        let body = if whole {
+            body
+        } else {
+            let cond = Scalar::index(self.flat).lt(Scalar::index(self.total));
+            vec![Stmt::If { cond, then: body, otherwise: vec![] }]
+        };
+        vec![for_each(self.loop_var, self.chunk, LoopKind::Serial, body)]
+    }
+}

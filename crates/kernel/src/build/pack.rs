@@ -1,0 +1,120 @@
+//! Constants brought into the order in which a kernel reads them, at compile time.
+
+use super::Cx;
+use infc_ir::compute::{Compute, Step};
+use infc_ir::scalar::{Kind, Scalar};
+use infc_ir::{DType, Expr, Tensor};
+use std::collections::HashMap;
+
+/// Constants that are read along axis `inner` with a stride: packed so that this axis is contiguous.
+pub fn constants_along(cx: &mut Cx, c: &Compute, inner: usize) -> Compute {
+    let mut wanted: HashMap<u32, Option<usize>> = HashMap::new();
+    for s in Step::Compute(c.clone()).scalars() {
+        s.visit(&mut |n| {
+            let Kind::Read { source, index, .. } = n.kind() else { return };
+            let axis = axis_along(index, inner as u32);
+            wanted.entry(*source).and_modify(|a| *a = a.filter(|&x| Some(x) == axis)).or_insert(axis);
+        });
+    }
+    let mut moved: HashMap<u32, usize> = HashMap::new();
+    for (source, axis) in wanted {
+        let operand = cx.operand(source as usize);
+        let (Some(axis), Some(tensor)) = (axis, operand.constant.clone()) else { continue };
+        if axis + 1 == tensor.dims.len() {
+            continue;
+        }
+        cx.pack(source as usize, axis_last(&tensor, axis));
+        moved.insert(source, axis);
+    }
+    if moved.is_empty() {
+        return c.clone();
+    }
+    let step = Step::Compute(c.clone()).map(&mut |s| {
+        s.rewrite(&mut |n| match n.kind() {
+            Kind::Read { source, index, guard } if moved.contains_key(source) => {
+                let mut index = index.clone();
+                let last = index.remove(moved[source]);
+                index.push(last);
+                Scalar::raw(n.dtype(), Kind::Read { source: *source, index, guard: *guard })
+            }
+            _ => n,
+        })
+    });
+    let Step::Compute(c) = step else { unreachable!("map keeps the kind of step") };
+    c
+}
+
+/// The one dim whose index moves by 1 with variable `var`, if no other moves with it.
+fn axis_along(index: &[Scalar], var: u32) -> Option<usize> {
+    let mut axis = None;
+    for (k, i) in index.iter().enumerate() {
+        match i.as_index()?.affine_in(var)? {
+            (0, _) => {}
+            (1, _) if axis.is_none() => axis = Some(k),
+            _ => return None,
+        }
+    }
+    axis
+}
+
+/// The tensor with `axis` moved to the end.
+fn axis_last(t: &Tensor, axis: usize) -> Tensor {
+    let (rows, cols) = (t.dims[axis], t.dims[axis + 1..].iter().product::<usize>());
+    let outer: usize = t.dims[..axis].iter().product();
+    let width = t.dtype.bytes();
+    let (from, mut to) = (t.bytes(), vec![0; t.bytes().len()]);
+    for o in 0..outer {
+        for r in 0..rows {
+            for c in 0..cols {
+                let (a, b) = (((o * rows + r) * cols + c) * width, ((o * cols + c) * rows + r) * width);
+                to[b..b + width].copy_from_slice(&from[a..a + width]);
+            }
+        }
+    }
+    let mut dims = t.dims.clone();
+    let d = dims.remove(axis);
+    dims.push(d);
+    Tensor::from_bytes(t.dtype, dims, to)
+}
+
+/// Panels of a constant factor: `out[tile, k..., j] = t[index(tile * nr + j, k...)]`, zeros beyond `n`.
+///
+/// `index` holds, for each dim of `t`, an expression of variable 0 (the n axis) and variables `1..` (the k axes).
+/// `None` if an index leaves the tensor.
+pub fn panels(t: &Tensor, index: &[Expr], n: usize, k: &[usize], nr: usize) -> Option<Tensor> {
+    let tiles = n.div_ceil(nr);
+    let depth: usize = k.iter().product();
+    let width = t.dtype.bytes();
+    let mut to = vec![0u8; tiles * depth * nr * width];
+    let from = t.bytes();
+    let strides: Vec<i64> = (0..t.dims.len()).map(|a| t.dims[a + 1..].iter().product::<usize>() as i64).collect();
+    let offset = index.iter().zip(&strides).fold(Expr::int(0), |acc, (&e, &s)| acc + e * s);
+    // Packing is linear in nearly every model; then two strides describe it.
+    let (by_n, rest) = offset.affine_in(0)?;
+    let mut counter = vec![0usize; k.len()];
+    for d in 0..depth {
+        let base = rest.eval(&|l| match l.node() {
+            infc_ir::expr::Node::Var(v) if *v > 0 => counter.get(*v as usize - 1).map(|&c| c as i64),
+            _ => None,
+        })?;
+        for j in 0..n {
+            let at = usize::try_from(base + by_n * j as i64).ok()? * width;
+            let place = ((j / nr * depth + d) * nr + j % nr) * width;
+            to[place..place + width].copy_from_slice(from.get(at..at + width)?);
+        }
+        for (c, &e) in counter.iter_mut().zip(k).rev() {
+            *c += 1;
+            if *c < e {
+                break;
+            }
+            *c = 0;
+        }
+    }
+    let dims: Vec<usize> = [tiles].iter().chain(k).chain([&nr]).copied().collect();
+    Some(Tensor::from_bytes(t.dtype, dims, to))
+}
+
+/// True for dtypes whose elements can be moved as bytes.
+pub fn movable(dtype: DType) -> bool {
+    dtype.bytes() > 0
+}

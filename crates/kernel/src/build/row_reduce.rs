@@ -1,0 +1,58 @@
+//! The row-reduce builder: vectors along the last reduction axis, joined across lanes at the end of a row.
+
+use super::elementwise::with_accumulator;
+use super::{Cx, accumulate, for_each};
+use crate::loops::{LoopKind, Space, Stmt};
+use crate::plan::RowReduce;
+use infc_ir::Expr;
+use infc_ir::compute::Compute;
+use infc_ir::scalar::Scalar;
+
+/// Each row has `lanes` partial results; element `j` of a row goes to lane `j mod lanes`, and lanes are joined pairwise.
+pub fn build(cx: &mut Cx, c: &Compute, plan: &RowReduce) {
+    let r = c.reduction.as_ref().expect("a row reduction reduces");
+    let lanes = plan.lanes;
+    let chunk = cx.chunked(&c.dims, plan.chunk);
+    let dtype = r.body.dtype();
+    let acc = cx.scratch("acc", dtype, &[lanes], Space::Reg);
+    let extent = *r.axes.last().expect("a reduction has axes");
+    let outer: Vec<Expr> = r.axes[..r.axes.len() - 1].iter().map(|_| cx.var()).collect();
+    let block = cx.var();
+    let update = |cx: &mut Cx, masked: bool| {
+        let lane = cx.var();
+        let position = block * lanes as i64 + lane;
+        let all: Vec<Expr> = chunk.values.iter().chain(&outer).copied().chain([position]).collect();
+        let next = accumulate(r.kind, cx.at(acc, &[lane]), r.body.subst(&all), cx.target.fma);
+        let store = vec![cx.put(acc, &[lane], next)];
+        let body = match masked {
+            false => store,
+            true => {
+                let cond = Scalar::index(position).lt(Scalar::index(extent));
+                vec![Stmt::If { cond, then: store, otherwise: vec![] }]
+            }
+        };
+        for_each(lane, Expr::from(lanes), LoopKind::Vector, body)
+    };
+    let full = update(cx, false);
+    let step = if extent.known().is_some_and(|e| e % lanes as i64 == 0) {
+        full
+    } else {
+        let tail = update(cx, true);
+        let fits = Scalar::index(block * lanes as i64 + lanes as i64).le(Scalar::index(extent));
+        Stmt::If { cond: fits, then: vec![full], otherwise: vec![tail] }
+    };
+    let mut nest = for_each(block, extent.div_ceil(Expr::from(lanes)), LoopKind::Serial, vec![step]);
+    for (&v, &e) in outer.iter().zip(&r.axes).rev() {
+        nest = for_each(v, e, LoopKind::Serial, vec![nest]);
+    }
+    let lane = cx.var();
+    let clear = vec![cx.put(acc, &[lane], r.kind.identity(dtype))];
+    let mut body = vec![Stmt::Alloc { buffer: acc }, for_each(lane, Expr::from(lanes), LoopKind::Vector, clear), nest];
+    let mut partial: Vec<Scalar> = (0..lanes).map(|l| cx.at(acc, &[Expr::from(l)])).collect();
+    while partial.len() > 1 {
+        let half = partial.len() / 2;
+        partial = (0..half).map(|k| accumulate(r.kind, partial[k], partial[k + half], false)).collect();
+    }
+    body.push(cx.store_out(&chunk.values, with_accumulator(c.value.subst(&chunk.values), partial[0])));
+    cx.body = chunk.wrap(body);
+}

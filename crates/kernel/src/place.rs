@@ -1,0 +1,313 @@
+//! Placement: in which physical order the axes of a tensor lie, and which tensors keep a border for their readers.
+//!
+//! - Results of convolutions lie channels-last, so that a pixel's channels are contiguous: vectors run over output channels, and the
+//!   k axis of the next contraction is contiguous. Elementwise readers follow the order of what they read.
+//! - A convolution that pads its input would test every read. Instead the input keeps a border of the padding's value around
+//!   it, written once in a run, and reads need no test.
+//!
+//! Model inputs and outputs, and whatever is seen under other dims (aliases), stay row-major.
+
+use crate::fuse::{is_contraction, simplify};
+use crate::work::{Id, Item, Memory, Task, Work, copy_of};
+use infc_ir::Expr;
+use infc_ir::compute::{Compute, Step};
+use infc_ir::expr::{Node, Ranges};
+use infc_ir::scalar::{Binary, Kind, Scalar};
+use std::collections::{HashMap, HashSet};
+
+/// Decides order and border of every tensor.
+pub fn place(work: &mut Work) {
+    borders(work);
+    simplify(work);
+    let fixed = fixed(work);
+    let mut decided: HashSet<Id> = HashSet::new();
+    let items = std::mem::take(&mut work.items);
+    orders(work, &items, &fixed, &mut decided);
+    work.items = items;
+    // Windows lie in the order of what they are part of.
+    for k in 0..work.tensors.len() {
+        if let Memory::Window { of, .. } = work.tensors[k].memory {
+            let order = work.tensor(work_parent(work, of)).order.clone();
+            work.tensors[k].order = order;
+        }
+    }
+}
+
+fn work_parent(work: &Work, mut id: Id) -> Id {
+    while let Memory::Window { of, .. } = work.tensor(id).memory {
+        id = of;
+    }
+    id
+}
+
+/// Tensors that stay row-major: inputs, outputs, constants, and both sides of every alias.
+fn fixed(work: &Work) -> HashSet<Id> {
+    let mut fixed: HashSet<Id> = work.outputs.iter().map(|&(_, id)| id).collect();
+    for (k, t) in work.tensors.iter().enumerate() {
+        match t.memory {
+            Memory::Input(_) | Memory::Constant(_) => {
+                fixed.insert(Id(k as u32));
+            }
+            Memory::Alias { of, .. } => {
+                fixed.insert(Id(k as u32));
+                fixed.insert(work_parent(work, of));
+            }
+            Memory::Temp | Memory::Window { .. } => {}
+        }
+    }
+    fixed
+}
+
+fn channels_last(rank: usize) -> Vec<usize> {
+    std::iter::once(0).chain(2..rank).chain([1]).collect()
+}
+
+/// A contraction with a constant factor of the result's rank, whose first dim is indexed by the result's axis 1.
+fn is_convolution(work: &Work, task: &Task) -> bool {
+    let Step::Compute(c) = &task.step else { return false };
+    let Some(r) = c.reduction.as_ref().filter(|_| is_contraction(c) && c.dims.len() >= 3) else { return false };
+    let mut found = false;
+    r.body.visit(&mut |n| {
+        if let Kind::Read { source, index, .. } = n.kind() {
+            let weights = matches!(work.tensor(task.sources[*source as usize]).memory, Memory::Constant(_));
+            let by_channel = index.first().and_then(|i| i.as_index()) == Some(Expr::var(1));
+            found |= weights && by_channel && index.len() == c.dims.len();
+        }
+    });
+    found
+}
+
+fn orders(work: &mut Work, items: &[Item], fixed: &HashSet<Id>, decided: &mut HashSet<Id>) {
+    for item in items {
+        match item {
+            Item::Task(task) => {
+                let root = work_parent(work, task.out);
+                if fixed.contains(&root) || !decided.insert(root) {
+                    continue;
+                }
+                let rank = work.tensor(root).ty.rank();
+                let order = match &task.step {
+                    _ if is_convolution(work, task) => Some(channels_last(rank)),
+                    Step::Compute(c) => followed(work, task, c, rank),
+                    Step::Scatter(_) | Step::Prefix(_) => None,
+                };
+                if let Some(order) = order {
+                    work.tensors[root.index()].order = order;
+                }
+            }
+            Item::If { then, otherwise, .. } => {
+                orders(work, then, fixed, decided);
+                orders(work, otherwise, fixed, decided);
+            }
+            Item::Loop { body, .. } => orders(work, body, fixed, decided),
+            Item::Bind { .. } => {}
+        }
+    }
+}
+
+/// The order of the largest source that is read with the result's own axes, if it is not row-major.
+fn followed(work: &Work, task: &Task, c: &Compute, rank: usize) -> Option<Vec<usize>> {
+    let mut best: Option<Vec<usize>> = None;
+    for s in Step::Compute(c.clone()).scalars() {
+        s.visit(&mut |n| {
+            if let Kind::Read { source, index, .. } = n.kind() {
+                let t = work.tensor(task.sources[*source as usize]);
+                let order = match t.memory {
+                    Memory::Window { of, .. } => &work.tensor(work_parent(work, of)).order,
+                    _ => &t.order,
+                };
+                let same_channel = index.len() == rank && rank >= 3 && index[1].as_index() == Some(Expr::var(1));
+                if same_channel && *order == channels_last(rank) {
+                    best = Some(order.clone());
+                }
+            }
+        });
+    }
+    best
+}
+
+/// A guarded read of a contraction that a border can replace: which tensor, the border, its value.
+struct Wish {
+    tensor: Id,
+    halo: Vec<(i64, i64)>,
+    fill: Scalar,
+}
+
+fn borders(work: &mut Work) {
+    let mut items = std::mem::take(&mut work.items);
+    let mut copies: HashMap<(Id, Scalar), Id> = HashMap::new();
+    let mut seen = fixed(work);
+    let mut once = HashSet::new();
+    made_twice(&items, &mut once, &mut seen);
+    walk_borders(work, &mut items, &seen, &mut copies);
+    work.items = items;
+}
+
+/// Adds tensors that more than one step makes: their border would have to be written at each.
+fn made_twice(items: &[Item], once: &mut HashSet<Id>, twice: &mut HashSet<Id>) {
+    for item in items {
+        match item {
+            Item::Task(t) => {
+                if !once.insert(t.out) {
+                    twice.insert(t.out);
+                }
+            }
+            Item::If { then, otherwise, .. } => {
+                made_twice(then, once, twice);
+                made_twice(otherwise, once, twice);
+            }
+            Item::Loop { body, .. } => made_twice(body, once, twice),
+            Item::Bind { .. } => {}
+        }
+    }
+}
+
+fn walk_borders(work: &mut Work, items: &mut Vec<Item>, seen: &HashSet<Id>, copies: &mut HashMap<(Id, Scalar), Id>) {
+    let mut out = vec![];
+    for mut item in std::mem::take(items) {
+        match &mut item {
+            Item::Task(task) => {
+                if let Some(wish) = wish(work, task) {
+                    let id = bordered(work, &wish, seen, copies, &task.node, &mut out);
+                    grant(task, &wish, id);
+                }
+            }
+            Item::If { then, otherwise, .. } => {
+                // Copies made in one branch are unknown to the other and to what follows.
+                let mut inner = copies.clone();
+                walk_borders(work, then, seen, &mut inner);
+                let mut inner = copies.clone();
+                walk_borders(work, otherwise, seen, &mut inner);
+            }
+            Item::Loop { body, .. } => {
+                let mut inner = HashMap::new();
+                walk_borders(work, body, seen, &mut inner);
+            }
+            Item::Bind { .. } => {}
+        }
+        out.push(item);
+    }
+    *items = out;
+}
+
+/// The guarded read of a contraction, if its guard only keeps the index inside the tensor.
+fn wish(work: &Work, task: &Task) -> Option<Wish> {
+    let Step::Compute(c) = &task.step else { return None };
+    let r = c.reduction.as_ref().filter(|_| is_contraction(c))?;
+    let mut reads = vec![];
+    r.body.visit(&mut |n| {
+        if matches!(n.kind(), Kind::Read { guard: Some(_), .. }) {
+            reads.push(n);
+        }
+    });
+    let [read] = reads.as_slice() else { return None };
+    let Kind::Read { source, index, guard: Some((cond, fill)) } = read.kind() else { return None };
+    let tensor = task.sources[*source as usize];
+    let dims = &work.tensor(tensor).ty.dims;
+    let index: Vec<Expr> = index.iter().map(|i| i.as_index()).collect::<Option<_>>()?;
+    if !matches!(fill.kind(), Kind::Const(_)) || !keeps_inside(*cond, &index, dims) {
+        return None;
+    }
+    let env = c.ranges();
+    let extents: Vec<Expr> = c.dims.iter().chain(&r.axes).copied().collect();
+    let mut halo = vec![];
+    for (&e, &d) in index.iter().zip(dims) {
+        let low = e.range(&env).lo;
+        // The largest index is at the last value of every axis (their coefficients are positive), less the last element.
+        let last: Vec<Expr> = extents.iter().map(|&x| x - 1).collect();
+        let high = without_division(e.subst(&last) - (d - 1)).range(&Ranges::default()).hi;
+        let rising = (0..extents.len() as u32).all(|v| e.affine_in(v).is_some_and(|(k, _)| k >= 0));
+        if !rising || low < -64 || high > 64 {
+            return None;
+        }
+        halo.push(((-low).max(0), high.max(0)));
+    }
+    Some(Wish { tensor, halo, fill: *fill })
+}
+
+/// An upper bound without `d * (x div d)`, which is at most `x`.
+fn without_division(e: Expr) -> Expr {
+    let (terms, constant) = e.linear();
+    terms.into_iter().fold(Expr::int(constant), |sum, (t, c)| {
+        let bound = match t.node() {
+            Node::Div(x, d) => d.known().filter(|&d| d > 0 && c > 0 && c % d == 0).map(|d| *x * (c / d)),
+            _ => None,
+        };
+        sum + bound.unwrap_or(t * c)
+    })
+}
+
+fn keeps_inside(cond: Scalar, index: &[Expr], dims: &[Expr]) -> bool {
+    match cond.kind() {
+        Kind::Binary(Binary::And, a, b) => keeps_inside(*a, index, dims) && keeps_inside(*b, index, dims),
+        Kind::Binary(op, a, b) => {
+            let (Some(x), Some(y)) = (a.as_index(), b.as_index()) else { return false };
+            index.iter().zip(dims).any(|(&e, &d)| match op {
+                Binary::Le => x.is(0) && y == e || x == e && y == d - 1,
+                Binary::Lt => x == e && y == d || x.is(-1) && y == e,
+                Binary::Ge => y.is(0) && x == e,
+                Binary::Gt => y == e && x == d,
+                _ => false,
+            })
+        }
+        Kind::Const(1) => true,
+        _ => false,
+    }
+}
+
+/// The tensor with a border that serves the wish: the tensor itself if it can have one, else a copy.
+fn bordered(
+    work: &mut Work,
+    wish: &Wish,
+    seen: &HashSet<Id>,
+    copies: &mut HashMap<(Id, Scalar), Id>,
+    node: &str,
+    out: &mut Vec<Item>,
+) -> Id {
+    let data = work.tensor(wish.tensor);
+    let own = matches!(data.memory, Memory::Temp) && !seen.contains(&wish.tensor) && data.fill.is_none_or(|f| f == wish.fill);
+    let id = if own {
+        wish.tensor
+    } else if let Some(&copy) = copies.get(&(wish.tensor, wish.fill)) {
+        copy
+    } else {
+        let ty = work.tensor(wish.tensor).ty.clone();
+        let step = copy_of(&ty);
+        let id = work.add(ty, Memory::Temp, "");
+        out.push(Item::Task(Task { step, sources: vec![wish.tensor], out: id, name: "pad".into(), node: node.to_owned() }));
+        copies.insert((wish.tensor, wish.fill), id);
+        // A copy for a convolution may as well lie channels-last.
+        work.tensors[id.index()].order = channels_last(wish.halo.len().max(2));
+        id
+    };
+    let data = &mut work.tensors[id.index()];
+    if data.halo.is_empty() {
+        data.halo = vec![(0, 0); wish.halo.len()];
+    }
+    for (have, want) in data.halo.iter_mut().zip(&wish.halo) {
+        *have = (have.0.max(want.0), have.1.max(want.1));
+    }
+    data.fill = Some(wish.fill);
+    id
+}
+
+/// The task reads the bordered tensor without a guard.
+fn grant(task: &mut Task, wish: &Wish, id: Id) {
+    let number = match task.sources.iter().position(|&s| s == id) {
+        Some(k) => k,
+        None => {
+            task.sources.push(id);
+            task.sources.len() - 1
+        }
+    };
+    let old = task.sources.iter().position(|&s| s == wish.tensor).expect("the wish came from this task") as u32;
+    let Step::Compute(c) = &mut task.step else { return };
+    if let Some(r) = c.reduction.as_mut() {
+        r.body = r.body.rewrite(&mut |n| match n.kind() {
+            Kind::Read { source, index, guard: Some((_, f)) } if *source == old && *f == wish.fill => {
+                Scalar::read(n.dtype(), number, index.iter().copied())
+            }
+            _ => n,
+        });
+    }
+}

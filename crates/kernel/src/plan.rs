@@ -1,0 +1,203 @@
+//! Plans: how a step becomes a loop nest, as pure data.
+//!
+//! [`choose`] looks at the step, the strides of its operands and the machine, and picks a kind with its sizes. A builder
+//! turns step and plan into a nest; any legal plan of a step gives the same values (up to the order of float sums).
+
+use crate::build::{Operand, contract};
+use crate::fuse::is_contraction;
+use crate::target::TargetDesc;
+use infc_ir::Expr;
+use infc_ir::compute::{Compute, Reducer, Step};
+use infc_ir::expr::Ranges;
+use infc_ir::scalar::Kind;
+use std::fmt;
+
+/// How one step is computed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// A contraction in register tiles.
+    Brgemm(Brgemm),
+    /// Every element on its own, vectors along one output axis.
+    Elementwise(Elementwise),
+    /// A reduction with vectors along its last axis.
+    RowReduce(RowReduce),
+    /// Updates one after another.
+    Scatter,
+    /// A running reduction, one line after another.
+    Prefix,
+}
+
+/// Sizes of a tiled contraction. Axes m are those of the first factor, n of the second; all other parallel axes are batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Brgemm {
+    /// The factor (0 or 1) that is broadcast; the other one is read in vectors along n.
+    pub broadcast: usize,
+    /// The output axis that is n.
+    pub n: usize,
+    /// Output axes that together are m, outermost first.
+    pub m: Vec<usize>,
+    /// Rows of a register tile.
+    pub mr: usize,
+    /// Columns of a register tile.
+    pub nr: usize,
+    /// Rows of a task.
+    pub mc: usize,
+    /// Columns of a task.
+    pub nc: usize,
+    /// How the vector factor is brought into panels.
+    pub panels: Panels,
+}
+
+/// How the vector factor of a contraction lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Panels {
+    /// Packed at compile time: it is constant.
+    Packed,
+    /// Read where it lies: n is contiguous.
+    InPlace,
+    /// Packed into scratch by each task.
+    Scratch,
+}
+
+/// Sizes of an elementwise nest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Elementwise {
+    /// Output axes from outermost to innermost; the last one is vectorised.
+    pub order: Vec<usize>,
+    /// Lanes of a vector.
+    pub lanes: usize,
+    /// Values of the flattened outer axes that a task takes.
+    pub chunk: usize,
+}
+
+/// Sizes of a row reduction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowReduce {
+    /// Lanes of a vector along the last reduction axis.
+    pub lanes: usize,
+    /// Rows of a task.
+    pub chunk: usize,
+}
+
+/// Elements' work that makes a task worth the trouble.
+const TASK_WORK: i64 = 1 << 15;
+
+/// The plan of a step. `operands` are its sources and, last, its result.
+pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
+    match step {
+        Step::Scatter(_) => Plan::Scatter,
+        Step::Prefix(_) => Plan::Prefix,
+        Step::Compute(c) => {
+            if is_contraction(c)
+                && let Some(plan) = contract::plan(c, operands, target)
+            {
+                return Plan::Brgemm(plan);
+            }
+            if let Some(plan) = row_reduce(c, operands, target) {
+                return Plan::RowReduce(plan);
+            }
+            Plan::Elementwise(elementwise(c, operands, target))
+        }
+    }
+}
+
+/// The value of an extent, or a guess for a symbolic one.
+pub fn guess(e: Expr) -> i64 {
+    e.known().unwrap_or(32)
+}
+
+fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elementwise {
+    let out = &operands[operands.len() - 1];
+    let rank = c.dims.len();
+    let mut order: Vec<usize> = (0..rank).collect();
+    // Outermost first: by falling stride; unit axes first of all.
+    order.sort_by_key(|&a| (if c.dims[a].is(1) { 0 } else { 1 }, std::cmp::Reverse(stride_rank(out, a)), a));
+    let widest = widest(c);
+    let lanes = target.lanes(widest);
+    // A short last axis takes narrower vectors.
+    let last = order.last().map_or(1, |&a| guess(c.dims[a]));
+    let lanes = (1..=lanes).rev().filter(|l| l.is_power_of_two()).find(|&l| l as i64 <= last.max(1)).unwrap_or(1);
+    let inner: i64 = last.max(1) * c.reduction.as_ref().map_or(1, |r| r.axes.iter().map(|&e| guess(e).max(1)).product());
+    let chunk = (TASK_WORK / inner.max(1)).clamp(1, 4096) as usize;
+    let outer: Option<i64> = order.iter().rev().skip(1).map(|&a| c.dims[a].known()).product();
+    let chunk = outer.map_or(chunk, |o| chunk.min(o.max(1) as usize));
+    Elementwise { order, lanes, chunk }
+}
+
+/// The widest element in the computation, which decides how many lanes fit a register.
+fn widest(c: &Compute) -> usize {
+    let mut bytes = 1;
+    for s in Step::Compute(c.clone()).scalars() {
+        s.visit(&mut |n| {
+            if !matches!(n.kind(), Kind::Index(_)) && n.as_index().is_none() {
+                bytes = bytes.max(n.dtype().bytes());
+            }
+        });
+    }
+    bytes
+}
+
+/// An axis's stride as a number to sort by; symbolic strides are large.
+fn stride_rank(o: &Operand, axis: usize) -> i64 {
+    let strides = &o.buffer.strides;
+    strides[axis].known().unwrap_or_else(|| {
+        // More symbolic factors, larger stride.
+        let dims =
+            o.buffer.dims.iter().zip(strides).filter(|&(_, &s)| strides[axis] != s && s.div_exact(strides[axis]).is_none());
+        (1 << 40) + dims.count() as i64
+    })
+}
+
+/// A reduction whose last axis is contiguous in what it reads, while the result's innermost axis is not.
+fn row_reduce(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<RowReduce> {
+    let r = c.reduction.as_ref()?;
+    if matches!(r.kind, Reducer::ArgMax { .. } | Reducer::ArgMin { .. }) {
+        return None;
+    }
+    let last = (c.dims.len() + r.axes.len() - 1) as u32;
+    let extent = *r.axes.last()?;
+    let lanes = target.lanes(widest(c));
+    if lanes < 2 || extent.known().is_some_and(|e| e < lanes as i64) {
+        return None;
+    }
+    let (mut contiguous, mut bad, mut outer_contiguous) = (false, false, false);
+    let out = &operands[operands.len() - 1];
+    let inner = (0..c.dims.len()).filter(|&a| out.buffer.strides[a].is(1) && !c.dims[a].is(1)).last();
+    r.body.visit(&mut |n| {
+        if let Kind::Read { source, index, .. } = n.kind() {
+            let offset = operands[*source as usize].offset(index);
+            match offset.and_then(|o| o.affine_in(last)) {
+                Some((1, _)) => contiguous = true,
+                Some((0, _)) => {}
+                _ => bad = true,
+            }
+            if let (Some(a), Some(o)) = (inner, offset) {
+                outer_contiguous |= matches!(o.affine_in(a as u32), Some((1, _)));
+            }
+        }
+    });
+    if !contiguous || bad || outer_contiguous {
+        return None;
+    }
+    let row: i64 = r.axes.iter().map(|&e| guess(e).max(1)).product();
+    let rows = Expr::product(c.dims.iter().copied()).range(&Ranges::default()).hi.max(1);
+    let chunk = (TASK_WORK / row.max(1)).clamp(1, 1024).min(rows) as usize;
+    Some(RowReduce { lanes, chunk })
+}
+
+/// Text form, as `infc inspect` shows it.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Plan::Brgemm(b) => write!(
+                f,
+                "brgemm mr={} nr={} mc={} nc={} m={:?} n={} broadcast={} panels={:?}",
+                b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels
+            ),
+            Plan::Elementwise(e) => write!(f, "elementwise order={:?} lanes={} chunk={}", e.order, e.lanes, e.chunk),
+            Plan::RowReduce(r) => write!(f, "row_reduce lanes={} chunk={}", r.lanes, r.chunk),
+            Plan::Scatter => f.write_str("scatter"),
+            Plan::Prefix => f.write_str("prefix"),
+        }
+    }
+}

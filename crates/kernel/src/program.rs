@@ -1,0 +1,444 @@
+//! From a graph to a program: the road through work list, fusion, placement, plans and builders, down to steps and buffers.
+
+use crate::build::{self, Nest, Operand};
+use crate::loops::{Access, Buffer, Kernel, Space};
+use crate::plan::{self, Plan};
+use crate::target::TargetDesc;
+use crate::work::{Id, Item, Memory, Task, Work};
+use crate::{fuse, place, work};
+use infc_artifact::abi::ALIGN;
+use infc_artifact::memory;
+use infc_artifact::program::{self as art, Place, Program, Size, SizeOp, Step, SymbolSource, View};
+use infc_ir::expr::Node;
+use infc_ir::graph::Graph;
+use infc_ir::{Expr, Problem, Problems, Tensor};
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+
+/// A program whose kernels are loop nests; code is not made yet.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// Steps, buffers and ports; kernels have neither entry nor scratch yet.
+    pub program: Program,
+    /// Unique kernels, in the order of `program.kernels`.
+    pub kernels: Vec<Kernel>,
+    /// The plan of each kernel, for people (`None` for borders).
+    pub plans: Vec<Option<Plan>>,
+    /// Bytes of all constants, at the offsets that the program names.
+    pub constants: Vec<u8>,
+}
+
+/// Names of outputs and inputs that carry state from run to run.
+pub type States = Vec<(String, String)>;
+
+/// Lowers a decomposed graph for a target.
+pub fn lower(graph: &Graph, target: &TargetDesc, states: &States) -> Result<Lowered, Problems> {
+    let mut work = work::from_graph(graph)?;
+    fuse::simplify(&mut work);
+    fuse::fuse(&mut work);
+    place::place(&mut work);
+    emit(work, target, states)
+}
+
+fn emit(mut work: Work, target: &TargetDesc, states: &States) -> Result<Lowered, Problems> {
+    let items = std::mem::take(&mut work.items);
+    let mut cx = Emit {
+        work: &work,
+        target,
+        out: Lowered { program: Program::default(), kernels: vec![], plans: vec![], constants: vec![] },
+        buffers: HashMap::new(),
+        symbols: HashMap::new(),
+        unique: HashMap::new(),
+        constants: HashMap::new(),
+        loops: vec![],
+        position: 0,
+        problems: vec![],
+    };
+    cx.inputs();
+    let steps = cx.block(&items);
+    cx.out.program.steps = steps;
+    cx.outputs();
+    cx.states(states);
+    cx.arena();
+    if cx.problems.is_empty() { Ok(cx.out) } else { Err(Problems(cx.problems)) }
+}
+
+struct Emit<'a> {
+    work: &'a Work,
+    target: &'a TargetDesc,
+    out: Lowered,
+    /// Program buffer of each root tensor.
+    buffers: HashMap<Id, u32>,
+    symbols: HashMap<&'static str, u32>,
+    /// Kernels by their text without the name.
+    unique: HashMap<String, u32>,
+    /// Buffers of constants by a hash of the content.
+    constants: HashMap<(u64, usize), Vec<u32>>,
+    /// First and last step of each loop, inner loops first.
+    loops: Vec<(u32, u32)>,
+    /// Number of the step being made.
+    position: u32,
+    problems: Vec<Problem>,
+}
+
+/// The dims that memory is made for: with the border.
+fn physical_dims(data: &work::Data) -> Vec<Expr> {
+    let dims = data.ty.dims.iter().enumerate();
+    dims.map(|(a, &d)| data.halo.get(a).map_or(d, |&(lo, hi)| d + lo + hi)).collect()
+}
+
+impl Emit<'_> {
+    fn problem(&mut self, at: &str, message: impl Into<String>, help: &str) {
+        self.problems.push(Problem { at: at.to_owned(), message: message.into(), help: help.to_owned() });
+    }
+
+    /// The postfix form of an expression; unknown symbols become symbols that a step sets.
+    fn size(&mut self, e: Expr) -> Size {
+        let mut code = vec![];
+        self.postfix(e, &mut code);
+        Size(code)
+    }
+
+    fn postfix(&mut self, e: Expr, code: &mut Vec<SizeOp>) {
+        match e.node() {
+            Node::Const(c) => code.push(SizeOp::Const(*c)),
+            Node::Sym(s) => {
+                let n = self.symbol(s, SymbolSource::Step);
+                code.push(SizeOp::Symbol(n));
+            }
+            Node::Var(_) => unreachable!("a loop variable in a size"),
+            Node::Sum { terms, constant } => {
+                code.push(SizeOp::Const(*constant));
+                for &(t, c) in terms {
+                    self.postfix(t, code);
+                    if c != 1 {
+                        code.extend([SizeOp::Const(c), SizeOp::Mul]);
+                    }
+                    code.push(SizeOp::Add);
+                }
+            }
+            Node::Product(factors) => {
+                for (k, &f) in factors.iter().enumerate() {
+                    self.postfix(f, code);
+                    if k > 0 {
+                        code.push(SizeOp::Mul);
+                    }
+                }
+            }
+            Node::Div(a, b) => self.postfix_two(*a, *b, SizeOp::Div, code),
+            Node::Mod(a, b) => self.postfix_two(*a, *b, SizeOp::Mod, code),
+            Node::Min(a, b) => self.postfix_two(*a, *b, SizeOp::Min, code),
+            Node::Max(a, b) => self.postfix_two(*a, *b, SizeOp::Max, code),
+        }
+    }
+
+    fn postfix_two(&mut self, a: Expr, b: Expr, op: SizeOp, code: &mut Vec<SizeOp>) {
+        self.postfix(a, code);
+        self.postfix(b, code);
+        code.push(op);
+    }
+
+    fn symbol(&mut self, name: &'static str, source: SymbolSource) -> u32 {
+        let next = self.symbols.len() as u32;
+        let symbols = &mut self.out.program.symbols;
+        *self.symbols.entry(name).or_insert_with(|| {
+            symbols.push(art::Symbol { name: name.to_owned(), source });
+            next
+        })
+    }
+
+    fn inputs(&mut self) {
+        let work = self.work;
+        for (i, (_, id)) in work.inputs.iter().enumerate() {
+            for (axis, d) in work.tensor(*id).ty.dims.iter().enumerate() {
+                if let Node::Sym(s) = d.node() {
+                    self.symbol(s, SymbolSource::Input { input: i as u32, axis: axis as u32 });
+                }
+            }
+        }
+        for (i, (name, id)) in work.inputs.iter().enumerate() {
+            let buffer = self.add_buffer(*id, Place::Input(i as u32));
+            let port = self.port(name, *id, buffer);
+            self.out.program.inputs.push(port);
+        }
+        for (i, (_, id)) in work.outputs.iter().enumerate() {
+            self.add_buffer(*id, Place::Output(i as u32));
+        }
+    }
+
+    fn outputs(&mut self) {
+        let work = self.work;
+        for (name, id) in &work.outputs {
+            let port = self.port(name, *id, self.buffers[id]);
+            self.out.program.outputs.push(port);
+        }
+    }
+
+    fn states(&mut self, states: &States) {
+        for (output, input) in states {
+            let o = self.work.outputs.iter().position(|(n, _)| n == output);
+            let i = self.work.inputs.iter().position(|(n, _)| n == input);
+            match (o, i) {
+                (Some(o), Some(i)) => {
+                    let (a, b) = (self.work.outputs[o].1, self.work.inputs[i].1);
+                    if self.work.tensor(a).ty != self.work.tensor(b).ty {
+                        let message = format!("{} and {} differ", self.work.tensor(a).ty, self.work.tensor(b).ty);
+                        self.problem(&format!("state {output}={input}"), message, "state needs an output of the input's type");
+                    }
+                    self.out.program.states.push((o as u32, i as u32));
+                }
+                _ => self.problem(
+                    &format!("state {output}={input}"),
+                    "the model has no such output and input",
+                    "write OUT=IN with the model's own names; `infc inspect` lists them",
+                ),
+            }
+        }
+    }
+
+    fn port(&mut self, name: &str, id: Id, buffer: u32) -> art::Port {
+        let ty = &self.work.tensor(id).ty;
+        let dims = ty.dims.iter().map(|&d| self.size(d)).collect();
+        art::Port { name: name.to_owned(), dtype: ty.dtype.onnx() as u8, element: ty.dtype.bytes() as u8, dims, buffer }
+    }
+
+    fn add_buffer(&mut self, id: Id, place: Place) -> u32 {
+        let data = self.work.tensor(id);
+        let bytes = Expr::product(physical_dims(data)) * Expr::from(data.ty.dtype.bytes());
+        let bytes = self.size(bytes);
+        self.out.program.buffers.push(art::Buffer { bytes, place });
+        let n = self.out.program.buffers.len() as u32 - 1;
+        self.buffers.insert(id, n);
+        n
+    }
+
+    /// The buffer of a constant; equal bytes share one.
+    fn constant(&mut self, t: &Tensor) -> u32 {
+        let bytes = t.bytes();
+        let mut hasher = std::hash::DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        let key = (hasher.finish(), bytes.len());
+        let start = |b: u32, program: &Program| match program.buffers[b as usize].place {
+            Place::Constant(offset) => offset as usize,
+            _ => unreachable!("only constants are listed"),
+        };
+        for &b in self.constants.get(&key).into_iter().flatten() {
+            let at = start(b, &self.out.program);
+            if self.out.constants[at..at + bytes.len()] == bytes[..] {
+                return b;
+            }
+        }
+        let data = &mut self.out.constants;
+        data.resize(data.len().next_multiple_of(ALIGN), 0);
+        let offset = data.len() as u64;
+        data.extend_from_slice(bytes);
+        let size = Size::constant(bytes.len() as i64);
+        self.out.program.buffers.push(art::Buffer { bytes: size, place: Place::Constant(offset) });
+        let n = self.out.program.buffers.len() as u32 - 1;
+        self.constants.entry(key).or_default().push(n);
+        n
+    }
+
+    /// Notes that the step being made touches a buffer.
+    fn touch(&mut self, buffer: u32) {
+        let now = self.position;
+        if let Place::Arena { first, last, .. } = &mut self.out.program.buffers[buffer as usize].place {
+            *first = (*first).min(now);
+            *last = (*last).max(now);
+        }
+    }
+
+    /// Where a tensor lies: its buffer, the offset in elements of its index 0 (behind the border), and its strides.
+    fn locate(&mut self, id: Id) -> (u32, Expr, Vec<Expr>) {
+        let work = self.work;
+        let data = work.tensor(id);
+        match &data.memory {
+            Memory::Constant(t) => (self.constant(t), Expr::int(0), Buffer::row_major(&data.ty.dims)),
+            Memory::Input(_) | Memory::Temp => {
+                let buffer = match self.buffers.get(&id) {
+                    Some(&b) => b,
+                    None => self.add_buffer(id, Place::Arena { first: u32::MAX, last: 0, offset: None }),
+                };
+                (buffer, Expr::int(0), Buffer::strides_in_order(&physical_dims(data), &data.order))
+            }
+            Memory::Alias { of, offset } => {
+                let (buffer, base, _) = self.locate(*of);
+                (buffer, base + *offset, Buffer::row_major(&data.ty.dims))
+            }
+            Memory::Window { of, start } => {
+                let (buffer, base, strides) = self.locate(*of);
+                let halo = &work.tensor(*of).halo;
+                let at = start
+                    .iter()
+                    .zip(&strides)
+                    .enumerate()
+                    .fold(base, |acc, (a, (&s, &stride))| acc + (s + halo.get(a).map_or(0, |h| h.0)) * stride);
+                (buffer, at, strides)
+            }
+        }
+    }
+
+    fn operand(&mut self, id: Id, access: Access) -> (Operand, u32, Expr) {
+        let (buffer, offset, strides) = self.locate(id);
+        self.touch(buffer);
+        let data = self.work.tensor(id);
+        let own = !matches!(data.memory, Memory::Alias { .. } | Memory::Window { .. });
+        let (dims, shift) = match own && !data.halo.is_empty() {
+            true => (physical_dims(data), data.halo.iter().map(|h| h.0).collect()),
+            false => (data.ty.dims.clone(), vec![0; data.ty.rank()]),
+        };
+        let constant = match &data.memory {
+            Memory::Constant(t) => Some(t.clone()),
+            _ => None,
+        };
+        let buffer_decl = Buffer { name: data.name.clone(), dtype: data.ty.dtype, dims, strides, space: Space::Global, access };
+        (Operand { buffer: buffer_decl, shift, constant }, buffer, offset * Expr::from(data.ty.dtype.bytes()))
+    }
+
+    fn block(&mut self, items: &[Item]) -> Vec<Step> {
+        let mut steps = vec![];
+        for item in items {
+            match item {
+                Item::Task(task) => self.task(task, &mut steps),
+                Item::If { cond, then, otherwise } => {
+                    let cond = self.view(*cond);
+                    self.position += 1;
+                    let then = self.block(then);
+                    let otherwise = self.block(otherwise);
+                    steps.push(Step::If { cond, then, otherwise });
+                }
+                Item::Loop { counter, count, cond, body } => {
+                    let cond = cond.map(|c| self.view(c));
+                    let count = self.size(*count);
+                    let Node::Sym(name) = counter.node() else { unreachable!("a counter is a symbol") };
+                    let counter = self.symbol(name, SymbolSource::Step);
+                    let start = self.position;
+                    self.position += 1;
+                    let body = self.block(body);
+                    self.loops.push((start, self.position));
+                    steps.push(Step::Loop { counter, count, cond, body });
+                    self.position += 1;
+                }
+                Item::Bind { symbol, from } => {
+                    let Node::Sym(name) = symbol.node() else { unreachable!("only symbols are bound") };
+                    let symbol = self.symbol(name, SymbolSource::Step);
+                    let from = self.view(*from);
+                    steps.push(Step::Bind { symbol, from, bound: Size::constant(i64::MAX) });
+                    self.position += 1;
+                }
+            }
+        }
+        steps
+    }
+
+    fn view(&mut self, id: Id) -> View {
+        let (_, buffer, offset) = self.operand(id, Access::Read);
+        View { buffer, offset: self.size(offset) }
+    }
+
+    fn task(&mut self, task: &Task, steps: &mut Vec<Step>) {
+        let mut task = task.clone();
+        task.prune();
+        let data = self.work.tensor(task.out);
+        let border = data.fill.filter(|_| data.halo.iter().any(|h| *h != (0, 0)));
+        if let Some(fill) = border {
+            let (out, buffer, offset) = self.operand(task.out, Access::Write);
+            let nest = build::border::build("border", &out, &self.work.tensor(task.out).halo, fill);
+            self.launch(nest, None, &[(buffer, offset)], steps);
+        }
+        let mut operands = vec![];
+        let mut places = vec![];
+        for &s in &task.sources {
+            let (operand, buffer, offset) = self.operand(s, Access::Read);
+            operands.push(operand);
+            places.push((buffer, offset));
+        }
+        let (operand, buffer, offset) = self.operand(task.out, Access::Write);
+        operands.push(operand);
+        places.push((buffer, offset));
+        if places[..places.len() - 1].iter().any(|p| p.0 == buffer && !self.apart(&task)) {
+            self.problem(&task.node, "reads and writes the same memory in one kernel", "this is a defect of the compiler");
+            return;
+        }
+        let plan = plan::choose(&task.step, &operands, self.target);
+        let nest = build::build(&task.name, &task.step, &plan, &operands, self.target);
+        self.launch(nest, Some(plan), &places, steps);
+    }
+
+    /// True if the task reads and writes different windows or slices of one buffer.
+    fn apart(&self, task: &Task) -> bool {
+        task.sources.iter().all(|&s| s != task.out)
+    }
+
+    fn launch(&mut self, nest: Nest, plan: Option<Plan>, places: &[(u32, Expr)], steps: &mut Vec<Step>) {
+        let mut buffers = vec![];
+        for &s in &nest.sources {
+            let view = match nest.packed.iter().find(|p| p.source == s) {
+                Some(p) => View { buffer: self.constant(&p.tensor), offset: Size::constant(0) },
+                None => View { buffer: places[s].0, offset: self.size(places[s].1) },
+            };
+            buffers.push(view);
+        }
+        let (buffer, offset) = places[places.len() - 1];
+        buffers.push(View { buffer, offset: self.size(offset) });
+        let extents = nest.kernel.symbols.iter().map(|s| self.size(Expr::sym(s))).collect();
+        let tasks = self.size(nest.kernel.tasks);
+        let key = format!("{:?}", Kernel { name: String::new(), ..nest.kernel.clone() });
+        let kernel = match self.unique.get(&key) {
+            Some(&k) => k,
+            None => {
+                let k = self.out.kernels.len() as u32;
+                let name = nest.kernel.name.clone();
+                self.out.program.kernels.push(art::Kernel { name, entry: 0, scratch: 0 });
+                self.out.kernels.push(nest.kernel);
+                self.out.plans.push(plan);
+                self.unique.insert(key, k);
+                k
+            }
+        };
+        steps.push(Step::Launch { kernel, buffers, extents, tasks });
+        self.position += 1;
+    }
+
+    /// What crosses the border of a loop lives through all its rounds.
+    fn widen_over_loops(&mut self) {
+        for &(start, end) in &self.loops {
+            for b in &mut self.out.program.buffers {
+                if let Place::Arena { first, last, .. } = &mut b.place {
+                    if (start..=end).contains(first) && *last > end {
+                        *first = start;
+                    }
+                    if *first < start && (start..=end).contains(last) {
+                        *last = end;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Places the arena if all sizes are known, and says whose size is not.
+    fn arena(&mut self) {
+        self.widen_over_loops();
+        let mut at = vec![];
+        let (mut sizes, mut lives) = (vec![], vec![]);
+        for (k, b) in self.out.program.buffers.iter_mut().enumerate() {
+            if let Place::Arena { first, last, .. } = &mut b.place {
+                *first = (*first).min(*last);
+                let Some(bytes) = b.bytes.known() else { return };
+                at.push(k);
+                sizes.push(bytes.max(0) as u64);
+                lives.push((*first, *last));
+            }
+        }
+        let Some((offsets, total)) = memory::place(&sizes, &lives) else {
+            self.problem("the model", "its intermediate results do not fit the address space", "give smaller dims with --dim");
+            return;
+        };
+        for (&k, o) in at.iter().zip(offsets) {
+            if let Place::Arena { offset, .. } = &mut self.out.program.buffers[k].place {
+                *offset = Some(o);
+            }
+        }
+        self.out.program.arena = Some(total);
+    }
+}

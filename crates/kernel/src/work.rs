@@ -1,0 +1,530 @@
+//! The work list: a decomposed graph as tensors and steps in order, with control flow as nested blocks.
+//!
+//! This is where operators end: every node has become steps (what to compute), aliases (the same memory under other
+//! dims) or control flow. Grouping, placement and builders work on this form and know no operator, with one exception: `Concat` is
+//! split into one step for each operand, writing into a range of the result.
+
+use infc_ir::compute::{Compute, Step};
+use infc_ir::graph::{Def, Graph, Node, Region, Value};
+use infc_ir::op::{Ctx, Meaning, signature};
+use infc_ir::{Expr, Op, Problem, Problems, Scalar, Tensor, TensorType, Type};
+use std::collections::HashMap;
+
+/// A tensor of the work list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(pub u32);
+
+impl Id {
+    /// Position in [`Work::tensors`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Where a tensor's memory comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Memory {
+    /// Model input of that number.
+    Input(u32),
+    /// Known data.
+    Constant(Tensor),
+    /// Made by a step.
+    Temp,
+    /// The same bytes as another tensor, row-major, from `offset` elements on.
+    Alias {
+        /// The other tensor.
+        of: Id,
+        /// Distance from its start in elements; may use loop counters.
+        offset: Expr,
+    },
+    /// A box in another tensor of the same rank, beginning at `start`, with the other's strides.
+    Window {
+        /// The other tensor.
+        of: Id,
+        /// First index along each axis.
+        start: Vec<Expr>,
+    },
+}
+
+/// A tensor with all that is decided about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Data {
+    /// Dtype and logical dims.
+    pub ty: TensorType,
+    /// Where its memory comes from.
+    pub memory: Memory,
+    /// Physical order of the axes, outermost first.
+    pub order: Vec<usize>,
+    /// Elements of border kept before and after each axis, filled with `fill`; empty without a border.
+    pub halo: Vec<(i64, i64)>,
+    /// The border's value.
+    pub fill: Option<Scalar>,
+    /// For people.
+    pub name: String,
+}
+
+/// One step with its tensors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    /// What is computed; source `k` is `sources[k]`.
+    pub step: Step,
+    /// Tensors read.
+    pub sources: Vec<Id>,
+    /// The tensor made.
+    pub out: Id,
+    /// For people: operators in it.
+    pub name: String,
+    /// The node in the model's words, for run-time errors.
+    pub node: String,
+}
+
+impl Task {
+    /// Drops tensors that the step does not read, and numbers the others anew.
+    pub fn prune(&mut self) {
+        let used = self.step.sources();
+        let position = |s: u32| used.iter().position(|&u| u == s).expect("listed") as u32;
+        self.step = self.step.map_sources(&position);
+        self.sources = used.iter().map(|&s| self.sources[s as usize]).collect();
+    }
+}
+
+/// An element of a block.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Item {
+    /// A computation.
+    Task(Task),
+    /// One of two blocks, by a bool scalar.
+    If {
+        /// The condition.
+        cond: Id,
+        /// Where it holds.
+        then: Vec<Item>,
+        /// Where not.
+        otherwise: Vec<Item>,
+    },
+    /// A block repeated.
+    Loop {
+        /// The symbol that counts.
+        counter: Expr,
+        /// How often at most.
+        count: Expr,
+        /// Looked at before each round.
+        cond: Option<Id>,
+        /// What is repeated.
+        body: Vec<Item>,
+    },
+    /// Sets a symbol from an integer scalar tensor.
+    Bind {
+        /// The symbol.
+        symbol: Expr,
+        /// The scalar (`i64`).
+        from: Id,
+    },
+}
+
+/// A model as work.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Work {
+    /// All tensors.
+    pub tensors: Vec<Data>,
+    /// What runs, in order.
+    pub items: Vec<Item>,
+    /// Model inputs.
+    pub inputs: Vec<(String, Id)>,
+    /// Model outputs.
+    pub outputs: Vec<(String, Id)>,
+}
+
+impl Work {
+    /// The data of a tensor.
+    pub fn tensor(&self, id: Id) -> &Data {
+        &self.tensors[id.index()]
+    }
+    /// Adds a tensor in row-major order.
+    pub fn add(&mut self, ty: TensorType, memory: Memory, name: impl Into<String>) -> Id {
+        let order = (0..ty.rank()).collect();
+        self.tensors.push(Data { ty, memory, order, halo: vec![], fill: None, name: name.into() });
+        Id(self.tensors.len() as u32 - 1)
+    }
+    /// The tensor whose memory `id` lives in: aliases and windows followed to their end.
+    pub fn root(&self, id: Id) -> Id {
+        match &self.tensor(id).memory {
+            Memory::Alias { of, .. } | Memory::Window { of, .. } => self.root(*of),
+            Memory::Input(_) | Memory::Constant(_) | Memory::Temp => id,
+        }
+    }
+}
+
+/// The work of a graph in which every node means steps, an alias or control flow.
+pub fn from_graph(graph: &Graph) -> Result<Work, Problems> {
+    let mut cx = Lower { graph, work: Work::default(), map: HashMap::new(), loops: 0, problems: vec![] };
+    for (i, &v) in graph.inputs().iter().enumerate() {
+        let name = graph.value(v).name.clone();
+        match graph.ty(v) {
+            Type::Tensor(t) => {
+                let id = cx.work.add(t.clone(), Memory::Input(i as u32), &name);
+                cx.map.insert(v, id);
+                cx.work.inputs.push((name, id));
+            }
+            other => {
+                cx.problem(format!("input '{name}'"), format!("has type {other}; only tensors can be inputs of compiled code"))
+            }
+        }
+    }
+    let items = cx.region(Graph::MAIN);
+    cx.work.items = items;
+    for &v in graph.outputs() {
+        let name = graph.value(v).name.clone();
+        match cx.get(v) {
+            Some(id) => {
+                let id = cx.own_output(id, &name);
+                cx.work.outputs.push((name, id));
+            }
+            None => cx.problem(format!("output '{name}'"), "is not a tensor that compiled code can make".to_owned()),
+        }
+    }
+    if cx.problems.is_empty() { Ok(cx.work) } else { Err(Problems(cx.problems)) }
+}
+
+struct Lower<'a> {
+    graph: &'a Graph,
+    work: Work,
+    map: HashMap<Value, Id>,
+    loops: usize,
+    problems: Vec<Problem>,
+}
+
+/// The compute that copies source 0.
+pub fn copy_of(ty: &TensorType) -> Step {
+    Step::Compute(Compute::map(&ty.dims, |axes| Scalar::read_at(ty.dtype, 0, axes)))
+}
+
+impl Lower<'_> {
+    fn problem(&mut self, at: String, message: String) {
+        self.problems.push(Problem { at, message, help: String::new() });
+    }
+
+    /// The tensor of a value; constants come into being when first asked for.
+    fn get(&mut self, v: Value) -> Option<Id> {
+        if let Some(&id) = self.map.get(&v) {
+            return Some(id);
+        }
+        let data = self.graph.value(v);
+        let Def::Constant(t) = &data.def else { return None };
+        let ty = data.ty.as_tensor()?.clone();
+        let id = self.work.add(ty, Memory::Constant(t.clone()), &data.name);
+        self.map.insert(v, id);
+        Some(id)
+    }
+
+    /// A model output needs memory of its own: copies what is an input, a constant, an alias or another output.
+    fn own_output(&mut self, id: Id, name: &str) -> Id {
+        let taken = self.work.outputs.iter().any(|&(_, o)| self.work.root(o) == self.work.root(id));
+        if matches!(self.work.tensor(id).memory, Memory::Temp) && !taken {
+            return id;
+        }
+        let mut items = std::mem::take(&mut self.work.items);
+        let out = self.copy(id, name, "output", &mut items);
+        self.work.items = items;
+        out
+    }
+
+    fn copy(&mut self, id: Id, name: &str, node: &str, items: &mut Vec<Item>) -> Id {
+        let ty = self.work.tensor(id).ty.clone();
+        let out = self.work.add(ty, Memory::Temp, name);
+        self.copy_into(id, out, node, items);
+        out
+    }
+
+    fn copy_into(&mut self, id: Id, out: Id, node: &str, items: &mut Vec<Item>) {
+        let step = copy_of(&self.work.tensor(id).ty);
+        items.push(Item::Task(Task { step, sources: vec![id], out, name: "copy".into(), node: node.to_owned() }));
+    }
+
+    fn region(&mut self, region: Region) -> Vec<Item> {
+        let mut items = vec![];
+        for &n in &self.graph.region(region).nodes {
+            if let Err(message) = self.node(n, &mut items) {
+                self.problem(self.graph.describe(n), message);
+            }
+        }
+        items
+    }
+
+    fn node(&mut self, n: Node, items: &mut Vec<Item>) -> Result<(), String> {
+        let graph = self.graph;
+        let node = graph.node(n);
+        let facts: Vec<_> = node.inputs.iter().map(|v| v.map(|v| graph.fact(v))).collect();
+        let regions: Vec<_> = node.regions.iter().map(|&r| signature(graph, r)).collect();
+        let cx = Ctx { inputs: &facts, regions: &regions, outputs: node.outputs.len() };
+        let types: Vec<Type> = node.outputs.iter().map(|&v| graph.ty(v).clone()).collect();
+        let meaning = node.op.meaning(&cx, &types).map_err(|f| f.0)?;
+        let describe = graph.describe(n);
+        if let Op::Concat(op) = &node.op {
+            return self.concat(n, op.axis, &describe, items);
+        }
+        match meaning {
+            Meaning::Alias(k) => {
+                let of = node.inputs.get(k).copied().flatten().and_then(|v| self.get(v)).ok_or("its operand is no tensor")?;
+                let ty = tensor_type(&types[0])?;
+                let name = graph.value(node.outputs[0]).name.clone();
+                let id = match &self.work.tensor(of).memory {
+                    Memory::Constant(t) if ty.known_dims().is_some() => {
+                        let t = t.reshape(ty.known_dims().expect("checked"));
+                        self.work.add(ty, Memory::Constant(t), name)
+                    }
+                    _ => self.work.add(ty, Memory::Alias { of, offset: Expr::int(0) }, name),
+                };
+                self.map.insert(node.outputs[0], id);
+                Ok(())
+            }
+            Meaning::Steps { steps, outputs } => {
+                // Operands that no step reads (a shape that inference has used up) need no tensor.
+                let mut sources: Vec<Option<Id>> = node.inputs.iter().map(|v| v.and_then(|v| self.get(v))).collect();
+                for (k, step) in steps.into_iter().enumerate() {
+                    let used = step.sources();
+                    let ids: Option<Vec<Id>> = used.iter().map(|&s| sources.get(s as usize).copied().flatten()).collect();
+                    let ids = ids.ok_or("reads an operand that is no tensor")?;
+                    let position = |s: u32| used.iter().position(|&u| u == s).expect("listed") as u32;
+                    let ty = TensorType::new(step.dtype(), step.dims().iter().copied());
+                    let result = outputs.iter().position(|&o| o as usize == node.inputs.len() + k);
+                    let name = result.map_or(String::new(), |r| graph.value(node.outputs[r]).name.clone());
+                    let out = self.work.add(ty, Memory::Temp, name);
+                    let step = step.map_sources(&position);
+                    let task = Task { step, sources: ids, out, name: node.op.name().to_owned(), node: describe.clone() };
+                    items.push(Item::Task(task));
+                    sources.push(Some(out));
+                }
+                for (&v, &o) in node.outputs.iter().zip(&outputs) {
+                    let id = sources.get(o as usize).copied().flatten().ok_or("a result is no tensor")?;
+                    self.map.insert(v, id);
+                }
+                Ok(())
+            }
+            Meaning::Control => self.control(n, &describe, items),
+            Meaning::Decompose(_) => Err("was not decomposed before lowering: run the `decompose` pass".into()),
+            Meaning::Routine(r) => Err(format!("{r:?} has no native form yet")),
+            Meaning::Host => Err("needs a host routine, which compiled code does not have yet".into()),
+        }
+    }
+
+    fn concat(&mut self, n: Node, axis: i64, describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
+        let node = self.graph.node(n);
+        let ty = tensor_type(self.graph.ty(node.outputs[0]))?;
+        let axis = infc_ir::op::normal_axis(axis, ty.rank()).map_err(|f| f.0)?;
+        let out = self.work.add(ty.clone(), Memory::Temp, &self.graph.value(node.outputs[0]).name);
+        let mut start = Expr::int(0);
+        for v in node.inputs.iter().flatten() {
+            let id = self.get(*v).ok_or("its operand is no tensor")?;
+            let part = self.work.tensor(id).ty.clone();
+            let mut from = vec![Expr::int(0); ty.rank()];
+            from[axis] = start;
+            start = start + part.dims[axis];
+            if part.dims[axis].is(0) {
+                continue;
+            }
+            let window = self.work.add(part, Memory::Window { of: out, start: from }, "");
+            let step = copy_of(&self.work.tensor(id).ty);
+            let task = Task { step, sources: vec![id], out: window, name: "Concat".into(), node: describe.to_owned() };
+            items.push(Item::Task(task));
+        }
+        self.map.insert(node.outputs[0], out);
+        Ok(())
+    }
+
+    fn control(&mut self, n: Node, describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
+        let graph = self.graph;
+        let node = graph.node(n);
+        let operand = |cx: &mut Self, k: usize| {
+            node.inputs.get(k).copied().flatten().and_then(|v| cx.get(v)).ok_or(format!("operand {k} is no tensor"))
+        };
+        match &node.op {
+            Op::If(_) => {
+                let cond = operand(self, 0)?;
+                let outs = self.outputs_of(n)?;
+                let mut blocks = vec![];
+                for &r in &node.regions {
+                    for (k, &p) in graph.region(r).params.iter().enumerate() {
+                        let id = operand(self, 1 + k)?;
+                        self.map.insert(p, id);
+                    }
+                    let mut block = self.region(r);
+                    for (&v, &out) in graph.region(r).results.iter().zip(&outs) {
+                        let id = self.get(v).ok_or("a branch's result is no tensor")?;
+                        self.copy_into(id, out, describe, &mut block);
+                    }
+                    blocks.push(block);
+                }
+                let [then, otherwise] = <[_; 2]>::try_from(blocks).map_err(|_| "If has two bodies")?;
+                items.push(Item::If { cond, then, otherwise });
+                Ok(())
+            }
+            Op::Loop(_) => self.repeat(n, describe, items),
+            Op::Scan(op) => self.scan(n, op, describe, items),
+            other => Err(format!("{} is no control flow that compiled code knows", other.name())),
+        }
+    }
+
+    fn outputs_of(&mut self, n: Node) -> Result<Vec<Id>, String> {
+        let node = self.graph.node(n);
+        let mut outs = vec![];
+        for &v in &node.outputs {
+            let ty = tensor_type(self.graph.ty(v))?;
+            let id = self.work.add(ty, Memory::Temp, &self.graph.value(v).name);
+            self.map.insert(v, id);
+            outs.push(id);
+        }
+        Ok(outs)
+    }
+
+    fn counter(&mut self) -> Expr {
+        self.loops += 1;
+        Expr::sym(&format!("%loop{}", self.loops - 1))
+    }
+
+    /// Copies the results of a round into the carried tensors; by way of temporaries, as a result may be another one's carried tensor.
+    fn carry(&mut self, results: &[Id], carried: &[Id], describe: &str, body: &mut Vec<Item>) {
+        let clash = results.iter().any(|&r| carried.iter().any(|&c| self.work.root(r) == c));
+        let results: Vec<Id> = match clash {
+            true => results.iter().map(|&r| self.copy(r, "", describe, body)).collect(),
+            false => results.to_vec(),
+        };
+        for (&r, &c) in results.iter().zip(carried) {
+            self.copy_into(r, c, describe, body);
+        }
+    }
+
+    fn scan(&mut self, n: Node, op: &infc_ir::op::Scan, describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
+        let graph = self.graph;
+        let node = graph.node(n);
+        let region = graph.region(node.regions[0]);
+        let scans = usize::try_from(op.num_scan_inputs).map_err(|_| "num_scan_inputs is negative")?;
+        let declared = region.params.len();
+        let axis_ok = |axes: &[i64]| axes.iter().all(|&a| a == 0);
+        if !axis_ok(&op.scan_input_axes) || !axis_ok(&op.scan_output_axes) {
+            return Err("scans along an axis other than 0, which compiled code does not do yet".into());
+        }
+        let inputs: Vec<Id> = (0..declared)
+            .map(|k| node.inputs.get(k).copied().flatten().and_then(|v| self.get(v)).ok_or(format!("operand {k} is no tensor")))
+            .collect::<Result<_, _>>()?;
+        let outs = self.outputs_of(n)?;
+        let results = region.results.len();
+        let scan_outputs = (0..=results).find(|&s| self.scan_split(n, results - s, scans)).unwrap_or(0);
+        let states = results - scan_outputs;
+        let count = self.work.tensor(inputs[states]).ty.dims[0];
+        let counter = self.counter();
+        for k in 0..states {
+            self.copy_into(inputs[k], outs[k], describe, items);
+            self.map.insert(region.params[k], outs[k]);
+        }
+        let position = |reverse: bool| if reverse { count - 1 - counter } else { counter };
+        for k in 0..declared - states {
+            let p = region.params[states + k];
+            if k < scans {
+                let of = inputs[states + k];
+                let ty = TensorType::new(self.work.tensor(of).ty.dtype, self.work.tensor(of).ty.dims[1..].iter().copied());
+                let reverse = op.scan_input_directions.get(k) == Some(&1);
+                let offset = position(reverse) * Expr::product(ty.dims.iter().copied());
+                let id = self.work.add(ty, Memory::Alias { of, offset }, "");
+                self.map.insert(p, id);
+            } else {
+                self.map.insert(p, inputs[states + k]);
+            }
+        }
+        let mut body = self.region(node.regions[0]);
+        let ids: Vec<Id> =
+            region.results.iter().map(|&v| self.get(v).ok_or("a result is no tensor")).collect::<Result<_, _>>()?;
+        for k in 0..scan_outputs {
+            let out = outs[states + k];
+            let ty = self.work.tensor(ids[states + k]).ty.clone();
+            let reverse = op.scan_output_directions.get(k) == Some(&1);
+            let offset = position(reverse) * Expr::product(ty.dims.iter().copied());
+            let slice = self.work.add(ty, Memory::Alias { of: out, offset }, "");
+            self.copy_into(ids[states + k], slice, describe, &mut body);
+        }
+        self.carry(&ids[..states], &outs[..states], describe, &mut body);
+        items.push(Item::Loop { counter, count, cond: None, body });
+        Ok(())
+    }
+
+    /// True if the first `states` results of a Scan are states: their types equal the parameters', the others' have one dim less.
+    fn scan_split(&self, n: Node, states: usize, scans: usize) -> bool {
+        let node = self.graph.node(n);
+        let region = self.graph.region(node.regions[0]);
+        states + scans <= region.params.len()
+            && (0..region.results.len()).all(|k| {
+                let rank = |v: Value| self.graph.ty(v).as_tensor().map(TensorType::rank);
+                let (inner, outer) = (rank(region.results[k]), rank(node.outputs[k]));
+                if k < states { inner == outer } else { inner.map(|r| r + 1) == outer }
+            })
+    }
+
+    fn repeat(&mut self, n: Node, describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
+        let graph = self.graph;
+        let node = graph.node(n);
+        let region = graph.region(node.regions[0]);
+        let outs = self.outputs_of(n)?;
+        // Results: condition, carried values, scan outputs. Parameters: counter, condition, carried values, captured values.
+        let carried = (0..outs.len())
+            .take_while(|&k| {
+                let rank = |v: Value| graph.ty(v).as_tensor().map(TensorType::rank);
+                rank(region.results[1 + k]) == rank(node.outputs[k])
+            })
+            .count();
+        let counter = self.counter();
+        let count = match node.inputs.first().copied().flatten() {
+            None => return Err("a Loop without a trip count has no native form yet".into()),
+            Some(v) => match graph.fact(v).ints.as_deref() {
+                Some([e]) => *e,
+                _ => {
+                    let from = self.get(v).ok_or("the trip count is no tensor")?;
+                    let symbol = Expr::sym(&format!("{counter}.count").replace('"', ""));
+                    items.push(Item::Bind { symbol, from });
+                    symbol
+                }
+            },
+        };
+        let index_ty = tensor_type(graph.ty(region.params[0]))?;
+        let index = self.work.add(index_ty.clone(), Memory::Temp, "");
+        let bool_ty = tensor_type(graph.ty(region.params[1]))?;
+        let initial = match node.inputs.get(1).copied().flatten() {
+            Some(v) => self.get(v).ok_or("the condition is no tensor")?,
+            None => self.work.add(bool_ty.clone(), Memory::Constant(Tensor::from_bools([], &[true])), ""),
+        };
+        let cond = self.work.add(bool_ty, Memory::Temp, "");
+        self.copy_into(initial, cond, describe, items);
+        self.map.insert(region.params[0], index);
+        self.map.insert(region.params[1], cond);
+        for (k, &out) in outs.iter().enumerate().take(carried) {
+            let from =
+                node.inputs.get(2 + k).copied().flatten().and_then(|v| self.get(v)).ok_or("a carried value is no tensor")?;
+            self.copy_into(from, out, describe, items);
+            self.map.insert(region.params[2 + k], out);
+        }
+        for k in 2 + carried..region.params.len() {
+            let from = node.inputs.get(k).copied().flatten().and_then(|v| self.get(v)).ok_or("a captured value is no tensor")?;
+            self.map.insert(region.params[k], from);
+        }
+        let step = Step::Compute(Compute::map(&index_ty.dims, |_| Scalar::index(counter)));
+        let mut body =
+            vec![Item::Task(Task { step, sources: vec![], out: index, name: "counter".into(), node: describe.to_owned() })];
+        body.extend(self.region(node.regions[0]));
+        let ids: Vec<Id> =
+            region.results.iter().map(|&v| self.get(v).ok_or("a result is no tensor")).collect::<Result<_, _>>()?;
+        for k in carried..outs.len() {
+            let ty = self.work.tensor(ids[1 + k]).ty.clone();
+            let offset = counter * Expr::product(ty.dims.iter().copied());
+            let slice = self.work.add(ty, Memory::Alias { of: outs[k], offset }, "");
+            self.copy_into(ids[1 + k], slice, describe, &mut body);
+        }
+        let mut state = vec![cond];
+        state.extend(&outs[..carried]);
+        self.carry(&ids[..=carried], &state, describe, &mut body);
+        items.push(Item::Loop { counter, count, cond: Some(cond), body });
+        Ok(())
+    }
+}
+
+fn tensor_type(ty: &Type) -> Result<TensorType, String> {
+    ty.as_tensor().cloned().ok_or(format!("a result has type {ty}; compiled code makes only tensors"))
+}

@@ -1,0 +1,249 @@
+//! Every built nest equals its step: the loop interpreter on the nest against the row interpreter on the step.
+//!
+//! Data are small integers, for which sums are exact in any order, so that an index error cannot hide in a tolerance.
+
+use infc_ir::compute::{Compute, Prefix, Reducer, Scatter, Step};
+use infc_ir::scalar::{Binary, Scalar, Unary};
+use infc_ir::{DType, Expr, Tensor};
+use infc_kernel::build::{self, Operand};
+use infc_kernel::loops::{Access, Buffer, Space, interp};
+use infc_kernel::plan::{self, Plan};
+use infc_kernel::target::TargetDesc;
+use proptest::prelude::*;
+
+fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
+    TargetDesc {
+        name: "test".into(),
+        backend: "loops".into(),
+        doc: String::new(),
+        arch: "x86_64".into(),
+        features: vec![],
+        vector_bytes,
+        vector_registers,
+        fma,
+        l1_bytes: 32 << 10,
+        l2_bytes: 512 << 10,
+        l3_bytes: 4 << 20,
+    }
+}
+
+/// A tensor of small integers in a physical layout: axis order and border.
+#[derive(Clone, Debug)]
+struct Layout {
+    order: Vec<usize>,
+    halo: Vec<(i64, i64)>,
+}
+
+fn plain(rank: usize) -> Layout {
+    Layout { order: (0..rank).collect(), halo: vec![(0, 0); rank] }
+}
+
+fn small(dims: &[usize], seed: u64) -> Tensor {
+    let mut s = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let n = dims.iter().product::<usize>();
+    let values = (0..n).map(|_| {
+        s ^= s << 13;
+        s ^= s >> 7;
+        s ^= s << 17;
+        (s % 9) as f32 - 4.0
+    });
+    Tensor::from_vec(dims, values.collect())
+}
+
+fn operand(t: &Tensor, layout: &Layout, constant: bool) -> Operand {
+    let physical: Vec<Expr> = t.dims.iter().zip(&layout.halo).map(|(&d, h)| Expr::from(d as i64 + h.0 + h.1)).collect();
+    let strides = Buffer::strides_in_order(&physical, &layout.order);
+    Operand {
+        buffer: Buffer {
+            name: String::new(),
+            dtype: t.dtype,
+            dims: physical,
+            strides,
+            space: Space::Global,
+            access: Access::Read,
+        },
+        shift: layout.halo.iter().map(|h| h.0).collect(),
+        constant: constant.then(|| t.clone()),
+    }
+}
+
+/// Byte offset of each element of a tensor in its layout, and the size of the memory.
+fn offsets(dims: &[usize], o: &Operand, width: usize) -> (Vec<usize>, usize) {
+    let number = |e: Expr| e.known().expect("known dims") as usize;
+    let strides: Vec<usize> = o.buffer.strides.iter().map(|&s| number(s)).collect();
+    let n: usize = dims.iter().product();
+    let at = (0..n).map(|mut k| {
+        let mut offset = 0;
+        for a in (0..dims.len()).rev() {
+            offset += (k % dims[a] + o.shift[a] as usize) * strides[a];
+            k /= dims[a];
+        }
+        offset * width
+    });
+    (at.collect(), o.buffer.dims.iter().map(|&d| number(d)).product::<usize>() * width)
+}
+
+fn to_memory(t: &Tensor, o: &Operand) -> Vec<u8> {
+    let w = t.dtype.bytes();
+    let (at, size) = offsets(&t.dims, o, w);
+    let mut memory = vec![0u8; size];
+    for (k, &a) in at.iter().enumerate() {
+        memory[a..a + w].copy_from_slice(&t.bytes()[k * w..(k + 1) * w]);
+    }
+    memory
+}
+
+/// Builds and runs the nest of `step`; compares with the step.
+fn check(step: &Step, sources: &[Tensor], layouts: &[Layout], constant: &[bool], target: &TargetDesc, plan: Option<Plan>) {
+    let want = infc_ir::interp::run_step(step, &sources.iter().cloned().map(Some).collect::<Vec<_>>()).expect("the step runs");
+    check_against(step, sources, layouts, constant, target, plan, &want);
+}
+
+/// As [`check`], for steps that read their border, which the row interpreter does not know.
+fn check_against(
+    step: &Step,
+    sources: &[Tensor],
+    layouts: &[Layout],
+    constant: &[bool],
+    target: &TargetDesc,
+    plan: Option<Plan>,
+    want: &Tensor,
+) {
+    let mut operands: Vec<Operand> = sources.iter().zip(layouts).zip(constant).map(|((t, l), &c)| operand(t, l, c)).collect();
+    operands.push(operand(want, layouts.last().expect("one for the result"), false));
+    let plan = plan.unwrap_or_else(|| plan::choose(step, &operands, target));
+    let nest = build::build("test", step, &plan, &operands, target);
+    let mut buffers: Vec<Vec<u8>> = nest
+        .sources
+        .iter()
+        .map(|&s| match nest.packed.iter().find(|p| p.source == s) {
+            Some(p) => p.tensor.bytes().to_vec(),
+            None => to_memory(&sources[s], &operands[s]),
+        })
+        .collect();
+    let out = &operands[operands.len() - 1];
+    let w = want.dtype.bytes();
+    let (at, size) = offsets(&want.dims, out, w);
+    buffers.push(vec![0xa5; size]);
+    interp::run(&nest.kernel, &[], &mut buffers).unwrap_or_else(|e| panic!("{e:?}\nplan {plan}"));
+    let got = buffers.last().expect("the result");
+    for (k, &a) in at.iter().enumerate() {
+        assert_eq!(&got[a..a + w], &want.bytes()[k * w..(k + 1) * w], "element {k} of {:?}; plan {plan}", want.dims);
+    }
+}
+
+fn e(dims: &[usize]) -> Vec<Expr> {
+    dims.iter().map(|&d| Expr::from(d)).collect()
+}
+
+fn read(source: usize, index: &[Expr]) -> Scalar {
+    Scalar::read_at(DType::F32, source, index)
+}
+
+fn matmul(m: usize, k: usize, n: usize, relu: bool) -> Step {
+    let zero = Scalar::float(DType::F32, 0.0);
+    let c = Compute::reduce(
+        &e(&[m, n]),
+        &e(&[k]),
+        Reducer::Sum,
+        |o, r| read(0, &[o[0], r[0]]) * read(1, &[r[0], o[1]]),
+        |o, acc| if relu { (acc + read(2, &[o[1]])).max(zero) } else { acc + read(2, &[o[1]]) },
+    );
+    Step::Compute(c.simplify())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn matrix_products(m in 1usize..20, k in 1usize..9, n in 1usize..40, c in any::<bool>(), t in any::<bool>(), wide in any::<bool>(), seed: u64) {
+        let target = if wide { target(64, 32, true) } else { target(32, 16, true) };
+        let order = |t: bool| if t { vec![1, 0] } else { vec![0, 1] };
+        let b = Layout { order: order(t), ..plain(2) };
+        let tensors = [small(&[m, k], seed), small(&[k, n], seed + 1), small(&[n], seed + 2)];
+        let step = matmul(m, k, n, true);
+        check(&step, &tensors, &[plain(2), b, plain(1), plain(2)], &[false, c, true], &target, None);
+    }
+
+    #[test]
+    fn any_tile_of_a_product(m in 1usize..14, n in 1usize..30, mr in 1usize..7, nv in 1usize..4, mb in 1usize..4, nb in 1usize..3, seed: u64) {
+        let target = target(16, 16, false);
+        let tensors = [small(&[m, 5], seed), small(&[5, n], seed + 1), small(&[n], seed + 2)];
+        let nr = 4 * nv;
+        for panels in [plan::Panels::Packed, plan::Panels::InPlace, plan::Panels::Scratch] {
+            let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * mb, nc: nr * nb, panels };
+            let n_axis_exists = n > 1 && m > 1;
+            if n_axis_exists {
+                check(&matmul(m, 5, n, false), &tensors, &[plain(2), plain(2), plain(1), plain(2)], &[false, true, false], &target, Some(Plan::Brgemm(p)));
+            }
+        }
+    }
+
+    #[test]
+    fn convolutions(ci in 1usize..5, co in 1usize..18, h in 3usize..8, w in 3usize..8, k in 1usize..4, s in 1usize..3, last in any::<bool>(), seed: u64) {
+        let target = target(32, 16, true);
+        let p = k / 2;
+        let (oh, ow) = ((h + 2 * p - k) / s + 1, (w + 2 * p - k) / s + 1);
+        let c = Compute::reduce(
+            &e(&[2, co, oh, ow]),
+            &e(&[ci, k, k]),
+            Reducer::Sum,
+            |o, r| read(0, &[o[0], r[0], o[2] * s + r[1] - p, o[3] * s + r[2] - p]) * read(1, &[o[1], r[0], r[1], r[2]]),
+            |_, acc| acc,
+        );
+        // The interpreter needs the guard that the border makes superfluous.
+        let padded = Compute {
+            reduction: c.reduction.clone().map(|mut r| {
+                r.body = r.body.rewrite(&mut |n| match n.kind() {
+                    infc_ir::scalar::Kind::Read { source: 0, index, .. } => {
+                        let inside = index[2].within(0, h as i64).and(index[3].within(0, w as i64));
+                        Scalar::read_if(0, index.iter().copied(), inside, Scalar::float(DType::F32, 0.0))
+                    }
+                    _ => n,
+                });
+                r
+            }),
+            ..c.clone()
+        };
+        let order = if last { vec![0, 2, 3, 1] } else { vec![0, 1, 2, 3] };
+        let border = p as i64;
+        let x = Layout { order: order.clone(), halo: vec![(0, 0), (0, 0), (border, border), (border, border)] };
+        let y = Layout { order, ..plain(4) };
+        let tensors = [small(&[2, ci, h, w], seed), small(&[co, ci, k, k], seed + 1)];
+        let want = infc_ir::interp::run_step(&Step::Compute(padded.clone()), &tensors.clone().map(Some)).unwrap();
+        check_against(&Step::Compute(c.simplify()), &tensors, &[x.clone(), plain(4), y.clone()], &[false, true], &target, None, &want);
+        let guarded = Layout { halo: vec![(0, 0); 4], ..x };
+        check_against(&Step::Compute(padded.simplify()), &tensors, &[guarded, plain(4), y], &[false, true], &target, None, &want);
+    }
+
+    #[test]
+    fn reductions_and_elementwise(a in 1usize..6, b in 1usize..40, kind in 0usize..6, inner in any::<bool>(), seed: u64) {
+        let target = target(32, 16, true);
+        let kind = [Reducer::Sum, Reducer::Max, Reducer::Min, Reducer::ArgMax { last: false }, Reducer::ArgMax { last: true }, Reducer::ArgMin { last: false }][kind];
+        let x = small(&[a, b], seed);
+        let (outer, reduced) = if inner { (a, b) } else { (b, a) };
+        let c = Compute::reduce(&e(&[outer]), &e(&[reduced]), kind, |o, r| if inner { read(0, &[o[0], r[0]]) } else { read(0, &[r[0], o[0]]) }, |_, acc| acc);
+        check(&Step::Compute(c.simplify()), std::slice::from_ref(&x), &[plain(2), plain(1)], &[false], &target, None);
+        let t = Compute::map(&e(&[b, a]), |i| read(0, &[i[1], i[0]]) * Scalar::float(DType::F32, 2.0));
+        check(&Step::Compute(t.simplify()), std::slice::from_ref(&x), &[plain(2), plain(2)], &[false], &target, None);
+        check(&Step::Compute(t.simplify()), std::slice::from_ref(&x), &[plain(2), plain(2)], &[true], &target, None);
+    }
+
+    #[test]
+    fn scatter_and_prefix(n in 1usize..9, m in 1usize..5, reverse in any::<bool>(), exclusive in any::<bool>(), seed: u64) {
+        let target = target(16, 16, false);
+        let x = small(&[n, m], seed);
+        let p = Prefix {
+            dims: e(&[n, m]), axis: 0, reverse, exclusive, combine: Binary::Add, init: Scalar::float(DType::F32, 0.0),
+            body: read(0, &[Expr::var(0), Expr::var(1)]),
+        };
+        check(&Step::Prefix(p), std::slice::from_ref(&x), &[plain(2), plain(2)], &[false], &target, None);
+        let at = Tensor::from_vec([m], (0..m).map(|k| ((k * 7 + 3) % n) as i64).collect());
+        let s = Scatter {
+            dims: e(&[n, m]), base: Scalar::unary(Unary::Neg, read(0, &[Expr::var(0), Expr::var(1)])), updates: e(&[m]),
+            index: vec![Scalar::read_at(DType::I64, 1, &[Expr::var(0)]), Scalar::index(Expr::var(0))],
+            value: read(0, &[Expr::int(0), Expr::var(0)]), combine: exclusive.then_some(Binary::Add),
+        };
+        check(&Step::Scatter(s), &[x, at], &[plain(2), plain(1), plain(2)], &[false, false], &target, None);
+    }
+}
