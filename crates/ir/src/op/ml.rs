@@ -1,8 +1,0 @@
-//! Classical machine learning (`ai.onnx.ml`).
-
-use super::*;
-
-gaps! {
-    ArrayFeatureExtractor, Binarizer, FeatureVectorizer, Imputer, LinearClassifier, LinearRegressor, Normalizer, OneHotEncoder,
-    SVMClassifier, SVMRegressor, Scaler, TreeEnsemble
-}
