@@ -66,6 +66,8 @@ pub struct Elementwise {
     pub order: Vec<usize>,
     /// Lanes of a vector.
     pub lanes: usize,
+    /// Positions along the last but one axis that are computed together, sharing what they read (for reductions).
+    pub jam: usize,
     /// Values of the flattened outer axes that a task takes.
     pub chunk: usize,
 }
@@ -117,11 +119,21 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
     // A short last axis takes narrower vectors.
     let last = order.last().map_or(1, |&a| guess(c.dims[a]));
     let lanes = (1..=lanes).rev().filter(|l| l.is_power_of_two()).find(|&l| l as i64 <= last.max(1)).unwrap_or(1);
-    let inner: i64 = last.max(1) * c.reduction.as_ref().map_or(1, |r| r.axes.iter().map(|&e| guess(e).max(1)).product());
+    // Windows (depthwise convolution, pooling) share weights between neighbours; a few chains hide the latency.
+    let windowed = c
+        .reduction
+        .as_ref()
+        .is_some_and(|r| r.kind.combine().is_some() && r.axes.iter().all(|e| e.known().is_some_and(|e| e <= 32)));
+    let next = order.len().checked_sub(2).map_or(1, |k| guess(c.dims[order[k]]));
+    let jam = if windowed { [4, 7, 2].into_iter().find(|j| next % j == 0).unwrap_or(1) as usize } else { 1 };
+    let inner: i64 = if jam > 1 { next } else { 1 }
+        * last.max(1)
+        * c.reduction.as_ref().map_or(1, |r| r.axes.iter().map(|&e| guess(e).max(1)).product());
     let chunk = (TASK_WORK / inner.max(1)).clamp(1, 4096) as usize;
-    let outer: Option<i64> = order.iter().rev().skip(1).map(|&a| c.dims[a].known()).product();
+    let skip = if jam > 1 { 2 } else { 1 };
+    let outer: Option<i64> = order.iter().rev().skip(skip).map(|&a| c.dims[a].known()).product();
     let chunk = outer.map_or(chunk, |o| chunk.min(o.max(1) as usize));
-    Elementwise { order, lanes, chunk }
+    Elementwise { order, lanes, jam, chunk }
 }
 
 /// The widest element in the computation, which decides how many lanes fit a register.
@@ -194,7 +206,9 @@ impl fmt::Display for Plan {
                 "brgemm mr={} nr={} mc={} nc={} m={:?} n={} broadcast={} panels={:?}",
                 b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels
             ),
-            Plan::Elementwise(e) => write!(f, "elementwise order={:?} lanes={} chunk={}", e.order, e.lanes, e.chunk),
+            Plan::Elementwise(e) => {
+                write!(f, "elementwise order={:?} lanes={} jam={} chunk={}", e.order, e.lanes, e.jam, e.chunk)
+            }
             Plan::RowReduce(r) => write!(f, "row_reduce lanes={} chunk={}", r.lanes, r.chunk),
             Plan::Scatter => f.write_str("scatter"),
             Plan::Prefix => f.write_str("prefix"),

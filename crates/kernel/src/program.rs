@@ -9,6 +9,7 @@ use crate::{fuse, place, work};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
 use infc_artifact::program::{self as art, Place, Program, Size, SizeOp, Step, SymbolSource, View};
+use infc_ir::compute::Step::Compute;
 use infc_ir::expr::Node;
 use infc_ir::graph::Graph;
 use infc_ir::{Expr, Problem, Problems, Tensor};
@@ -360,8 +361,15 @@ impl Emit<'_> {
             self.problem(&task.node, "reads and writes the same memory in one kernel", "this is a defect of the compiler");
             return;
         }
-        let plan = plan::choose(&task.step, &operands, self.target);
-        let nest = build::build(&task.name, &task.step, &plan, &operands, self.target);
+        let (step, operands) = match task.step {
+            Compute(c) if !fuse::is_contraction(&c) => {
+                let (c, operands) = build::collapse::collapse(c, operands);
+                (Compute(c), operands)
+            }
+            other => (other, operands),
+        };
+        let plan = plan::choose(&step, &operands, self.target);
+        let nest = build::build(&task.name, &step, &plan, &operands, self.target);
         self.launch(nest, Some(plan), &places, steps);
     }
 

@@ -6,6 +6,7 @@ use infc_ir::compute::{Compute, Prefix, Reducer, Scatter, Step};
 use infc_ir::scalar::{Binary, Scalar, Unary};
 use infc_ir::{DType, Expr, Tensor};
 use infc_kernel::build::{self, Operand};
+use infc_kernel::fuse::is_contraction;
 use infc_kernel::loops::{Access, Buffer, Space, interp};
 use infc_kernel::plan::{self, Plan};
 use infc_kernel::target::TargetDesc;
@@ -111,17 +112,25 @@ fn check_against(
 ) {
     let mut operands: Vec<Operand> = sources.iter().zip(layouts).zip(constant).map(|((t, l), &c)| operand(t, l, c)).collect();
     operands.push(operand(want, layouts.last().expect("one for the result"), false));
-    let plan = plan.unwrap_or_else(|| plan::choose(step, &operands, target));
-    let nest = build::build("test", step, &plan, &operands, target);
+    let layouts_of = operands.clone();
+    let (step, operands) = match step {
+        Step::Compute(c) if plan.is_none() && !is_contraction(c) => {
+            let (c, operands) = build::collapse::collapse(c.clone(), operands);
+            (Step::Compute(c), operands)
+        }
+        other => (other.clone(), operands),
+    };
+    let plan = plan.unwrap_or_else(|| plan::choose(&step, &operands, target));
+    let nest = build::build("test", &step, &plan, &operands, target);
     let mut buffers: Vec<Vec<u8>> = nest
         .sources
         .iter()
         .map(|&s| match nest.packed.iter().find(|p| p.source == s) {
             Some(p) => p.tensor.bytes().to_vec(),
-            None => to_memory(&sources[s], &operands[s]),
+            None => to_memory(&sources[s], &layouts_of[s]),
         })
         .collect();
-    let out = &operands[operands.len() - 1];
+    let out = &layouts_of[layouts_of.len() - 1];
     let w = want.dtype.bytes();
     let (at, size) = offsets(&want.dims, out, w);
     buffers.push(vec![0xa5; size]);
@@ -227,6 +236,31 @@ proptest! {
         let t = Compute::map(&e(&[b, a]), |i| read(0, &[i[1], i[0]]) * Scalar::float(DType::F32, 2.0));
         check(&Step::Compute(t.simplify()), std::slice::from_ref(&x), &[plain(2), plain(2)], &[false], &target, None);
         check(&Step::Compute(t.simplify()), std::slice::from_ref(&x), &[plain(2), plain(2)], &[true], &target, None);
+    }
+
+    #[test]
+    fn depthwise(c in 1usize..20, h in 1usize..6, w in 1usize..9, last in any::<bool>(), seed: u64) {
+        let target = target(32, 16, true);
+        let order = if last { vec![0, 2, 3, 1] } else { vec![0, 1, 2, 3] };
+        let x = Layout { order, ..plain(4) };
+        let step = Compute::reduce(
+            &e(&[1, c, h, w]),
+            &e(&[2, 2]),
+            Reducer::Sum,
+            |o, r| read(0, &[o[0], o[1], o[2] + r[0], o[3] + r[1]]) * read(1, &[o[1], Expr::int(0), r[0], r[1]]),
+            |o, acc| acc + read(2, &[o[1]]),
+        );
+        let tensors = [small(&[1, c, h + 1, w + 1], seed), small(&[c, 1, 2, 2], seed + 1), small(&[c], seed + 2)];
+        check(&Step::Compute(step.simplify()), &tensors, &[x.clone(), plain(4), plain(1), x], &[false, true, true], &target, None);
+    }
+
+    #[test]
+    fn merged_axes(dims in prop::collection::vec(1usize..5, 3..5), bias in 0usize..3, last in any::<bool>(), seed: u64) {
+        let rank = dims.len();
+        let order: Vec<usize> = if last { (0..1).chain(2..rank).chain([1]).collect() } else { (0..rank).collect() };
+        let x = Layout { order, ..plain(rank) };
+        let step = Compute::map(&e(&dims), |i| read(0, i) + read(1, &[i[bias]]));
+        check(&Step::Compute(step.simplify()), &[small(&dims, seed), small(&dims[bias..=bias], seed + 1)], &[x.clone(), plain(1), x], &[false, true], &target(32, 16, true), None);
     }
 
     #[test]

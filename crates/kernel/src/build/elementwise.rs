@@ -8,41 +8,110 @@ use infc_ir::Expr;
 use infc_ir::compute::{Compute, Reducer};
 use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
 
-/// Outer axes are flattened and cut into tasks; the innermost runs in vectors with a masked tail.
+/// Outer axes are flattened and cut into tasks; the innermost runs in vectors with a masked tail; `jam` neighbours along the
+/// last but one axis are computed together.
 pub fn build(cx: &mut Cx, c: &Compute, plan: &Elementwise) {
     let (&inner, outer) = match plan.order.split_last() {
         Some(split) => split,
         None => return scalar(cx, c),
     };
     let c = &pack::constants_along(cx, c, inner);
+    let (jammed, outer) = match outer.split_last() {
+        Some((&j, rest)) if plan.jam > 1 => (Some(j), rest),
+        _ => (None, outer),
+    };
     let dims: Vec<Expr> = outer.iter().map(|&a| c.dims[a]).collect();
     let chunk = cx.chunked(&dims, plan.chunk);
     let mut axes = vec![Expr::int(0); c.dims.len()];
     for (&a, &v) in outer.iter().zip(&chunk.values) {
         axes[a] = v;
     }
+    let (row_block, block) = (cx.var(), cx.var());
+    let rows = jammed.map(|axis| Rows { axis, start: row_block * plan.jam as i64, count: plan.jam });
     let extent = c.dims[inner];
-    let lanes = plan.lanes;
-    let block = cx.var();
-    let at = |lane: Expr| block * lanes as i64 + lane;
-    let whole = extent.known().is_some_and(|e| e % lanes as i64 == 0);
-    let mut body = vec![];
-    let lane = cx.var();
-    axes[inner] = at(lane);
-    let full = vec![for_each(lane, Expr::from(lanes), LoopKind::Vector, element(cx, c, &axes, lanes, lane))];
-    if whole || lanes == 1 {
-        body.extend(full);
+    let lanes = plan.lanes as i64;
+    let tile = |cx: &mut Cx, masked: bool| match &rows {
+        Some(rows) => jammed_tile(cx, c, &axes, (inner, block), rows, plan.lanes, masked),
+        None => vec![vector(cx, c, &axes, (inner, block), plan.lanes, masked)],
+    };
+    let whole = lanes == 1 || extent.known().is_some_and(|e| e % lanes == 0);
+    let body = if whole {
+        tile(cx, false)
     } else {
-        let lane = cx.var();
-        axes[inner] = at(lane);
-        let cond = Scalar::index(at(lane)).lt(Scalar::index(extent));
-        let masked = vec![Stmt::If { cond, then: element(cx, c, &axes, lanes, lane), otherwise: vec![] }];
-        let tail = vec![for_each(lane, Expr::from(lanes), LoopKind::Vector, masked)];
-        let fits = Scalar::index(block * lanes as i64 + lanes as i64).le(Scalar::index(extent));
-        body.push(Stmt::If { cond: fits, then: full, otherwise: tail });
+        let fits = Scalar::index(block * lanes + lanes).le(Scalar::index(extent));
+        let (then, otherwise) = (tile(cx, false), tile(cx, true));
+        vec![Stmt::If { cond: fits, then, otherwise }]
+    };
+    let mut nest = vec![for_each(block, extent.div_ceil(Expr::from(lanes)), LoopKind::Serial, body)];
+    if let Some(rows) = &rows {
+        let count = c.dims[rows.axis].div_ceil(Expr::from(rows.count));
+        nest = vec![for_each(row_block, count, LoopKind::Serial, nest)];
     }
-    let blocks = for_each(block, extent.div_ceil(Expr::from(lanes)), LoopKind::Serial, body);
-    cx.body = chunk.wrap(vec![blocks]);
+    cx.body = chunk.wrap(nest);
+}
+
+/// Neighbours along an axis that share a tile.
+struct Rows {
+    axis: usize,
+    start: Expr,
+    count: usize,
+}
+
+/// `body` for the lanes that are inside.
+fn mask(masked: bool, position: Expr, extent: Expr, body: Vec<Stmt>) -> Vec<Stmt> {
+    match masked {
+        false => body,
+        true => vec![Stmt::If { cond: Scalar::index(position).lt(Scalar::index(extent)), then: body, otherwise: vec![] }],
+    }
+}
+
+/// One vector of elements.
+fn vector(cx: &mut Cx, c: &Compute, axes: &[Expr], (inner, block): (usize, Expr), lanes: usize, masked: bool) -> Stmt {
+    let lane = cx.var();
+    let mut axes = axes.to_vec();
+    axes[inner] = block * lanes as i64 + lane;
+    let body = element(cx, c, &axes, lanes, lane);
+    for_each(lane, Expr::from(lanes), LoopKind::Vector, mask(masked, axes[inner], c.dims[inner], body))
+}
+
+/// The vectors of several neighbours, with their reduction steps interleaved. Neighbours beyond the last are not there.
+fn jammed_tile(
+    cx: &mut Cx,
+    c: &Compute,
+    axes: &[Expr],
+    (inner, block): (usize, Expr),
+    rows: &Rows,
+    lanes: usize,
+    masked: bool,
+) -> Vec<Stmt> {
+    let r = c.reduction.as_ref().expect("only reductions are jammed");
+    let acc = cx.scratch("acc", r.body.dtype(), &[rows.count, lanes], Space::Reg);
+    let extent = c.dims[rows.axis];
+    let whole = extent.known().is_some_and(|e| e % rows.count as i64 == 0);
+    let each = |cx: &mut Cx, make: &dyn Fn(&mut Cx, Expr, Expr, &[Expr]) -> Vec<Stmt>| {
+        let (row, lane) = (cx.var(), cx.var());
+        let mut axes = axes.to_vec();
+        axes[inner] = block * lanes as i64 + lane;
+        let position = rows.start + row;
+        axes[rows.axis] = position;
+        let body = make(cx, row, lane, &axes);
+        let vectors = for_each(lane, Expr::from(lanes), LoopKind::Vector, mask(masked, axes[inner], c.dims[inner], body));
+        for_each(row, Expr::from(rows.count), LoopKind::Unroll, mask(!whole, position, extent, vec![vectors]))
+    };
+    let clear = each(cx, &|cx, row, lane, _| vec![cx.put(acc, &[row, lane], r.kind.identity(r.body.dtype()))]);
+    let steps: Vec<Expr> = r.axes.iter().map(|_| cx.var()).collect();
+    let mut sum = each(cx, &|cx, row, lane, axes| {
+        let all: Vec<Expr> = axes.iter().chain(&steps).copied().collect();
+        let next = accumulate(r.kind, cx.at(acc, &[row, lane]), r.body.subst(&all), cx.target.fma);
+        vec![cx.put(acc, &[row, lane], next)]
+    });
+    for (&v, &e) in steps.iter().zip(&r.axes).rev() {
+        sum = for_each(v, e, LoopKind::Serial, vec![sum]);
+    }
+    let finish = each(cx, &|cx, row, lane, axes| {
+        vec![cx.store_out(axes, with_accumulator(c.value.subst(axes), cx.at(acc, &[row, lane])))]
+    });
+    vec![Stmt::Alloc { buffer: acc }, clear, sum, finish]
 }
 
 /// A tensor without axes.

@@ -4,6 +4,7 @@
 //! [`Kernel`] whose global buffers are the operands that are read, in order, then the result.
 
 pub mod border;
+pub mod collapse;
 pub mod contract;
 pub mod elementwise;
 pub mod pack;
