@@ -17,8 +17,6 @@ pub(super) enum Accept {
     Int,
     /// Bool.
     Bool,
-    /// Integers and bool.
-    IntOrBool,
     /// Floats, integers and bool.
     NumberOrBool,
 }
@@ -33,7 +31,6 @@ pub(super) fn accept<'a>(cx: &Ctx<'a>, i: usize, what: Accept) -> Result<&'a Ten
         Accept::Float => (d.is_float(), "a float dtype"),
         Accept::Int => (d.is_int(), "an integer dtype"),
         Accept::Bool => (d == DType::Bool, "bool"),
-        Accept::IntOrBool => (d.is_int() || d == DType::Bool, "an integer dtype or bool"),
         Accept::NumberOrBool => (d.is_float() || d.is_int() || d == DType::Bool, "a numeric dtype or bool"),
     };
     if good { Ok(t) } else { Err(fault!("operand {i} is {t}; it needs {need}")) }
@@ -165,3 +162,28 @@ pub(super) fn un(op: Unary, x: Scalar) -> Scalar {
 pub(super) fn bin(op: Binary, x: Scalar, y: Scalar) -> Scalar {
     Scalar::binary(op, x, y)
 }
+
+/// Adds a Cast, unless `x` has that dtype.
+pub(super) fn cast_to(b: &mut Builder, x: Value, to: DType) -> Result<Value, Fault> {
+    if b.tensor(x)?.dtype == to {
+        return Ok(x);
+    }
+    b.op(Cast { to: i64::from(to.onnx()), saturate: 1, round_mode: "up".to_owned() }, &[x])
+}
+
+/// Adds a Reshape to constant dims (0 copies a dim, -1 takes the rest).
+pub(super) fn reshape(b: &mut Builder, x: Value, shape: &[i64]) -> Result<Value, Fault> {
+    let shape = b.ints(shape);
+    b.op(Reshape { allowzero: false }, &[x, shape])
+}
+
+macro_rules! reduce_helpers {
+    ($($name:ident $op:ident)*) => { $(
+        /// Adds the reduction over `axes`, which stay with extent 1.
+        pub(super) fn $name(b: &mut Builder, x: Value, axes: &[i64]) -> Result<Value, Fault> {
+            let axes = b.ints(axes);
+            b.op($op { keepdims: true, noop_with_empty_axes: true }, &[x, axes])
+        }
+    )* };
+}
+reduce_helpers! { reduce_max ReduceMax reduce_mean ReduceMean reduce_sum ReduceSum }

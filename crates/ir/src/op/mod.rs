@@ -54,6 +54,7 @@ mod sort;
 #[allow(non_snake_case)] // attribute fields carry ONNX's names
 mod table;
 mod text;
+mod window;
 
 pub use attr::{Attr, AttrValue, Attrs};
 pub use table::*;
@@ -326,6 +327,23 @@ impl<'a> Builder<'a> {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         Ok(self.node(op, &inputs, vec![], 1)?[0])
     }
+    /// Adds a region with parameters of these types; what `build` makes of them becomes its nodes and results. Of the outside
+    /// it may use constants only.
+    pub fn region(
+        &mut self,
+        name: &str,
+        params: &[Type],
+        build: impl FnOnce(&mut Builder, &[Value]) -> Result<Vec<Value>, Fault>,
+    ) -> Result<Region, Fault> {
+        let region = self.graph.add_region(name);
+        let params: Vec<Value> = params.iter().map(|t| self.graph.add_param(region, t.clone(), "")).collect();
+        let mut inner = Builder::new(self.graph, self.origin.clone());
+        let results = build(&mut inner, &params)?;
+        let nodes = inner.nodes;
+        let data = &mut self.graph.regions[region.index()];
+        (data.nodes, data.results) = (nodes, results);
+        Ok(region)
+    }
     /// Adds a constant.
     pub fn constant(&mut self, t: Tensor) -> Value {
         self.graph.add_constant(t, "")
@@ -349,12 +367,62 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// A dim that only the data tells: a symbol that is new for each node. Inference of an operator numbers its new dims from 0; they are
+/// told apart by node when the operator is applied in a graph (see [`infer`]).
+pub fn new_dim(op: &str, number: usize) -> Expr {
+    Expr::sym(&format!("{NEW}{op}.{number}"))
+}
+
+const NEW: &str = "new ";
+
+/// New dims get the name of the operator, its operands and attributes: equal nodes have equal new dims, others different ones.
+fn name_new_dims(facts: &mut [Fact], op: &Op, inputs: &[Option<Value>], regions: &[Region]) {
+    let is_new = |e: Expr| match e.node() {
+        crate::expr::Node::Sym(s) => s.strip_prefix(NEW),
+        _ => None,
+    };
+    let mut any = false;
+    let mut look = |e: Expr| e.leaves(&mut |l| any |= is_new(l).is_some());
+    for f in &*facts {
+        each_dim(&f.ty, &mut look);
+        f.ints.iter().flatten().for_each(|&e| look(e));
+    }
+    if !any {
+        return;
+    }
+    // FNV-1a of the attributes: two TopK of one tensor along different axes are different nodes.
+    let attrs = format!("{op:?}").bytes().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let mut suffix = format!("_{attrs:x}");
+    inputs.iter().for_each(|v| suffix += &v.map_or("_".to_owned(), |v| format!("_{}", v.0)));
+    regions.iter().for_each(|r| suffix += &format!("_r{}", r.0));
+    let name = |e: Expr| e.map(&|l| is_new(l).map_or(l, |s| Expr::sym(&format!("_{}{suffix}", s.replace('.', "_")))));
+    for f in facts {
+        map_dims(&mut f.ty, &name);
+        f.ints.iter_mut().flatten().for_each(|e| *e = name(*e));
+    }
+}
+
+fn each_dim(ty: &Type, see: &mut dyn FnMut(Expr)) {
+    match ty {
+        Type::Tensor(t) => t.dims.iter().for_each(|&d| see(d)),
+        Type::Sequence(t) | Type::Optional(t) | Type::Map(_, t) => each_dim(t, see),
+    }
+}
+
+fn map_dims(ty: &mut Type, f: &dyn Fn(Expr) -> Expr) {
+    match ty {
+        Type::Tensor(t) => t.dims.iter_mut().for_each(|d| *d = f(*d)),
+        Type::Sequence(t) | Type::Optional(t) | Type::Map(_, t) => map_dims(t, f),
+    }
+}
+
 /// Facts of the results of an operator applied to values of a graph.
 pub fn infer(graph: &Graph, op: &Op, inputs: &[Option<Value>], regions: &[Region], outputs: usize) -> Result<Vec<Fact>, Fault> {
     let facts: Vec<_> = inputs.iter().map(|v| v.map(|v| graph.fact(v))).collect();
     let signatures: Vec<_> = regions.iter().map(|&r| signature(graph, r)).collect();
     let cx = Ctx { inputs: &facts, regions: &signatures, outputs };
-    let got = op.infer(&cx)?;
+    let mut got = op.infer(&cx)?;
+    name_new_dims(&mut got, op, inputs, regions);
     if got.len() < outputs {
         return Err(fault!("has {} results, {outputs} are asked for", got.len()));
     }

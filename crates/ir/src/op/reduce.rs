@@ -1,9 +1,323 @@
 //! Reductions over axes, running reductions, softmax.
 
+use super::common::*;
 use super::*;
+use crate::compute::{Compute, Prefix, Reducer};
+use crate::scalar::{Binary as B, Scalar, Unary as U};
 
-gaps! {
-    ArgMax, ArgMin, CumProd, CumSum, Hardmax, LogSoftmax, ReduceL1, ReduceL2,
-    ReduceLogSum, ReduceLogSumExp, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum, ReduceSumSquare,
-    Softmax
+gaps! {}
+
+// ---- reductions over axes ----
+
+/// Which axes are reduced, and how indices of operand and result belong together.
+pub(super) struct Reduced {
+    /// Operand dims.
+    dims: Vec<Expr>,
+    /// For each axis: is it reduced?
+    gone: Vec<bool>,
+    keepdims: bool,
+}
+
+impl Reduced {
+    /// From normalised axes.
+    pub(super) fn new(dims: &[Expr], axes: &[usize], keepdims: bool) -> Reduced {
+        Reduced { dims: dims.to_vec(), gone: (0..dims.len()).map(|i| axes.contains(&i)).collect(), keepdims }
+    }
+    /// Dims of the result.
+    pub(super) fn out(&self) -> Vec<Expr> {
+        let pairs = self.dims.iter().zip(&self.gone);
+        pairs.filter(|(_, gone)| self.keepdims || !**gone).map(|(&d, &gone)| if gone { Expr::int(1) } else { d }).collect()
+    }
+    /// Extents of the reduction axes.
+    pub(super) fn extents(&self) -> Vec<Expr> {
+        self.dims.iter().zip(&self.gone).filter(|(_, gone)| **gone).map(|(&d, _)| d).collect()
+    }
+    /// Number of elements that each result is made of.
+    pub(super) fn count(&self) -> Expr {
+        Expr::product(self.extents())
+    }
+    /// Index of the operand at result axes `outer` and reduction axes `inner`.
+    pub(super) fn index(&self, outer: &[Expr], inner: &[Expr]) -> Vec<Expr> {
+        let (mut o, mut i) = (outer.iter(), inner.iter());
+        let mut pick = |gone: bool| {
+            if gone {
+                if self.keepdims {
+                    o.next();
+                }
+                *i.next().expect("one variable for each reduced axis")
+            } else {
+                *o.next().expect("one variable for each kept axis")
+            }
+        };
+        self.gone.iter().map(|&gone| pick(gone)).collect()
+    }
+}
+
+/// The axes from operand 1; all if there are none and that is no no-op.
+fn reduced(cx: &Ctx, keepdims: bool, noop: bool) -> Result<Reduced, Fault> {
+    let dims = cx.dims(0)?;
+    let given = if cx.has(1) { cx.known_ints(1)? } else { vec![] };
+    let mut axes = given.iter().map(|&a| normal_axis(a, dims.len())).collect::<Result<Vec<_>, _>>()?;
+    if axes.is_empty() && !noop {
+        axes = (0..dims.len()).collect();
+    }
+    Ok(Reduced::new(dims, &axes, keepdims))
+}
+
+/// One reduction step: `body(x)` combined by `kind`, then `finish(accumulator, count)`; `x` has dtype `wide`.
+fn reduce_step(
+    t: &TensorType,
+    r: &Reduced,
+    wide: DType,
+    kind: Reducer,
+    body: impl Fn(Scalar) -> Scalar,
+    finish: impl Fn(Scalar, Scalar) -> Scalar,
+) -> Step {
+    let count = Scalar::index(r.count());
+    Step::Compute(Compute::reduce(
+        &r.out(),
+        &r.extents(),
+        kind,
+        |outer, inner| body(Scalar::read_at(t.dtype, 0, &r.index(outer, inner)).cast(wide)),
+        |_, acc| finish(acc, count).cast(t.dtype),
+    ))
+}
+
+/// Rows `Name accepts reducer |x| body, |acc, count| finish, ints |elements| expression;`.
+macro_rules! reductions {
+    ($($name:ident $what:ident $kind:ident |$x:ident| $body:expr, |$acc:ident, $n:ident| $finish:expr, ints |$e:ident| $int:expr;)*) => { $(
+        impl OpDef for $name {
+            fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+                let t = accept(cx, 0, Accept::$what)?;
+                let r = reduced(cx, self.keepdims, self.noop_with_empty_axes)?;
+                // Of a small integer vector, reduced to one element.
+                let $e = cx.fact(0)?.ints.as_deref().filter(|_| t.rank() == 1 && r.gone[0]);
+                let ints: Option<Expr> = $int;
+                Ok(vec![Fact::tensor(t.dtype, r.out()).with_ints(ints.map(|e| vec![e]))])
+            }
+            fn meaning(&self, cx: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+                let r = reduced(cx, self.keepdims, self.noop_with_empty_axes)?;
+                let t = cx.tensor(0)?;
+                let wide = arithmetic(stringify!($name), t.dtype);
+                let step = reduce_step(t, &r, wide, Reducer::$kind, |$x| $body, |$acc, $n| { let _ = $n; $finish });
+                Ok(Meaning::one(cx.inputs.len(), step))
+            }
+        }
+    )* };
+}
+
+/// The dtype a reduction computes in: roots and logarithms of integers in f64, bool as u8.
+fn arithmetic(name: &str, dtype: DType) -> DType {
+    match name {
+        "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" if dtype.is_int() => DType::F64,
+        _ if dtype == DType::Bool => DType::U8,
+        _ => dtype.accumulator(),
+    }
+}
+
+fn sum_ints(e: &[Expr]) -> Expr {
+    e.iter().fold(Expr::int(0), |a, &b| a + b)
+}
+
+reductions! {
+    ReduceL1 Number Sum |x| un(U::Abs, x), |acc, n| acc, ints |_e| None;
+    ReduceL2 Number Sum |x| x * x, |acc, n| un(U::Sqrt, acc), ints |_e| None;
+    ReduceLogSum Number Sum |x| x, |acc, n| un(U::Log, acc), ints |_e| None;
+    ReduceMax NumberOrBool Max |x| x, |acc, n| acc, ints |e| e.and_then(|e| e.iter().copied().reduce(Expr::max));
+    ReduceMean Number Sum |x| x, |acc, n| acc / n.cast(acc.dtype()), ints |_e| None;
+    ReduceMin NumberOrBool Min |x| x, |acc, n| acc, ints |e| e.and_then(|e| e.iter().copied().reduce(Expr::min));
+    ReduceProd Number Prod |x| x, |acc, n| acc, ints |e| e.map(|e| Expr::product(e.iter().copied()));
+    ReduceSum Number Sum |x| x, |acc, n| acc, ints |e| e.map(sum_ints);
+    ReduceSumSquare Number Sum |x| x * x, |acc, n| acc, ints |_e| None;
+}
+
+impl OpDef for ReduceLogSumExp {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let t = accept(cx, 0, Accept::Number)?;
+        Ok(vec![Fact::tensor(t.dtype, reduced(cx, self.keepdims, self.noop_with_empty_axes)?.out())])
+    }
+    /// m + ln(sum(e^(x - m))) with m the largest element (0 where that is infinite).
+    fn meaning(&self, cx: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        let r = reduced(cx, self.keepdims, self.noop_with_empty_axes)?;
+        let (t, n) = (cx.tensor(0)?, cx.inputs.len());
+        let wide = arithmetic("ReduceLogSumExp", t.dtype);
+        let (out, extents) = (r.out(), r.extents());
+        let read = |o: &[Expr], i: &[Expr]| Scalar::read_at(t.dtype, 0, &r.index(o, i)).cast(wide);
+        let largest =
+            Compute::reduce(&out, &extents, Reducer::Max, read, |_, acc| Scalar::select(un(U::IsInf, acc), num(acc, 0.0), acc));
+        let m = |o: &[Expr]| Scalar::read_at(wide, n, o);
+        let sum = Compute::reduce(
+            &out,
+            &extents,
+            Reducer::Sum,
+            |o, i| un(U::Exp, read(o, i) - m(o)),
+            |o, acc| (un(U::Log, acc) + m(o)).cast(t.dtype),
+        );
+        Ok(Meaning::Steps { steps: vec![Step::Compute(largest), Step::Compute(sum)], outputs: vec![n as u32 + 1] })
+    }
+}
+
+// ---- positions ----
+
+macro_rules! positions {
+    ($($name:ident $kind:ident;)*) => { $(
+        impl OpDef for $name {
+            fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+                let t = accept(cx, 0, Accept::Number)?;
+                let axis = normal_axis(self.axis, t.rank())?;
+                Ok(vec![Fact::tensor(DType::I64, Reduced::new(&t.dims, &[axis], self.keepdims).out())])
+            }
+            fn meaning(&self, cx: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+                let t = cx.tensor(0)?;
+                let r = Reduced::new(&t.dims, &[normal_axis(self.axis, t.rank())?], self.keepdims);
+                let c = Compute::reduce(
+                    &r.out(),
+                    &r.extents(),
+                    Reducer::$kind { last: self.select_last_index },
+                    |o, i| Scalar::read_at(t.dtype, 0, &r.index(o, i)).cast(t.dtype.accumulator()),
+                    |_, acc| acc,
+                );
+                Ok(Meaning::one(1, Step::Compute(c)))
+            }
+        }
+    )* };
+}
+
+positions! {
+    ArgMax ArgMax;
+    ArgMin ArgMin;
+}
+
+impl OpDef for Hardmax {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let t = accept(cx, 0, Accept::Float)?;
+        normal_axis(self.axis, t.rank())?;
+        Ok(vec![Fact::of(t.clone())])
+    }
+    fn meaning(&self, cx: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        let t = cx.tensor(0)?;
+        let axis = normal_axis(self.axis, t.rank())?;
+        let r = Reduced::new(&t.dims, &[axis], true);
+        let largest = Compute::reduce(
+            &r.out(),
+            &r.extents(),
+            Reducer::ArgMax { last: false },
+            |o, i| Scalar::read_at(t.dtype, 0, &r.index(o, i)).cast(t.dtype.accumulator()),
+            |_, acc| acc,
+        );
+        let hot = Compute::map(&t.dims, |v| {
+            let at: Vec<Expr> = v.iter().enumerate().map(|(i, &e)| if i == axis { Expr::int(0) } else { e }).collect();
+            Scalar::read_at(DType::I64, 1, &at).eq_to(Scalar::index(v[axis])).cast(t.dtype)
+        });
+        Ok(Meaning::Steps { steps: vec![Step::Compute(largest), Step::Compute(hot)], outputs: vec![2] })
+    }
+}
+
+// ---- running reductions ----
+
+fn running(cx: &Ctx, exclusive: bool, reverse: bool, combine: B) -> Result<Meaning, Fault> {
+    let t = cx.tensor(0)?;
+    let wide = t.dtype.accumulator();
+    let init = Scalar::number(wide, if combine == B::Mul { 1.0 } else { 0.0 });
+    let body = Scalar::read_at(t.dtype, 0, &axes(t.rank())).cast(wide);
+    let axis = running_axis(cx)?;
+    let mut steps = vec![Step::Prefix(Prefix { dims: t.dims.clone(), axis, reverse, exclusive, combine, init, body })];
+    if wide != t.dtype {
+        steps.push(Step::Compute(Compute::map(&t.dims, |v| Scalar::read_at(wide, 2, v).cast(t.dtype))));
+    }
+    let last = 1 + steps.len() as u32;
+    Ok(Meaning::Steps { steps, outputs: vec![last] })
+}
+
+fn running_axis(cx: &Ctx) -> Result<usize, Fault> {
+    match cx.known_ints(1)?[..] {
+        [axis] => normal_axis(axis, cx.tensor(0)?.rank()),
+        _ => Err(fault!("operand 1 is {}; one axis is needed", cx.tensor(1)?)),
+    }
+}
+
+macro_rules! running {
+    ($($name:ident $combine:ident |$e:ident, $total:ident| $next:expr, $first:literal;)*) => { $(
+        impl OpDef for $name {
+            fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+                let t = accept(cx, 0, Accept::Number)?;
+                running_axis(cx)?;
+                let ints = cx.fact(0)?.ints.as_ref().filter(|_| t.rank() == 1).map(|ints| {
+                    let mut $total = Expr::int($first);
+                    let mut step = |&$e: &Expr| {
+                        let before = $total;
+                        $total = $next;
+                        if self.exclusive { before } else { $total }
+                    };
+                    if self.reverse {
+                        let mut out: Vec<_> = ints.iter().rev().map(&mut step).collect();
+                        out.reverse();
+                        out
+                    } else {
+                        ints.iter().map(&mut step).collect()
+                    }
+                });
+                Ok(vec![Fact::of(t.clone()).with_ints(ints)])
+            }
+            fn meaning(&self, cx: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+                running(cx, self.exclusive, self.reverse, B::$combine)
+            }
+        }
+    )* };
+}
+
+running! {
+    CumSum Add |e, total| total + e, 0;
+    CumProd Mul |e, total| total * e, 1;
+}
+
+// ---- softmax ----
+
+/// x less its largest element along `axis`, in f32 or f64: what both softmaxes start from.
+fn shifted(b: &mut Builder, x: Value, axis: i64) -> Result<Value, Fault> {
+    let wide = b.tensor(x)?.dtype.accumulator();
+    let x = cast_to(b, x, wide)?;
+    let m = reduce_max(b, x, &[axis])?;
+    b.op(Sub {}, &[x, m])
+}
+
+fn softmax_fact(cx: &Ctx, axis: i64) -> Result<Vec<Fact>, Fault> {
+    let t = accept(cx, 0, Accept::Float)?;
+    normal_axis(axis, t.rank())?;
+    Ok(vec![Fact::of(t.clone())])
+}
+
+impl OpDef for Softmax {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        softmax_fact(cx, self.axis)
+    }
+    fn meaning(&self, cx: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        let (axis, dtype) = (self.axis, cx.dtype(0)?);
+        Ok(Meaning::decompose(move |b, v| {
+            let x = v[0].expect("arity");
+            let shifted = shifted(b, x, axis)?;
+            let e = b.op(Exp {}, &[shifted])?;
+            let sum = reduce_sum(b, e, &[axis])?;
+            let y = b.op(Div {}, &[e, sum])?;
+            Ok(vec![cast_to(b, y, dtype)?])
+        }))
+    }
+}
+
+impl OpDef for LogSoftmax {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        softmax_fact(cx, self.axis)
+    }
+    fn meaning(&self, cx: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        let (axis, dtype) = (self.axis, cx.dtype(0)?);
+        Ok(Meaning::decompose(move |b, v| {
+            let x = v[0].expect("arity");
+            let shifted = shifted(b, x, axis)?;
+            let e = b.op(Exp {}, &[shifted])?;
+            let sum = reduce_sum(b, e, &[axis])?;
+            let log = b.op(Log {}, &[sum])?;
+            let y = b.op(Sub {}, &[shifted, log])?;
+            Ok(vec![cast_to(b, y, dtype)?])
+        }))
+    }
 }

@@ -1,0 +1,352 @@
+//! When are two outputs the same? The one rule by which every link of the chain is compared.
+//!
+//! dtype and shape are exact, NaN equals NaN, infinities by sign. Numbers: `|got - want| <= atol + rtol * |want|`. Where that does
+//! not hold, an output that a quantiser produced may be one step off in at most 1 % of its elements, and a float output
+//! downstream of integer arithmetic must have an SQNR of at least 40 dB and the same top-1.
+
+use infc_ir::dtype::Class;
+use infc_ir::graph::{Graph, Region, Value};
+use infc_ir::interp::Item;
+use infc_ir::{DType, Op, Tensor};
+
+/// What difference of numbers is allowed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance {
+    /// Relative to the expected number.
+    pub rtol: f64,
+    /// Absolute.
+    pub atol: f64,
+}
+
+impl Default for Tolerance {
+    fn default() -> Tolerance {
+        Tolerance { rtol: 1e-3, atol: 1e-4 }
+    }
+}
+
+/// How an output comes about, as far as the rule cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No integer arithmetic on the way.
+    Plain,
+    /// A quantiser made it (perhaps moved around since).
+    Quantised,
+    /// Integer arithmetic is somewhere upstream.
+    Downstream,
+}
+
+/// The largest difference of a comparison, and whether it is allowed.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Outcome {
+    /// The largest absolute difference.
+    pub error: f64,
+    /// Where it is: `logits[0, 7]`. Empty if nothing differs.
+    pub at: String,
+    /// Why the rule does not hold; `None` if it does.
+    pub fault: Option<String>,
+}
+
+impl Outcome {
+    fn wrong(fault: String) -> Outcome {
+        Outcome { error: f64::INFINITY, at: String::new(), fault: Some(fault) }
+    }
+    /// The worse of two.
+    pub fn worse(self, other: Outcome) -> Outcome {
+        let rank = |o: &Outcome| (o.fault.is_some(), o.error);
+        if rank(&other) > rank(&self) { other } else { self }
+    }
+}
+
+/// The kind of each output of a model.
+pub fn output_kinds(graph: &Graph) -> Vec<Kind> {
+    let mut kinds = vec![Kind::Plain; graph.values.len()];
+    mark(graph, Graph::MAIN, &mut kinds);
+    graph.outputs().iter().map(|v| kinds[v.index()]).collect()
+}
+
+fn mark(graph: &Graph, region: Region, kinds: &mut [Kind]) {
+    for &n in &graph.region(region).nodes {
+        let node = graph.node(n);
+        let inputs: Vec<Value> = node.inputs.iter().flatten().copied().collect();
+        for &body in &node.regions {
+            mark(graph, body, kinds);
+        }
+        let of_bodies = node.regions.iter().flat_map(|&r| &graph.region(r).results);
+        let upstream = inputs.iter().chain(of_bodies).any(|v| kinds[v.index()] != Kind::Plain);
+        let kind = match &node.op {
+            op if quantises(op) => Kind::Quantised,
+            Op::ConvInteger(_) | Op::MatMulInteger(_) => Kind::Downstream,
+            op if moves(op) => inputs.first().map_or(Kind::Plain, |v| kinds[v.index()]),
+            _ if upstream => Kind::Downstream,
+            _ => Kind::Plain,
+        };
+        node.outputs.iter().for_each(|v| kinds[v.index()] = kind);
+    }
+}
+
+fn quantises(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::QuantizeLinear(_)
+            | Op::DynamicQuantizeLinear(_)
+            | Op::QLinearConv(_)
+            | Op::QLinearMatMul(_)
+            | Op::QLinearAdd(_)
+            | Op::QLinearMul(_)
+            | Op::QLinearSigmoid(_)
+            | Op::QLinearLeakyRelu(_)
+            | Op::QLinearConcat(_)
+            | Op::QLinearSoftmax(_)
+            | Op::QLinearAveragePool(_)
+            | Op::QLinearGlobalAveragePool(_)
+            | Op::Quant(_)
+    )
+}
+
+/// Operators that move the elements of operand 0 without changing them.
+fn moves(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Concat(_)
+            | Op::DepthToSpace(_)
+            | Op::Expand(_)
+            | Op::Flatten(_)
+            | Op::Gather(_)
+            | Op::GatherElements(_)
+            | Op::GatherND(_)
+            | Op::Identity(_)
+            | Op::Reshape(_)
+            | Op::Slice(_)
+            | Op::SpaceToDepth(_)
+            | Op::Split(_)
+            | Op::Squeeze(_)
+            | Op::Tile(_)
+            | Op::Transpose(_)
+            | Op::Unsqueeze(_)
+    )
+}
+
+/// Compares an output named `name` with the expected one.
+pub fn compare(name: &str, got: &Item, want: &Item, kind: Kind, tolerance: Tolerance) -> Outcome {
+    match (got, want) {
+        (Item::Tensor(got), Item::Tensor(want)) => compare_tensors(name, got, want, kind, tolerance),
+        (Item::Sequence(got), Item::Sequence(want)) if got.len() == want.len() => {
+            let pairs = got.iter().zip(want).enumerate();
+            pairs.fold(Outcome::default(), |o, (i, (g, w))| o.worse(compare(&format!("{name}[{i}]"), g, w, kind, tolerance)))
+        }
+        (Item::Sequence(got), Item::Sequence(want)) => {
+            Outcome::wrong(format!("{name}: has {} items instead of {}", got.len(), want.len()))
+        }
+        (Item::Optional(None), Item::Optional(None)) => Outcome::default(),
+        (Item::Optional(Some(got)), Item::Optional(Some(want))) => compare(name, got, want, kind, tolerance),
+        (Item::Map(got), Item::Map(want)) if got.len() == want.len() => {
+            want.iter().fold(Outcome::default(), |o, (key, w)| match got.iter().find(|(k, _)| k == key) {
+                Some((_, g)) => o.worse(compare(&format!("{name}[{key:?}]"), g, w, kind, tolerance)),
+                None => Outcome::wrong(format!("{name}: key {key:?} is missing")),
+            })
+        }
+        _ => Outcome::wrong(format!("{name}: is of another kind (tensor, sequence, optional or map), or has another size")),
+    }
+}
+
+fn compare_tensors(name: &str, got: &Tensor, want: &Tensor, kind: Kind, tolerance: Tolerance) -> Outcome {
+    if got.dtype != want.dtype {
+        return Outcome::wrong(format!("{name}: dtype is {} instead of {}", got.dtype, want.dtype));
+    }
+    if got.dims != want.dims {
+        return Outcome::wrong(format!("{name}: shape is {:?} instead of {:?}", got.dims, want.dims));
+    }
+    if want.dtype.class() == Class::Text {
+        return match got.strings().iter().zip(want.strings()).position(|(g, w)| g != w) {
+            Some(i) => Outcome::wrong(format!(
+                "{}: is {:?} instead of {:?}",
+                place(name, &want.dims, i),
+                String::from_utf8_lossy(&got.strings()[i]),
+                String::from_utf8_lossy(&want.strings()[i])
+            )),
+            None => Outcome::default(),
+        };
+    }
+    let (dtype, parts) = match want.dtype {
+        DType::C64 => (DType::F32, 2),
+        DType::C128 => (DType::F64, 2),
+        d => (d, 1),
+    };
+    let flat = |t: &Tensor| Tensor::from_bytes(dtype, [t.len() * parts], t.bytes().clone());
+    let (g, w) = (flat(got), flat(want));
+    let mut outcome = compare_numbers(name, &g, &w, &want.dims, parts, tolerance);
+    if outcome.fault.is_some() && outcome.error.is_finite() {
+        let excused = match kind {
+            Kind::Plain => None,
+            Kind::Quantised if dtype.is_int() => Some(one_step(&g, &w)),
+            Kind::Quantised | Kind::Downstream if dtype.is_float() => Some(close_signal(&g, &w, &want.dims, tolerance)),
+            Kind::Quantised | Kind::Downstream => None,
+        };
+        match excused {
+            Some(Ok(())) => outcome.fault = None,
+            Some(Err(more)) => outcome.fault = outcome.fault.map(|f| format!("{f}; {more}")),
+            None => {}
+        }
+    }
+    outcome
+}
+
+/// Element by element, by `atol` and `rtol`.
+fn compare_numbers(name: &str, got: &Tensor, want: &Tensor, dims: &[usize], parts: usize, tolerance: Tolerance) -> Outcome {
+    let (mut worst, mut first_wrong, mut wrong) = (None, None, 0usize);
+    for i in 0..want.len() {
+        let error = difference(got, want, i);
+        // `>` with a NaN error is false: differences are never NaN.
+        if error > tolerance.atol + tolerance.rtol * want.float(i).abs() || error == f64::INFINITY {
+            wrong += 1;
+            first_wrong.get_or_insert(i);
+        }
+        if error > worst.map_or(0.0, |(_, e)| e) {
+            worst = Some((i, error));
+        }
+    }
+    let Some((at, error)) = worst else { return Outcome::default() };
+    let at = place(name, dims, at / parts);
+    let fault = first_wrong.map(|i| {
+        let (g, w) = (number(got, i), number(want, i));
+        let first = place(name, dims, i / parts);
+        format!("{first}: is {g} instead of {w} ({wrong} of {} elements differ too much)", want.len())
+    });
+    Outcome { error, at, fault }
+}
+
+/// An element as people write it.
+fn number(t: &Tensor, i: usize) -> String {
+    match t.dtype {
+        DType::F32 => (t.float(i) as f32).to_string(),
+        d if d.is_float() => t.float(i).to_string(),
+        d if d.is_signed() => (t.value(i) as i64).to_string(),
+        _ => t.value(i).to_string(),
+    }
+}
+
+/// `|got - want|` of an element: 0 for equal, NaN and NaN, the same infinity; infinite for any other mix of those with numbers.
+fn difference(got: &Tensor, want: &Tensor, i: usize) -> f64 {
+    if want.dtype.is_float() {
+        let (g, w) = (got.float(i), want.float(i));
+        return if g == w || (g.is_nan() && w.is_nan()) {
+            0.0
+        } else if g.is_finite() && w.is_finite() {
+            (g - w).abs()
+        } else {
+            f64::INFINITY
+        };
+    }
+    let wide = |t: &Tensor| if t.dtype.is_signed() { i128::from(t.value(i) as i64) } else { i128::from(t.value(i)) };
+    let d = (wide(got) - wide(want)).abs();
+    if want.dtype == DType::Bool && d != 0 { f64::INFINITY } else { d as f64 }
+}
+
+fn one_step(got: &Tensor, want: &Tensor) -> Result<(), String> {
+    let differences = (0..want.len()).map(|i| difference(got, want, i));
+    let (off, more) = differences.fold((0, 0), |(off, more), d| (off + usize::from(d > 0.0), more + usize::from(d > 1.0)));
+    if more > 0 {
+        return Err(format!("{more} are more than one step off"));
+    }
+    if off * 100 > want.len() {
+        return Err(format!("{off} are one step off, at most 1 % may be"));
+    }
+    Ok(())
+}
+
+fn close_signal(got: &Tensor, want: &Tensor, dims: &[usize], tolerance: Tolerance) -> Result<(), String> {
+    let (mut signal, mut noise) = (0.0, 0.0);
+    for i in 0..want.len() {
+        let w = want.float(i);
+        if w.is_finite() {
+            signal += w * w;
+            noise += difference(got, want, i).powi(2);
+        }
+    }
+    let sqnr = 10.0 * (signal / noise).log10();
+    if sqnr < 40.0 {
+        return Err(format!("SQNR is {sqnr:.1} dB, 40 dB are needed"));
+    }
+    // Top-1 of each item of the batch: of each row for a vector of classes.
+    let items = if dims.len() > 1 { dims[0].max(1) } else { 1 };
+    let len = want.len() / items;
+    for item in 0..items {
+        let row = item * len..(item + 1) * len;
+        let top = |t: &Tensor| row.clone().max_by(|&a, &b| t.float(a).total_cmp(&t.float(b)));
+        if let (Some(g), Some(w)) = (top(got), top(want)) {
+            let best = want.float(w);
+            if want.float(g) < best - tolerance.atol - tolerance.rtol * best.abs() {
+                return Err(format!("top-1 of item {item} is {} instead of {}", g - row.start, w - row.start));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `name[i, j]` of the element at `flat`.
+fn place(name: &str, dims: &[usize], flat: usize) -> String {
+    let mut index = vec![0; dims.len()];
+    let mut rest = flat;
+    for (i, &d) in index.iter_mut().zip(dims).rev() {
+        (*i, rest) = (rest % d.max(1), rest / d.max(1));
+    }
+    let index: Vec<_> = index.iter().map(usize::to_string).collect();
+    if index.is_empty() { name.to_owned() } else { format!("{name}[{}]", index.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn f32s(v: &[f32]) -> Item {
+        Item::Tensor(Tensor::from_vec([v.len()], v.to_vec()))
+    }
+    fn u8s(v: &[u8]) -> Item {
+        Item::Tensor(Tensor::from_vec([v.len()], v.to_vec()))
+    }
+    #[track_caller]
+    fn check(got: &Item, want: &Item, kind: Kind, fault: &str) {
+        let o = compare("y", got, want, kind, Tolerance::default());
+        match &o.fault {
+            None => assert_eq!(fault, "", "{o:?}"),
+            Some(f) => assert!(!fault.is_empty() && f.contains(fault), "{f}"),
+        }
+    }
+
+    #[test]
+    fn the_rule_of_numbers() {
+        use Kind::Plain;
+        let (nan, inf) = (f32::NAN, f32::INFINITY);
+        check(&f32s(&[1.0, nan, inf]), &f32s(&[1.0005, nan, inf]), Plain, "");
+        check(&f32s(&[0.00009]), &f32s(&[0.0]), Plain, "");
+        check(&f32s(&[0.0002]), &f32s(&[0.0]), Plain, "y[0]: is 0.0002");
+        check(&f32s(&[-inf]), &f32s(&[inf]), Plain, "instead of inf");
+        check(&f32s(&[nan]), &f32s(&[1.0]), Plain, "is NaN");
+        check(&f32s(&[1.0]), &f32s(&[nan]), Plain, "instead of NaN");
+        check(&f32s(&[1.0]), &f32s(&[1.0, 2.0]), Plain, "shape is [1] instead of [2]");
+        check(&f32s(&[1.0]), &u8s(&[1]), Plain, "dtype is f32 instead of u8");
+        let t = |b| Item::Tensor(Tensor::from_bools([1], &[b]));
+        check(&t(true), &t(false), Plain, "y[0]");
+        check(&Item::Sequence(vec![t(true)]), &Item::Sequence(vec![t(false)]), Plain, "y[0][0]");
+        check(&Item::Sequence(vec![]), &Item::Sequence(vec![t(false)]), Plain, "0 items instead of 1");
+    }
+
+    #[test]
+    fn quantised_outputs_may_be_a_step_off() {
+        let want: Vec<u8> = (0..200).collect();
+        let off =
+            |n: usize, by: u8| u8s(&want.iter().enumerate().map(|(i, &v)| if i < n { v + by } else { v }).collect::<Vec<_>>());
+        check(&off(2, 1), &u8s(&want), Kind::Quantised, "");
+        check(&off(2, 1), &u8s(&want), Kind::Plain, "2 of 200");
+        check(&off(3, 1), &u8s(&want), Kind::Quantised, "at most 1 %");
+        check(&off(1, 2), &u8s(&want), Kind::Quantised, "more than one step");
+    }
+
+    #[test]
+    fn floats_after_integers_need_40_db_and_the_same_top_1() {
+        check(&f32s(&[10.05, 1.0]), &f32s(&[10.0, 1.0]), Kind::Downstream, "");
+        check(&f32s(&[10.05, 1.0]), &f32s(&[10.0, 1.0]), Kind::Plain, "y[0]");
+        check(&f32s(&[10.5, 1.0]), &f32s(&[10.0, 1.0]), Kind::Downstream, "SQNR is 26");
+        check(&f32s(&[10.0, 10.05]), &f32s(&[10.05, 10.0]), Kind::Downstream, "top-1 of item 0 is 1");
+    }
+}

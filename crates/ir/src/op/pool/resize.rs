@@ -1,0 +1,390 @@
+//! Resize: nearest, linear and cubic resampling along any axes.
+//!
+//! Coordinates are computed in f32, as ONNX Runtime does. A nearest index that is a quotient for every position becomes an
+//! index expression, so that later stages see a plain strided read.
+
+use super::super::common::*;
+use super::super::*;
+use super::sample::*;
+use crate::compute::{Compute, Reducer};
+use crate::scalar::{Scalar, Unary as U};
+
+/// One axis that is resized.
+struct Axis {
+    axis: usize,
+    /// Extent before and after.
+    from: Expr,
+    to: Expr,
+    /// The scale as f32.
+    scale: Scalar,
+    /// The scale as a number, if it is known.
+    known_scale: Option<f32>,
+    /// For tf_crop_and_resize: start and end of the region.
+    region: Option<(Scalar, Scalar)>,
+}
+
+/// Operand `i` if it is there and not empty.
+fn present(cx: &Ctx, i: usize) -> bool {
+    cx.has(i) && cx.dims(i).is_ok_and(|d| !d.first().is_some_and(|d| d.is(0)))
+}
+
+/// `scale` as a fraction: the simplest that is the same f32.
+fn fraction(scale: f32) -> (i64, i64) {
+    for q in 1..=4096i64 {
+        let p = (f64::from(scale) * q as f64).round();
+        if (p / q as f64) as f32 == scale {
+            return (p as i64, q);
+        }
+    }
+    ((f64::from(scale) * f64::from(1u32 << 24)).round() as i64, 1 << 24)
+}
+
+/// floor(extent * scale), in f32 as ONNX Runtime does.
+fn scaled(extent: Expr, scale: f32) -> Expr {
+    match extent.known() {
+        Some(d) => Expr::int((d as f32 * scale).floor() as i64),
+        None => {
+            let (p, q) = fraction(scale);
+            (extent * p).div(Expr::int(q))
+        }
+    }
+}
+
+impl Resize {
+    /// All axes named by the node (also those that keep their extent).
+    fn plan(&self, cx: &Ctx) -> Result<Vec<Axis>, Fault> {
+        let x = accept(cx, 0, Accept::Number)?;
+        let rank = x.rank();
+        let axes: Vec<usize> = match self.axes[..] {
+            [] => (0..rank).collect(),
+            ref list => list.iter().map(|&a| normal_axis(a, rank)).collect::<Result<_, _>>()?,
+        };
+        let crop = self.coordinate_transformation_mode == "tf_crop_and_resize";
+        if crop && !present(cx, 1) {
+            return Err(fault!("tf_crop_and_resize needs the operand 'roi'"));
+        }
+        let extents = self.extents(cx, &axes)?;
+        let region = |i: usize| -> Result<_, Fault> {
+            let t = cx.tensor(1)?;
+            let at = |k: usize| Scalar::read_at(t.dtype, 1, &[Expr::from(k)]).cast(DType::F32);
+            Ok((at(i), at(axes.len() + i)))
+        };
+        let mut plan = vec![];
+        for (i, &axis) in axes.iter().enumerate() {
+            let (from, (to, scale)) = (x.dims[axis], extents[i]);
+            let ratio = match (to.known(), from.known()) {
+                (Some(t), Some(f)) if scale.is_none() => Some(t as f32 / f as f32),
+                _ => scale,
+            };
+            let region = if crop { Some(region(i)?) } else { None };
+            let scalar = ratio.map_or_else(|| float(to) / float(from), |s| f32(f64::from(s)));
+            plan.push(Axis { axis, from, to, scale: scalar, known_scale: ratio, region });
+        }
+        Ok(plan)
+    }
+
+    /// Extent and scale (if it does not follow from the extents) of each axis.
+    fn extents(&self, cx: &Ctx, axes: &[usize]) -> Result<Vec<(Expr, Option<f32>)>, Fault> {
+        let dims = cx.dims(0)?;
+        if present(cx, 2) == present(cx, 3) {
+            return Err(fault!("exactly one of the operands 'scales' and 'sizes' is needed"));
+        }
+        let expect = |n: usize, what: &str| match n == axes.len() {
+            true => Ok(()),
+            false => Err(fault!("operand '{what}' has {n} entries for {} axes", axes.len())),
+        };
+        if present(cx, 2) {
+            let scales = cx.known(2).ok_or_else(|| fault!("operand 2 ('scales') must be known at compile time"))?;
+            expect(scales.len(), "scales")?;
+            let scales = (0..axes.len()).map(|i| scales.float(i) as f32);
+            let each = axes.iter().zip(scales).map(|(&a, s)| match s > 0.0 {
+                true => Ok((scaled(dims[a], s), Some(s))),
+                false => Err(fault!("operand 'scales' has the entry {s}")),
+            });
+            return each.collect();
+        }
+        let sizes = cx.ints(3)?;
+        expect(sizes.len(), "sizes")?;
+        let stretch = match self.keep_aspect_ratio_policy.as_str() {
+            "stretch" => return Ok(sizes.iter().map(|&s| (s, None)).collect()),
+            "not_larger" => f32::min,
+            "not_smaller" => f32::max,
+            p => {
+                return Err(fault!("attribute 'keep_aspect_ratio_policy' is '{p}'; stretch, not_larger or not_smaller is needed"));
+            }
+        };
+        let ratios: Option<Vec<f32>> =
+            axes.iter().zip(&sizes).map(|(&a, s)| Some(s.known()? as f32 / dims[a].known()? as f32)).collect();
+        let ratios = ratios.ok_or_else(|| fault!("keep_aspect_ratio_policy needs dims that are known at compile time"))?;
+        let scale = ratios.into_iter().reduce(stretch).unwrap_or(1.0);
+        let extent = |a: usize| Expr::int((scale * dims[a].known().unwrap_or(0) as f32 + 0.5).floor() as i64);
+        Ok(axes.iter().map(|&a| (extent(a), Some(scale))).collect())
+    }
+
+    /// The position in the operand that result position `i` samples.
+    fn position(&self, a: &Axis, i: Expr) -> Scalar {
+        let (i, from, to) = (float(i), float(a.from), float(a.to));
+        let (half, one) = (f32(0.5), f32(1.0));
+        // Length 1 is a case of its own where the general formula divides by zero.
+        let unless_single = |single: Scalar, general: Scalar| match a.to.known() {
+            Some(1) => single,
+            Some(_) => general,
+            None => Scalar::select(to.eq_to(one), single, general),
+        };
+        match self.coordinate_transformation_mode.as_str() {
+            "asymmetric" => i / a.scale,
+            "align_corners" => unless_single(f32(0.0), i * (from - one) / (to - one)),
+            "pytorch_half_pixel" => unless_single(f32(0.0), (i + half) / a.scale - half),
+            "half_pixel_symmetric" => {
+                let adjustment = to / (a.scale * from);
+                from / f32(2.0) * (one - adjustment) + (i + half) / a.scale - half
+            }
+            "tf_crop_and_resize" => {
+                let (start, end) = a.region.expect("made for this mode");
+                let general = start * (from - one) + i * (end - start) * (from - one) / (to - one);
+                unless_single(half * (start + end) * (from - one), general)
+            }
+            _ => (i + half) / a.scale - half,
+        }
+    }
+
+    /// The neighbour that `nearest` takes, before it is brought into bounds.
+    fn nearest(&self, p: Scalar) -> Scalar {
+        let half = f32(0.5);
+        let r = match self.nearest_mode.as_str() {
+            "round_prefer_ceil" => un(U::Floor, p + half),
+            "floor" => un(U::Floor, p),
+            "ceil" => un(U::Ceil, p),
+            _ => un(U::Ceil, p - half),
+        };
+        r.cast(DType::I64)
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        let one_of = |name: &str, value: &str, all: &[&str]| match all.contains(&value) {
+            true => Ok(()),
+            false => Err(fault!("attribute '{name}' is '{value}'; one of {} is needed", all.join(", "))),
+        };
+        let modes =
+            ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric", "tf_crop_and_resize"];
+        one_of("coordinate_transformation_mode", &self.coordinate_transformation_mode, &modes)?;
+        one_of("mode", &self.mode, &["nearest", "linear", "cubic"])?;
+        one_of("nearest_mode", &self.nearest_mode, &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+    }
+}
+
+/// True if resampling along the axis changes nothing.
+fn is_identity(a: &Axis) -> bool {
+    a.region.is_none() && a.from == a.to && a.known_scale.is_none_or(|s| s == 1.0)
+}
+
+/// `(i * a + b) / c` (floor) that equals `values[i]` everywhere, with the given slope `a / c`.
+fn quotient(values: &[i64], slope: (i64, i64)) -> Option<(i64, i64, i64)> {
+    let (a, c) = slope;
+    (1..=4096).contains(&c).then_some(())?;
+    // b is bounded by each value: v c <= i a + b < (v + 1) c.
+    let (mut low, mut high) = (i64::MIN, i64::MAX);
+    for (i, &v) in values.iter().enumerate() {
+        let at = i as i64 * a;
+        low = low.max(v * c - at);
+        high = high.min((v + 1) * c - 1 - at);
+    }
+    (low <= high).then_some((a, low.max(0).min(high), c))
+}
+
+impl Resize {
+    /// The index that `nearest` reads for result position `i`, in bounds.
+    fn nearest_index(&self, a: &Axis, i: Expr) -> Scalar {
+        let raw = self.nearest(self.position(a, i));
+        let fitted = self.fit(a).map(|(p, b, q)| {
+            let e = (i * p + b).div(Expr::int(q));
+            Scalar::index(e)
+        });
+        match fitted {
+            Some(index) => clamp(index, a.from),
+            None => clamp(raw, a.from),
+        }
+    }
+
+    /// The nearest index as a quotient, checked for every position (or, if extents are open, for the first thousands of a
+    /// mode that looks at the scale only).
+    fn fit(&self, a: &Axis) -> Option<(i64, i64, i64)> {
+        if a.region.is_some() {
+            return None;
+        }
+        let var = Expr::var(0);
+        let raw = self.nearest(self.position(a, var));
+        let evaluate = |s: Scalar, i: i64| crate::eval::scalar(s, &|_| Some(i), &mut |_, _, _| 0, &|_| 0) as i64;
+        if let (Some(from), Some(to)) = (a.from.known(), a.to.known()) {
+            if to > 1 << 16 {
+                return None;
+            }
+            let values: Vec<i64> = (0..to).map(|i| evaluate(raw, i).clamp(0, from - 1)).collect();
+            return quotient(&values, (from, to));
+        }
+        if !matches!(self.coordinate_transformation_mode.as_str(), "half_pixel" | "asymmetric") {
+            return None;
+        }
+        let (p, q) = fraction(a.known_scale?);
+        if p < q {
+            return None;
+        }
+        let values: Vec<i64> = (0..4096).map(|i| evaluate(raw, i).max(0)).collect();
+        quotient(&values, (q, p))
+    }
+
+    /// Where a sample lies outside for tf_crop_and_resize.
+    fn outside(&self, a: &Axis, p: Scalar) -> Option<Scalar> {
+        a.region.map(|_| {
+            let beyond = Scalar::binary(crate::scalar::Binary::Gt, p, float(a.from - 1));
+            Scalar::binary(crate::scalar::Binary::Or, p.lt(f32(0.0)), beyond)
+        })
+    }
+
+    /// `value`, or the extrapolation value where one of the axes samples outside.
+    fn extrapolate(&self, plan: &[&Axis], o: &[Expr], value: Scalar) -> Scalar {
+        plan.iter().fold(value, |v, a| match self.outside(a, self.position(a, o[a.axis])) {
+            Some(outside) => Scalar::select(outside, num(v, f64::from(self.extrapolation_value)), v),
+            None => v,
+        })
+    }
+}
+
+impl OpDef for Resize {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        self.check()?;
+        let plan = self.plan(cx)?;
+        let x = cx.tensor(0)?;
+        if self.antialias != 0 && self.mode != "nearest" && plan.iter().any(|a| a.known_scale.is_none()) {
+            return Err(fault!("antialias needs scales that are known at compile time"));
+        }
+        let mut dims = x.dims.clone();
+        plan.iter().for_each(|a| dims[a.axis] = a.to);
+        Ok(vec![Fact::tensor(x.dtype, dims)])
+    }
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        let (x, out) = (cx.tensor(0)?, Ctx::out(outs, 0)?);
+        let plan = self.plan(cx)?;
+        let plan: Vec<&Axis> = plan.iter().filter(|a| !is_identity(a)).collect();
+        if plan.is_empty() {
+            return Ok(Meaning::Alias(0));
+        }
+        if self.mode == "nearest" {
+            let c = Compute::map(&out.dims, |o| {
+                let mut at: Vec<Scalar> = o.iter().map(|&e| Scalar::index(e)).collect();
+                plan.iter().for_each(|a| at[a.axis] = self.nearest_index(a, o[a.axis]));
+                self.extrapolate(&plan, o, Scalar::read(x.dtype, 0, at))
+            });
+            return Ok(Meaning::one(cx.inputs.len(), Step::Compute(c.simplify())));
+        }
+        if self.mode == "linear" && self.antialias == 0 {
+            return Ok(Meaning::one(cx.inputs.len(), Step::Compute(self.linear(x, out, &plan).simplify())));
+        }
+        Ok(self.convolved(cx.inputs.len(), x, &plan))
+    }
+}
+
+/// Rounds to the dtype of the result; integers to nearest even, saturating.
+fn finish(v: Scalar, dtype: DType) -> Scalar {
+    if dtype.is_float() { v.cast(dtype) } else { un(U::Round, v).cast(dtype) }
+}
+
+/// The float dtype that samples of `dtype` are weighted in.
+fn weighted(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+impl Resize {
+    /// All axes in one step: 2^n neighbours.
+    fn linear(&self, x: &TensorType, out: &TensorType, plan: &[&Axis]) -> Compute {
+        Compute::map(&out.dims, |o| {
+            let taps: Vec<Vec<Tap>> = plan
+                .iter()
+                .map(|a| {
+                    let p = self.position(a, o[a.axis]).max(f32(0.0)).min(float(a.from - 1));
+                    let base = un(U::Floor, p);
+                    let t = p - base;
+                    let low = clamp(base.cast(DType::I64), a.from);
+                    let high = clamp(low + Scalar::index(1), a.from);
+                    let inside = Scalar::always();
+                    vec![Tap { index: low, inside, weight: f32(1.0) - t }, Tap { index: high, inside, weight: t }]
+                })
+                .collect();
+            let v = interpolate(&taps, &|index, _| {
+                let mut at: Vec<Scalar> = o.iter().map(|&e| Scalar::index(e)).collect();
+                plan.iter().zip(index).for_each(|(a, &i)| at[a.axis] = i);
+                Scalar::read(x.dtype, 0, at).cast(weighted(x.dtype))
+            });
+            finish(self.extrapolate(plan, o, v), out.dtype)
+        })
+    }
+
+    /// Number of taps and the first one's distance from floor(position): the filter's support, stretched when antialiased.
+    fn support(&self, a: &Axis) -> (i64, i64, f64) {
+        let radius = if self.mode == "cubic" { 2.0 } else { 1.0 };
+        let scale = match a.known_scale {
+            Some(s) if self.antialias != 0 => f64::from(s).min(1.0),
+            _ => 1.0,
+        };
+        let first = (-radius / scale).floor() as i64 + 1;
+        (2 - 2 * first, first, scale)
+    }
+
+    /// The filter at distance `d`.
+    fn filter(&self, d: Scalar) -> Scalar {
+        let d = un(U::Abs, d);
+        if self.mode == "linear" {
+            return (f32(1.0) - d).max(f32(0.0));
+        }
+        let a = f64::from(self.cubic_coeff_a);
+        let inner = ((f32(a + 2.0) * d - f32(a + 3.0)) * d) * d + f32(1.0);
+        let outer = ((f32(a) * d - f32(5.0 * a)) * d + f32(8.0 * a)) * d - f32(4.0 * a);
+        Scalar::select(d.le(f32(1.0)), inner, Scalar::select(d.lt(f32(2.0)), outer, f32(0.0)))
+    }
+
+    /// One axis after the other: a weighted sum over the filter's support, divided by the sum of the weights where that is
+    /// not 1 by construction.
+    fn convolved(&self, inputs: usize, x: &TensorType, plan: &[&Axis]) -> Meaning {
+        let mut steps = vec![];
+        let (mut dims, mut source, mut dtype) = (x.dims.clone(), 0, x.dtype);
+        for (k, a) in plan.iter().enumerate() {
+            let (taps, first, stretch) = self.support(a);
+            let neighbour = |o: Expr, j: Expr| {
+                let p = self.position(a, o);
+                let base = un(U::Floor, p);
+                let at = base + float(j + first);
+                let weight = self.filter((at - p) * f32(stretch));
+                let index = at.cast(DType::I64);
+                let counts = if self.exclude_outside != 0 { index.within(0, a.from) } else { Scalar::always() };
+                (clamp(index, a.from), Scalar::select(counts, weight, f32(0.0)))
+            };
+            let normalise = self.exclude_outside != 0 || self.antialias != 0;
+            if normalise {
+                let sum = Compute::reduce(&[a.to], &[Expr::int(taps)], Reducer::Sum, |o, j| neighbour(o[0], j[0]).1, |_, s| s);
+                steps.push(Step::Compute(sum));
+            }
+            let total = inputs + steps.len() - 1;
+            dims[a.axis] = a.to;
+            let wide = weighted(x.dtype);
+            let c = Compute::reduce(
+                &dims,
+                &[Expr::int(taps)],
+                Reducer::Sum,
+                |o, j| {
+                    let (index, weight) = neighbour(o[a.axis], j[0]);
+                    let at = o.iter().enumerate().map(|(i, &e)| if i == a.axis { index } else { Scalar::index(e) });
+                    weight.cast(wide) * Scalar::read(dtype, source, at).cast(wide)
+                },
+                |o, acc| {
+                    let v = if normalise { acc / Scalar::read_at(DType::F32, total, &[o[a.axis]]).cast(wide) } else { acc };
+                    let v = self.extrapolate(&[a], o, v);
+                    if k + 1 == plan.len() { finish(v, x.dtype) } else { v }
+                },
+            );
+            steps.push(Step::Compute(c.simplify()));
+            source = inputs + steps.len() - 1;
+            dtype = wide;
+        }
+        Meaning::Steps { steps, outputs: vec![source as u32] }
+    }
+}

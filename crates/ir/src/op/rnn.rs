@@ -1,7 +1,0 @@
-//! Recurrent networks over a sequence.
-
-use super::*;
-
-gaps! {
-    GRU, LSTM, RNN
-}

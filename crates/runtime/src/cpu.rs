@@ -1,0 +1,179 @@
+//! What this machine can do, by LLVM's feature names, so that an artifact for another one is refused before any code runs.
+
+use crate::error::{Error, fail};
+use alloc::vec::Vec;
+use infc_artifact::container::Requirements;
+
+/// The instruction set architecture that this runtime was built for.
+pub const ARCH: &str = if cfg!(target_arch = "x86_64") {
+    "x86_64"
+} else if cfg!(target_arch = "aarch64") {
+    "aarch64"
+} else if cfg!(target_arch = "riscv64") {
+    "riscv64"
+} else {
+    "unknown"
+};
+
+/// Whether this machine can run what has these requirements; the error names what it lacks.
+pub fn check(required: &Requirements) -> Result<(), Error> {
+    if !required.arch.is_empty() && required.arch != ARCH {
+        fail!(Machine, "the artifact is for {}, this machine is {ARCH}; compile the model for this machine", required.arch);
+    }
+    let missing: Vec<&str> = required.features.iter().map(|f| f.as_str()).filter(|f| !has(f)).collect();
+    if !missing.is_empty() {
+        let all = required.features.join(", ");
+        fail!(
+            Machine,
+            "this CPU lacks {} (the artifact requires {all}); compile with --cpu native here, or for an older CPU",
+            missing.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Whether the CPU has a feature and the operating system lets programs use it. Unknown features are absent.
+pub fn has(feature: &str) -> bool {
+    imp::has(feature)
+}
+
+/// Asks the operating system for what needs its permission (AMX on Linux).
+pub(crate) fn enable(required: &Requirements) -> Result<(), Error> {
+    #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+    if required.features.iter().any(|f| f.starts_with("amx")) {
+        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+        const TILE_DATA: libc::c_long = 18;
+        // Safety: this system call changes no memory of ours.
+        let answer = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) };
+        if answer != 0 {
+            fail!(Machine, "the operating system refuses the use of AMX tiles; compile for a CPU without AMX");
+        }
+    }
+    let _ = required;
+    Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+mod imp {
+    use core::arch::x86_64::{__cpuid_count, CpuidResult};
+
+    #[derive(Clone, Copy)]
+    enum Reg {
+        Eax,
+        Ebx,
+        Ecx,
+        Edx,
+    }
+    use Reg::*;
+
+    /// Register state that the operating system must save: bits of XCR0.
+    #[derive(Clone, Copy, PartialEq)]
+    #[repr(u64)]
+    enum Os {
+        No = 0,
+        Avx = 0x6,
+        Avx512 = 0xe6,
+        Amx = 0x6_0000,
+    }
+    use Os::*;
+
+    /// `(name, leaf, subleaf, register, bit, state)` from Intel's and AMD's manuals.
+    #[rustfmt::skip]
+    const FEATURES: &[(&str, u32, u32, Reg, u32, Os)] = &[
+        ("x87", 1, 0, Edx, 0, No), ("cx8", 1, 0, Edx, 8, No), ("cmov", 1, 0, Edx, 15, No), ("mmx", 1, 0, Edx, 23, No),
+        ("fxsr", 1, 0, Edx, 24, No), ("sse", 1, 0, Edx, 25, No), ("sse2", 1, 0, Edx, 26, No), ("sse3", 1, 0, Ecx, 0, No),
+        ("pclmul", 1, 0, Ecx, 1, No), ("ssse3", 1, 0, Ecx, 9, No), ("fma", 1, 0, Ecx, 12, Avx), ("cx16", 1, 0, Ecx, 13, No),
+        ("sse4.1", 1, 0, Ecx, 19, No), ("sse4.2", 1, 0, Ecx, 20, No), ("crc32", 1, 0, Ecx, 20, No), ("movbe", 1, 0, Ecx, 22, No),
+        ("popcnt", 1, 0, Ecx, 23, No), ("aes", 1, 0, Ecx, 25, No), ("xsave", 1, 0, Ecx, 26, No), ("avx", 1, 0, Ecx, 28, Avx),
+        ("f16c", 1, 0, Ecx, 29, Avx), ("rdrnd", 1, 0, Ecx, 30, No),
+        ("fsgsbase", 7, 0, Ebx, 0, No), ("bmi", 7, 0, Ebx, 3, No), ("avx2", 7, 0, Ebx, 5, Avx), ("bmi2", 7, 0, Ebx, 8, No),
+        ("avx512f", 7, 0, Ebx, 16, Avx512), ("avx512dq", 7, 0, Ebx, 17, Avx512), ("rdseed", 7, 0, Ebx, 18, No),
+        ("adx", 7, 0, Ebx, 19, No), ("avx512ifma", 7, 0, Ebx, 21, Avx512), ("avx512cd", 7, 0, Ebx, 28, Avx512),
+        ("sha", 7, 0, Ebx, 29, No), ("avx512bw", 7, 0, Ebx, 30, Avx512), ("avx512vl", 7, 0, Ebx, 31, Avx512),
+        ("avx512vbmi", 7, 0, Ecx, 1, Avx512), ("avx512vbmi2", 7, 0, Ecx, 6, Avx512), ("gfni", 7, 0, Ecx, 8, No),
+        ("vaes", 7, 0, Ecx, 9, Avx), ("vpclmulqdq", 7, 0, Ecx, 10, Avx), ("avx512vnni", 7, 0, Ecx, 11, Avx512),
+        ("avx512bitalg", 7, 0, Ecx, 12, Avx512), ("avx512vpopcntdq", 7, 0, Ecx, 14, Avx512),
+        ("avx512vp2intersect", 7, 0, Edx, 8, Avx512), ("amx-bf16", 7, 0, Edx, 22, Amx), ("avx512fp16", 7, 0, Edx, 23, Avx512),
+        ("amx-tile", 7, 0, Edx, 24, Amx), ("amx-int8", 7, 0, Edx, 25, Amx),
+        ("avxvnni", 7, 1, Eax, 4, Avx), ("avx512bf16", 7, 1, Eax, 5, Avx512), ("amx-fp16", 7, 1, Eax, 21, Amx),
+        ("avxifma", 7, 1, Eax, 23, Avx), ("avxvnniint8", 7, 1, Edx, 4, Avx), ("avxneconvert", 7, 1, Edx, 5, Avx),
+        ("avxvnniint16", 7, 1, Edx, 10, Avx),
+        ("sahf", 0x8000_0001, 0, Ecx, 0, No), ("lzcnt", 0x8000_0001, 0, Ecx, 5, No), ("sse4a", 0x8000_0001, 0, Ecx, 6, No),
+        ("prfchw", 0x8000_0001, 0, Ecx, 8, No), ("64bit", 0x8000_0001, 0, Edx, 29, No),
+    ];
+
+    fn leaf(leaf: u32, subleaf: u32) -> CpuidResult {
+        let zero = CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+        if leaf > __cpuid_count(leaf & 0x8000_0000, 0).eax || subleaf > 0 && __cpuid_count(leaf, 0).eax < subleaf {
+            return zero;
+        }
+        __cpuid_count(leaf, subleaf)
+    }
+
+    /// XCR0: which register state the operating system saves.
+    fn saved() -> u64 {
+        const OSXSAVE: u32 = 1 << 27;
+        if leaf(1, 0).ecx & OSXSAVE == 0 {
+            return 0;
+        }
+        let (low, high): (u32, u32);
+        // Safety: `xgetbv` exists when OSXSAVE is set; it only writes these registers.
+        unsafe { core::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    pub(super) fn has(feature: &str) -> bool {
+        FEATURES.iter().find(|f| f.0 == feature).is_some_and(|&(_, number, subleaf, reg, bit, os)| {
+            let r = leaf(number, subleaf);
+            let value = match reg {
+                Eax => r.eax,
+                Ebx => r.ebx,
+                Ecx => r.ecx,
+                Edx => r.edx,
+            };
+            value >> bit & 1 == 1 && (os == No || saved() & os as u64 == os as u64)
+        })
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod imp {
+    /// Only what every machine of the architecture has.
+    pub(super) fn has(feature: &str) -> bool {
+        cfg!(target_arch = "aarch64") && matches!(feature, "neon" | "fp-armv8")
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agrees_with_the_standard_library() {
+        macro_rules! check {
+            ($($ours:literal $theirs:tt)*) => { $(assert_eq!(has($ours), std::is_x86_feature_detected!($theirs), $ours);)* };
+        }
+        check! {
+            "sse3" "sse3" "ssse3" "ssse3" "sse4.1" "sse4.1" "sse4.2" "sse4.2" "popcnt" "popcnt" "avx" "avx" "fma" "fma" "f16c" "f16c"
+            "avx2" "avx2" "bmi" "bmi1" "bmi2" "bmi2" "lzcnt" "lzcnt" "movbe" "movbe" "aes" "aes" "pclmul" "pclmulqdq" "sha" "sha"
+            "avx512f" "avx512f" "avx512dq" "avx512dq" "avx512cd" "avx512cd" "avx512bw" "avx512bw" "avx512vl" "avx512vl"
+            "avx512ifma" "avx512ifma" "avx512vbmi" "avx512vbmi" "avx512vbmi2" "avx512vbmi2" "avx512vnni" "avx512vnni"
+            "avx512bitalg" "avx512bitalg" "avx512vpopcntdq" "avx512vpopcntdq" "avx512bf16" "avx512bf16" "avx512fp16" "avx512fp16"
+            "gfni" "gfni" "vaes" "vaes" "vpclmulqdq" "vpclmulqdq" "avxvnni" "avxvnni" "adx" "adx" "rdseed" "rdseed"
+            "rdrnd" "rdrand" "cx16" "cmpxchg16b" "sse4a" "sse4a" "xsave" "xsave" "fxsr" "fxsr" "sse2" "sse2"
+        }
+        assert!(!has("avx1024"));
+    }
+
+    #[test]
+    fn the_error_names_what_is_missing() {
+        let required = |arch: &str, features: &[&str]| {
+            let features = features.iter().map(|f| (*f).into()).collect();
+            check(&Requirements { arch: arch.into(), features }).map_err(|e| e.to_string())
+        };
+        assert_eq!(required("x86_64", &["sse2"]), Ok(()));
+        let text = required("x86_64", &["sse2", "avx1024", "warp"]).unwrap_err();
+        assert!(text.starts_with("this CPU lacks avx1024, warp (the artifact requires sse2, avx1024, warp)"), "{text}");
+        assert!(required("aarch64", &[]).unwrap_err().contains("for aarch64, this machine is x86_64"));
+    }
+}

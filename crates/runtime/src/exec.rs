@@ -1,0 +1,285 @@
+//! Runs the steps of a program: no allocation, no lock, every address inside its buffer.
+
+use crate::error::{Error, fail};
+use crate::memory::Aligned;
+use crate::model::Model;
+use crate::plan::Plan;
+#[cfg(feature = "std")]
+use crate::pool::Pool;
+use crate::session::StepTime;
+use alloc::vec::Vec;
+use infc_artifact::program::{Message, Size, Step, View};
+
+/// A compiled kernel, as `infc_artifact::abi` describes it.
+pub(crate) type KernelFn = unsafe extern "C" fn(*const *mut u8, *const i64, *mut u8, i64, i64) -> u64;
+
+/// One launch: a kernel and what it is called with.
+#[derive(Clone, Copy)]
+pub(crate) struct Job {
+    pub(crate) entry: KernelFn,
+    pub(crate) buffers: *const *mut u8,
+    pub(crate) extents: *const i64,
+    #[cfg_attr(not(feature = "std"), allow(dead_code, reason = "for the pool"))]
+    pub(crate) tasks: i64,
+}
+
+impl Job {
+    /// Runs a range of its tasks; 0 or `code + 1` of the first failed check.
+    ///
+    /// # Safety
+    /// The pointers are those of a resolved launch whose memory is alive; `scratch` has the bytes that the kernel asks for and
+    /// is used by this call alone.
+    pub(crate) unsafe fn run(&self, scratch: *mut u8, begin: i64, end: i64) -> u64 {
+        // Safety: by the caller.
+        unsafe { (self.entry)(self.buffers, self.extents, scratch, begin, end) }
+    }
+}
+
+/// Memory of a session in which launches are prepared.
+#[derive(Default)]
+pub(crate) struct Frame {
+    /// Start of each buffer.
+    pub(crate) bases: Vec<*mut u8>,
+    /// Buffer pointers of all launches.
+    pointers: Vec<*mut u8>,
+    /// Extents of all launches.
+    extents: Vec<i64>,
+    /// Tasks of each step that is a launch.
+    tasks: Vec<i64>,
+    /// Scratch memory of the calling thread.
+    pub(crate) scratch: Aligned,
+    /// Time of each step, if asked for.
+    pub(crate) times: Option<Vec<StepTime>>,
+    #[cfg(feature = "std")]
+    pub(crate) pool: Option<Pool>,
+}
+
+// Safety: the pointers lead to memory of the session or of arguments of the current run; threads of the pool use them only during a launch.
+unsafe impl Send for Frame {}
+
+impl Frame {
+    pub(crate) fn new(model: &Model) -> Result<Frame, Error> {
+        let (pointers, extents) = model.launch_room;
+        Ok(Frame {
+            bases: alloc::vec![core::ptr::null_mut(); model.program.buffers.len()],
+            pointers: alloc::vec![core::ptr::null_mut(); pointers],
+            extents: alloc::vec![0; extents],
+            tasks: alloc::vec![0; model.steps.len()],
+            scratch: Aligned::zeroed(model.scratch)?,
+            ..Frame::default()
+        })
+    }
+}
+
+/// A program about to run, or running.
+pub(crate) struct Exec<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) plan: &'a mut Plan,
+    pub(crate) frame: &'a mut Frame,
+}
+
+impl Exec<'_> {
+    /// Prepares all launches that do not change while the program runs. Needed when shapes or base addresses changed.
+    pub(crate) fn resolve(&mut self) -> Result<(), Error> {
+        let model = self.model;
+        self.resolve_list(&model.program.steps, &mut 0)
+    }
+
+    fn resolve_list(&mut self, steps: &[Step], number: &mut usize) -> Result<(), Error> {
+        for step in steps {
+            let own = *number;
+            *number += 1;
+            match step {
+                Step::Launch { .. } if self.model.steps[own].fixed => self.fill(own, step)?,
+                Step::If { then, otherwise, .. } => {
+                    self.resolve_list(then, number)?;
+                    self.resolve_list(otherwise, number)?;
+                }
+                Step::Loop { body, .. } => self.resolve_list(body, number)?,
+                Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes pointers, extents and tasks of a launch.
+    fn fill(&mut self, number: usize, step: &Step) -> Result<(), Error> {
+        let Step::Launch { buffers, extents, tasks, .. } = step else { return Ok(()) };
+        let info = self.model.steps[number];
+        for (i, view) in buffers.iter().enumerate() {
+            self.frame.pointers[info.pointers + i] = self.address(number, view, 0)?;
+        }
+        for (i, extent) in extents.iter().enumerate() {
+            self.frame.extents[info.extents + i] = self.value(extent);
+        }
+        self.frame.tasks[number] = self.value(tasks);
+        Ok(())
+    }
+
+    /// Runs the whole program.
+    pub(crate) fn run(&mut self) -> Result<(), Error> {
+        let model = self.model;
+        let _mode = FloatMode::default();
+        self.list(&model.program.steps, 0)
+    }
+
+    /// Runs a list whose first step has this number.
+    fn list(&mut self, steps: &[Step], mut number: usize) -> Result<(), Error> {
+        for step in steps {
+            #[cfg(feature = "std")]
+            let start = self.frame.times.is_some().then(std::time::Instant::now);
+            self.step(step, number)?;
+            #[cfg(feature = "std")]
+            if let (Some(start), Some(times)) = (start, &mut self.frame.times) {
+                times[number].calls += 1;
+                times[number].nanoseconds += start.elapsed().as_nanos() as u64;
+            }
+            number = self.model.steps[number].end;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step, number: usize) -> Result<(), Error> {
+        match step {
+            Step::Launch { kernel, .. } => {
+                if !self.model.steps[number].fixed {
+                    self.fill(number, step)?;
+                }
+                self.launch(*kernel, number)
+            }
+            Step::Copy { from, to, bytes } => {
+                let Ok(bytes) = usize::try_from(self.value(bytes)) else { fail!(Run, "step {number}: a copy of negative size") };
+                let (from, to) = (self.address(number, from, bytes)?, self.address(number, to, bytes)?);
+                // Safety: both ranges lie in their buffers; `copy` allows them to overlap.
+                unsafe { core::ptr::copy(from, to, bytes) };
+                Ok(())
+            }
+            Step::Bind { symbol, from, bound } => {
+                let at = self.address(number, from, 8)?;
+                // Safety: 8 bytes of a buffer; any bits are a number.
+                let value = unsafe { at.cast::<i64>().read_unaligned() };
+                let bound = self.value(bound);
+                if !(0..=bound).contains(&value) {
+                    let name = &self.model.program.symbols[*symbol as usize].name;
+                    fail!(Run, "step {number}: the size '{name}' is {value}, which is not in 0..={bound}");
+                }
+                self.plan.symbols[*symbol as usize] = value;
+                Ok(())
+            }
+            Step::Require { left, right, or_one, code } => {
+                let (a, b) = (self.value(left), self.value(right));
+                if a == b || *or_one && (a == 1 || b == 1) {
+                    return Ok(());
+                }
+                let Message { node, text } = &self.model.program.messages[*code as usize];
+                fail!(Run, "{node}: {text} ({a} and {b})")
+            }
+            Step::If { cond, then, otherwise } => match self.flag(number, cond)? {
+                true => self.list(then, number + 1),
+                false => self.list(otherwise, self.model.steps[number].otherwise),
+            },
+            Step::Loop { counter, count, cond, body } => {
+                for round in 0..self.value(count) {
+                    if let Some(cond) = cond
+                        && !self.flag(number, cond)?
+                    {
+                        break;
+                    }
+                    self.plan.symbols[*counter as usize] = round;
+                    self.list(body, number + 1)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn launch(&mut self, kernel: u32, number: usize) -> Result<(), Error> {
+        let model = self.model;
+        let (info, tasks) = (model.steps[number], self.frame.tasks[number]);
+        if tasks <= 0 {
+            return Ok(());
+        }
+        let kernel = &model.program.kernels[kernel as usize];
+        // Safety: `validate` checked that the entry is in the code, which is mapped executable; that a function of the kernel ABI
+        // lies there is what an artifact is trusted for.
+        let entry = unsafe { core::mem::transmute::<*const u8, KernelFn>(model.code.add(kernel.entry as usize)) };
+        // Safety: both are at most the length of the vector; the room of each launch was laid out when the model was loaded.
+        let (buffers, extents) =
+            unsafe { (self.frame.pointers.as_ptr().add(info.pointers), self.frame.extents.as_ptr().add(info.extents)) };
+        let job = Job { entry, buffers, extents, tasks };
+        let scratch = self.frame.scratch.pointer();
+        #[cfg(feature = "std")]
+        let status = match &mut self.frame.pool {
+            Some(pool) if tasks > 1 => pool.run(&job, scratch),
+            // Safety: the launch was resolved for memory that lives during this run; scratch is the largest of all kernels.
+            _ => unsafe { job.run(scratch, 0, tasks) },
+        };
+        #[cfg(not(feature = "std"))]
+        // Safety: as above.
+        let status = unsafe { job.run(scratch, 0, tasks) };
+        match status {
+            0 => Ok(()),
+            code => match model.program.messages.get((code - 1) as usize) {
+                Some(Message { node, text }) => fail!(Run, "{node}: {text}"),
+                None => fail!(Run, "step {number}: kernel '{}' failed with unknown code {}", kernel.name, code - 1),
+            },
+        }
+    }
+
+    /// A size at this moment. `validate` checked that it is well-formed.
+    fn value(&self, size: &Size) -> i64 {
+        size.known().or_else(|| size.eval(&self.plan.symbols)).unwrap_or(0)
+    }
+
+    /// The address of `bytes` bytes of a buffer.
+    fn address(&self, number: usize, view: &View, bytes: usize) -> Result<*mut u8, Error> {
+        let (buffer, offset) = (view.buffer as usize, self.value(&view.offset));
+        let size = self.plan.sizes[buffer];
+        let end = u64::try_from(offset).ok().and_then(|o| o.checked_add(bytes as u64));
+        if end.is_none_or(|end| end > size) {
+            fail!(Run, "step {number}: bytes {offset}..+{bytes} of buffer {buffer}, which has {size}");
+        }
+        // Safety: inside the buffer, whose memory has `size` bytes.
+        Ok(unsafe { self.frame.bases[buffer].add(offset as usize) })
+    }
+
+    fn flag(&self, number: usize, view: &View) -> Result<bool, Error> {
+        // Safety: one byte of a buffer.
+        Ok(unsafe { self.address(number, view, 1)?.read() } != 0)
+    }
+}
+
+/// The default floating-point environment (round to nearest, no flushing of subnormals) while it lives, so that results do not
+/// depend on what the caller's thread has set.
+pub(crate) struct FloatMode {
+    #[cfg(target_arch = "x86_64")]
+    saved: u32,
+}
+
+impl Default for FloatMode {
+    fn default() -> FloatMode {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let mut saved = 0u32;
+            let default = 0x1f80u32;
+            // Safety: the first stores the register to a variable, the second loads a valid value from one.
+            unsafe {
+                core::arch::asm!("stmxcsr [{}]", in(reg) &mut saved, options(nostack, preserves_flags));
+                core::arch::asm!("ldmxcsr [{}]", in(reg) &default, options(nostack, preserves_flags, readonly));
+            }
+            FloatMode { saved }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        FloatMode {}
+    }
+}
+
+impl Drop for FloatMode {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        // Safety: loads what was stored before.
+        unsafe {
+            core::arch::asm!("ldmxcsr [{}]", in(reg) &self.saved, options(nostack, preserves_flags, readonly));
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! A loaded artifact: checked, mapped, immutable, shared by sessions.
+
+use crate::cpu;
+use crate::error::{Error, ErrorKind, fail};
+#[cfg(feature = "std")]
+use crate::map;
+use crate::memory::Aligned;
+use crate::tensor::DType;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ptr::NonNull;
+use infc_artifact::abi::ALIGN;
+use infc_artifact::container::{ContainerError, Kind, Reader, Requirements, Section};
+use infc_artifact::decode::decode;
+use infc_artifact::program::{Port, Program, Size, Step, SymbolSource};
+
+/// A dimension of an input or output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dim {
+    /// Always this.
+    Fixed(i64),
+    /// Any size; dims of the same name are equal.
+    Symbol(String),
+    /// Follows from others: `2 * n`.
+    Expr(String),
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Fixed(n) => write!(f, "{n}"),
+            Dim::Symbol(text) | Dim::Expr(text) => f.write_str(text),
+        }
+    }
+}
+
+/// An input or output of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortInfo {
+    /// Its name.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Dims.
+    pub dims: Vec<Dim>,
+    /// For an input: the output of the previous run that it takes when none is given. For an output: the input that takes it.
+    pub state: Option<usize>,
+}
+
+impl fmt::Display for PortInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.dtype)?;
+        for (i, dim) in self.dims.iter().enumerate() {
+            write!(f, "{}{dim}", if i > 0 { ", " } else { "" })?;
+        }
+        f.write_str("]")
+    }
+}
+
+/// What is known of a step before any shapes are.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct StepInfo {
+    /// Number of the step after it and all its nested steps.
+    pub(crate) end: usize,
+    /// For an `If`: number of the first step of `otherwise`.
+    pub(crate) otherwise: usize,
+    /// For a `Launch`: where its pointers begin among those of all launches.
+    pub(crate) pointers: usize,
+    /// For a `Launch`: where its extents begin.
+    pub(crate) extents: usize,
+    /// Its sizes do not change while the program runs.
+    pub(crate) fixed: bool,
+}
+
+/// What keeps the memory that pointers of a model lead to.
+#[allow(dead_code, reason = "held for its Drop")]
+enum Keep {
+    #[cfg(feature = "std")]
+    File {
+        file: memmap2::Mmap,
+        code: Option<memmap2::Mmap>,
+    },
+    #[cfg(feature = "std")]
+    Memory {
+        constants: Aligned,
+        code: Option<memmap2::Mmap>,
+    },
+    Caller {
+        constants: Aligned,
+    },
+}
+
+/// A model ready to run. Make [`crate::Session`]s from it.
+pub struct Model {
+    pub(crate) program: Program,
+    pub(crate) steps: Vec<StepInfo>,
+    /// Pointers and extents of all launches.
+    pub(crate) launch_room: (usize, usize),
+    pub(crate) scratch: u64,
+    pub(crate) constants: *const u8,
+    pub(crate) code: *const u8,
+    constants_bytes: u64,
+    inputs: Vec<PortInfo>,
+    outputs: Vec<PortInfo>,
+    requirements: Requirements,
+    manifest: Vec<u8>,
+    _keep: Keep,
+}
+
+// Safety: the memory behind the pointers is never written, and lives as long as `_keep`.
+unsafe impl Send for Model {}
+// Safety: as above.
+unsafe impl Sync for Model {}
+
+/// The chosen variant of an artifact, before its memory is mapped.
+struct Chosen {
+    program: Program,
+    requirements: Requirements,
+    #[cfg_attr(not(feature = "std"), allow(dead_code, reason = "the caller has mapped it"))]
+    code: Section,
+    constants: Option<Section>,
+    manifest: Vec<u8>,
+}
+
+impl Model {
+    /// Loads an artifact file. Its weights are mapped, not read, and shared with other processes that use the file. The file
+    /// must not be changed while the model lives; replace it by renaming a new one over it.
+    #[cfg(feature = "std")]
+    pub fn open(path: impl AsRef<std::path::Path>) -> Result<Arc<Model>, Error> {
+        let path = path.as_ref();
+        let named = |e: Error| Error::new(e.kind(), alloc::format!("{}: {e}", path.display()));
+        let (file, bytes) = map::file(path)?;
+        let chosen = choose(&bytes).map_err(named)?;
+        let code = map::code_of_file(&file, chosen.code.offset, chosen.code.length as usize).map_err(named)?;
+        let constants = bytes[range(chosen.constants.as_ref())].as_ptr();
+        let entry = code.as_ref().map_or(core::ptr::null(), |c| c.as_ptr());
+        Ok(finish(chosen, constants, entry, Keep::File { file: bytes, code }))
+    }
+
+    /// Loads an artifact from memory. Weights and code are copied.
+    #[cfg(feature = "std")]
+    pub fn from_bytes(bytes: &[u8]) -> Result<Arc<Model>, Error> {
+        let chosen = choose(bytes)?;
+        let source = &bytes[range(chosen.constants.as_ref())];
+        let mut constants = Aligned::zeroed(source.len() as u64)?;
+        constants.bytes_mut().copy_from_slice(source);
+        let code = map::code_of_bytes(&bytes[range(Some(&chosen.code))])?;
+        let entry = code.as_ref().map_or(core::ptr::null(), |c| c.as_ptr());
+        let start = constants.pointer();
+        Ok(finish(chosen, start, entry, Keep::Memory { constants, code }))
+    }
+
+    /// Loads an artifact that lies in memory for good, as in flash. Constants are used where they are if they are aligned to 64 bytes, else copied.
+    ///
+    /// # Safety
+    /// `code` is executable memory that holds the artifact's code section for as long as the model lives; it may be that
+    /// section itself. Which one is told by [`infc_artifact::container::Reader`].
+    pub unsafe fn from_static(bytes: &'static [u8], code: NonNull<u8>) -> Result<Arc<Model>, Error> {
+        let chosen = choose(bytes)?;
+        let source = &bytes[range(chosen.constants.as_ref())];
+        let mut constants = Aligned::default();
+        let mut start = source.as_ptr();
+        if start.align_offset(ALIGN) != 0 {
+            constants.reserve(source.len() as u64)?;
+            constants.bytes_mut()[..source.len()].copy_from_slice(source);
+            start = constants.pointer();
+        }
+        Ok(finish(chosen, start, code.as_ptr(), Keep::Caller { constants }))
+    }
+
+    /// Its inputs, in order.
+    pub fn inputs(&self) -> &[PortInfo] {
+        &self.inputs
+    }
+    /// Its outputs, in order.
+    pub fn outputs(&self) -> &[PortInfo] {
+        &self.outputs
+    }
+    /// What the machine must have; this one has it.
+    pub fn requirements(&self) -> &Requirements {
+        &self.requirements
+    }
+    /// Bytes of constants (weights).
+    pub fn constants_bytes(&self) -> u64 {
+        self.constants_bytes
+    }
+    /// The manifest: a protobuf message on how the artifact was made.
+    pub fn manifest(&self) -> &[u8] {
+        &self.manifest
+    }
+    /// What runs, for tools.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("inputs", &self.inputs).field("outputs", &self.outputs).finish_non_exhaustive()
+    }
+}
+
+impl From<ContainerError> for Error {
+    fn from(e: ContainerError) -> Error {
+        Error::new(ErrorKind::Artifact, alloc::format!("{e}"))
+    }
+}
+
+fn range(section: Option<&Section>) -> core::ops::Range<usize> {
+    section.map_or(0..0, |s| s.offset as usize..(s.offset + s.length) as usize)
+}
+
+/// Checks an artifact and picks the first variant that this machine can run.
+fn choose(bytes: &[u8]) -> Result<Chosen, Error> {
+    let reader = Reader::open(bytes)?;
+    let mut refusal = None;
+    let fits = reader.requirements().iter().position(|r| match cpu::check(r) {
+        Ok(()) => true,
+        Err(e) => {
+            refusal = Some(e);
+            false
+        }
+    });
+    let Some(variant) = fits else {
+        // The last variant is the one for the oldest machine.
+        return Err(refusal.unwrap_or_else(|| Error::new(ErrorKind::Artifact, "malformed: the artifact has no program")));
+    };
+    let requirements = reader.requirements()[variant].clone();
+    cpu::enable(&requirements)?;
+    let variant = variant as u32;
+    let section = reader.section(Kind::Program, variant)?;
+    let program = match decode(reader.bytes(section)) {
+        Ok(program) => program,
+        Err(e) => fail!(Artifact, "malformed: {} (offset {})", e.what, section.offset + e.at as u64),
+    };
+    let code = *reader.section(Kind::Code, variant)?;
+    let constants = reader.find(Kind::Constants, 0).copied();
+    if let Err(e) = program.validate(code.length, constants.map_or(0, |c| c.length)) {
+        fail!(Artifact, "malformed: {e} (program at offset {})", section.offset);
+    }
+    let manifest = reader.find(Kind::Manifest, 0).map_or(Vec::new(), |s| reader.bytes(s).to_vec());
+    Ok(Chosen { program, requirements, code, constants, manifest })
+}
+
+fn finish(chosen: Chosen, constants: *const u8, code: *const u8, keep: Keep) -> Arc<Model> {
+    let Chosen { program, requirements, constants: section, manifest, .. } = chosen;
+    let mut inputs: Vec<PortInfo> = program.inputs.iter().map(|p| port_info(p, &program)).collect();
+    let mut outputs: Vec<PortInfo> = program.outputs.iter().map(|p| port_info(p, &program)).collect();
+    for &(output, input) in &program.states {
+        outputs[output as usize].state = Some(input as usize);
+        inputs[input as usize].state = Some(output as usize);
+    }
+    let mut survey = Survey { program: &program, steps: Vec::new(), pointers: 0, extents: 0, scratch: 0 };
+    survey.visit(&program.steps);
+    let Survey { steps, pointers, extents, scratch, .. } = survey;
+    let constants_bytes = section.map_or(0, |s| s.length);
+    let launch_room = (pointers, extents);
+    Arc::new(Model {
+        program,
+        steps,
+        launch_room,
+        scratch,
+        constants,
+        code,
+        constants_bytes,
+        inputs,
+        outputs,
+        requirements,
+        manifest,
+        _keep: keep,
+    })
+}
+
+fn port_info(port: &Port, program: &Program) -> PortInfo {
+    use infc_artifact::program::SizeOp;
+    let names: Vec<&str> = program.symbols.iter().map(|s| s.name.as_str()).collect();
+    let dim = |size: &Size| match size.0.as_slice() {
+        [SizeOp::Const(n)] => Dim::Fixed(*n),
+        [SizeOp::Symbol(_)] => Dim::Symbol(size.text(&names)),
+        _ => Dim::Expr(size.text(&names)),
+    };
+    PortInfo { name: port.name.clone(), dtype: DType(port.dtype), dims: port.dims.iter().map(dim).collect(), state: None }
+}
+
+/// One walk over all steps, in the order of their numbers.
+struct Survey<'a> {
+    program: &'a Program,
+    steps: Vec<StepInfo>,
+    pointers: usize,
+    extents: usize,
+    scratch: u64,
+}
+
+impl Survey<'_> {
+    fn fixed(&self, size: &Size) -> bool {
+        size.symbols().all(|s| self.program.symbols[s as usize].source != SymbolSource::Step)
+    }
+    fn visit(&mut self, steps: &[Step]) {
+        for step in steps {
+            let number = self.steps.len();
+            self.steps.push(StepInfo::default());
+            match step {
+                Step::Launch { kernel, buffers, extents, tasks } => {
+                    let mut sizes = buffers.iter().map(|v| &v.offset).chain(extents).chain([tasks]);
+                    let fixed = sizes.all(|s| self.fixed(s));
+                    self.steps[number] =
+                        StepInfo { pointers: self.pointers, extents: self.extents, fixed, ..StepInfo::default() };
+                    self.pointers += buffers.len();
+                    self.extents += extents.len();
+                    self.scratch = self.scratch.max(self.program.kernels[*kernel as usize].scratch);
+                }
+                Step::If { then, otherwise, .. } => {
+                    self.visit(then);
+                    self.steps[number].otherwise = self.steps.len();
+                    self.visit(otherwise);
+                }
+                Step::Loop { body, .. } => self.visit(body),
+                Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => {}
+            }
+            self.steps[number].end = self.steps.len();
+        }
+    }
+}
