@@ -246,7 +246,8 @@ impl OpDef for OneHot {
         let (index, values) = (cx.tensor(0)?, cx.tensor(2)?);
         let axis = normal_axis(self.axis, index.rank() + 1)?;
         let mut dims = index.dims.clone();
-        dims.insert(axis, depth(cx)?);
+        let unknown = cx.known(1).is_none() && super::shape::depends_on_data(cx, 1);
+        dims.insert(axis, if unknown { new_dim("OneHot", 0) } else { depth(cx)? });
         if values.rank() != 1 || values.dims[0].known().is_some_and(|n| n != 2) {
             return Err(fault!("values is {values}, it must be two elements"));
         }

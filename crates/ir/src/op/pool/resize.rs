@@ -110,7 +110,9 @@ impl Resize {
             "not_larger" => f32::min,
             "not_smaller" => f32::max,
             p => {
-                return Err(fault!("attribute 'keep_aspect_ratio_policy' is '{p}'; stretch, not_larger or not_smaller is needed"));
+                return Err(fault!(
+                    "attribute 'keep_aspect_ratio_policy' is '{p}'; stretch, not_larger or not_smaller is needed"
+                ));
             }
         };
         let ratios: Option<Vec<f32>> =

@@ -10,6 +10,9 @@ fn repeated(cx: &Ctx, dims: &[Expr]) -> Option<Vec<Expr>> {
 
 impl OpDef for Expand {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        if depends_on_data(cx, 1) {
+            return Ok(any_dims("Expand", cx.dtype(0)?, length(cx, 1)?.max(cx.dims(0)?.len())));
+        }
         let dims = broadcast(&[cx.dims(0)?, &cx.ints(1)?])?;
         let ints = repeated(cx, &dims);
         Ok(moved(cx.dtype(0)?, dims, ints))
@@ -22,6 +25,9 @@ impl OpDef for Expand {
 
 impl OpDef for Tile {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        if depends_on_data(cx, 1) {
+            return Ok(any_dims("Tile", cx.dtype(0)?, cx.dims(0)?.len()));
+        }
         let (dims, repeats) = (cx.dims(0)?, cx.ints(1)?);
         if dims.len() != repeats.len() {
             return Err(fault!("repeats {repeats:?} do not fit the dims {dims:?}"));
@@ -96,6 +102,11 @@ impl Frame {
 impl OpDef for Pad {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let t = cx.tensor(0)?;
+        if depends_on_data(cx, 1) || depends_on_data(cx, 3) {
+            let known = if cx.has(3) { cx.known_ints(3) } else { Ok((0..t.rank() as i64).collect()) };
+            let axes = known.unwrap_or((0..t.rank() as i64).collect());
+            return any_at(cx, "Pad", &axes.into_iter().map(|a| normal_axis(a, t.rank())).collect::<Result<Vec<_>, _>>()?);
+        }
         let frames = frames(cx)?;
         if let Some(f) = frames.iter().find(|f| f.len().known().is_some_and(|n| n < 0)) {
             return Err(fault!("pads {}, {} take more than the {} elements there are", f.before, f.after, f.dim));
@@ -155,6 +166,11 @@ impl CenterCropPad {
 
 impl OpDef for CenterCropPad {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        if depends_on_data(cx, 1) {
+            let rank = cx.dims(0)?.len();
+            let axes = if self.axes.is_empty() { (0..rank as i64).collect() } else { self.axes.clone() };
+            return any_at(cx, "CenterCropPad", &axes.into_iter().map(|a| normal_axis(a, rank)).collect::<Result<Vec<_>, _>>()?);
+        }
         Ok(moved(cx.dtype(0)?, self.frames(cx)?.iter().map(Frame::len).collect(), None))
     }
     fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {

@@ -16,7 +16,11 @@ impl ConstantOfShape {
 
 impl OpDef for ConstantOfShape {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
-        let (dims, value) = (cx.ints(0)?, self.value()?);
+        let value = self.value()?;
+        if depends_on_data(cx, 0) {
+            return Ok(any_dims("ConstantOfShape", value.dtype(), length(cx, 0)?));
+        }
+        let dims = cx.ints(0)?;
         if dims.iter().any(|d| d.known().is_some_and(|d| d < 0)) {
             return Err(fault!("the shape {dims:?} has a negative dim"));
         }
@@ -64,6 +68,9 @@ impl OpDef for Range {
             if t.dtype != dtype || small(&t.dims) != Some(1) {
                 return Err(fault!("operand {i} is {t}, it must be one {dtype}"));
             }
+        }
+        if (0..3).any(|i| cx.fact(i).is_ok_and(|f| f.ints.is_none() && f.known.is_none())) {
+            return Ok(any_dims("Range", dtype, 1));
         }
         let dims = vec![self.len(cx)?];
         let ints = one_int(cx, 0).zip(one_int(cx, 2)).zip(small(&dims));

@@ -29,6 +29,33 @@ fn moved(dtype: DType, dims: Vec<Expr>, ints: Option<Vec<Expr>>) -> Vec<Fact> {
     vec![Fact::tensor(dtype, dims).with_ints(ints.filter(|_| fits))]
 }
 
+/// Is operand `i` there, but its elements depend on data? Then only its length tells something about the result.
+pub(super) fn depends_on_data(cx: &Ctx, i: usize) -> bool {
+    cx.has(i) && cx.fact(i).is_ok_and(|f| f.ints.is_none())
+}
+
+/// The length of the vector operand `i`.
+fn length(cx: &Ctx, i: usize) -> Result<usize, Fault> {
+    let t = cx.tensor(i)?;
+    let known = |d: &Expr| d.known().and_then(|n| usize::try_from(n).ok());
+    match &t.dims[..] {
+        [d] => known(d).ok_or_else(|| fault!("the length of operand {i} ({t}) must be known")),
+        _ => Err(fault!("operand {i} is {t}, it must be a vector")),
+    }
+}
+
+/// A result of which only data tells the dims.
+fn any_dims(op: &str, dtype: DType, rank: usize) -> Vec<Fact> {
+    vec![Fact::tensor(dtype, (0..rank).map(|k| new_dim(op, k)))]
+}
+
+/// The dims of operand 0, those at `axes` replaced by such that only data tells.
+fn any_at(cx: &Ctx, op: &str, axes: &[usize]) -> Result<Vec<Fact>, Fault> {
+    let t = cx.tensor(0)?;
+    let dims = t.dims.iter().enumerate().map(|(a, &d)| if axes.contains(&a) { new_dim(op, a) } else { d });
+    Ok(vec![Fact::tensor(t.dtype, dims)])
+}
+
 /// The number of elements if `dims` have rank 0 or 1 and few elements.
 fn small(dims: &[Expr]) -> Option<usize> {
     match dims {

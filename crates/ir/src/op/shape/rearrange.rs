@@ -116,6 +116,16 @@ impl Split {
 impl OpDef for Split {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let t = cx.tensor(0)?;
+        if depends_on_data(cx, 1) {
+            let axis = normal_axis(self.axis, t.rank())?;
+            return (0..length(cx, 1)?)
+                .map(|k| {
+                    let mut dims = t.dims.clone();
+                    dims[axis] = new_dim("Split", k);
+                    Ok(Fact::tensor(t.dtype, dims))
+                })
+                .collect();
+        }
         let (axis, pieces) = self.pieces(cx)?;
         let mut at = 0usize;
         let mut facts = vec![];
@@ -200,6 +210,12 @@ fn cuts(cx: &Ctx) -> Result<Vec<Cut>, Fault> {
 
 impl OpDef for Slice {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        if (1..5).any(|i| depends_on_data(cx, i)) {
+            let rank = cx.dims(0)?.len();
+            let first = || (0..cx.dims(1).map_or(0, |d| d.first().and_then(|d| d.known()).unwrap_or(0))).collect();
+            let axes = if cx.has(3) { cx.known_ints(3) } else { Ok(first()) }.unwrap_or((0..rank as i64).collect());
+            return any_at(cx, "Slice", &axes.into_iter().map(|a| normal_axis(a, rank)).collect::<Result<Vec<_>, _>>()?);
+        }
         let cuts = cuts(cx)?;
         let dims: Vec<Expr> = cuts.iter().map(|c| c.len).collect();
         let ints = cx.fact(0)?.ints.as_ref().and_then(|v| match cuts[..] {

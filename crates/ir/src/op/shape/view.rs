@@ -54,6 +54,9 @@ fn reshape_dims(data: &[Expr], target: &[Expr], allowzero: bool) -> Result<Vec<E
 
 impl OpDef for Reshape {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        if depends_on_data(cx, 1) {
+            return Ok(any_dims("Reshape", cx.dtype(0)?, length(cx, 1)?));
+        }
         view(cx, reshape_dims(cx.dims(0)?, &cx.ints(1)?, self.allowzero)?)
     }
     fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
@@ -87,6 +90,9 @@ fn axes_operand(cx: &Ctx, rank: usize) -> Result<Vec<usize>, Fault> {
 impl OpDef for Squeeze {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let dims = cx.dims(0)?;
+        if depends_on_data(cx, 1) {
+            return Ok(any_dims("Squeeze", cx.dtype(0)?, dims.len().saturating_sub(length(cx, 1)?)));
+        }
         let axes = match cx.has(1) {
             true => axes_operand(cx, dims.len())?,
             false => (0..dims.len()).filter(|&a| dims[a].is(1)).collect(),
@@ -104,6 +110,9 @@ impl OpDef for Squeeze {
 impl OpDef for Unsqueeze {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let dims = cx.dims(0)?;
+        if depends_on_data(cx, 1) {
+            return Ok(any_dims("Unsqueeze", cx.dtype(0)?, dims.len() + length(cx, 1)?));
+        }
         let count = cx.known_ints(1)?.len();
         let axes = axes_operand(cx, dims.len() + count)?;
         let mut old = dims.iter().copied();
