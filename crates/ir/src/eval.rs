@@ -12,10 +12,21 @@ pub fn round_float(dtype: DType, value: f64) -> f64 {
     match dtype {
         DType::F64 => value,
         DType::F32 => f64::from(value as f32),
-        DType::F16 => f64::from(half::f16::from_f64(value).to_f32()),
-        DType::BF16 => f64::from(half::bf16::from_f64(value).to_f32()),
+        DType::F16 => f64::from(half::f16::from_f32(odd_f32(value)).to_f32()),
+        DType::BF16 => f64::from(half::bf16::from_f32(odd_f32(value)).to_f32()),
         _ => crate::float8::decode(dtype, crate::float8::encode(dtype, value, true)),
     }
+}
+
+/// `value` as f32, rounded to odd: rounding that to fewer bits equals rounding `value` once (`half` drops the low bits of an f64).
+fn odd_f32(value: f64) -> f32 {
+    let near = value as f32;
+    let back = f64::from(near);
+    if back == value || value.is_nan() {
+        return near;
+    }
+    let towards_zero = near.to_bits() - u32::from(back.abs() > value.abs());
+    f32::from_bits(towards_zero | 1)
 }
 
 /// The low bits of `value` as an integer of `dtype` (bool: `value != 0`).
@@ -257,9 +268,10 @@ pub fn to_memory(dtype: DType, a: u64) -> u64 {
     match dtype {
         DType::F64 => a,
         DType::F32 => u64::from((f64::from_bits(a) as f32).to_bits()),
-        DType::F16 => u64::from(half::f16::from_f64(f64::from_bits(a)).to_bits()),
-        DType::BF16 => u64::from(half::bf16::from_f64(f64::from_bits(a)).to_bits()),
-        d if d.is_float() => u64::from(crate::float8::encode(d, f64::from_bits(a), true)),
+        DType::F16 => u64::from(half::f16::from_f32(odd_f32(f64::from_bits(a))).to_bits()),
+        DType::BF16 => u64::from(half::bf16::from_f32(odd_f32(f64::from_bits(a))).to_bits()),
+        // Already a value of the dtype: an infinity stays one.
+        d if d.is_float() => u64::from(crate::float8::encode(d, f64::from_bits(a), false)),
         d if d.bytes() < 8 => a & ((1u64 << (8 * d.bytes())) - 1),
         _ => a,
     }

@@ -61,7 +61,7 @@ pub fn decode(dtype: DType, raw: u8) -> f64 {
     if negative { -value } else { value }
 }
 
-/// The bits of `value` in the small float `dtype`. Too large values become the largest finite one if `saturate`, else infinity,
+/// The bits of `value` in the small float `dtype` (NaN in f4e2m1: the largest value). Too large values become the largest finite one if `saturate`, else infinity,
 /// or NaN where the format has no infinity.
 pub fn encode(dtype: DType, value: f64, saturate: bool) -> u8 {
     if dtype == DType::F8E8M0 {
@@ -83,7 +83,7 @@ pub fn encode(dtype: DType, value: f64, saturate: bool) -> u8 {
         sign | all
     };
     if value.is_nan() {
-        return if f.nan { nan } else { sign | all };
+        return if f.nan { nan } else { all };
     }
     let largest = match (f.infinities, f.nan, f.unsigned_zero) {
         (true, ..) => all - (1 << f.mantissa), // below the infinity

@@ -1,0 +1,165 @@
+//! LLVM itself: modules of assembly text to optimised objects, on as many threads as there are.
+//!
+//! Which kernels share a module depends on their number alone, so the bytes do not depend on threads. The loop and SLP
+//! vectorisers and the unroller stay off: the schedule has decided.
+
+use crate::emit::{self, Text};
+use crate::image::{self, Image};
+use infc_ir::{Fault, Problems, fault};
+use infc_kernel::loops::Kernel;
+use infc_kernel::target::TargetDesc;
+use inkwell::OptimizationLevel;
+use inkwell::context::Context;
+use inkwell::memory_buffer::MemoryBuffer;
+use inkwell::module::Module;
+use inkwell::passes::PassBuilderOptions;
+use inkwell::targets::{CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetTriple};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, Once};
+
+/// Kernels of one module.
+const MODULE: usize = 8;
+
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
+const PASSES: &str = "function(sroa,early-cse<memssa>,instcombine,simplifycfg),\
+    function(loop-mssa(licm),gvn,instcombine,early-cse<memssa>,dse,simplifycfg,instcombine)";
+
+/// Images of the modules and the scratch size of each kernel.
+pub fn compile(kernels: &[Kernel], target: &TargetDesc) -> Result<(Vec<Image>, Vec<u64>), Problems> {
+    let chunks: Vec<&[Kernel]> = kernels.chunks(MODULE).collect();
+    let done: Vec<Mutex<Option<Result<(Image, Vec<u64>), Problems>>>> = chunks.iter().map(|_| Mutex::new(None)).collect();
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(chunks.len());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(chunk) = chunks.get(i) else { return };
+                    let result = object(chunk, target);
+                    *done[i].lock().expect("no thread panicked with it") = Some(result);
+                }
+            });
+        }
+    });
+    let (mut images, mut scratch, mut problems) = (vec![], vec![], vec![]);
+    for slot in done {
+        match slot.into_inner().ok().flatten().expect("every chunk was compiled") {
+            Ok((image, sizes)) => {
+                images.push(image);
+                scratch.extend(sizes);
+            }
+            Err(p) => problems.extend(p.0),
+        }
+    }
+    if problems.is_empty() { Ok((images, scratch)) } else { Err(Problems(problems)) }
+}
+
+fn object(kernels: &[Kernel], target: &TargetDesc) -> Result<(Image, Vec<u64>), Problems> {
+    let (text, scratch) = module_text(kernels, target)?;
+    let image = with_module(&text, target, true, |module, machine| {
+        let object = machine.write_to_memory_buffer(module, FileType::Object).map_err(|e| fault!("LLVM: {e}"))?;
+        image::link(object.as_slice())
+    });
+    Ok((image.map_err(|e| internal(kernels, e))?, scratch))
+}
+
+/// LLVM's assembly of the kernels before (`false`) or after (`true`) optimisation.
+pub fn llvm_ir(kernels: &[Kernel], target: &TargetDesc, optimised: bool) -> Result<String, Problems> {
+    let (text, _) = module_text(kernels, target)?;
+    if !optimised {
+        return Ok(text);
+    }
+    with_module(&text, target, true, |module, _| Ok(module.print_to_string().to_string())).map_err(|e| internal(kernels, e))
+}
+
+/// Machine code of the kernels as text.
+pub fn assembly(kernels: &[Kernel], target: &TargetDesc) -> Result<String, Problems> {
+    let (text, _) = module_text(kernels, target)?;
+    with_module(&text, target, true, |module, machine| {
+        let text = machine.write_to_memory_buffer(module, FileType::Assembly).map_err(|e| fault!("LLVM: {e}"))?;
+        Ok(String::from_utf8_lossy(text.as_slice()).trim_end_matches('\0').to_string())
+    })
+    .map_err(|e| internal(kernels, e))
+}
+
+fn internal(kernels: &[Kernel], e: Fault) -> Problems {
+    let names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
+    Problems::one(format!("code generation of {}", names.join(", ")), e.0, "this is a bug of the compiler")
+}
+
+/// One module with all the kernels.
+fn module_text(kernels: &[Kernel], target: &TargetDesc) -> Result<(String, Vec<u64>), Problems> {
+    let (mut functions, mut scratch, mut problems) = (String::new(), vec![], vec![]);
+    let (mut declarations, mut helpers, mut globals) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for (i, kernel) in kernels.iter().enumerate() {
+        match emit::kernel(kernel, i, target) {
+            Ok(Text { functions: text, declarations: d, helpers: h, globals: g, scratch: s }) => {
+                functions += &text;
+                functions.push('\n');
+                scratch.push(s);
+                declarations.extend(d);
+                helpers.extend(h);
+                globals.extend(g);
+            }
+            Err(e) => problems.extend(Problems::one(format!("kernel '{}'", kernel.name), e.0, "").0),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    let mut text = format!("target triple = \"{TRIPLE}\"\n\n");
+    for line in globals {
+        text += &line;
+        text.push('\n');
+    }
+    text += &functions;
+    for helper in helpers {
+        text += &helper.definition();
+    }
+    for line in declarations {
+        text += &line;
+        text.push('\n');
+    }
+    let wide = if target.vector_bytes >= 64 { "\"prefer-vector-width\"=\"512\" \"min-legal-vector-width\"=\"512\" " } else { "" };
+    let common = "nounwind \"no-builtins\" \"no-jump-tables\"=\"true\" \"no-stack-arg-probe\"";
+    text += &format!("attributes #0 = {{ {common} {wide}}}\nattributes #1 = {{ {common} noinline {wide}}}\n");
+    Ok((text, scratch))
+}
+
+fn with_module<T>(
+    text: &str,
+    target: &TargetDesc,
+    optimise: bool,
+    run: impl FnOnce(&Module, &TargetMachine) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    static INITIALISED: Once = Once::new();
+    INITIALISED.call_once(|| Target::initialize_x86(&InitializationConfig::default()));
+    let context = Context::create();
+    let buffer = MemoryBuffer::create_from_memory_range_copy(text.as_bytes(), "kernels");
+    let module = context.create_module_from_ir(buffer).map_err(|e| fault!("LLVM rejects the module: {e}\n{text}"))?;
+    let machine = machine(target)?;
+    module.set_data_layout(&machine.get_target_data().get_data_layout());
+    module.verify().map_err(|e| fault!("LLVM rejects the module: {e}\n{text}"))?;
+    if optimise {
+        let options = PassBuilderOptions::create();
+        options.set_loop_vectorization(false);
+        options.set_loop_slp_vectorization(false);
+        options.set_loop_unrolling(false);
+        options.set_loop_interleaving(false);
+        module.run_passes(PASSES, &machine, options).map_err(|e| fault!("LLVM passes: {e}"))?;
+    }
+    run(&module, &machine)
+}
+
+fn machine(target: &TargetDesc) -> Result<TargetMachine, Fault> {
+    let triple = TargetTriple::create(TRIPLE);
+    let llvm = Target::from_triple(&triple).map_err(|e| fault!("LLVM: {e}"))?;
+    // A machine of one's own gets the general tuning.
+    let cpu = if target.name.starts_with("x86-64-v") { target.name.as_str() } else { "x86-64" };
+    let features: Vec<String> = target.features.iter().map(|f| format!("+{f}")).collect();
+    llvm.create_target_machine(&triple, cpu, &features.join(","), OptimizationLevel::Aggressive, RelocMode::PIC, CodeModel::Small)
+        .ok_or_else(|| fault!("LLVM has no machine '{}'", target.name))
+}

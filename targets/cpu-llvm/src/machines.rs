@@ -1,0 +1,61 @@
+//! The machines this backend makes code for: one TOML file each, and which of them this computer is.
+
+use infc_kernel::target::TargetDesc;
+
+/// The machine files, from the least to the most capable.
+const FILES: [&str; 3] = [
+    include_str!("../machines/x86-64-v2.toml"),
+    include_str!("../machines/x86-64-v3.toml"),
+    include_str!("../machines/x86-64-v4.toml"),
+];
+
+/// All machines, from the least to the most capable.
+pub fn machines() -> Vec<TargetDesc> {
+    FILES.iter().map(|text| TargetDesc::from_toml(text).unwrap_or_else(|e| panic!("machine file: {e}"))).collect()
+}
+
+/// The machine called `name`.
+pub fn machine(name: &str) -> Option<TargetDesc> {
+    machines().into_iter().find(|m| m.name == name)
+}
+
+/// The most capable machine that this computer runs, by cpuid (LLVM's name of the host can be wrong). `None` off x86-64.
+pub fn native() -> Option<TargetDesc> {
+    machines().into_iter().rev().find(supported)
+}
+
+/// Does this computer have every feature of the machine?
+pub fn supported(machine: &TargetDesc) -> bool {
+    machine.arch == std::env::consts::ARCH && machine.features.iter().all(|f| has(f))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has(feature: &str) -> bool {
+    macro_rules! table {
+        ($($llvm:literal $rust:tt,)*) => { match feature { $($llvm => std::arch::is_x86_feature_detected!($rust),)* _ => false } };
+    }
+    match feature {
+        // No detection macro in std; every CPU with the other features of these machines has it.
+        "sahf" => true,
+        _ => table! {
+            "cx16" "cmpxchg16b", "popcnt" "popcnt", "sse3" "sse3", "ssse3" "ssse3", "sse4.1" "sse4.1", "sse4.2" "sse4.2",
+            "avx" "avx", "avx2" "avx2", "bmi" "bmi1", "bmi2" "bmi2", "f16c" "f16c", "fma" "fma", "lzcnt" "lzcnt", "movbe" "movbe",
+            "avx512f" "avx512f", "avx512bw" "avx512bw", "avx512cd" "avx512cd", "avx512dq" "avx512dq", "avx512vl" "avx512vl",
+        },
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has(_: &str) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn machine_files_parse_and_name_themselves() {
+        let names: Vec<_> = super::machines().into_iter().map(|m| m.name).collect();
+        assert_eq!(names, ["x86-64-v2", "x86-64-v3", "x86-64-v4"]);
+        assert_eq!(super::machine("x86-64-v3").unwrap().lanes(4), 8);
+    }
+}
