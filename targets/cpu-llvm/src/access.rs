@@ -4,7 +4,7 @@
 //! a list of addresses. A guard that holds for all lanes or for none moves the address instead of branching: a read that must
 //! not happen reads a constant.
 
-use crate::emit::Emit;
+use crate::emit::{Emit, LANE};
 use crate::ir::{Elem, Operand, Ty, Val};
 use crate::ops::{from_memory, memory_elem, to_memory};
 use infc_ir::expr::Node;
@@ -77,16 +77,12 @@ impl Emit<'_> {
                 None => part,
             });
         }
-        let lane = self.lane;
-        let (step, rest, varying) = match lane {
-            None => (0, fixed, None),
-            Some((var, _)) => match fixed.affine_in(var) {
-                Some((step, rest)) => (step, rest, None),
-                None => {
-                    let (uniform, varying) = self.by_lane(fixed, var);
-                    (0, uniform, Some(varying))
-                }
-            },
+        let (step, rest, varying) = match fixed.affine_in(LANE) {
+            Some((step, rest)) => (step, rest, None),
+            None => {
+                let (uniform, varying) = by_lane(fixed);
+                (0, uniform, Some(varying))
+            }
         };
         let uniform_dynamic = dynamic.filter(|d| d.uniform());
         let base = self.pointer(base, elem, rest, uniform_dynamic)?;
@@ -100,7 +96,7 @@ impl Emit<'_> {
         }
         let Some(each) = each else {
             if step == 1 && dynamic.is_none() && b.space == Space::Reg {
-                let (span, lanes) = (self.resolve(b.span()).known(), lane.map_or(1, |(_, n)| i64::from(n)));
+                let (span, lanes) = (self.resolve(b.span()).known(), i64::from(self.lanes.unwrap_or(1)));
                 if rest.known().zip(span).is_some_and(|(first, span)| first >= 0 && first + lanes <= span) {
                     return Ok(Shape::Inside(base));
                 }
@@ -116,14 +112,6 @@ impl Emit<'_> {
             }
         };
         Ok(Shape::Each(self.f.gep(base, elem, each)))
-    }
-
-    /// The terms of `e` without and with the lane variable.
-    fn by_lane(&self, e: Expr, lane: u32) -> (Expr, Expr) {
-        let (terms, constant) = e.linear();
-        terms.into_iter().fold((Expr::int(constant), Expr::int(0)), |(uniform, varying), (t, c)| {
-            if t.uses_var(lane) { (uniform, varying + t * c) } else { (uniform + t * c, varying) }
-        })
     }
 
     /// `base + elem * (offset + dynamic)`, outermost loops first so that inner loops add little, the constant last so that it becomes
@@ -185,7 +173,7 @@ impl Emit<'_> {
             }
         };
         let shape = self.shape(buffer, index)?;
-        let (lanes, align) = (self.lane.map_or(1, |(_, n)| n), elem.bits() / 8);
+        let (lanes, align) = (self.lanes.unwrap_or(1), elem.bits() / 8);
         let raw = match shape {
             Shape::One(p) => {
                 let p = self.guarded_address(p, dtype, 1, guard)?;
@@ -271,7 +259,7 @@ impl Emit<'_> {
         }
         let elem = memory_elem(b.dtype)?;
         let v = to_memory(&mut self.f, b.dtype, v);
-        let (lanes, align) = (self.lane.map_or(1, |(_, n)| n), elem.bits() / 8);
+        let (lanes, align) = (self.lanes.unwrap_or(1), elem.bits() / 8);
         let shape = self.shape(buffer, index)?;
         match shape {
             // Under a mask some lane is active, so a uniform value is stored by some lane.
@@ -329,6 +317,14 @@ impl Emit<'_> {
             }
         }
     }
+}
+
+/// The terms of `e` without and with the lane variable.
+fn by_lane(e: Expr) -> (Expr, Expr) {
+    let (terms, constant) = e.linear();
+    terms.into_iter().fold((Expr::int(constant), Expr::int(0)), |(uniform, varying), (t, c)| {
+        if t.uses_var(LANE) { (uniform, varying + t * c) } else { (uniform + t * c, varying) }
+    })
 }
 
 fn zero_of(ty: Ty) -> Val {

@@ -37,9 +37,12 @@ pub(crate) enum Var {
     Const(i64),
     /// A value: a serial loop.
     Value(Val),
-    /// The lane number.
-    Lane,
+    /// The lane number plus a constant: a vector loop.
+    Lane(i64),
 }
+
+/// The variable that stands for the lane number in resolved expressions.
+pub(crate) const LANE: u32 = u32::MAX;
 
 /// The state of emitting one kernel.
 pub(crate) struct Emit<'a> {
@@ -53,8 +56,10 @@ pub(crate) struct Emit<'a> {
     pub places: Vec<Option<Val>>,
     /// Values within the current statement.
     pub memo: HashMap<Scalar, Val>,
-    /// The variable of the vector loop and its extent.
-    pub lane: Option<(u32, u32)>,
+    /// Lanes of the vector loop that is open.
+    pub lanes: Option<u32>,
+    /// Lanes of 32 bits in a register.
+    width: i64,
     /// Lanes that take part, if not all do.
     pub mask: Option<Val>,
     /// Lets that are index expressions.
@@ -83,7 +88,8 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
         symbols: HashMap::new(),
         places: vec![None; kernel.buffers.len()],
         memo: HashMap::new(),
-        lane: None,
+        lanes: None,
+        width: target.lanes(4) as i64,
         mask: None,
         indices: HashMap::new(),
         loops: vec![],
@@ -214,16 +220,30 @@ impl Emit<'_> {
                 }
                 Ok(())
             }
-            LoopKind::Vector if self.lane.is_none() => {
-                let lanes = u32::try_from(constant()?).map_err(|_| fault!("a vector loop of {extent} lanes"))?;
-                self.lane = Some((var, lanes));
-                let done = self.with_var(var, extent, Var::Lane, |e| e.statements(body));
-                self.lane = None;
-                done
-            }
+            LoopKind::Vector if self.lanes.is_none() => self.vector(var, constant()?, body),
             // A vector loop inside another one: its lanes one after another.
             LoopKind::Serial | LoopKind::Parallel | LoopKind::Vector => self.serial(var, extent, body),
         }
+    }
+
+    /// A vector loop; an extent that is no power of two in pieces, since registers are.
+    fn vector(&mut self, var: u32, extent: i64, body: &[Stmt]) -> Result<(), Fault> {
+        let mut at = 0;
+        while at < extent {
+            let left = extent - at;
+            let piece = if extent.count_ones() == 1 { extent } else { self.width.min(1 << left.ilog2()) };
+            if piece == 1 {
+                self.with_var(var, Expr::int(1), Var::Const(at), |e| e.statements(body))?;
+            } else {
+                self.lanes = Some(u32::try_from(piece).map_err(|_| fault!("a vector loop of {extent} lanes"))?);
+                self.ranges.extent(LANE, Expr::int(piece));
+                let done = self.with_var(var, Expr::int(extent), Var::Lane(at), |e| e.statements(body));
+                self.lanes = None;
+                done?;
+            }
+            at += piece;
+        }
+        Ok(())
     }
 
     fn with_var(
@@ -432,8 +452,8 @@ impl Emit<'_> {
         if let Kind::Const(bits) = folded.kind() {
             return Ok(Some(Val::bool(*bits != 0)));
         }
-        let Some((lane, lanes)) = self.lane else { return Ok(None) };
-        let Some((step, rest)) = (x - y).affine_in(lane) else { return Ok(None) };
+        let Some(lanes) = self.lanes else { return Ok(None) };
+        let Some((step, rest)) = (x - y).affine_in(LANE) else { return Ok(None) };
         // step * lane + rest OP 0, that is step * lane OP -rest, for lanes well within 32 bits.
         if step == 0 || step.saturating_mul(i64::from(lanes)).abs() > 1 << 30 {
             return Ok(None);
@@ -452,6 +472,7 @@ impl Emit<'_> {
         e.map(&|leaf| match leaf.node() {
             Node::Var(v) => match self.vars.get(v) {
                 Some(Var::Const(c)) => Expr::int(*c),
+                Some(Var::Lane(first)) => Expr::var(LANE as usize) + *first,
                 _ => leaf,
             },
             _ => leaf,

@@ -1,6 +1,6 @@
 //! Integer expressions as `i64` values, uniform or one for each lane.
 
-use crate::emit::{Emit, Var};
+use crate::emit::{Emit, LANE, Var};
 use crate::ir::{Elem, Operand, Ty, Val};
 use infc_ir::expr::Node;
 use infc_ir::{Expr, Fault, fault};
@@ -17,10 +17,9 @@ impl Emit<'_> {
         match e.node() {
             Node::Const(c) => Ok(Val::i64(*c)),
             Node::Sym(s) => self.symbols.get(s).copied().ok_or_else(|| fault!("symbol '{s}' is not in the kernel's list")),
-            Node::Var(v) => match (self.vars.get(v), self.lane) {
+            Node::Var(v) => match (self.vars.get(v), self.lanes) {
                 (Some(Var::Value(v)), _) => Ok(*v),
-                (Some(Var::Const(c)), _) => Ok(Val::i64(*c)),
-                (Some(Var::Lane), Some((_, lanes))) => Ok(Val { ty: Ty::new(Elem::I64, lanes), op: Operand::Lanes(0, 1) }),
+                (None, Some(lanes)) if *v == LANE => Ok(Val { ty: Ty::new(Elem::I64, lanes), op: Operand::Lanes(0, 1) }),
                 _ => Err(fault!("i{v} is used outside its loop")),
             },
             Node::Sum { terms, constant } => self.sum(terms, *constant),
@@ -49,7 +48,7 @@ impl Emit<'_> {
         // Uniform terms first; the lane number with its factor and the constant are one constant vector.
         let (mut uniform, mut varying, mut step) = (None, None, 0);
         for &(term, c) in terms {
-            if self.is_lane(term) {
+            if Self::is_lane(term) {
                 step = c;
                 continue;
             }
@@ -62,9 +61,9 @@ impl Emit<'_> {
             });
         }
         let mut acc = uniform.unwrap_or(Val::i64(0));
-        match (step, self.lane) {
+        match (step, self.lanes) {
             (0, _) | (_, None) => acc = self.f.bin("add", acc, Val::i64(constant)),
-            (_, Some((_, lanes))) => {
+            (_, Some(lanes)) => {
                 let offsets = Val { ty: Ty::new(Elem::I64, lanes), op: Operand::Lanes(constant, step) };
                 acc = self.f.bin("add", acc, offsets);
             }
@@ -76,8 +75,8 @@ impl Emit<'_> {
     }
 
     /// Is it the lane variable itself?
-    pub fn is_lane(&self, e: Expr) -> bool {
-        matches!((e.node(), self.lane), (Node::Var(v), Some((lane, _))) if *v == lane)
+    fn is_lane(e: Expr) -> bool {
+        matches!(e.node(), Node::Var(LANE))
     }
 
     /// Floor division or its remainder; by zero both are 0.
