@@ -161,8 +161,11 @@ fn matmul(m: usize, k: usize, n: usize, relu: bool) -> Step {
     Step::Compute(c.simplify())
 }
 
+/// Random plans of each builder.
+const CASES: u32 = 1000;
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(CASES))]
 
     #[test]
     fn matrix_products(m in 1usize..20, k in 1usize..9, n in 1usize..40, c in any::<bool>(), t in any::<bool>(), wide in any::<bool>(), seed: u64) {
@@ -186,6 +189,35 @@ proptest! {
                 check(&matmul(m, 5, n, false), &tensors, &[plain(2), plain(2), plain(1), plain(2)], &[false, true, false], &target, Some(Plan::Brgemm(p)));
             }
         }
+    }
+
+    #[test]
+    fn any_elementwise_plan(
+        dims in prop::collection::vec(1usize..7, 1..4), k in 1usize..4, swap in any::<prop::sample::Index>(), lanes in 0u32..5,
+        jam in 1usize..5, chunk in 1usize..9, reduces in any::<bool>(), seed: u64,
+    ) {
+        let rank = dims.len();
+        let mut order: Vec<usize> = (0..rank).collect();
+        order.swap(swap.index(rank), rank - 1);
+        let shape: Vec<usize> = dims.iter().copied().chain([k]).collect();
+        let step = if reduces {
+            let at = |o: &[Expr], r: &[Expr]| read(0, &o.iter().chain(r).copied().collect::<Vec<_>>());
+            Compute::reduce(&e(&dims), &e(&[k]), Reducer::Sum, at, |_, acc| acc)
+        } else {
+            Compute::map(&e(&dims), |o| read(0, &o.iter().copied().chain([Expr::int(0)]).collect::<Vec<_>>()))
+        };
+        let jam = if reduces { jam } else { 1 };
+        let p = plan::Elementwise { order, lanes: 1 << lanes, jam, chunk };
+        let layouts = [plain(rank + 1), plain(rank)];
+        check(&Step::Compute(step.simplify()), &[small(&shape, seed)], &layouts, &[false], &target(32, 16, true), Some(Plan::Elementwise(p)));
+    }
+
+    #[test]
+    fn any_row_reduction_plan(a in 1usize..7, b in 1usize..30, c in 1usize..4, lanes in 1u32..5, chunk in 1usize..9, max in any::<bool>(), seed: u64) {
+        let kind = if max { Reducer::Max } else { Reducer::Sum };
+        let step = Compute::reduce(&e(&[a]), &e(&[c, b]), kind, |o, r| read(0, &[o[0], r[0], r[1]]), |_, acc| acc);
+        let p = plan::RowReduce { lanes: 1 << lanes, chunk };
+        check(&Step::Compute(step.simplify()), &[small(&[a, c, b], seed)], &[plain(3), plain(1)], &[false], &target(32, 16, true), Some(Plan::RowReduce(p)));
     }
 
     #[test]
