@@ -18,6 +18,7 @@ pub mod scalar;
 pub mod tensor;
 pub mod text;
 pub mod types;
+pub mod verify;
 
 pub use dtype::DType;
 pub use expr::Expr;

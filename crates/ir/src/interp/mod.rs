@@ -14,7 +14,7 @@ use crate::expr::{Expr, Node as ExprNode};
 use crate::fault;
 use crate::fault::{Fault, Problem, Problems};
 use crate::graph::{Def, Graph, Node, Region, Value};
-use crate::op::{Builder, Ctx, Meaning, Op};
+use crate::op::{Builder, Ctx, DimVector, Meaning, Op};
 use crate::tensor::Tensor;
 use crate::types::{Fact, TensorType, Type};
 use bytes::Bytes;
@@ -94,8 +94,8 @@ pub fn run_tensors(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, Prob
 
 /// As [`run`]; `observer` sees every node's results.
 pub fn run_with(graph: &Graph, inputs: &[Item], observer: Observer) -> Result<Vec<Item>, Problems> {
-    check_inputs(graph, inputs)?;
-    let mut machine = Machine { graph, observer, plans: HashMap::new() };
+    let symbols = check_inputs(graph, inputs)?;
+    let mut machine = Machine { graph, observer, plans: HashMap::new(), symbols };
     machine.region(Graph::MAIN, inputs.to_vec())
 }
 
@@ -109,7 +109,8 @@ pub fn eval_op(op: &Op, inputs: &[Option<Tensor>], outputs: usize) -> Result<Vec
     tensors.collect()
 }
 
-fn check_inputs(graph: &Graph, inputs: &[Item]) -> Result<(), Problems> {
+/// Checks the inputs; gives the values of symbols.
+fn check_inputs(graph: &Graph, inputs: &[Item]) -> Result<HashMap<&'static str, i64>, Problems> {
     let params = graph.inputs();
     if params.len() != inputs.len() {
         let names: Vec<_> = params.iter().map(|&v| graph.value(v).name.as_str()).collect();
@@ -124,7 +125,7 @@ fn check_inputs(graph: &Graph, inputs: &[Item]) -> Result<(), Problems> {
             problems.push(Problem { at: format!("input '{}'", graph.value(v).name), message: f.0, help });
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+    if problems.is_empty() { Ok(symbols) } else { Err(Problems(problems)) }
 }
 
 fn check_item(ty: &Type, item: &Item, symbols: &mut HashMap<&'static str, i64>) -> Result<(), Fault> {
@@ -174,6 +175,8 @@ struct Machine<'a> {
     graph: &'a Graph,
     observer: Observer<'a>,
     plans: HashMap<Region, Rc<RegionPlan>>,
+    /// Values of the symbols in the dims of the inputs.
+    symbols: HashMap<&'static str, i64>,
 }
 
 impl Machine<'_> {
@@ -214,6 +217,14 @@ impl Machine<'_> {
                 Op::If(_) => self.run_if(n, inputs)?,
                 Op::Loop(op) => self.run_loop(n, op, inputs)?,
                 Op::Scan(op) => self.run_scan(n, op, inputs)?,
+                Op::DimVector(op) => {
+                    let number = |e: Expr| match e.node() {
+                        ExprNode::Sym(s) => self.symbols.get(s).map_or(e, |&n| Expr::int(n)),
+                        _ => e,
+                    };
+                    let exprs = op.exprs.iter().map(|e| e.map(&number)).collect();
+                    apply(&DimVector { exprs, ..op.clone() }.into(), &[], &[], 1).map_err(|f| self.problem(n, f))?
+                }
                 op => {
                     let types: Vec<Option<&Type>> = node.inputs.iter().map(|v| v.map(|v| graph.ty(v))).collect();
                     apply(op, &inputs, &types, node.outputs.len()).map_err(|f| self.problem(n, f))?
@@ -335,7 +346,7 @@ fn decompose(
     let nodes = std::mem::take(&mut builder.nodes);
     let main = &mut graph.regions[Graph::MAIN.index()];
     (main.nodes, main.results) = (nodes, results);
-    let mut machine = Machine { graph: &graph, observer: &mut |_, _| {}, plans: HashMap::new() };
+    let mut machine = Machine { graph: &graph, observer: &mut |_, _| {}, plans: HashMap::new(), symbols: HashMap::new() };
     machine.region(Graph::MAIN, vec![]).map_err(|p| fault!("{}", p.0.iter().map(inner).collect::<Vec<_>>().join("; ")))
 }
 

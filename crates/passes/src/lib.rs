@@ -1,0 +1,17 @@
+//! Target-free passes: each turns a graph into a better graph with the same meaning.
+//!
+//! [`PASSES`] lists them; [`run`] is the manager. A pass is a file with a doc, its rules with their laws, and a [`Class`] that says
+//! how equal the results before and after are. Passes know no target, no file format and no names of values.
+
+#![forbid(unsafe_code)]
+
+mod dce;
+mod decompose;
+mod fold;
+mod manager;
+mod rewrite;
+mod shape;
+
+pub use manager::{Class, Options, PASSES, Pass, PassReport, Report, pass, pipeline, run};
+pub use rewrite::Context;
+pub use shape::bind;

@@ -1,0 +1,158 @@
+//! Shapes: types and small integer values inferred again, in order, through all regions; and symbols bound to numbers.
+//!
+//! Types only become better: where inference knows less than what is already known of a value, that is kept.
+
+use crate::dce::{capture_params, captures};
+use crate::rewrite::{Context, infer_node};
+use infc_ir::expr::{Expr, Node as ExprNode};
+use infc_ir::graph::{Def, Graph, Node, Region, Value};
+use infc_ir::{Fact, Fault, Op, Problem, Problems, TensorType, Type};
+use std::collections::{BTreeSet, HashMap};
+
+/// Runs the pass; counts values of which more is known than before.
+pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
+    let dims = std::mem::take(&mut cx.bind);
+    let bound = bind(g, &dims)?;
+    let mut changed = vec![];
+    infer_region(g, Graph::MAIN, &mut changed)?;
+    Ok(bound + changed.len())
+}
+
+/// The symbols in the types of the model's inputs.
+pub fn input_symbols(g: &Graph) -> BTreeSet<&'static str> {
+    let mut symbols = BTreeSet::new();
+    for &v in g.inputs() {
+        each_dim(g.ty(v), &mut |d| {
+            d.leaves(&mut |leaf| {
+                if let ExprNode::Sym(s) = leaf.node() {
+                    symbols.insert(*s);
+                }
+            });
+        });
+    }
+    symbols
+}
+
+/// Replaces symbols of the inputs' dims by numbers everywhere; counts the values that mention them. Inference is not run again.
+pub fn bind(g: &mut Graph, dims: &[(String, i64)]) -> Result<usize, Problems> {
+    let known = input_symbols(g);
+    let mut problems = vec![];
+    let mut numbers: HashMap<&str, i64> = HashMap::new();
+    for (name, value) in dims {
+        let mut problem = |message: String, help: String| problems.push(Problem { at: format!("dim '{name}'"), message, help });
+        let names = || known.iter().copied().collect::<Vec<_>>().join(", ");
+        if !known.contains(name.as_str()) {
+            let help = if known.is_empty() { "all its dims are known".to_owned() } else { format!("it has {}", names()) };
+            problem("the model has no symbolic dim of this name".to_owned(), help);
+        } else if *value < 0 {
+            problem(format!("{value} is negative"), "a dim is at least 0".to_owned());
+        } else if numbers.insert(name, *value).is_some_and(|before| before != *value) {
+            problem("is given two different values".to_owned(), String::new());
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    if numbers.is_empty() {
+        return Ok(0);
+    }
+    let leaf = |e: Expr| match e.node() {
+        ExprNode::Sym(s) => numbers.get(s).map_or(e, |&n| Expr::int(n)),
+        _ => e,
+    };
+    let mut count = 0;
+    for v in &mut g.values {
+        let (ty, ints) = (map_type(&v.ty, &|e| e.map(&leaf)), v.ints.as_ref().map(|i| i.iter().map(|e| e.map(&leaf)).collect()));
+        count += usize::from(ty != v.ty || ints != v.ints);
+        (v.ty, v.ints) = (ty, ints);
+    }
+    for n in &mut g.nodes {
+        if let Op::DimVector(op) = &mut n.op {
+            op.exprs.iter_mut().for_each(|e| *e = e.map(&leaf));
+        }
+    }
+    Ok(count)
+}
+
+fn each_dim(ty: &Type, see: &mut dyn FnMut(Expr)) {
+    match ty {
+        Type::Tensor(t) => t.dims.iter().for_each(|&d| see(d)),
+        Type::Sequence(t) | Type::Optional(t) | Type::Map(_, t) => each_dim(t, see),
+    }
+}
+
+fn map_type(ty: &Type, f: &dyn Fn(Expr) -> Expr) -> Type {
+    match ty {
+        Type::Tensor(t) => Type::Tensor(TensorType::new(t.dtype, t.dims.iter().map(|&d| f(d)))),
+        Type::Sequence(t) => Type::Sequence(Box::new(map_type(t, f))),
+        Type::Optional(t) => Type::Optional(Box::new(map_type(t, f))),
+        Type::Map(k, t) => Type::Map(*k, Box::new(map_type(t, f))),
+    }
+}
+
+fn infer_region(g: &mut Graph, r: Region, changed: &mut Vec<Value>) -> Result<(), Problems> {
+    let mut problems = vec![];
+    for n in g.region(r).nodes.clone() {
+        match refresh(g, n) {
+            Ok(values) => changed.extend(values),
+            Err(f) => problems.push(Problem { at: g.describe(n), message: f.0, help: String::new() }),
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+}
+
+/// Infers the results of one node (and its bodies) again; gives the values of which something new is known.
+pub fn refresh(g: &mut Graph, n: Node) -> Result<Vec<Value>, Fault> {
+    let mut changed = vec![];
+    let regions = g.node(n).regions.clone();
+    if !regions.is_empty() {
+        let count = captures(g, n);
+        let first = g.node(n).inputs.len() - count;
+        for k in 0..count {
+            let Some(operand) = g.node(n).inputs[first + k] else { continue };
+            let fact = g.fact(operand);
+            for param in capture_params(g, n, k) {
+                improve(g, param, &fact, &mut changed);
+            }
+        }
+        for r in regions {
+            infer_region(g, r, &mut changed).map_err(|p| Fault(p.to_string()))?;
+        }
+    }
+    let facts = infer_node(g, n)?;
+    for (v, fact) in g.node(n).outputs.clone().into_iter().zip(facts) {
+        improve(g, v, &fact, &mut changed);
+    }
+    Ok(changed)
+}
+
+/// Joins what inference says with what is known of a value. Of two expressions for a dim the better one is kept: a number before
+/// an expression of the inputs' dims before others, and the old one if they are equally good, so that names stay stable.
+pub fn improve(g: &mut Graph, v: Value, new: &Fact, changed: &mut Vec<Value>) {
+    let old = g.value(v);
+    if matches!(old.def, Def::Constant(_)) || (old.ty == new.ty && (new.ints.is_none() || old.ints == new.ints)) {
+        return;
+    }
+    let symbols = input_symbols(g);
+    let rank = |e: Expr| {
+        let mut follows = true;
+        e.leaves(&mut |leaf| follows &= matches!(leaf.node(), ExprNode::Sym(s) if symbols.contains(s)));
+        if e.known().is_some() { 2 } else { usize::from(follows) }
+    };
+    let pick = |old: Expr, new: Expr| if old != new && rank(new) > rank(old) { new } else { old };
+    let ty = match (&old.ty, &new.ty) {
+        (Type::Tensor(o), Type::Tensor(n)) if o.rank() == n.rank() => {
+            Type::tensor(n.dtype, o.dims.iter().zip(&n.dims).map(|(&o, &n)| pick(o, n)))
+        }
+        _ => new.ty.clone(),
+    };
+    let ints = match (&old.ints, &new.ints) {
+        (Some(o), Some(n)) if n.len() == o.len() => Some(o.iter().zip(n).map(|(&o, &n)| pick(o, n)).collect()),
+        (old, new) => new.clone().or(old.clone()),
+    };
+    if ty != old.ty || ints != old.ints {
+        let data = &mut g.values[v.index()];
+        (data.ty, data.ints) = (ty, ints);
+        changed.push(v);
+    }
+}
