@@ -21,6 +21,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "capi")]
+pub mod capi;
 pub mod cpu;
 mod error;
 mod exec;
