@@ -135,7 +135,8 @@ pub enum Step {
         /// How many.
         bytes: Size,
     },
-    /// Sets a symbol from an `i64` element; an error if it is not in `0..=bound`.
+    /// Sets a symbol from an `i64` element; an error if it is not in `0..=bound`. With a bound of `i64::MAX`, buffers that
+    /// depend on the symbol get their memory at this step, outside of the arena.
     Bind {
         /// The symbol.
         symbol: u32,

@@ -35,6 +35,18 @@ impl Job {
     }
 }
 
+/// The memory of a growable buffer.
+#[derive(Default)]
+pub(crate) enum Grown {
+    /// The buffer does not grow.
+    #[default]
+    No,
+    /// Memory of the session.
+    Own(Aligned),
+    /// Memory of the caller, with its size: an output that must fit.
+    Caller(*mut u8, usize),
+}
+
 /// Memory of a session in which launches are prepared.
 #[derive(Default)]
 pub(crate) struct Frame {
@@ -46,6 +58,8 @@ pub(crate) struct Frame {
     extents: Vec<i64>,
     /// Tasks of each step that is a launch.
     tasks: Vec<i64>,
+    /// Memory of each buffer that grows while the program runs.
+    pub(crate) grown: Vec<Grown>,
     /// Scratch memory of the calling thread.
     pub(crate) scratch: Aligned,
     /// Time of each step, if asked for.
@@ -65,6 +79,7 @@ impl Frame {
             pointers: alloc::vec![core::ptr::null_mut(); pointers],
             extents: alloc::vec![0; extents],
             tasks: alloc::vec![0; model.steps.len()],
+            grown: model.program.buffers.iter().map(|_| Grown::No).collect(),
             scratch: Aligned::zeroed(model.scratch)?,
             ..Frame::default()
         })
@@ -119,8 +134,41 @@ impl Exec<'_> {
     /// Runs the whole program.
     pub(crate) fn run(&mut self) -> Result<(), Error> {
         let model = self.model;
+        for i in 0..self.plan.growable.len() {
+            self.grow(self.plan.growable[i])?;
+        }
         let _mode = FloatMode::default();
         self.list(&model.program.steps, 0)
+    }
+
+    /// Gives a symbol its value, and the buffers that depend on it their size.
+    fn set(&mut self, symbol: u32, value: i64) -> Result<(), Error> {
+        self.plan.symbols[symbol as usize] = value;
+        for i in 0..self.plan.growable.len() {
+            let buffer = self.plan.growable[i];
+            if self.model.program.buffers[buffer].bytes.symbols().any(|s| s == symbol) {
+                self.grow(buffer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a growable buffer the size that it has with the symbols of this moment. What it holds stays.
+    fn grow(&mut self, buffer: usize) -> Result<(), Error> {
+        let size = self.value(&self.model.program.buffers[buffer].bytes).max(0) as u64;
+        self.frame.bases[buffer] = match &mut self.frame.grown[buffer] {
+            Grown::Caller(_, room) if size > *room as u64 => {
+                fail!(Output, "the memory given for an output has {room} bytes, it needs {size}")
+            }
+            Grown::Caller(start, _) => *start,
+            Grown::Own(memory) => {
+                memory.grow(size)?;
+                memory.pointer()
+            }
+            Grown::No => fail!(Run, "buffer {buffer} has no memory to grow in"),
+        };
+        self.plan.sizes[buffer] = size;
+        Ok(())
     }
 
     /// Runs a list whose first step has this number.
@@ -163,8 +211,7 @@ impl Exec<'_> {
                     let name = &self.model.program.symbols[*symbol as usize].name;
                     fail!(Run, "step {number}: the size '{name}' is {value}, which is not in 0..={bound}");
                 }
-                self.plan.symbols[*symbol as usize] = value;
-                Ok(())
+                self.set(*symbol, value)
             }
             Step::Require { left, right, or_one, code } => {
                 let (a, b) = (self.value(left), self.value(right));
@@ -185,7 +232,7 @@ impl Exec<'_> {
                     {
                         break;
                     }
-                    self.plan.symbols[*counter as usize] = round;
+                    self.set(*counter, round)?;
                     self.list(body, number + 1)?;
                 }
                 Ok(())

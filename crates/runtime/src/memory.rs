@@ -52,6 +52,15 @@ impl Aligned {
         }
         Ok(grows)
     }
+    /// Makes it at least this large, with room to spare if it was in use; keeps its contents.
+    pub(crate) fn grow(&mut self, bytes: u64) -> Result<(), Error> {
+        if bytes > self.bytes as u64 {
+            let mut larger = Aligned::zeroed(bytes.max((self.bytes + self.bytes / 2) as u64))?;
+            larger.bytes_mut()[..self.bytes].copy_from_slice(self.bytes());
+            *self = larger;
+        }
+        Ok(())
+    }
     pub(crate) fn len(&self) -> usize {
         self.bytes
     }

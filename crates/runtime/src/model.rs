@@ -303,7 +303,8 @@ impl Survey<'_> {
             self.steps.push(StepInfo::default());
             match step {
                 Step::Launch { kernel, buffers, extents, tasks } => {
-                    let mut sizes = buffers.iter().map(|v| &v.offset).chain(extents).chain([tasks]);
+                    let of_buffers = buffers.iter().flat_map(|v| [&v.offset, &self.program.buffers[v.buffer as usize].bytes]);
+                    let mut sizes = of_buffers.chain(extents).chain([tasks]);
                     let fixed = sizes.all(|s| self.fixed(s));
                     self.steps[number] =
                         StepInfo { pointers: self.pointers, extents: self.extents, fixed, ..StepInfo::default() };

@@ -10,8 +10,10 @@ use infc_artifact::program::{Place, Program, Size, Step, SymbolSource};
 pub(crate) struct Plan {
     /// Values of the symbols; those of steps change while the program runs.
     pub(crate) symbols: Vec<i64>,
-    /// Bytes of each buffer, at most.
+    /// Bytes of each buffer, at most; those of a growable one at this moment.
     pub(crate) sizes: Vec<u64>,
+    /// Buffers whose size nothing bounds before the program runs; each has memory of its own, outside of the arena.
+    pub(crate) growable: Vec<usize>,
     /// Place of each buffer in the arena (0 for others).
     pub(crate) offsets: Vec<u64>,
     /// Bytes of the arena.
@@ -19,6 +21,9 @@ pub(crate) struct Plan {
     ranges: Vec<(i64, i64)>,
     valid: bool,
 }
+
+/// A symbol that may reach this has no bound worth the name.
+const UNBOUNDED: i64 = i64::MAX - 1;
 
 /// How often bounds that depend on each other are gone through.
 const ROUNDS: usize = 8;
@@ -39,8 +44,15 @@ impl Plan {
         self.ranges.extend(symbols.iter().map(|&v| (v, v)));
         self.bound_steps(program)?;
         self.sizes.clear();
-        for buffer in &program.buffers {
-            self.sizes.push(high(&buffer.bytes, &self.ranges).max(0) as u64);
+        self.growable.clear();
+        for (i, buffer) in program.buffers.iter().enumerate() {
+            let may_grow = matches!(buffer.place, Place::Arena { .. } | Place::Output(_));
+            if may_grow && buffer.bytes.symbols().any(|s| self.ranges[s as usize].1 >= UNBOUNDED) {
+                self.growable.push(i);
+                self.sizes.push(0);
+            } else {
+                self.sizes.push(high(&buffer.bytes, &self.ranges).max(0) as u64);
+            }
         }
         self.place(program)?;
         self.valid = true;

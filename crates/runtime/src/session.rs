@@ -1,7 +1,7 @@
 //! A session: memory, threads and state to run a model, again and again.
 
 use crate::error::{Error, ErrorKind, fail};
-use crate::exec::{Exec, Frame};
+use crate::exec::{Exec, Frame, Grown};
 use crate::memory::Aligned;
 use crate::model::{Dim, Model, PortInfo};
 use crate::plan::Plan;
@@ -207,6 +207,9 @@ impl Session {
         self.outputs.iter_mut().for_each(|o| o.set = false);
         let rebound = self.plan.bind(&self.model.program, &self.symbols)?;
         self.resolved &= !rebound;
+        if rebound {
+            self.frame.grown.iter_mut().for_each(|g| *g = Grown::No);
+        }
         self.place(inputs, outputs)?;
         let mut exec = Exec { model: &self.model, plan: &mut self.plan, frame: &mut self.frame };
         #[cfg(feature = "std")]
@@ -217,7 +220,13 @@ impl Session {
             exec.resolve()?;
             self.resolved = true;
         }
-        exec.run()?;
+        let result = exec.run();
+        for &b in &self.plan.growable {
+            if let (Place::Output(i), Grown::Own(memory)) = (&self.model.program.buffers[b].place, &mut self.frame.grown[b]) {
+                self.outputs[*i as usize].memory = core::mem::take(memory);
+            }
+        }
+        result?;
         self.finish(outputs)
     }
 
@@ -249,8 +258,9 @@ impl Session {
     pub fn memory(&self) -> Memory {
         let held = self.inputs.iter().chain(&self.outputs).map(|h| h.memory.len() as u64);
         let states = self.states.iter().map(|s| s.0.len() as u64);
+        let grown = self.frame.grown.iter().map(|g| if let Grown::Own(memory) = g { memory.len() as u64 } else { 0 });
         Memory {
-            arena: self.arena.len() as u64,
+            arena: self.arena.len() as u64 + grown.sum::<u64>(),
             scratch: self.model.scratch * self.threads as u64,
             held: held.chain(states).sum(),
             constants: self.model.constants_bytes(),
@@ -351,7 +361,24 @@ impl Session {
                 None => Given { start: held.memory.pointer(), bytes: held.memory.len() },
             });
         }
+        for i in 0..self.plan.growable.len() {
+            let b = self.plan.growable[i];
+            let memory = match program.buffers[b].place {
+                Place::Output(i) => match outputs.iter_mut().find(|(n, _)| *n == i as usize) {
+                    Some((_, memory)) => Grown::Caller(memory.as_mut_ptr(), memory.len()),
+                    None => Grown::Own(core::mem::take(&mut self.outputs[i as usize].memory)),
+                },
+                _ => match core::mem::take(&mut self.frame.grown[b]) {
+                    Grown::Own(memory) => Grown::Own(memory),
+                    Grown::No | Grown::Caller(..) => Grown::Own(Aligned::default()),
+                },
+            };
+            self.frame.grown[b] = memory;
+        }
         for (b, buffer) in program.buffers.iter().enumerate() {
+            if !matches!(self.frame.grown[b], Grown::No) {
+                continue;
+            }
             let size = self.plan.sizes[b];
             let base = match buffer.place {
                 Place::Input(i) => {

@@ -276,6 +276,36 @@ fn sizes_that_depend_on_data() {
     assert_eq!(error, "step 1: the size 'k' is 2, which is not in 0..=1");
 }
 
+/// Without a bound, buffers get their memory when their size is known.
+#[test]
+fn sizes_without_a_bound() {
+    let mut program = positive(c(i64::MAX));
+    // A value in between that depends on it too.
+    program.buffers.push(arena(Size(vec![SizeOp::Symbol(1), SizeOp::Const(4), SizeOp::Mul]), 3, 4));
+    program.steps.splice(
+        2..,
+        [
+            launch("plus", &[3, 4], vec![Size::symbol(1)], Size::symbol(1)),
+            Step::Copy { from: at(4), to: at(1), bytes: Size(vec![SizeOp::Symbol(1), SizeOp::Const(4), SizeOp::Mul]) },
+        ],
+    );
+    program.buffers[4].place = Place::Arena { first: 2, last: 3, offset: None };
+    let mut s = session(&program);
+    for k in [2usize, 100, 0, 3, 70] {
+        let x: Vec<f32> = (0..k).map(|i| i as f32 + 1.0).chain([-1.0]).collect();
+        let expected: Vec<f32> = (0..k).map(|i| (i + k) as f32 + 1.0).collect();
+        assert_eq!(run(&mut s, &[("x", &[k as i64 + 1], &x)]).unwrap(), [expected]);
+    }
+    let mut y = [0u64; 4];
+    // Safety: plain bytes.
+    let y = unsafe { std::slice::from_raw_parts_mut(y.as_mut_ptr().cast::<u8>(), 32) };
+    let x = [1.0f32; 9];
+    s.run_with(&[(0, TensorRef::of(&[8], &x[..8]))], &mut [(0, &mut *y)]).unwrap();
+    assert_eq!(f32::from_le_bytes(y[28..].try_into().unwrap()), 9.0);
+    let error = s.run_with(&[(0, TensorRef::of(&[9], &x))], &mut [(0, y)]).unwrap_err();
+    assert_eq!(error.to_string(), "the memory given for an output has 32 bytes, it needs 36");
+}
+
 #[test]
 fn failed_checks_name_the_node_whatever_the_threads() {
     let message = |i: u32| Message { node: format!("Gather 'g{i}' (opset 13)"), text: "index out of range".into() };
