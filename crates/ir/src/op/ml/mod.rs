@@ -1,15 +1,15 @@
 //! Classical machine learning (`ai.onnx.ml`).
 
+use super::common::cast_to as cast;
 use super::*;
 use crate::compute::Compute;
 use crate::scalar::{Binary, Scalar, Unary};
 
+mod features;
+mod linear;
 mod tree;
 
-gaps! {
-    ArrayFeatureExtractor, Binarizer, FeatureVectorizer, Imputer, LinearClassifier, LinearRegressor, Normalizer, OneHotEncoder,
-    SVMClassifier, SVMRegressor, Scaler
-}
+gaps! {}
 
 /// What is done to scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -283,13 +283,6 @@ fn add_base(b: &mut Builder, scores: Value, base: &[f64]) -> Result<Value, Fault
     b.op(Add {}, &[scores, base])
 }
 
-fn cast(b: &mut Builder, v: Value, to: DType) -> Result<Value, Fault> {
-    if b.tensor(v)?.dtype == to {
-        return Ok(v);
-    }
-    b.op(Cast { round_mode: "up".into(), saturate: 1, to: to.onnx().into() }, &[v])
-}
-
 impl OpDef for TreeEnsembleRegressor {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let [n, columns] = rows(cx)?;

@@ -65,7 +65,7 @@ impl OpDef for Range {
         let dtype = cx.dtype(0)?;
         for i in 0..3 {
             let t = cx.tensor(i)?;
-            if t.dtype != dtype || small(&t.dims) != Some(1) {
+            if t.dtype != dtype || t.rank() > 1 || t.dims.iter().any(|d| d.known().is_some_and(|n| n != 1)) {
                 return Err(fault!("operand {i} is {t}, it must be one {dtype}"));
             }
         }
