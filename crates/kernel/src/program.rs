@@ -316,9 +316,8 @@ impl Emit<'_> {
                     let start = self.position;
                     self.position += 1;
                     let body = self.block(body);
-                    self.loops.push((start, self.position));
+                    self.loops.push((start, self.position - 1));
                     steps.push(Step::Loop { counter, count, cond, body });
-                    self.position += 1;
                 }
                 Item::Bind { symbol, from } => {
                     let Node::Sym(name) = symbol.node() else { unreachable!("only symbols are bound") };
