@@ -6,6 +6,7 @@
 
 pub mod compute;
 pub mod dtype;
+pub mod eager;
 pub mod eval;
 pub mod expr;
 pub mod fault;

@@ -6,6 +6,7 @@
 
 mod control;
 mod routine;
+mod rows;
 mod walk;
 
 use crate::compute::Step;
@@ -370,7 +371,7 @@ fn run_steps(steps: &[Step], outputs: &[u32], mut sources: Vec<Option<Tensor>>) 
 
 /// Runs one step on its sources.
 pub fn run_step(step: &Step, sources: &[Option<Tensor>]) -> Result<Tensor, Fault> {
-    walk::run(step, sources)
+    rows::run(step, sources)
 }
 
 /// True if the values of a dtype have no 64-bit form of their own: they are moved around as numbers of a table.
