@@ -61,7 +61,7 @@ impl OpDef for LinearRegressor {
             let x = float_rows(b, inputs)?;
             let scores = product(b, x, &op.coefficients, op.targets as usize)?;
             let scores = plus(b, scores, &op.intercepts)?;
-            Ok(vec![post.apply(b, scores)?])
+            Ok(vec![post.apply_scores(b, scores, op.targets as usize)?])
         }))
     }
 }
@@ -306,9 +306,11 @@ impl OpDef for SVMClassifier {
                 return Ok(vec![label, b.op(Concat { axis: 1 }, &[first, second])?]);
             }
             if pairs.len() == 1 {
-                let other = b.op(Neg {}, &[scores])?;
+                // As ONNX Runtime shows the only score.
+                let softmax = matches!(post, PostTransform::Softmax | PostTransform::SoftmaxZero);
+                let other = if softmax { one_minus(b, scores)? } else { b.op(Neg {}, &[scores])? };
                 let both = b.op(Concat { axis: 1 }, &[other, scores])?;
-                return Ok(vec![label, post.apply(b, both)?]);
+                return Ok(vec![label, if softmax { both } else { post.apply(b, both)? }]);
             }
             Ok(vec![label, post.apply(b, scores)?])
         }))

@@ -33,6 +33,11 @@ impl PostTransform {
         })
     }
 
+    /// Scores `[N, count]` transformed. ONNX Runtime leaves a single score as it is, but for PROBIT.
+    fn apply_scores(self, b: &mut Builder, scores: Value, count: usize) -> Result<Value, Fault> {
+        if count == 1 && self != PostTransform::Probit { Ok(scores) } else { self.apply(b, scores) }
+    }
+
     /// Scores `[N, C]` transformed.
     fn apply(self, b: &mut Builder, scores: Value) -> Result<Value, Fault> {
         match self {

@@ -305,17 +305,8 @@ impl OpDef for TreeEnsembleRegressor {
             let scores = forest.votes(b, x, targets, aggregate)?;
             let scores = add_base(b, scores, &base)?;
             let scores = cast(b, scores, DType::F32)?;
-            Ok(vec![post_scores(b, scores, targets, post)?])
+            Ok(vec![post.apply_scores(b, scores, targets)?])
         }))
-    }
-}
-
-/// ONNX Runtime applies SOFTMAX and LOGISTIC only where there are several scores, PROBIT only to a single one.
-fn post_scores(b: &mut Builder, scores: Value, targets: usize, post: PostTransform) -> Result<Value, Fault> {
-    match (post, targets) {
-        (PostTransform::Probit, 1) => post.apply(b, scores),
-        (PostTransform::Probit, _) | (_, 1) => Ok(scores),
-        _ => post.apply(b, scores),
     }
 }
 
@@ -341,12 +332,6 @@ impl TreeEnsembleClassifier {
         };
         classic.forest(self.labels()?.count())
     }
-    /// The only class that gets votes, if there are two classes and just one gets any: its score alone decides.
-    fn single_column(&self) -> Option<usize> {
-        let first = *self.class_ids.first()?;
-        let two = self.classlabels_int64s.len().max(self.classlabels_strings.len()) == 2;
-        (two && self.class_ids.iter().all(|&c| c == first)).then_some(first as usize)
-    }
 }
 
 impl OpDef for TreeEnsembleClassifier {
@@ -364,61 +349,87 @@ impl OpDef for TreeEnsembleClassifier {
     fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
         let (forest, labels, post) = (self.forest()?, self.labels()?, PostTransform::parse(&self.post_transform)?);
         let base = numbers(&self.base_values, &self.base_values_as_tensor);
-        let single = self.single_column();
-        let positive = numbers(&self.class_weights, &self.class_weights_as_tensor).iter().all(|&w| w >= 0.0);
+        let gets = |class: i64| self.class_ids.contains(&class);
+        let weights = numbers(&self.class_weights, &self.class_weights_as_tensor);
+        let binary = Binary2 { votes: [gets(0), gets(1)], positive: weights.iter().all(|&w| w >= 0.0), base: base.clone(), post };
         let classes = labels.count();
         Ok(Meaning::decompose(move |b, inputs| {
             let x = inputs.first().copied().flatten().ok_or_else(|| fault!("operand 0 is missing"))?;
             let scores = forest.votes(b, x, classes, Aggregate::Sum)?;
-            if let Some(column) = single {
-                return one_column(b, scores, column, &base, positive, &labels, post);
+            if classes == 2 {
+                return binary.finish(b, scores, &labels);
             }
             let scores = add_base(b, scores, &base)?;
             let best = b.op(ArgMax { axis: 1, keepdims: false, select_last_index: false }, &[scores])?;
             let label = labels.pick(b, best)?;
             let scores = cast(b, scores, DType::F32)?;
-            Ok(vec![label, post_scores(b, scores, classes, post)?])
+            Ok(vec![label, post.apply_scores(b, scores, classes)?])
         }))
     }
 }
 
-/// Label and scores where only one of two classes gets votes, by ONNX Runtime's rules: with weights that are never negative its
-/// score is a probability, otherwise a margin.
-fn one_column(
-    b: &mut Builder,
-    scores: Value,
-    column: usize,
-    base: &[f64],
+/// Two classes, by ONNX Runtime's rules, which differ from those of more classes: the score of the second class alone decides,
+/// or that of the first if only it gets votes.
+struct Binary2 {
+    /// Does a class get votes?
+    votes: [bool; 2],
+    /// No weight is negative: a single score is a probability, otherwise a margin.
     positive: bool,
-    labels: &Labels,
+    base: Vec<f64>,
     post: PostTransform,
-) -> Result<Vec<Value>, Fault> {
-    let dtype = b.tensor(scores)?.dtype;
-    let bounds = [column as i64, column as i64 + 1, 1].map(|v| b.ints(&[v]));
-    let mut score = b.op(Slice {}, &[scores, bounds[0], bounds[1], bounds[2]])?;
-    if let Some(&value) = base.get(column).or(base.first()) {
-        let value = b.number(dtype, value);
-        score = b.op(Add {}, &[score, value])?;
+}
+
+impl Binary2 {
+    /// Label and scores from the sums of votes `[N, 2]`.
+    fn finish(&self, b: &mut Builder, sums: Value, labels: &Labels) -> Result<Vec<Value>, Fault> {
+        let dtype = b.tensor(sums)?.dtype;
+        let columns = b.node(Split { axis: 1, num_outputs: Some(2) }, &[Some(sums)], vec![], 2)?;
+        let moved = |b: &mut Builder, v: Value, by: f64| {
+            let by = b.number(dtype, by);
+            b.op(Add {}, &[v, by])
+        };
+        let zero = b.op(Sub {}, &[columns[0], columns[0]])?;
+        // The scores shown, first and second class; `None` where only one score counts.
+        let (first, second) = match (&self.base[..], self.votes) {
+            ([_, base], [first, true]) => {
+                let second = moved(b, columns[0], *base)?;
+                let opposite = b.op(Neg {}, &[second])?;
+                (if first { opposite } else { zero }, Some(second))
+            }
+            ([base, _], [_, false]) => (moved(b, columns[0], *base)?, Some(zero)),
+            ([base], [true, true]) => (moved(b, columns[0], *base)?, Some(columns[1])),
+            ([base], [_, false]) => (moved(b, columns[0], *base)?, None),
+            (_, [_, true]) => (columns[0], Some(columns[1])),
+            (_, [_, false]) => (columns[0], None),
+        };
+        let deciding = second.filter(|_| self.votes[1]).unwrap_or(first);
+        let one_sided = self.votes != [true, true];
+        let limit = b.number(dtype, if one_sided && self.positive { 0.5 } else { 0.0 });
+        let wins = b.op(Greater {}, &[deciding, limit])?;
+        let axes = b.ints(&[1]);
+        let index = b.op(Squeeze {}, &[wins, axes])?;
+        let index = cast(b, index, DType::I64)?;
+        let label = labels.pick(b, index)?;
+        let first = cast(b, first, DType::F32)?;
+        let Some(second) = second else {
+            return Ok(vec![label, self.from_one(b, first)?]);
+        };
+        let second = cast(b, second, DType::F32)?;
+        let both = b.op(Concat { axis: 1 }, &[first, second])?;
+        Ok(vec![label, self.post.apply(b, both)?])
     }
-    let limit = b.number(dtype, if positive { 0.5 } else { 0.0 });
-    let wins = b.op(Greater {}, &[score, limit])?;
-    let axes = b.ints(&[1]);
-    let index = b.op(Squeeze {}, &[wins, axes])?;
-    let index = cast(b, index, DType::I64)?;
-    let label = labels.pick(b, index)?;
-    let score = cast(b, score, DType::F32)?;
-    let other = match positive {
-        true => {
+
+    /// Both scores from the only one there is.
+    fn from_one(&self, b: &mut Builder, score: Value) -> Result<Value, Fault> {
+        let other = if self.positive && self.post != PostTransform::Logistic {
             let one = b.number(DType::F32, 1.0);
             b.op(Sub {}, &[one, score])?
-        }
-        false => b.op(Neg {}, &[score])?,
-    };
-    let mut both = b.op(Concat { axis: 1 }, &[other, score])?;
-    if post == PostTransform::Logistic && !positive {
-        both = post.apply(b, both)?;
+        } else {
+            b.op(Neg {}, &[score])?
+        };
+        let both = b.op(Concat { axis: 1 }, &[other, score])?;
+        if self.post == PostTransform::Logistic { self.post.apply(b, both) } else { Ok(both) }
     }
-    Ok(vec![label, both])
 }
 
 impl TreeEnsemble {
@@ -534,7 +545,7 @@ impl OpDef for TreeEnsemble {
             let x = inputs.first().copied().flatten().ok_or_else(|| fault!("operand 0 is missing"))?;
             let scores = forest.votes(b, x, targets, aggregate)?;
             let scores = cast(b, scores, dtype)?;
-            Ok(vec![post_scores(b, scores, targets, post)?])
+            Ok(vec![post.apply_scores(b, scores, targets)?])
         }))
     }
 }

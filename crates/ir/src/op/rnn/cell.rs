@@ -198,7 +198,8 @@ pub(super) fn lstm(b: &mut Builder, d: Direction, net: &Net, coupled: bool) -> R
         let (kept, added) = (b.op(Mul {}, &[forget, cell])?, b.op(Mul {}, &[i, fresh])?);
         let new = b.op(Add {}, &[kept, added])?;
         let o = gate(b, 1, new)?;
-        let shown = h.apply(b, net.clip, new)?;
+        // The limit is for gates: the cell state is not clipped (as in ONNX Runtime).
+        let shown = h.apply(b, None, new)?;
         Ok(vec![b.op(Mul {}, &[o, shown])?, new])
     })
 }

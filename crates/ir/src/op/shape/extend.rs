@@ -72,30 +72,27 @@ impl Frame {
     fn plain(&self) -> bool {
         self.before.is(0) && self.after.is(0)
     }
-    /// True if no pad is longer than `most`.
-    fn at_most(&self, most: Expr) -> bool {
-        let env = not_empty(&[self.dim, self.before, self.after]);
-        [self.before, self.after].iter().all(|&p| (p - most).range(&env).hi <= 0)
-    }
-    /// The operand's index for result index `i`, for the modes that repeat its elements.
+    /// The operand's index for result index `i`, for the modes that repeat its elements. What is cut off is cut off first.
     fn index(&self, mode: &str, i: Expr) -> Result<Expr, Fault> {
-        let (d, i) = (self.dim, i - self.before);
+        let zero = Expr::int(0);
+        let (cut, cut_after) = ((-self.before).max(zero), (-self.after).max(zero));
+        let (before, after) = (self.before.max(zero), self.after.max(zero));
+        let (d, i) = (self.dim - cut - cut_after, i - before);
         let last = d - 1;
-        Ok(match mode {
-            _ if self.plain() => i,
-            "edge" => i.max(0.into()).min(last),
+        let env = not_empty(&[self.dim, self.before, self.after]);
+        let short = [before, after].iter().all(|&p| (p - last).range(&env).hi <= 0);
+        let within = match mode {
+            _ if before.is(0) && after.is(0) => i,
+            "edge" => i.max(zero).min(last),
             "wrap" => i.rem(d),
             // Mirrored once at each border, or again and again.
-            "reflect" if self.at_most(last) => {
-                let a = i.max(-i);
-                a.min(last * 2 - a)
-            }
             "reflect" => {
-                let a = i.rem(last * 2);
+                let a = if short { i.max(-i) } else { i.rem(last * 2) };
                 a.min(last * 2 - a)
             }
             _ => return Err(fault!("mode '{mode}' is none of constant, edge, reflect, wrap")),
-        })
+        };
+        Ok(within + cut)
     }
 }
 
@@ -113,7 +110,7 @@ impl OpDef for Pad {
         }
         if self.mode != "constant" {
             for f in &frames {
-                f.index(&self.mode, 0.into())?;
+                Frame { dim: 2.into(), before: 1.into(), after: 1.into() }.index(&self.mode, 0.into())?;
                 if f.dim.is(0) && !f.plain() {
                     return Err(fault!("an empty axis of {t} cannot be padded in mode '{}'", self.mode));
                 }
