@@ -235,7 +235,8 @@ pub fn is_contraction(c: &Compute) -> bool {
     let factor = |mut s: Scalar| loop {
         match s.kind() {
             Kind::Cast(a) => s = *a,
-            Kind::Binary(Binary::Sub, a, b) if matches!(b.kind(), Kind::Const(_)) => s = *a,
+            // Less a zero point, which is one for the whole tensor.
+            Kind::Binary(Binary::Sub, a, b) if moving_reads(*b).is_empty() => s = *a,
             Kind::Read { .. } => return true,
             _ => return false,
         }
@@ -243,6 +244,19 @@ pub fn is_contraction(c: &Compute) -> bool {
     c.reduction.as_ref().is_some_and(|r| {
         r.kind == Reducer::Sum && matches!(r.body.kind(), Kind::Binary(Binary::Mul, a, b) if factor(*a) && factor(*b))
     })
+}
+
+/// The reads in a scalar whose place depends on an axis.
+pub fn moving_reads(s: Scalar) -> Vec<Scalar> {
+    let mut reads = vec![];
+    s.visit(&mut |n| {
+        if let Kind::Read { index, .. } = n.kind()
+            && !index.iter().all(|i| i.as_index().is_some_and(|e| e.known().is_some()))
+        {
+            reads.push(n);
+        }
+    });
+    reads
 }
 
 /// The reads of the producer in a scalar.

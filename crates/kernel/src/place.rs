@@ -27,17 +27,10 @@ pub fn place(work: &mut Work) {
     // Windows lie in the order of what they are part of.
     for k in 0..work.tensors.len() {
         if let Memory::Window { of, .. } = work.tensors[k].memory {
-            let order = work.tensor(work_parent(work, of)).order.clone();
+            let order = work.tensor(work.whole(of)).order.clone();
             work.tensors[k].order = order;
         }
     }
-}
-
-fn work_parent(work: &Work, mut id: Id) -> Id {
-    while let Memory::Window { of, .. } = work.tensor(id).memory {
-        id = of;
-    }
-    id
 }
 
 /// Tensors that stay row-major: inputs, outputs, constants, and both sides of every alias.
@@ -50,7 +43,7 @@ fn fixed(work: &Work) -> HashSet<Id> {
             }
             Memory::Alias { of, .. } => {
                 fixed.insert(Id(k as u32));
-                fixed.insert(work_parent(work, of));
+                fixed.insert(work.whole(of));
             }
             Memory::Temp | Memory::Window { .. } => {}
         }
@@ -81,7 +74,7 @@ fn orders(work: &mut Work, items: &[Item], fixed: &HashSet<Id>, decided: &mut Ha
     for item in items {
         match item {
             Item::Task(task) => {
-                let root = work_parent(work, task.out);
+                let root = work.whole(task.out);
                 if fixed.contains(&root) || !decided.insert(root) {
                     continue;
                 }
@@ -113,7 +106,7 @@ fn followed(work: &Work, task: &Task, c: &Compute, rank: usize) -> Option<Vec<us
             if let Kind::Read { source, index, .. } = n.kind() {
                 let t = work.tensor(task.sources[*source as usize]);
                 let order = match t.memory {
-                    Memory::Window { of, .. } => &work.tensor(work_parent(work, of)).order,
+                    Memory::Window { of, .. } => &work.tensor(work.whole(of)).order,
                     _ => &t.order,
                 };
                 let same_channel = index.len() == rank && rank >= 3 && index[1].as_index() == Some(Expr::var(1));

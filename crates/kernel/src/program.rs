@@ -13,7 +13,7 @@ use infc_ir::compute::Step::Compute;
 use infc_ir::expr::Node;
 use infc_ir::graph::Graph;
 use infc_ir::{Expr, Problem, Problems, Tensor};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 
 /// A program whose kernels are loop nests; code is not made yet.
@@ -51,6 +51,7 @@ fn emit(mut work: Work, target: &TargetDesc, states: &States) -> Result<Lowered,
         symbols: HashMap::new(),
         unique: HashMap::new(),
         constants: HashMap::new(),
+        bordered: HashSet::new(),
         loops: vec![],
         position: 0,
         problems: vec![],
@@ -75,6 +76,8 @@ struct Emit<'a> {
     unique: HashMap<String, u32>,
     /// Buffers of constants by a hash of the content.
     constants: HashMap<(u64, usize), Vec<u32>>,
+    /// Tensors whose border has been written.
+    bordered: HashSet<Id>,
     /// First and last step of each loop, inner loops first.
     loops: Vec<(u32, u32)>,
     /// Number of the step being made.
@@ -339,13 +342,7 @@ impl Emit<'_> {
     fn task(&mut self, task: &Task, steps: &mut Vec<Step>) {
         let mut task = task.clone();
         task.prune();
-        let data = self.work.tensor(task.out);
-        let border = data.fill.filter(|_| data.halo.iter().any(|h| *h != (0, 0)));
-        if let Some(fill) = border {
-            let (out, buffer, offset) = self.operand(task.out, Access::Write);
-            let nest = build::border::build("border", &out, &self.work.tensor(task.out).halo, fill);
-            self.launch(nest, None, &[(buffer, offset)], steps);
-        }
+        self.border(task.out, steps);
         let mut operands = vec![];
         let mut places = vec![];
         for &s in &task.sources {
@@ -370,6 +367,18 @@ impl Emit<'_> {
         let plan = plan::choose(&step, &operands, self.target);
         let nest = build::build(&task.name, &step, &plan, &operands, self.target);
         self.launch(nest, Some(plan), &places, steps);
+    }
+
+    /// Before the first write to a tensor with a border (or to a window of it): the border.
+    fn border(&mut self, out: Id, steps: &mut Vec<Step>) {
+        let whole = self.work.whole(out);
+        let data = self.work.tensor(whole);
+        let Some(fill) = data.fill.filter(|_| data.halo.iter().any(|h| *h != (0, 0))) else { return };
+        if self.bordered.insert(whole) {
+            let (out, buffer, offset) = self.operand(whole, Access::Write);
+            let nest = build::border::build("border", &out, &self.work.tensor(whole).halo, fill);
+            self.launch(nest, None, &[(buffer, offset)], steps);
+        }
     }
 
     /// True if the task reads and writes different windows or slices of one buffer.

@@ -146,6 +146,13 @@ impl Work {
         self.tensors.push(Data { ty, memory, order, halo: vec![], fill: None, name: name.into() });
         Id(self.tensors.len() as u32 - 1)
     }
+    /// The tensor that `id` is a window of, or itself.
+    pub fn whole(&self, mut id: Id) -> Id {
+        while let Memory::Window { of, .. } = self.tensor(id).memory {
+            id = of;
+        }
+        id
+    }
     /// The tensor whose memory `id` lives in: aliases and windows followed to their end.
     pub fn root(&self, id: Id) -> Id {
         match &self.tensor(id).memory {

@@ -26,12 +26,7 @@ fn factors(c: &Compute) -> Option<[Factor; 2]> {
     let r = c.reduction.as_ref()?;
     let Kind::Binary(Binary::Mul, a, b) = r.body.kind() else { return None };
     let one = |s: Scalar| {
-        let mut reads = vec![];
-        s.visit(&mut |n| {
-            if matches!(n.kind(), Kind::Read { .. }) {
-                reads.push(n);
-            }
-        });
+        let reads = crate::fuse::moving_reads(s);
         let [read] = reads.as_slice() else { return None };
         let Kind::Read { source, index, guard: None } = read.kind() else { return None };
         let index = index.iter().map(|i| i.as_index()).collect::<Option<Vec<_>>>()?;
@@ -50,6 +45,10 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     let only = [of(0), of(1)];
     // n: the contiguous axis of the result if just one factor has it; else the widest axis of a constant factor, else of any.
     let contiguous = (0..c.dims.len()).find(|&a| out.buffer.strides[a].is(1) && !c.dims[a].is(1));
+    // A depthwise convolution has its contiguous axis in both factors: vectors run over it, elementwise.
+    if contiguous.is_some_and(|a| uses(0, a) && uses(1, a)) {
+        return None;
+    }
     let side_of = |a: usize| (0..2).find(|&k| only[k].contains(&a));
     let widest = |k: usize| only[k].iter().copied().max_by_key(|&a| guess(c.dims[a]));
     let constant = |k: usize| operands[f[k].source].constant.is_some();
