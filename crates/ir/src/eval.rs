@@ -88,6 +88,7 @@ pub fn unary(op: Unary, dtype: DType, a: u64) -> u64 {
         Unary::Cosh => libm::cosh(x),
         Unary::Tanh => libm::tanh(x),
         Unary::Asinh => libm::asinh(x),
+        Unary::Acosh if x < 1.0 => f64::NAN, // libm gives numbers for large negative ones
         Unary::Acosh => libm::acosh(x),
         Unary::Atanh => libm::atanh(x),
         Unary::Erf => libm::erf(x),
