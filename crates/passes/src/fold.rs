@@ -9,7 +9,7 @@
 
 use crate::dce::{capture_params, captures, remove_capture};
 use crate::rewrite::{Context, Replacement, Site, each_node};
-use crate::shape::input_symbols;
+use crate::shape::bound_symbols;
 use infc_ir::expr::{Expr, Node as ExprNode};
 use infc_ir::graph::{Graph, Value};
 use infc_ir::interp::eval_op;
@@ -26,7 +26,7 @@ const REPEATED: usize = 16 << 10;
 pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
     let mut count = 0;
     loop {
-        let symbols = input_symbols(g);
+        let symbols = bound_symbols(g);
         let replaced = each_node(g, cx, "fold", &mut |site| rule(site, &symbols))?;
         let captured = constant_captures(g, cx);
         count += replaced + captured;

@@ -5,10 +5,15 @@
 
 #![forbid(unsafe_code)]
 
+mod batchnorm;
+mod canon;
+mod cse;
 mod dce;
 mod decompose;
 mod fold;
+mod integer;
 mod manager;
+mod recognise;
 mod rewrite;
 mod shape;
 

@@ -46,6 +46,31 @@ pub static PASSES: &[Pass] = &[
         run: crate::fold::run,
     },
     Pass { name: "dce", doc: "Removes what no output needs", class: Class::Exact, run: crate::dce::run },
+    Pass { name: "cse", doc: "Computes equal things once", class: Class::Exact, run: crate::cse::run },
+    Pass {
+        name: "canon",
+        doc: "Brings arithmetic, views and padding into one form by small exact rules",
+        class: Class::Exact,
+        run: crate::canon::run,
+    },
+    Pass {
+        name: "recognise",
+        doc: "Makes one operator of what exporters wrote as several: normalisations, softmax, activations, attention",
+        class: Class::Reassociated,
+        run: crate::recognise::run,
+    },
+    Pass {
+        name: "batchnorm",
+        doc: "Puts batch normalisation and constants per channel into the weights before them",
+        class: Class::Reassociated,
+        run: crate::batchnorm::run,
+    },
+    Pass {
+        name: "integer",
+        doc: "Lets quantised operators work on the stored integers, with one rounding",
+        class: Class::OneRounding,
+        run: crate::integer::run,
+    },
     Pass {
         name: "decompose",
         doc: "Expands composite operators until every node is steps, a view, control flow, a routine or host work",
@@ -61,7 +86,24 @@ pub fn pass(name: &str) -> Option<&'static Pass> {
 
 /// The passes that take an imported model to the form that the kernel level wants.
 pub fn pipeline() -> Vec<&'static str> {
-    vec!["shape", "fold", "dce", "decompose", "fold", "dce"]
+    vec![
+        "shape",
+        "fold",
+        "cse",
+        "dce",
+        "canon",
+        "fold",
+        "recognise",
+        "batchnorm",
+        "integer",
+        "fold",
+        "dce",
+        "decompose",
+        "canon",
+        "fold",
+        "cse",
+        "dce",
+    ]
 }
 
 /// What to run and what to watch.

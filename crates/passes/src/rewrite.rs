@@ -38,6 +38,8 @@ pub struct Site<'a> {
     pub graph: &'a mut Graph,
     /// The node.
     pub node: Node,
+    /// The region it stands in.
+    pub region: Region,
     uses: &'a mut Vec<u32>,
     results: &'a HashSet<Value>,
     built: Vec<Node>,
@@ -84,6 +86,11 @@ impl Site<'_> {
     /// Adds the origin of another node that the new ones also stand for.
     pub fn absorb(&mut self, n: Node) {
         self.origin.extend(&self.graph.node(n).origin);
+    }
+    /// Node `n` also stands for what `other` stands for.
+    pub fn merge_origin(&mut self, n: Node, other: Node) {
+        let origin = self.graph.node(other).origin.clone();
+        self.graph.nodes[n.index()].origin.extend(origin);
     }
     /// True if uses of `old` can become uses of `new` without losing the name of a model output.
     pub fn can_forward(&self, old: Value, new: Value) -> bool {
@@ -181,6 +188,7 @@ impl Walk<'_> {
             let mut site = Site {
                 graph: g,
                 node: n,
+                region: r,
                 uses: &mut self.uses,
                 results: &self.results,
                 built: vec![],
@@ -275,7 +283,7 @@ impl Walk<'_> {
         // They are the same value: what is known of one is known of the other.
         let fact = g.fact(old);
         let mut changed = vec![];
-        crate::shape::improve(g, new, &fact, &mut changed);
+        crate::shape::improve(g, new, &fact, true, &mut changed);
         self.changed.extend(changed);
         if g.fact(new) != fact {
             self.changed.insert(new);

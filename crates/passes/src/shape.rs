@@ -33,6 +33,17 @@ pub fn input_symbols(g: &Graph) -> BTreeSet<&'static str> {
     symbols
 }
 
+/// The symbols that are a dim of an input by themselves: known as soon as the inputs are.
+pub fn bound_symbols(g: &Graph) -> BTreeSet<&'static str> {
+    let mut symbols = BTreeSet::new();
+    for &v in g.inputs() {
+        if let Some(t) = g.ty(v).as_tensor() {
+            symbols.extend(t.dims.iter().filter_map(|d| if let ExprNode::Sym(s) = d.node() { Some(*s) } else { None }));
+        }
+    }
+    symbols
+}
+
 /// Replaces symbols of the inputs' dims by numbers everywhere; counts the values that mention them. Inference is not run again.
 pub fn bind(g: &mut Graph, dims: &[(String, i64)]) -> Result<usize, Problems> {
     let known = input_symbols(g);
@@ -112,7 +123,7 @@ pub fn refresh(g: &mut Graph, n: Node) -> Result<Vec<Value>, Fault> {
             let Some(operand) = g.node(n).inputs[first + k] else { continue };
             let fact = g.fact(operand);
             for param in capture_params(g, n, k) {
-                improve(g, param, &fact, &mut changed);
+                improve(g, param, &fact, false, &mut changed);
             }
         }
         for r in regions {
@@ -121,14 +132,15 @@ pub fn refresh(g: &mut Graph, n: Node) -> Result<Vec<Value>, Fault> {
     }
     let facts = infer_node(g, n)?;
     for (v, fact) in g.node(n).outputs.clone().into_iter().zip(facts) {
-        improve(g, v, &fact, &mut changed);
+        improve(g, v, &fact, false, &mut changed);
     }
     Ok(changed)
 }
 
 /// Joins what inference says with what is known of a value. Of two expressions for a dim the better one is kept: a number before
-/// an expression of the inputs' dims before others, and the old one if they are equally good, so that names stay stable.
-pub fn improve(g: &mut Graph, v: Value, new: &Fact, changed: &mut Vec<Value>) {
+/// an expression of the inputs' dims before others, and if they are equally good the old one (so that names stay stable), or
+/// the new one if `prefer_new`.
+pub fn improve(g: &mut Graph, v: Value, new: &Fact, prefer_new: bool, changed: &mut Vec<Value>) {
     let old = g.value(v);
     if matches!(old.def, Def::Constant(_)) || (old.ty == new.ty && (new.ints.is_none() || old.ints == new.ints)) {
         return;
@@ -139,7 +151,7 @@ pub fn improve(g: &mut Graph, v: Value, new: &Fact, changed: &mut Vec<Value>) {
         e.leaves(&mut |leaf| follows &= matches!(leaf.node(), ExprNode::Sym(s) if symbols.contains(s)));
         if e.known().is_some() { 2 } else { usize::from(follows) }
     };
-    let pick = |old: Expr, new: Expr| if old != new && rank(new) > rank(old) { new } else { old };
+    let pick = |old: Expr, new: Expr| if old != new && (rank(new), prefer_new) > (rank(old), false) { new } else { old };
     let ty = match (&old.ty, &new.ty) {
         (Type::Tensor(o), Type::Tensor(n)) if o.rank() == n.rank() => {
             Type::tensor(n.dtype, o.dims.iter().zip(&n.dims).map(|(&o, &n)| pick(o, n)))

@@ -1,0 +1,103 @@
+//! Rules of data movement: views become one Reshape, permutations one Transpose.
+
+use crate::rewrite::{Replacement, Site};
+use infc_ir::expr::{Expr, Node as ExprNode};
+use infc_ir::op::{DimVector, Reshape, Transpose, broadcast};
+use infc_ir::{DType, Op, Value};
+use std::collections::BTreeSet;
+
+pub(super) fn rule(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replacement {
+    match site.op() {
+        Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) => {
+            let x = site.input(0).expect("checked by inference");
+            reshape(site, x, symbols)
+        }
+        Op::Reshape(_) => chain(site, symbols),
+        Op::Transpose(_) => transpose(site, symbols),
+        Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) | Op::Where(_) | Op::Equal(_) | Op::And(_) | Op::Less(_) => {
+            expanded(site)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A Reshape of `x` to the dims of the node's result, if those are known or follow from the inputs.
+fn reshape(site: &mut Site, x: Value, symbols: &BTreeSet<&'static str>) -> Replacement {
+    let Some(ty) = site.graph.ty(site.output()).as_tensor().cloned() else { return Ok(None) };
+    let known: Option<Vec<i64>> = ty.dims.iter().map(|d| d.known()).collect();
+    let follows = |d: &Expr| {
+        let mut good = true;
+        d.leaves(&mut |l| good &= matches!(l.node(), ExprNode::Sym(s) if symbols.contains(s)));
+        good
+    };
+    if !ty.dims.iter().all(follows) {
+        return Ok(None);
+    }
+    // One unknown dim is what is left over: that needs no computed target.
+    let unknown = ty.dims.iter().filter(|d| d.known().is_none()).count();
+    let left_over = unknown == 1 && !ty.dims.iter().any(|d| d.is(0));
+    site.build(|b| {
+        let target = match known {
+            Some(dims) => b.ints(&dims),
+            None if left_over => b.ints(&ty.dims.iter().map(|d| d.known().unwrap_or(-1)).collect::<Vec<_>>()),
+            None => b.op(DimVector { exprs: ty.dims.clone(), dtype: i64::from(DType::I64.onnx()), scalar: false }, &[])?,
+        };
+        // A dim that is 0 stands for itself; only with -1 that is not allowed.
+        b.op(Reshape { allowzero: !left_over && ty.dims.iter().any(|d| d.known().is_none_or(|n| n == 0)) }, &[x, target])
+    })
+    .map(|v| Some(vec![v]))
+}
+
+/// Reshape of a view of x: Reshape of x.
+fn chain(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replacement {
+    let Some(inner) = site.input(0).and_then(|v| site.producer(v)) else { return Ok(None) };
+    let node = site.graph.node(inner);
+    let (Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_), Some(x)) = (&node.op, node.inputs[0]) else {
+        return Ok(None);
+    };
+    site.absorb(inner);
+    reshape(site, x, symbols)
+}
+
+/// The permutation of a Transpose of `rank` dims; absent means reversed.
+pub fn permutation(op: &Transpose, rank: usize) -> Vec<usize> {
+    if op.perm.is_empty() { (0..rank).rev().collect() } else { op.perm.iter().map(|&p| p as usize).collect() }
+}
+
+/// Transpose of a Transpose: one. A Transpose that only moves dims of extent 1: a Reshape.
+fn transpose(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replacement {
+    let (Op::Transpose(op), Some(x)) = (site.op(), site.input(0)) else { return Ok(None) };
+    let Some(ty) = site.graph.ty(x).as_tensor() else { return Ok(None) };
+    let perm = permutation(op, ty.rank());
+    let kept: Vec<usize> = perm.iter().copied().filter(|&p| !ty.dims[p].is(1)).collect();
+    if kept.is_sorted() {
+        return reshape(site, x, symbols);
+    }
+    let Some(inner) = site.producer(x) else { return Ok(None) };
+    let node = site.graph.node(inner);
+    let (Op::Transpose(first), Some(source)) = (&node.op, node.inputs[0]) else { return Ok(None) };
+    let first = permutation(first, perm.len());
+    let perm = perm.iter().map(|&p| first[p] as i64).collect();
+    site.absorb(inner);
+    site.replace(Transpose { perm }, &[source])
+}
+
+/// op(Expand(x), y): op(x, y), if the operator broadcasts to the same dims by itself.
+fn expanded(site: &mut Site) -> Replacement {
+    let inputs: Vec<Value> = site.data().inputs.iter().flatten().copied().collect();
+    let Some(out) = site.graph.ty(site.output()).as_tensor().map(|t| t.dims.clone()) else { return Ok(None) };
+    for k in 0..inputs.len() {
+        let Some(inner) = site.producer(inputs[k]) else { continue };
+        let node = site.graph.node(inner);
+        let (Op::Expand(_), Some(x)) = (&node.op, node.inputs[0]) else { continue };
+        let mut changed = inputs.clone();
+        changed[k] = x;
+        let dims: Vec<_> = changed.iter().filter_map(|&v| Some(site.graph.ty(v).as_tensor()?.dims.as_slice())).collect();
+        if broadcast(&dims).is_ok_and(|d| d == out) {
+            site.absorb(inner);
+            let op = site.op().clone();
+            return site.replace(op, &changed);
+        }
+    }
+    Ok(None)
+}

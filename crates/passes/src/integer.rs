@@ -1,0 +1,369 @@
+//! Integer arithmetic: operators between DequantizeLinear and QuantizeLinear work on the stored integers.
+//!
+//! - `Q(contraction(DQ(x), DQ(w)) + bias)` accumulates `x - zx` times `w - zw` and the bias exactly in i32, then rounds once:
+//!   `saturate(rint(f32(acc) * m) + zy)`, `m = f32(sx sw / sy)`. Only where no sum can leave i32.
+//! - `Q(max(v, c)) = max(Q(v), Q(c))` and the same for min, because Q is monotone: activations become limits of integers.
+//! - Data movement between DQ and Q of the same scale works on the stored integers, and `Q(DQ(x)) = x`: both exact.
+//! - Constants that are still dequantised afterwards are dequantised now.
+//!
+//! Class: one rounding.
+
+use crate::rewrite::{Context, Replacement, Site, each_node};
+use infc_ir::graph::{Graph, Node};
+use infc_ir::interp::eval_op;
+use infc_ir::op::{Add, Cast, Concat, Max, Min, Mul, QLinearConv, QuantizeLinear};
+use infc_ir::{DType, Fault, Op, Problems, Tensor, Value};
+
+/// Runs the pass; counts rewrites.
+pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
+    let integer = each_node(g, cx, "integer", &mut rule)?;
+    Ok(integer + each_node(g, cx, "integer", &mut dequantise)?)
+}
+
+/// A dequantised value: what is stored, and how.
+struct Stored {
+    node: Node,
+    value: Value,
+    dtype: DType,
+    scale: Tensor,
+    zero: Option<Tensor>,
+    axis: i64,
+}
+
+impl Stored {
+    fn single(&self) -> bool {
+        self.scale.len() == 1 && self.zero.as_ref().is_none_or(|z| z.len() == 1)
+    }
+    fn zero(&self, i: usize) -> i64 {
+        self.zero.as_ref().map_or(0, |z| z.to_ints()[i % z.len()])
+    }
+    fn scale(&self, i: usize) -> f64 {
+        self.scale.float(i % self.scale.len())
+    }
+    /// The largest `|stored - zero point|`.
+    fn reach(&self) -> i128 {
+        let (lo, hi) = self.dtype.int_range().unwrap_or((0, 0));
+        let zeros = self.zero.as_ref().map_or(vec![0], Tensor::to_ints);
+        zeros.iter().map(|&z| (hi - i128::from(z)).max(i128::from(z) - lo)).max().unwrap_or(hi)
+    }
+    /// The zero points as a tensor of the scales' shape.
+    fn zeros(&self) -> Tensor {
+        let values = (0..self.scale.len()).map(|i| self.zero(i) as u64);
+        Tensor::from_values(self.dtype, self.scale.dims.clone(), values)
+    }
+}
+
+/// How the result of a QuantizeLinear is stored: one scale, one zero point.
+struct Target {
+    scale: Tensor,
+    zero: Tensor,
+}
+
+impl Target {
+    /// What a real number is stored as.
+    fn store(&self, v: f32) -> Result<i64, Fault> {
+        let op = QuantizeLinear { axis: 1, block_size: 0, output_dtype: 0, precision: 0, saturate: 1 };
+        let inputs = [Tensor::from_vec([], vec![v]), self.scale.reshape([]), self.zero.reshape([])];
+        Ok(eval_op(&op.into(), &inputs.map(Some), 1)?[0].to_ints()[0])
+    }
+}
+
+fn stored(site: &Site, v: Value) -> Option<Stored> {
+    let node = site.producer(v)?;
+    let data = site.graph.node(node);
+    let Op::DequantizeLinear(op) = &data.op else { return None };
+    let constant = |i: usize| data.inputs.get(i).copied().flatten().map(|v| site.graph.constant(v).cloned());
+    let value = data.inputs[0]?;
+    let ty = site.graph.ty(value).as_tensor()?;
+    let (scale, zero) = (constant(1)??, constant(2));
+    let zero = match zero {
+        None => None,
+        Some(z) => Some(z?),
+    };
+    let plain = scale.dtype == DType::F32 && matches!(op.output_dtype, 0 | 1) && op.block_size == 0 && scale.dims.len() <= 1;
+    let good = ty.dtype.is_int() && plain && (0..scale.len()).all(|i| scale.float(i) > 0.0);
+    good.then_some(Stored { node, value, dtype: ty.dtype, scale, zero, axis: op.axis })
+}
+
+fn target(site: &Site) -> Option<Target> {
+    let Op::QuantizeLinear(op) = site.op() else { return None };
+    let scale = site.constant(1)?.clone();
+    let dtype = site.graph.ty(site.output()).as_tensor()?.dtype;
+    let zero = match site.input(2) {
+        Some(_) => site.constant(2)?.clone(),
+        None => Tensor::zeros(dtype, []),
+    };
+    let plain = scale.dtype == DType::F32 && scale.len() == 1 && zero.len() == 1 && op.block_size == 0 && op.precision == 0;
+    (plain && dtype.is_int() && scale.float(0) > 0.0).then_some(Target { scale, zero })
+}
+
+fn same_storage(s: &Stored, t: &Target) -> bool {
+    s.single() && s.dtype == t.zero.dtype && s.scale.float(0) == t.scale.float(0) && s.zero(0) == t.zero.to_ints()[0]
+}
+
+fn rule(site: &mut Site) -> Replacement {
+    let Some(to) = target(site) else { return Ok(None) };
+    let Some(v) = site.input(0) else { return Ok(None) };
+    if let Some(s) = stored(site, v).filter(|s| same_storage(s, &to)) {
+        return Ok(Some(vec![s.value]));
+    }
+    if let Some(values) = movement(site, v, &to)? {
+        return Ok(Some(values));
+    }
+    contraction(site, v, &to)
+}
+
+/// Q(move(DQ(x))): move(x).
+fn movement(site: &mut Site, v: Value, to: &Target) -> Replacement {
+    let Some(n) = site.producer(v) else { return Ok(None) };
+    let data = site.graph.node(n);
+    if !site.used_once(v) || data.outputs.len() != 1 {
+        return Ok(None);
+    }
+    let operands = match &data.op {
+        Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) | Op::Transpose(_) | Op::Slice(_) => 1,
+        Op::Expand(_) | Op::Tile(_) | Op::Gather(_) | Op::DepthToSpace(_) | Op::SpaceToDepth(_) => 1,
+        // The largest of the stored integers stands for the largest number; padding is below both.
+        Op::MaxPool(op) if op.storage_order == 0 => 1,
+        Op::Concat(Concat { .. }) => data.inputs.len(),
+        _ => return Ok(None),
+    };
+    let (op, mut inputs) = (data.op.clone(), data.inputs.clone());
+    let mut nodes = vec![n];
+    for input in &mut inputs[..operands] {
+        let Some(s) = input.and_then(|v| stored(site, v)).filter(|s| same_storage(s, to)) else { return Ok(None) };
+        *input = Some(s.value);
+        nodes.push(s.node);
+    }
+    nodes.into_iter().for_each(|n| site.absorb(n));
+    site.build(|b| b.node(op, &inputs, vec![], 1)).map(Some)
+}
+
+/// A contraction of two stored operands, before it is built.
+struct Product {
+    node: Node,
+    x: Stored,
+    w: Stored,
+    /// The weights in the order that the integer operator wants.
+    weights: Option<Tensor>,
+    bias: Option<Vec<f64>>,
+    /// Products in one sum.
+    terms: i128,
+    /// Output channels; 1 if all share a scale.
+    channels: usize,
+}
+
+/// Q(act(contraction)): the integer contraction.
+fn contraction(site: &mut Site, v: Value, to: &Target) -> Replacement {
+    let mut nodes = vec![];
+    let (mut lo, mut hi) = (f32::NEG_INFINITY, f32::INFINITY);
+    let mut at = v;
+    // Activations that limit the range.
+    while let Some(n) = site.producer(at).filter(|_| site.used_once(at)) {
+        let Some((least, most)) = limits(site, n) else { break };
+        // The innermost is applied first: an outer limit is applied to what it gives.
+        (lo, hi) = (least.max(lo).min(hi), most.max(lo).min(hi));
+        nodes.push(n);
+        at = site.graph.node(n).inputs[0].expect("has a data operand");
+    }
+    let Some(p) = product(site, at) else { return Ok(None) };
+    let Some(bias) = integer_bias(&p) else { return Ok(None) };
+    nodes.extend([p.node, p.x.node, p.w.node]);
+    nodes.into_iter().for_each(|n| site.absorb(n));
+    let mut y = match site.graph.node(p.node).op.clone() {
+        Op::Conv(op) => {
+            let op = QLinearConv {
+                auto_pad: op.auto_pad,
+                dilations: op.dilations,
+                group: op.group,
+                kernel_shape: op.kernel_shape,
+                pads: op.pads,
+                strides: op.strides,
+            };
+            site.build(|b| {
+                let [sx, zx] = [p.x.scale.reshape([]), p.x.zeros().reshape([])].map(|t| b.constant(t));
+                let [sw, zw] = [p.w.scale.clone(), p.w.zeros()].map(|t| b.constant(t));
+                let [sy, zy] = [to.scale.reshape([]), to.zero.reshape([])].map(|t| b.constant(t));
+                let bias = bias.map(|t| b.constant(t));
+                let mut inputs = [p.x.value, sx, zx, p.w.value, sw, zw, sy, zy].map(Some).to_vec();
+                inputs.extend(bias.map(Some));
+                Ok(b.node(op, &inputs, vec![], 1)?[0])
+            })?
+        }
+        _ => matrix(site, &p, bias, to)?,
+    };
+    let dtype = to.zero.dtype;
+    let (least, most) = dtype.int_range().unwrap_or((0, 0));
+    let bounds = [to.store(lo)?, to.store(hi)?];
+    y = site.build(|b| {
+        let limit = |q: i64| Tensor::from_values(dtype, [], [q as u64]);
+        if i128::from(bounds[0]) > least {
+            let c = b.constant(limit(bounds[0]));
+            y = b.op(Max {}, &[y, c])?;
+        }
+        if i128::from(bounds[1]) < most {
+            let c = b.constant(limit(bounds[1]));
+            y = b.op(Min {}, &[y, c])?;
+        }
+        Ok(y)
+    })?;
+    Ok(Some(vec![y]))
+}
+
+/// The range that an activation limits its operand to.
+fn limits(site: &Site, n: Node) -> Option<(f32, f32)> {
+    let data = site.graph.node(n);
+    let bound = |i: usize, none: f32| match data.inputs.get(i).copied().flatten() {
+        None => Some(none),
+        Some(v) => site.graph.constant(v).filter(|t| t.len() == 1).map(|t| t.float(0) as f32).filter(|v| !v.is_nan()),
+    };
+    match &data.op {
+        Op::Relu(_) => Some((0.0, f32::INFINITY)),
+        Op::Clip(_) => Some((bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?)).filter(|(lo, hi)| lo <= hi),
+        _ => None,
+    }
+}
+
+/// The contraction that makes `v`, if its operands are stored integers.
+fn product(site: &Site, v: Value) -> Option<Product> {
+    let mut node = site.producer(v).filter(|_| site.used_once(v))?;
+    let mut bias = None;
+    if let Op::Add(_) = site.graph.node(node).op {
+        // The bias of a matrix product.
+        let (a, b) = (site.graph.node(node).inputs[0]?, site.graph.node(node).inputs[1]?);
+        let (inner, c) = [(a, b), (b, a)].into_iter().find(|&(x, _)| {
+            site.used_once(x) && site.producer(x).is_some_and(|n| matches!(site.graph.node(n).op, Op::MatMul(_)))
+        })?;
+        let (c, width) = (real_constant(site, c)?, site.graph.ty(v).as_tensor()?.dims.last()?.known()?);
+        if c.0.iter().rev().skip(1).any(|&d| d != 1) || site.graph.ty(inner) != site.graph.ty(v) {
+            return None;
+        }
+        let values = c.1;
+        bias = Some((0..width as usize).map(|i| values[i % values.len()]).collect());
+        node = site.producer(inner)?;
+    }
+    let data = site.graph.node(node);
+    let (x, mut w) = (stored(site, data.inputs[0]?)?, stored(site, data.inputs[1]?)?);
+    if !x.single() || x.dtype.bits() > 8 || w.dtype.bits() > 8 {
+        return None;
+    }
+    let dims = site.graph.ty(w.value).as_tensor()?.known_dims()?;
+    let weights = site.graph.constant(w.value).cloned();
+    let rank = dims.len();
+    let along = |w: &Stored, axis: i64| w.single() || w.axis == axis || w.axis == axis - rank as i64;
+    match &data.op {
+        Op::Conv(_) => {
+            if let Some(&Some(b)) = data.inputs.get(2) {
+                bias = Some(real_constant(site, b)?.1);
+            }
+            let good = along(&w, 0) && weights.is_some();
+            let terms = dims[1..].iter().map(|&d| d as i128).product();
+            good.then_some(Product { node, x, w, weights, bias, terms, channels: dims[0] })
+        }
+        Op::MatMul(_) => {
+            let good = rank >= 2 && along(&w, rank as i64 - 1) && (w.single() || rank == 2);
+            good.then(|| Product { node, x, w, weights, bias, terms: dims[rank - 2] as i128, channels: dims[rank - 1] })
+        }
+        Op::Gemm(op) => {
+            if let Some(&Some(b)) = data.inputs.get(2) {
+                let (shape, values) = real_constant(site, b)?;
+                if shape.iter().rev().skip(1).any(|&d| d != 1) {
+                    return None;
+                }
+                bias = Some(values.iter().map(|v| v * f64::from(op.beta)).collect());
+            }
+            let channel = if op.transB != 0 { 0 } else { 1 };
+            if op.alpha != 1.0 || op.transA != 0 || rank != 2 || !along(&w, channel as i64) {
+                return None;
+            }
+            let mut weights = weights?;
+            if op.transB != 0 {
+                weights = transposed(&weights)?;
+            }
+            w.axis = 1;
+            let (terms, channels) = (dims[1 - channel] as i128, dims[channel]);
+            Some(Product { node, x, w, weights: Some(weights), bias, terms, channels })
+        }
+        _ => None,
+    }
+}
+
+fn transposed(t: &Tensor) -> Option<Tensor> {
+    let op = infc_ir::op::Transpose { perm: vec![1, 0] };
+    eval_op(&op.into(), &[Some(t.clone())], 1).ok()?.pop()
+}
+
+/// A constant as real numbers, also one that is stored as integers.
+fn real_constant(site: &Site, v: Value) -> Option<(Vec<usize>, Vec<f64>)> {
+    if let Some(t) = site.graph.constant(v) {
+        return Some((t.dims.clone(), (0..t.len()).map(|i| t.float(i)).collect()));
+    }
+    let s = stored(site, v)?;
+    let t = site.graph.constant(s.value).filter(|t| t.dims.len() <= 1)?;
+    let values = (0..t.len()).map(|i| (t.float(i) - s.zero(i) as f64) * s.scale(i));
+    Some((t.dims.clone(), values.collect()))
+}
+
+/// The bias in units of `sx sw`, if sums with it stay in i32: `Some(None)` without a bias, `None` if they may not.
+fn integer_bias(p: &Product) -> Option<Option<Tensor>> {
+    let most = p.terms * p.x.reach() * p.w.reach();
+    let limit = i128::from(i32::MAX);
+    if most > limit {
+        return None;
+    }
+    let Some(bias) = &p.bias else { return Some(None) };
+    let mut units = vec![];
+    for c in 0..p.channels {
+        let unit = p.x.scale(0) * p.w.scale(c);
+        let value = (bias[c % bias.len()] / unit).round_ties_even();
+        if value.is_nan() || value.abs() + most as f64 > limit as f64 {
+            return None;
+        }
+        units.push(value as i32);
+    }
+    Some(Some(Tensor::from_vec([units.len()], units)))
+}
+
+/// A matrix product: integer product, bias, one rounding.
+fn matrix(site: &mut Site, p: &Product, bias: Option<Tensor>, to: &Target) -> Result<Value, Fault> {
+    let original = site.graph.constant(p.w.value).cloned();
+    site.build(|b| {
+        let w = match &p.weights {
+            Some(t) if original.as_ref() != Some(t) => b.constant(t.clone()),
+            _ => p.w.value,
+        };
+        let zeros = p.w.zeros();
+        let [zx, zw] = [p.x.zeros().reshape([]), if p.w.single() { zeros.reshape([]) } else { zeros }].map(|t| b.constant(t));
+        let mut acc = b.op(infc_ir::op::MatMulInteger {}, &[p.x.value, w, zx, zw])?;
+        if let Some(t) = bias {
+            let bias = b.constant(t);
+            acc = b.op(Add {}, &[acc, bias])?;
+        }
+        let f32 = i64::from(DType::F32.onnx());
+        let acc = b.op(Cast { round_mode: "up".into(), saturate: 1, to: f32 }, &[acc])?;
+        // As everywhere: m = f32(sx sw) / sy in f32.
+        let m = |i: usize| (p.x.scale(0) as f32 * p.w.scale(i) as f32) / to.scale.float(0) as f32;
+        let m: Vec<f32> = (0..p.w.scale.len()).map(m).collect();
+        let m = b.constant(if p.w.single() { Tensor::from_vec([], m) } else { Tensor::from_vec([m.len()], m) });
+        let scaled = b.op(Mul {}, &[acc, m])?;
+        let [one, zero] = [Tensor::from_vec([], vec![1.0f32]), to.zero.reshape([])].map(|t| b.constant(t));
+        let quantise = QuantizeLinear { axis: 1, block_size: 0, output_dtype: 0, precision: 0, saturate: 1 };
+        b.op(quantise, &[scaled, one, zero])
+    })
+}
+
+/// Constants that float operators still need, dequantised.
+fn dequantise(site: &mut Site) -> Replacement {
+    if !matches!(site.op(), Op::DequantizeLinear(_)) {
+        return Ok(None);
+    }
+    let constants: Vec<Option<Tensor>> =
+        site.data().inputs.iter().map(|v| v.and_then(|v| site.graph.constant(v).cloned())).collect();
+    let all = constants.iter().zip(&site.data().inputs).all(|(t, v)| t.is_some() || v.is_none());
+    if !all {
+        return Ok(None);
+    }
+    let op = site.op().clone();
+    let made = eval_op(&op, &constants, 1)?.remove(0);
+    Ok(Some(vec![site.graph.add_constant(made, "")]))
+}

@@ -1,0 +1,156 @@
+//! Normalisations written out.
+//!
+//! The core `d / sqrt(mean(d^2) + eps)` becomes a normalisation with scale 1; a multiplication and an addition after it become its
+//! scale and bias by rules of their own.
+
+use crate::rewrite::{Replacement, Site};
+use infc_ir::graph::Node;
+use infc_ir::op::{LayerNormalization, RMSNormalization};
+use infc_ir::{DType, Op, Tensor, Value};
+
+pub(super) fn rule(site: &mut Site) -> Replacement {
+    if let Some(values) = scale(site)? {
+        return Ok(Some(values));
+    }
+    if let Some(values) = bias(site)? {
+        return Ok(Some(values));
+    }
+    core(site)
+}
+
+/// `d / sqrt(v)` in its exported forms: numerator, operand of the root, and nodes.
+fn over_root(site: &Site) -> Option<(Value, Value, Vec<Node>)> {
+    let root = |v: Value, exponent: f64| {
+        let (n, data) = site.inner(v)?;
+        match &data.op {
+            Op::Sqrt(_) if exponent > 0.0 => Some((data.inputs[0]?, n)),
+            Op::Pow(_) if site.scalar(data.inputs[1]?) == Some(exponent) => Some((data.inputs[0]?, n)),
+            _ => None,
+        }
+    };
+    let (a, b) = (site.input(0)?, site.input(1)?);
+    match site.op() {
+        Op::Div(_) => root(b, 0.5).map(|(v, n)| (a, v, vec![n])),
+        Op::Mul(_) => [(a, b), (b, a)].into_iter().find_map(|(d, r)| {
+            if let Some((v, n)) = root(r, -0.5) {
+                return Some((d, v, vec![n]));
+            }
+            let (n, data) = site.inner(r)?;
+            let inner = match &data.op {
+                Op::Reciprocal(_) => data.inputs[0]?,
+                Op::Div(_) if site.scalar(data.inputs[0]?) == Some(1.0) => data.inputs[1]?,
+                _ => return None,
+            };
+            root(inner, 0.5).map(|(v, m)| (d, v, vec![n, m]))
+        }),
+        _ => None,
+    }
+}
+
+/// The operand of a square.
+fn square(site: &Site, v: Value) -> Option<(Node, Value)> {
+    let (n, data) = site.inner(v)?;
+    match &data.op {
+        Op::Mul(_) if data.inputs[0] == data.inputs[1] => Some((n, data.inputs[0]?)),
+        Op::Pow(_) if site.scalar(data.inputs[1]?) == Some(2.0) => Some((n, data.inputs[0]?)),
+        _ => None,
+    }
+}
+
+/// The first of the trailing axes, if `axes` are those.
+fn trailing(axes: &[usize], rank: usize) -> Option<usize> {
+    let first = *axes.first()?;
+    (axes.len() == rank - first && axes.windows(2).all(|w| w[1] == w[0] + 1)).then_some(first)
+}
+
+fn core(site: &mut Site) -> Replacement {
+    let Some((op, x, scale, nodes)) = find(site) else { return Ok(None) };
+    nodes.into_iter().for_each(|n| site.absorb(n));
+    site.build(|b| {
+        let scale = b.constant(scale);
+        b.op(op, &[x, scale])
+    })
+    .map(|v| Some(vec![v]))
+}
+
+fn find(site: &Site) -> Option<(Op, Value, Tensor, Vec<Node>)> {
+    let (d, v, mut nodes) = over_root(site)?;
+    let (sum, epsilon, mean) = super::product::plus_constant(site, v)?;
+    let (variance, squared, axes) = site.mean(mean).filter(|_| site.used_once(mean))?;
+    let (n, of) = square(site, squared)?;
+    nodes.extend([sum, variance, n]);
+    let ty = site.graph.ty(d).as_tensor()?;
+    let first = trailing(&axes, ty.rank())?;
+    let dims = infc_ir::TensorType::new(ty.dtype, ty.dims[first..].to_vec()).known_dims()?;
+    if !matches!(ty.dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64)
+        || epsilon < 0.0
+        || dims.iter().product::<usize>() > 1 << 20
+    {
+        return None;
+    }
+    let count = dims.iter().product();
+    let ones = Tensor::from_values(ty.dtype, dims, std::iter::repeat_n(1f64.to_bits(), count));
+    let (axis, epsilon) = (first as i64, epsilon as f32);
+    // The centred value may be computed once or twice.
+    let centred = |v: Value| {
+        let n = site.producer(v)?;
+        let data = site.graph.node(n);
+        let (Op::Sub(_), x) = (&data.op, data.inputs[0]?) else { return None };
+        let (m, of, axes) = site.mean(data.inputs[1]?)?;
+        (of == x).then_some((x, axes, [n, m]))
+    };
+    if let (Some((x, mean_axes, from)), Some((same, _, again))) = (centred(d), centred(of))
+        && x == same
+        && mean_axes == axes
+        && (d == of || site.used_once(d))
+    {
+        nodes.extend(from.iter().chain(&again));
+        return Some((LayerNormalization { axis, epsilon, stash_type: 1 }.into(), x, ones, nodes));
+    }
+    (d == of).then(|| (RMSNormalization { axis, epsilon, stash_type: 1 }.into(), d, ones, nodes))
+}
+
+/// A normalisation with scale 1 (and no bias), times a tensor of the normalised dims: with that scale.
+fn scale(site: &mut Site) -> Replacement {
+    let Some((n, c)) = after(site, |op| matches!(op, Op::Mul(_))) else { return Ok(None) };
+    let data = site.graph.node(n);
+    let unit = data.inputs[1].and_then(|v| site.scalar(v)) == Some(1.0) && data.inputs.len() == 2;
+    if !unit || data.outputs.len() != 1 {
+        return Ok(None);
+    }
+    let (op, x) = (data.op.clone(), data.inputs[0].expect("has data"));
+    site.absorb(n);
+    site.replace(op, &[x, c])
+}
+
+/// A layer normalisation without bias, plus a tensor of the normalised dims: with that bias.
+fn bias(site: &mut Site) -> Replacement {
+    let Some((n, c)) = after(site, |op| matches!(op, Op::Add(_))) else { return Ok(None) };
+    let data = site.graph.node(n);
+    if !matches!(data.op, Op::LayerNormalization(_)) || data.inputs.len() != 2 || data.outputs.len() != 1 {
+        return Ok(None);
+    }
+    let (op, x, scale) = (data.op.clone(), data.inputs[0].expect("has data"), data.inputs[1].expect("has a scale"));
+    site.absorb(n);
+    site.replace(op, &[x, scale, c])
+}
+
+/// The normalisation before this node, and the node's other operand, a constant of the normalised dims.
+fn after(site: &Site, is: impl Fn(&Op) -> bool) -> Option<(Node, Value)> {
+    if !is(site.op()) {
+        return None;
+    }
+    let (a, b) = (site.input(0)?, site.input(1)?);
+    [(a, b), (b, a)].into_iter().find_map(|(v, c)| {
+        let (n, data) = site.inner(v)?;
+        let axis = match &data.op {
+            Op::LayerNormalization(op) => op.axis,
+            Op::RMSNormalization(op) => op.axis,
+            _ => return None,
+        };
+        let ty = site.graph.ty(data.inputs[0]?).as_tensor()?;
+        let first = if axis < 0 { axis + ty.rank() as i64 } else { axis } as usize;
+        let dims = &site.graph.ty(c).as_tensor()?.dims;
+        (site.graph.constant(c).is_some() && dims[..] == ty.dims[first..]).then_some((n, c))
+    })
+}
