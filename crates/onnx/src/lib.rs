@@ -9,6 +9,7 @@
 mod attrs;
 mod bodies;
 mod data;
+mod export;
 mod files;
 mod functions;
 mod import;
@@ -19,5 +20,6 @@ mod types;
 mod versions;
 
 pub use data::{read_test_value, value_name, write_test_value};
+pub use export::{export, write, write_with};
 pub use import::{import, import_bytes};
 pub use tensor::{read_tensor_proto, write_tensor_proto};
