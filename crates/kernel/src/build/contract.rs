@@ -85,8 +85,8 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     Some(Brgemm { broadcast, n, m, mr, nr, mc, nc, panels })
 }
 
-/// Rows and columns of the register tile: the fewest cycles over the whole product, by a model of two FMAs and two loads a cycle
-/// and four cycles of latency.
+/// Rows and columns of the register tile: the fewest cycles over the whole product, by a model of two FMAs and two loads a cycle,
+/// four cycles of latency, and a cycle for each round of the k loop.
 fn tile(rows: i64, columns: i64, lanes: usize, registers: usize) -> (usize, usize) {
     let mut best = (f64::INFINITY, 1, lanes);
     for vectors in 1..=8usize {
@@ -98,7 +98,7 @@ fn tile(rows: i64, columns: i64, lanes: usize, registers: usize) -> (usize, usiz
             let tiles = (rows.max(1) as f64 / mr as f64).ceil() * (columns.max(1) as f64 / nr as f64).ceil();
             let fma = (mr * vectors) as f64 / 2.0;
             let loads = (mr + vectors) as f64 / 2.0;
-            let cycles = tiles * fma.max(loads).max(4.0);
+            let cycles = tiles * (fma.max(loads).max(4.0) + 1.0);
             if cycles < best.0 * 0.999 {
                 best = (cycles, mr, nr);
             }
