@@ -243,7 +243,8 @@ fn product(site: &Site, v: Value) -> Option<Product> {
         node = site.producer(inner)?;
     }
     let data = site.graph.node(node);
-    let (x, mut w) = (stored(site, data.inputs[0]?)?, stored(site, data.inputs[1]?)?);
+    let operand = |k: usize| data.inputs.get(k).copied().flatten().and_then(|v| stored(site, v));
+    let (x, mut w) = (operand(0)?, operand(1)?);
     if !x.single() || x.dtype.bits() > 8 || w.dtype.bits() > 8 {
         return None;
     }
