@@ -8,7 +8,7 @@ use crate::dtype::DType;
 use crate::expr::Expr;
 use crate::fault;
 use crate::fault::Fault;
-use crate::graph::{Graph, Region, Source, Value};
+use crate::graph::{Def, Graph, Region, Source, Value};
 use crate::tensor::Tensor;
 use crate::types::{Fact, TensorType, Type};
 use std::collections::BTreeSet;
@@ -418,7 +418,7 @@ fn map_dims(ty: &mut Type, f: &dyn Fn(Expr) -> Expr) {
 
 /// Facts of the results of an operator applied to values of a graph.
 pub fn infer(graph: &Graph, op: &Op, inputs: &[Option<Value>], regions: &[Region], outputs: usize) -> Result<Vec<Fact>, Fault> {
-    let facts: Vec<_> = inputs.iter().map(|v| v.map(|v| graph.fact(v))).collect();
+    let facts: Vec<_> = inputs.iter().map(|v| v.map(|v| fact(graph, v))).collect();
     let signatures: Vec<_> = regions.iter().map(|&r| signature(graph, r)).collect();
     let cx = Ctx { inputs: &facts, regions: &signatures, outputs };
     let mut got = op.infer(&cx)?;
@@ -427,6 +427,40 @@ pub fn infer(graph: &Graph, op: &Op, inputs: &[Option<Value>], regions: &[Region
         return Err(fault!("has {} results, {outputs} are asked for", got.len()));
     }
     Ok(got.into_iter().take(outputs).collect())
+}
+
+/// What is known of a value. A small integer tensor that is computed from nothing but constants is known, of whatever rank: exporters
+/// write padding and the like as chains of reshapes and slices of constants.
+fn fact(graph: &Graph, v: Value) -> Fact {
+    let fact = graph.fact(v);
+    if fact.known.is_some() || fact.ints.is_some() {
+        return fact;
+    }
+    computed(graph, v, 16).map_or(fact, Fact::constant)
+}
+
+/// The value of a small integer tensor at the end of a chain of at most `depth` nodes over constants.
+fn computed(graph: &Graph, v: Value, depth: usize) -> Option<Tensor> {
+    let (node, k) = match &graph.value(v).def {
+        Def::Constant(t) => return Some(t.clone()),
+        Def::Output(n, k) if depth > 0 => (graph.node(*n), *k as usize),
+        Def::Output(..) | Def::Param(..) => return None,
+    };
+    let ty = graph.ty(v).as_tensor()?;
+    let small = ty.known_dims().is_some_and(|d| crate::tensor::count(&d) <= 1024);
+    let whole = ty.dtype.is_int() || ty.dtype == DType::Bool;
+    if !small || !whole || !node.regions.is_empty() || node.op.info().family == "random" {
+        return None;
+    }
+    let inputs: Option<Vec<_>> = node
+        .inputs
+        .iter()
+        .map(|v| match v {
+            Some(v) => computed(graph, *v, depth - 1).map(Some),
+            None => Some(None),
+        })
+        .collect();
+    crate::interp::eval_op(&node.op, &inputs?, node.outputs.len()).ok()?.into_iter().nth(k)
 }
 
 /// The signature of a region.
