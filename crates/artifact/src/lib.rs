@@ -14,6 +14,7 @@ pub mod dtype;
 pub mod encode;
 pub mod hash;
 pub mod memory;
+pub mod parse;
 pub mod program;
 mod size;
 mod text;

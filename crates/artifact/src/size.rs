@@ -65,7 +65,7 @@ impl Size {
                     continue;
                 }
                 SizeOp::Symbol(s) => {
-                    stack.push(names.get(*s as usize).map_or_else(|| format!("symbol{s}"), |n| String::from(*n)));
+                    stack.push(names.get(*s as usize).map_or_else(|| format!("${s}"), |n| String::from(*n)));
                     continue;
                 }
                 SizeOp::Add => " + ",

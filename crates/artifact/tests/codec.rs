@@ -3,57 +3,69 @@
 use infc_artifact::container::{Artifact, ContainerError, Kind, Reader, Requirements, VERSION, Variant};
 use infc_artifact::decode::decode;
 use infc_artifact::encode::encode;
+use infc_artifact::parse::parse;
 use infc_artifact::program::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-fn size() -> impl Strategy<Value = Size> {
+fn size() -> BoxedStrategy<Size> {
     let op = prop_oneof![
         any::<i64>().prop_map(SizeOp::Const),
         (0u32..9).prop_map(SizeOp::Symbol),
         prop::sample::select(vec![SizeOp::Add, SizeOp::Mul, SizeOp::Div, SizeOp::Mod, SizeOp::Min, SizeOp::Max]),
     ];
-    vec(op, 0..4).prop_map(Size)
+    vec(op, 0..4).prop_map(Size).boxed()
 }
 
-fn view() -> impl Strategy<Value = View> {
-    (any::<u32>(), size()).prop_map(|(buffer, offset)| View { buffer, offset })
+/// Sizes that are one expression.
+fn expression() -> BoxedStrategy<Size> {
+    let op = prop::sample::select(vec![SizeOp::Add, SizeOp::Mul, SizeOp::Div, SizeOp::Mod, SizeOp::Min, SizeOp::Max]);
+    let leaf = prop_oneof![any::<i64>().prop_map(Size::constant), (0u32..5).prop_map(Size::symbol)];
+    leaf.prop_recursive(4, 12, 2, move |inner| {
+        (inner.clone(), inner, op.clone()).prop_map(|(a, b, op)| Size(a.0.into_iter().chain(b.0).chain([op]).collect()))
+    })
+    .boxed()
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let leaf =
+fn view(size: &BoxedStrategy<Size>) -> impl Strategy<Value = View> + use<> {
+    (any::<u32>(), size.clone()).prop_map(|(buffer, offset)| View { buffer, offset })
+}
+
+fn step(size: BoxedStrategy<Size>) -> impl Strategy<Value = Step> {
+    let view = view(&size).boxed();
+    let leaf = prop_oneof![
+        (any::<u32>(), vec(view.clone(), 0..3), vec(size.clone(), 0..3), size.clone())
+            .prop_map(|(kernel, buffers, extents, tasks)| Step::Launch { kernel, buffers, extents, tasks }),
+        (view.clone(), view.clone(), size.clone()).prop_map(|(from, to, bytes)| Step::Copy { from, to, bytes }),
+        (any::<u32>(), view.clone(), size.clone()).prop_map(|(symbol, from, bound)| Step::Bind { symbol, from, bound }),
+        (size.clone(), size.clone(), any::<bool>(), any::<u32>()).prop_map(|(left, right, or_one, code)| Step::Require {
+            left,
+            right,
+            or_one,
+            code
+        }),
+    ];
+    leaf.prop_recursive(4, 20, 3, move |inner| {
         prop_oneof![
-            (any::<u32>(), vec(view(), 0..3), vec(size(), 0..3), size())
-                .prop_map(|(kernel, buffers, extents, tasks)| Step::Launch { kernel, buffers, extents, tasks }),
-            (view(), view(), size()).prop_map(|(from, to, bytes)| Step::Copy { from, to, bytes }),
-            (any::<u32>(), view(), size()).prop_map(|(symbol, from, bound)| Step::Bind { symbol, from, bound }),
-            (size(), size(), any::<bool>(), any::<u32>()).prop_map(|(left, right, or_one, code)| Step::Require {
-                left,
-                right,
-                or_one,
-                code
-            }),
-        ];
-    leaf.prop_recursive(4, 20, 3, |inner| {
-        prop_oneof![
-            (view(), vec(inner.clone(), 0..3), vec(inner.clone(), 0..3)).prop_map(|(cond, then, otherwise)| Step::If {
+            (view.clone(), vec(inner.clone(), 0..3), vec(inner.clone(), 0..3)).prop_map(|(cond, then, otherwise)| Step::If {
                 cond,
                 then,
                 otherwise
             }),
-            (any::<u32>(), size(), prop::option::of(view()), vec(inner, 0..3))
+            (any::<u32>(), size.clone(), prop::option::of(view.clone()), vec(inner, 0..3))
                 .prop_map(|(counter, count, cond, body)| Step::Loop { counter, count, cond, body }),
         ]
     })
 }
 
-fn program() -> impl Strategy<Value = Program> {
-    let port = (".{0,4}", any::<u8>(), any::<u8>(), vec(size(), 0..3), any::<u32>())
+fn program(size: BoxedStrategy<Size>) -> impl Strategy<Value = Program> {
+    let port = (".{0,4}", any::<u8>(), any::<u8>(), vec(size.clone(), 0..3), any::<u32>())
         .prop_map(|(name, dtype, element, dims, buffer)| Port { name, dtype, element, dims, buffer })
         .boxed();
     let source =
         prop_oneof![Just(SymbolSource::Step), any::<(u32, u32)>().prop_map(|(input, axis)| SymbolSource::Input { input, axis })];
-    let symbol = (".{0,4}", source).prop_map(|(name, source)| Symbol { name, source });
+    let name = prop_oneof![".{0,4}", "[a-c]", Just("min".to_owned())];
+    let symbol = (name, source).prop_map(|(name, source)| Symbol { name, source });
     let place = prop_oneof![
         any::<u32>().prop_map(Place::Input),
         any::<u32>().prop_map(Place::Output),
@@ -61,11 +73,11 @@ fn program() -> impl Strategy<Value = Program> {
         any::<(u32, u32, Option<u64>)>().prop_map(|(first, last, offset)| Place::Arena { first, last, offset }),
         any::<u32>().prop_map(Place::State),
     ];
-    let buffer = (size(), place).prop_map(|(bytes, place)| Buffer { bytes, place });
+    let buffer = (size.clone(), place).prop_map(|(bytes, place)| Buffer { bytes, place });
     let kernel = (".{0,4}", any::<(u64, u64)>()).prop_map(|(name, (entry, scratch))| Kernel { name, entry, scratch });
     let message = (".{0,4}", ".{0,4}").prop_map(|(node, text)| Message { node, text });
     let lists = (vec(port.clone(), 0..3), vec(port, 0..3), vec(symbol, 0..3), vec(buffer, 0..4), vec(kernel, 0..3));
-    (lists, vec(step(), 0..4), vec(message, 0..2), vec(any::<(u32, u32)>(), 0..2), any::<Option<u64>>()).prop_map(
+    (lists, vec(step(size), 0..4), vec(message, 0..2), vec(any::<(u32, u32)>(), 0..2), any::<Option<u64>>()).prop_map(
         |((inputs, outputs, symbols, buffers, kernels), steps, messages, states, arena)| Program {
             inputs,
             outputs,
@@ -93,7 +105,7 @@ fn sample() -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn programs_round_trip(program in program()) {
+    fn programs_round_trip(program in program(size())) {
         let bytes = encode(&program);
         prop_assert_eq!(decode(&bytes).unwrap(), program.clone());
         // The text form and the check take any program, also one that makes no sense.
@@ -101,6 +113,17 @@ proptest! {
         for end in 0..bytes.len() {
             prop_assert!(decode(&bytes[..end]).is_err());
         }
+    }
+
+    #[test]
+    fn text_round_trips(program in program(expression())) {
+        let text = program.to_string();
+        prop_assert_eq!(parse(&text).map_err(|e| format!("{e}\n{text}")).unwrap(), program);
+    }
+
+    #[test]
+    fn any_text_is_safe(text in "(launch|if|@|[0-9]|[(){}]|\\[|\\]|\"|steps|symbol|input|f32|-|>|\\n| |\\PC){0,40}") {
+        let _ = parse(&text);
     }
 
     #[test]
@@ -112,7 +135,7 @@ proptest! {
     }
 
     #[test]
-    fn changed_programs_are_safe(program in program(), at in any::<prop::sample::Index>(), value in any::<u8>()) {
+    fn changed_programs_are_safe(program in program(size()), at in any::<prop::sample::Index>(), value in any::<u8>()) {
         let mut bytes = encode(&program);
         let at = at.index(bytes.len());
         bytes[at] = value;

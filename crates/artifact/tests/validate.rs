@@ -57,9 +57,12 @@ fn check(change: impl FnOnce(&mut Program), expected: &str) {
 fn a_good_program_passes() {
     good().validate(32, 192).unwrap();
     let text = good().to_string();
-    for part in
-        ["input 0 \"x\" f32[n] @0", "buffer @0 4 * n bytes, input 0", "launch 0 f(@0, @2, @3) [n] tasks 1", "for i in 0..3"]
-    {
+    for part in [
+        "input 0 \"x\" f32[n] @0",
+        "buffer @0 input 0, bytes 4 * n",
+        "launch 0 \"f\" (@0, @2, @3) [n] tasks 1",
+        "for i below 3 {",
+    ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
 }
