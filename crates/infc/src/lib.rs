@@ -4,5 +4,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cases;
 pub mod compare;
+pub mod compile;
+pub mod engine;
+pub mod inputs;
+pub mod loops_engine;
 pub mod npy;
+pub mod target;
+pub mod verify;
+
+pub use compile::{Compiled, Options, compile, compile_file};

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 /// Compiles ONNX models to native code, runs and checks the result.
 #[derive(Parser)]
-#[command(name = "infc", version = commands::VERSION, after_help = term::EXIT_CODES, arg_required_else_help = true)]
+#[command(name = "infc", version = &**commands::VERSION, after_help = term::EXIT_CODES, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -18,13 +18,27 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Compile(commands::compile::Args),
+    Run(commands::run::Args),
+    Verify(commands::verify::Args),
+    Bench(commands::bench::Args),
+    Inspect(commands::inspect::Args),
     Ops(commands::ops::Args),
+    Passes(commands::passes::Args),
+    Targets(commands::targets::Args),
     Completions(commands::completions::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Compile(args) => commands::compile::run(&args),
+        Command::Run(args) => commands::run::run(&args),
+        Command::Verify(args) => commands::verify::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args),
         Command::Ops(args) => commands::ops::run(&args),
+        Command::Passes(args) => commands::passes::run(&args),
+        Command::Targets(args) => commands::targets::run(&args),
         Command::Completions(args) => commands::completions::run::<Cli>(&args),
     };
     let exit = result.unwrap_or_else(|failure| {

@@ -111,3 +111,44 @@ pub fn render(problems: &Problems, style: Style) -> String {
     }
     out
 }
+
+/// A sign of life on standard error while something takes long, if that is a terminal. Goes away when dropped.
+pub struct Spinner(indicatif::ProgressBar);
+
+/// Shows `what` is going on.
+pub fn spinner(what: String) -> Spinner {
+    let bar =
+        if std::io::stderr().is_terminal() { indicatif::ProgressBar::new_spinner() } else { indicatif::ProgressBar::hidden() };
+    bar.set_message(what);
+    bar.enable_steady_tick(std::time::Duration::from_millis(120));
+    Spinner(bar)
+}
+
+/// Progress over a number of things, as [`spinner`].
+pub fn progress(total: usize) -> indicatif::ProgressBar {
+    if std::io::stderr().is_terminal() { indicatif::ProgressBar::new(total as u64) } else { indicatif::ProgressBar::hidden() }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// A number of bytes for people.
+pub fn bytes(n: u64) -> String {
+    match n {
+        0..10_240 => format!("{n} B"),
+        10_240..10_485_760 => format!("{:.1} KiB", n as f64 / 1024.0),
+        _ => format!("{:.1} MiB", n as f64 / 1_048_576.0),
+    }
+}
+
+/// A time for people.
+pub fn time(t: std::time::Duration) -> String {
+    match t.as_secs_f64() {
+        s if s < 1e-3 => format!("{:.1} us", s * 1e6),
+        s if s < 1.0 => format!("{:.2} ms", s * 1e3),
+        s => format!("{s:.2} s"),
+    }
+}

@@ -1,10 +1,21 @@
 //! One file a command.
 
+pub mod bench;
+pub mod compile;
 pub mod completions;
+pub mod inspect;
+pub mod model;
 pub mod ops;
+pub mod passes;
+pub mod run;
+pub mod targets;
+pub mod verify;
 
-/// The version and what this build can make code for.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nbackends: interp");
+/// The version and what this build can run models by.
+pub static VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+    let backends: Vec<_> = infc::engine::Backend::ALL.iter().map(|b| b.name()).collect();
+    format!("{}\nbackends: {}", env!("CARGO_PKG_VERSION"), backends.join(", "))
+});
 
 /// Prints to standard output; a closed pipe ends the process quietly, as `head` expects.
 #[macro_export]

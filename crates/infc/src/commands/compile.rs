@@ -1,0 +1,217 @@
+//! `infc compile`: from a model to an artifact, or to what lies between them.
+
+use crate::say;
+use crate::term::{self, Exit, Failure, Result};
+use clap::ValueEnum;
+use infc::compile::{self, Compiled, Options};
+use infc::target;
+use infc_ir::{Graph, Problems};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Compile a model
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model: an ONNX file.
+    model: PathBuf,
+    /// Where to put the result [default: the model's name with the ending of the kind, here; text goes to standard output]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    how: How,
+    /// What to make.
+    #[arg(long, value_enum, default_value_t = Emit::Infc)]
+    emit: Emit,
+    /// Print the graph to standard error after this pass, or after each one: all.
+    #[arg(long, value_name = "PASS")]
+    print_after: Vec<String>,
+    /// Stop after this pass (with --emit ir).
+    #[arg(long, value_name = "PASS")]
+    stop_after: Option<String>,
+    /// Do at most this many rewrites, to find the one that goes wrong.
+    #[arg(long, value_name = "N")]
+    rewrite_limit: Option<usize>,
+    /// Report as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a model is compiled for; shared by all commands that compile.
+#[derive(clap::Args, Clone, Debug)]
+pub struct How {
+    /// The machine: a name of `infc targets` or a machine file [default: native, which is this computer]
+    #[arg(long, value_name = "NAME|FILE.toml")]
+    target: Option<String>,
+    /// Short for --target with an x86-64 machine.
+    #[arg(long, value_name = "NAME", conflicts_with = "target")]
+    cpu: Option<String>,
+    /// Give a symbolic dim a value.
+    #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim)]
+    dims: Vec<(String, i64)>,
+    /// The output of one run is the input of the next, which starts from zeros.
+    #[arg(long = "state", value_name = "OUT=IN", value_parser = state)]
+    states: Vec<(String, String)>,
+}
+
+/// What `--emit` can make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Emit {
+    /// An artifact for the runtime.
+    Infc,
+    /// An object file (not implemented yet).
+    Obj,
+    /// A static library with a header (not implemented yet).
+    Staticlib,
+    /// A shared library with a header (not implemented yet).
+    Sharedlib,
+    /// A program (not implemented yet).
+    Exe,
+    /// The kernels as LLVM IR.
+    LlvmIr,
+    /// The kernels as assembly.
+    Asm,
+    /// The graph after all passes.
+    Ir,
+    /// The kernels as loop nests (not implemented yet).
+    Loops,
+}
+
+impl How {
+    /// Options of the compiler.
+    pub fn options(&self) -> std::result::Result<Options, Failure> {
+        let name = self.target.as_deref().or(self.cpu.as_deref()).unwrap_or("native");
+        let target = target::find(name).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
+        Ok(Options { dims: self.dims.clone(), states: self.states.clone(), ..Options::for_target(target) })
+    }
+    /// Values of dims, for made-up inputs.
+    pub fn dims(&self) -> std::collections::BTreeMap<String, i64> {
+        self.dims.iter().cloned().collect()
+    }
+}
+
+/// `NAME=SIZE`.
+pub fn dim(text: &str) -> std::result::Result<(String, i64), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=SIZE")?;
+    let value = value.parse().ok().filter(|v: &i64| *v >= 0).ok_or_else(|| format!("'{value}' is no size"))?;
+    Ok((name.to_owned(), value))
+}
+
+fn state(text: &str) -> std::result::Result<(String, String), String> {
+    let (output, input) = text.split_once('=').ok_or("write OUTPUT=INPUT")?;
+    Ok((output.to_owned(), input.to_owned()))
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result {
+    let mut options = args.how.options()?;
+    options.passes.print_after.clone_from(&args.print_after);
+    options.passes.stop_after.clone_from(&args.stop_after);
+    options.passes.rewrite_limit = args.rewrite_limit;
+    for name in args.print_after.iter().filter(|n| *n != "all").chain(&args.stop_after) {
+        if infc_passes::pass(name).is_none() {
+            return Err(Failure::usage(format!("there is no pass '{name}'"), "`infc passes` lists them"));
+        }
+    }
+    if args.stop_after.is_some() && args.emit != Emit::Ir {
+        return Err(Failure::usage("--stop-after gives no complete program", "add --emit ir"));
+    }
+    match args.emit {
+        Emit::Infc => artifact(args, &options),
+        Emit::Ir => text(args, infc_ir::text::print(&compile::optimise(import(&args.model)?, &options)?)),
+        Emit::LlvmIr | Emit::Asm => {
+            let kind = if args.emit == Emit::Asm { "asm" } else { "llvm-ir" };
+            let lowered = compile::lower(import(&args.model)?, &options)?;
+            text(args, target::backend(&options.target)?.emit_text(&lowered.kernels, kind)?)
+        }
+        Emit::Loops | Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe => {
+            let name = args.emit.to_possible_value().expect("no kind is hidden").get_name().to_owned();
+            let help = "use the default, an artifact for the runtime, or ir, llvm-ir, asm";
+            Err(Failure::usage(format!("--emit {name} is not implemented yet"), help))
+        }
+    }
+}
+
+/// Reads a model.
+pub fn import(path: &Path) -> std::result::Result<Graph, Failure> {
+    readable(path)?;
+    Ok(infc_onnx::import(path)?)
+}
+
+/// A file that is missing or cannot be opened is told apart from a bad model.
+pub fn readable(path: &Path) -> std::result::Result<(), Failure> {
+    match std::fs::File::open(path).and_then(|f| f.metadata()) {
+        Ok(m) if m.is_dir() => Err(Failure {
+            exit: Exit::Io,
+            problems: Problems::one(path.display().to_string(), "is a folder", "give a file: FOLDER/model.onnx"),
+        }),
+        Ok(_) => Ok(()),
+        Err(e) => Err(Failure::io(path, &e)),
+    }
+}
+
+/// Compiles a model file, showing that it goes on.
+pub fn compile(model: &Path, options: &Options) -> std::result::Result<Compiled, Failure> {
+    readable(model)?;
+    let _spinner = term::spinner(format!("compiling {}", model.display()));
+    Ok(compile::compile_file(model, options)?)
+}
+
+fn artifact(args: &Args, options: &Options) -> Result {
+    let out = args.output.clone().unwrap_or_else(|| args.model.with_extension("infc").file_name().unwrap_or_default().into());
+    let compiled = compile(&args.model, options)?;
+    write_file(&out, &compiled.artifact)?;
+    let r = &compiled.report;
+    let time: Duration = r.stages.iter().map(|s| s.1).sum();
+    if args.json {
+        let stages: serde_json::Map<_, _> =
+            r.stages.iter().map(|(n, t)| (format!("{n}_ms"), (t.as_secs_f64() * 1e3).into())).collect();
+        say!(
+            "{}",
+            serde_json::json!({
+                "output": out, "target": r.target, "bytes": compiled.artifact.len(), "code_bytes": r.code_bytes,
+                "constant_bytes": r.constant_bytes, "arena_bytes": r.arena_bytes, "kernels": r.kernels, "launches": r.launches,
+                "compile_ms": time.as_secs_f64() * 1e3, "stages": stages,
+            })
+        );
+        return Ok(Exit::Ok);
+    }
+    let arena = r.arena_bytes.map_or("depends on shapes".to_owned(), term::bytes);
+    say!(
+        "{}: {} for {} in {}: code {}, constants {}, {} kernels, {} launches, memory {arena}",
+        out.display(),
+        term::bytes(compiled.artifact.len() as u64),
+        r.target,
+        term::time(time),
+        term::bytes(r.code_bytes),
+        term::bytes(r.constant_bytes),
+        r.kernels,
+        r.launches
+    );
+    Ok(Exit::Ok)
+}
+
+fn text(args: &Args, text: String) -> Result {
+    match &args.output {
+        Some(path) => write_file(path, text.as_bytes())?,
+        None => say!("{}", text.trim_end()),
+    }
+    Ok(Exit::Ok)
+}
+
+/// Writes a file whole or not at all: to a temporary one beside it, then renamed.
+pub fn write_file(path: &Path, bytes: &[u8]) -> std::result::Result<(), Failure> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::Builder::new().prefix(".infc-").tempfile_in(folder)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        // A temporary file is private; the result gets the rights that a new file would have.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        }
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|e| Failure::io(path, &e))
+}

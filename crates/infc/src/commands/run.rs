@@ -1,0 +1,141 @@
+//! `infc run`: one run of an artifact or model, from inputs given to outputs printed or stored.
+
+use super::compile::{How, write_file};
+use super::model::{self, Loaded};
+use crate::say;
+use crate::term::{self, Exit, Failure, Result};
+use infc::inputs::{self, Source};
+use infc::npy;
+use infc_ir::interp::Item;
+use infc_ir::{Tensor, Type};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Run an artifact or a model once
+#[derive(clap::Args)]
+pub struct Args {
+    /// An artifact (.infc), or an ONNX file that is compiled first.
+    model: PathBuf,
+    /// The value of an input: a .npy file, a .pb file (TensorProto), random:SEED or zeros. Inputs that are not given are random:0.
+    #[arg(short, long = "input", value_name = "NAME=VALUE", value_parser = input)]
+    inputs: Vec<(String, Source)>,
+    /// Store the outputs here, each as NAME.npy (.pb where NumPy has no such dtype).
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+    /// A file with a class in each line: say which one the first output means.
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Threads that work; 0 is one for each CPU.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    #[command(flatten)]
+    how: How,
+}
+
+fn input(text: &str) -> std::result::Result<(String, Source), String> {
+    // Names may hold '=' and paths too: the last one that leaves a valid source wins, which for paths without '=' is the only one.
+    let (name, source) = text.rsplit_once('=').ok_or("write NAME=FILE.npy, NAME=random:SEED or NAME=zeros")?;
+    Ok((name.to_owned(), Source::parse(source)?))
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result {
+    let mut loaded = model::load(&args.model, &args.how, args.threads)?;
+    let values = values(&loaded, &args.inputs, &args.how)?;
+    let start = Instant::now();
+    let outputs = loaded.engine.run(&values)?;
+    let time = start.elapsed();
+    for (port, item) in loaded.outputs.iter().zip(&outputs) {
+        say!("{}: {}", port.0, describe(item));
+    }
+    eprintln!("ran in {}", term::time(time));
+    if let Some(path) = &args.labels {
+        let text = std::fs::read_to_string(path).map_err(|e| Failure::io(path, &e))?;
+        say!("{}", answer(&outputs, &text.lines().collect::<Vec<_>>())?);
+    }
+    if let Some(dir) = &args.output_dir {
+        std::fs::create_dir_all(dir).map_err(|e| Failure::io(dir, &e))?;
+        for ((name, _), item) in loaded.outputs.iter().zip(&outputs) {
+            store(dir, name, item)?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// The values of all inputs.
+pub fn values(loaded: &Loaded, given: &[(String, Source)], how: &How) -> std::result::Result<Vec<Item>, Failure> {
+    if let Some((name, _)) = given.iter().find(|(n, _)| !loaded.inputs.iter().any(|(i, _)| i == n)) {
+        let known: Vec<_> = loaded.inputs.iter().map(|(n, ty)| format!("'{n}': {ty}")).collect();
+        return Err(Failure::usage(format!("there is no input '{name}'"), format!("the inputs are {}", known.join(", "))));
+    }
+    let value = |(name, ty): &(String, Type)| {
+        let source = given.iter().rev().find(|(n, _)| n == name).map_or(&Source::Random(0), |(_, s)| s);
+        inputs::make(source, name, ty, &how.dims())
+    };
+    Ok(loaded.inputs.iter().map(value).collect::<std::result::Result<Vec<_>, _>>()?)
+}
+
+/// Type and first elements.
+fn describe(item: &Item) -> String {
+    match item {
+        Item::Tensor(t) => {
+            let shown = 8.min(t.len());
+            let mut elements: Vec<String> = (0..shown).map(|i| element(t, i)).collect();
+            if shown < t.len() {
+                elements.push("...".to_owned());
+            }
+            format!("{}{:?} = {}", t.dtype, t.dims, elements.join(" "))
+        }
+        Item::Sequence(items) => format!("{} items: {}", items.len(), items.iter().map(describe).collect::<Vec<_>>().join("; ")),
+        Item::Optional(None) => "nothing".to_owned(),
+        Item::Optional(Some(item)) => describe(item),
+        Item::Map(entries) => format!("{} entries: {entries:?}", entries.len()),
+    }
+}
+
+fn element(t: &Tensor, i: usize) -> String {
+    use infc_ir::dtype::Class;
+    match t.dtype.class() {
+        Class::Text => format!("{:?}", String::from_utf8_lossy(&t.strings()[i])),
+        Class::Float if t.dtype == infc_ir::DType::F64 => t.float(i).to_string(),
+        Class::Float => (t.float(i) as f32).to_string(),
+        Class::Bool => (t.value(i) != 0).to_string(),
+        Class::Signed => (t.value(i) as i64).to_string(),
+        Class::Unsigned => t.value(i).to_string(),
+        Class::Complex => {
+            let part = if t.dtype == infc_ir::DType::C64 { infc_ir::DType::F32 } else { infc_ir::DType::F64 };
+            let parts = Tensor::from_bytes(part, [t.len() * 2], t.bytes().clone());
+            format!("{}{:+}i", parts.float(2 * i), parts.float(2 * i + 1))
+        }
+    }
+}
+
+/// What the first output says of the classes: the likeliest one with its probability (softmax, unless these are probabilities already).
+fn answer(outputs: &[Item], labels: &[&str]) -> std::result::Result<String, Failure> {
+    let scores = outputs.first().and_then(Item::as_tensor).filter(|t| t.dtype.is_float() && t.len() == labels.len());
+    let Some(t) = scores else {
+        let help = "labels go with a first output that has one float score for each line of the file";
+        return Err(Failure::usage(format!("the first output is no list of {} scores", labels.len()), help));
+    };
+    let scores: Vec<f64> = (0..t.len()).map(|i| t.float(i)).collect();
+    let top = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
+    let sum: f64 = scores.iter().sum();
+    let are_probabilities = (sum - 1.0).abs() < 1e-3 && scores.iter().all(|s| *s >= 0.0);
+    let share = if are_probabilities { scores[top] } else { 1.0 / scores.iter().map(|s| (s - scores[top]).exp()).sum::<f64>() };
+    let label = labels.get(top).copied().unwrap_or_default();
+    let article = if label.starts_with(['A', 'E', 'F', 'H', 'I', 'L', 'M', 'N', 'O', 'R', 'S', 'X', '8']) { "an" } else { "a" };
+    Ok(match label.chars().count() {
+        1 => format!("it is {article} '{label}' ({:.1} %)", share * 100.0),
+        _ => format!("it is '{label}' ({:.1} %)", share * 100.0),
+    })
+}
+
+fn store(dir: &Path, name: &str, item: &Item) -> std::result::Result<(), Failure> {
+    // Names may hold anything; a file name may not.
+    let file: String = name.chars().map(|c| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
+    let npy = item.as_tensor().and_then(npy::write);
+    match npy {
+        Some(bytes) => write_file(&dir.join(format!("{file}.npy")), &bytes),
+        None => write_file(&dir.join(format!("{file}.pb")), &infc_onnx::write_test_value(name, item)),
+    }
+}

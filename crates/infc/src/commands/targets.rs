@@ -1,0 +1,42 @@
+//! `infc targets`: what this build can make code for.
+
+use crate::say;
+use crate::term::{Exit, Result};
+use infc::engine::Backend;
+use infc::target;
+
+/// List the machines that code can be made for, and the backends of this build
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only the names of the backends, as `infc verify --backend` takes them.
+    #[arg(long)]
+    backends: bool,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints them.
+pub fn run(args: &Args) -> Result {
+    let native = target::native().ok().map(|t| t.name);
+    if args.backends {
+        Backend::ALL.iter().for_each(|b| say!("{}", b.name()));
+        return Ok(Exit::Ok);
+    }
+    if args.json {
+        let targets: Vec<_> = target::machines()
+            .iter()
+            .map(|m| serde_json::json!({"name": m.name, "backend": m.backend, "arch": m.arch, "features": m.features, "doc": m.doc}))
+            .collect();
+        let backends: Vec<_> = Backend::ALL.iter().map(|b| b.name()).collect();
+        say!("{}", serde_json::json!({ "targets": targets, "native": native, "backends": backends }));
+        return Ok(Exit::Ok);
+    }
+    for m in target::machines() {
+        let mark = if Some(&m.name) == native.as_ref() { " (native: this computer)" } else { "" };
+        say!("{:12} {:6} {}{mark}", m.name, m.backend, m.doc);
+    }
+    say!("backends of `infc verify`:");
+    Backend::ALL.iter().for_each(|b| say!("  {:7} {}", b.name(), b.doc()));
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,121 @@
+//! `infc verify`: a backend's outputs against stored ones.
+
+use crate::say;
+use crate::term::{Exit, Failure, Result, Style};
+use infc::cases::{self, Case};
+use infc::engine::Backend;
+use infc::target;
+use infc::verify::{self, Options, Report, Verdict};
+use std::path::PathBuf;
+
+/// Run models on stored inputs and compare the outputs with the stored ones
+///
+/// Equal means: dtype and shape exact, NaN equals NaN, infinities by sign, |got - want| <= atol + rtol * |want|. Where that does not
+/// hold, an output that a quantiser produced may be one step off in at most 1 % of its elements, and a float output downstream
+/// of integer arithmetic must have an SQNR of at least 40 dB and the same top-1.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folders with model.onnx and test_data_set_*/{input,output}_*.pb, or folders of such folders.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// What runs the models.
+    #[arg(long, default_value = "interp", value_parser = backend)]
+    backend: Backend,
+    /// Allowed relative difference [default: tol.json of the folder, else 1e-3]
+    #[arg(long, value_parser = tolerance)]
+    rtol: Option<f64>,
+    /// Allowed absolute difference [default: tol.json of the folder, else 1e-4]
+    #[arg(long, value_parser = tolerance)]
+    atol: Option<f64>,
+    /// Compile anew for the shapes of each data set, instead of once with symbolic dims.
+    #[arg(long = "static")]
+    fixed: bool,
+    /// The machine to compile for [default: native]
+    #[arg(long, value_name = "NAME|FILE.toml")]
+    target: Option<String>,
+    /// Models at a time.
+    #[arg(long, short, default_value_t = 2)]
+    jobs: usize,
+    /// Print only failures and the closing line.
+    #[arg(long, short)]
+    quiet: bool,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A backend by its name.
+pub fn backend(name: &str) -> std::result::Result<Backend, String> {
+    Backend::named(name).ok_or_else(|| {
+        let known: Vec<_> = Backend::ALL.iter().map(|b| b.name()).collect();
+        format!("this build has {}", known.join(", "))
+    })
+}
+
+fn tolerance(text: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|n: &f64| *n >= 0.0).ok_or_else(|| "must be a number that is at least 0".to_owned())
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result {
+    let mut found: Vec<Case> = vec![];
+    for path in &args.paths {
+        if !path.exists() {
+            return Err(Failure::io(path, &std::io::ErrorKind::NotFound.into()));
+        }
+        found.extend(cases::find(path)?);
+    }
+    let Args { backend, rtol, atol, fixed, jobs, .. } = *args;
+    let target =
+        target::find(args.target.as_deref().unwrap_or("native")).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
+    let options = Options { backend, rtol, atol, fixed, jobs, compile: infc::Options::for_target(target) };
+    let (style, width) = (Style::stdout(), found.iter().map(|c| c.name.len()).max().unwrap_or(0));
+    let reports = verify::all(&found, &options, &mut |report| {
+        if !args.json && (!args.quiet || matches!(report.verdict, Verdict::Failed(_))) {
+            say!("{}", line(report, width, style));
+        }
+    });
+    let count = |f: fn(&Verdict) -> bool| reports.iter().filter(|r| f(&r.verdict)).count();
+    let (passed, failed) = (count(|v| *v == Verdict::Passed), count(|v| matches!(v, Verdict::Failed(_))));
+    if args.json {
+        let models: Vec<_> = reports.iter().map(as_json).collect();
+        say!("{}", serde_json::json!({ "models": models, "passed": passed, "failed": failed }));
+    } else {
+        say!("{passed} passed, {failed} failed");
+    }
+    Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
+}
+
+fn line(r: &Report, width: usize, style: Style) -> String {
+    let name = &r.name;
+    let time = format!("{:>7.1} ms", r.time.as_secs_f64() * 1e3);
+    match &r.verdict {
+        Verdict::Passed => {
+            let sets = format!("{} set{}", r.sets, if r.sets == 1 { " " } else { "s" });
+            let worst = match r.worst.at.as_str() {
+                "" => "exact".to_owned(),
+                at => format!("largest error {:.2e} at {at}", r.worst.error),
+            };
+            format!("{}    {name:width$}  {}  {sets}  {worst}", style.green("ok"), style.dim(&time))
+        }
+        Verdict::Failed(why) => {
+            let indent = " ".repeat(width + 20);
+            format!("{}  {name:width$}  {}  {}", style.red("FAIL"), style.dim(&time), why.replace('\n', &format!("\n{indent}")))
+        }
+        Verdict::NoOutputs => format!("{}     {name:width$}  no stored outputs to compare with", style.dim("-")),
+    }
+}
+
+fn as_json(r: &Report) -> serde_json::Value {
+    let (status, message) = match &r.verdict {
+        Verdict::Passed => ("passed", None),
+        Verdict::Failed(why) => ("failed", Some(why)),
+        Verdict::NoOutputs => ("no_outputs", None),
+    };
+    // JSON has no infinity: a difference that is no number is null.
+    let error = Some(r.worst.error).filter(|e| e.is_finite());
+    serde_json::json!({
+        "name": r.name, "status": status, "sets": r.sets, "max_error": error, "at": r.worst.at, "message": message,
+        "ms": r.time.as_secs_f64() * 1e3,
+    })
+}

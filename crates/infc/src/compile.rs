@@ -1,0 +1,225 @@
+//! The straight road: model, graph, passes, program, code, artifact.
+
+use crate::target;
+use infc_artifact::container::{Artifact, Requirements, Variant};
+use infc_artifact::encode::encode;
+use infc_ir::{Graph, Problem, Problems};
+use infc_kernel::program::{self, Lowered};
+use infc_kernel::target::TargetDesc;
+use prost::Message;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// What to compile for, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The machine.
+    pub target: TargetDesc,
+    /// Values of symbolic dims.
+    pub dims: Vec<(String, i64)>,
+    /// Pairs (output, input) of which the output of one run is the input of the next.
+    pub states: Vec<(String, String)>,
+    /// The passes and what to watch of them. Its `bind` is set from `dims`.
+    pub passes: infc_passes::Options,
+}
+
+impl Options {
+    /// For the machine that this process runs on.
+    pub fn native() -> Result<Options, Problems> {
+        Ok(Options::for_target(target::native()?))
+    }
+    /// For a machine.
+    pub fn for_target(target: TargetDesc) -> Options {
+        Options { target, dims: vec![], states: vec![], passes: infc_passes::Options::default() }
+    }
+}
+
+/// What a compilation made and what it took.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The artifact file.
+    pub artifact: Vec<u8>,
+    /// Numbers about it.
+    pub report: Report,
+}
+
+/// Numbers about a compilation.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Name of the machine.
+    pub target: String,
+    /// Stages with their times, in order.
+    pub stages: Vec<(&'static str, Duration)>,
+    /// Different kernels.
+    pub kernels: usize,
+    /// Launches in the program.
+    pub launches: usize,
+    /// Bytes of machine code.
+    pub code_bytes: u64,
+    /// Bytes of constants.
+    pub constant_bytes: u64,
+    /// Bytes of memory for values inside the model; `None` if that depends on the shapes of a run.
+    pub arena_bytes: Option<u64>,
+}
+
+/// How an artifact was made; stored in it as a protobuf message.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Manifest {
+    /// Version of the compiler.
+    #[prost(string, tag = "1")]
+    pub compiler: String,
+    /// The model's name.
+    #[prost(string, tag = "2")]
+    pub model: String,
+    /// Name of the machine.
+    #[prost(string, tag = "3")]
+    pub target: String,
+    /// Symbolic dims that were given a value, as `name=value`.
+    #[prost(string, repeated, tag = "4")]
+    pub dims: Vec<String>,
+    /// Outputs kept for the next run, as `output=input`.
+    #[prost(string, repeated, tag = "5")]
+    pub states: Vec<String>,
+    /// Passes in the order they ran.
+    #[prost(string, repeated, tag = "6")]
+    pub passes: Vec<String>,
+}
+
+/// Compiles a model file.
+pub fn compile_file(path: &Path, options: &Options) -> Result<Compiled, Problems> {
+    let start = Instant::now();
+    let graph = infc_onnx::import(path)?;
+    let imported = start.elapsed();
+    let mut compiled = compile(graph, options)?;
+    compiled.report.stages.insert(0, ("import", imported));
+    Ok(compiled)
+}
+
+/// Compiles an imported model.
+pub fn compile(graph: Graph, options: &Options) -> Result<Compiled, Problems> {
+    let mut clock = Clock::default();
+    let name = graph.name.clone();
+    let graph = optimise(graph, options)?;
+    clock.stage("passes");
+    let mut lowered = program::lower(&graph, &options.target, &options.states)?;
+    clock.stage("lower");
+    let code = target::backend(&options.target)?.emit(&lowered.kernels)?;
+    clock.stage("code");
+    for ((kernel, &entry), &scratch) in lowered.program.kernels.iter_mut().zip(&code.entries).zip(&code.scratch) {
+        (kernel.entry, kernel.scratch) = (entry, scratch);
+    }
+    let manifest = manifest(&name, options).encode_to_vec();
+    let TargetDesc { arch, features, .. } = &options.target;
+    let requirements = Requirements { arch: arch.clone(), features: features.clone() };
+    let variant = Variant { requirements, program: encode(&lowered.program), code: code.image };
+    let mut report = Report {
+        target: options.target.name.clone(),
+        kernels: lowered.kernels.len(),
+        launches: launches(&lowered.program.steps),
+        code_bytes: variant.code.len() as u64,
+        constant_bytes: lowered.constants.len() as u64,
+        arena_bytes: lowered.program.arena,
+        stages: vec![],
+    };
+    let variants = [variant];
+    let artifact = Artifact { manifest: &manifest, variants: &variants, constants: &[&lowered.constants], debug: &[] }.to_bytes();
+    clock.stage("write");
+    report.stages = clock.stages;
+    Ok(Compiled { artifact, report })
+}
+
+/// The graph after the passes, with dims bound.
+pub fn optimise(mut graph: Graph, options: &Options) -> Result<Graph, Problems> {
+    check_names(&graph, options)?;
+    let passes = infc_passes::Options { bind: options.dims.clone(), ..options.passes.clone() };
+    infc_passes::run(&mut graph, &passes)?;
+    Ok(graph)
+}
+
+/// The program with loop nests as kernels.
+pub fn lower(graph: Graph, options: &Options) -> Result<Lowered, Problems> {
+    program::lower(&optimise(graph, options)?, &options.target, &options.states)
+}
+
+/// Dims and states must name what the model has.
+fn check_names(graph: &Graph, options: &Options) -> Result<(), Problems> {
+    let mut problems = vec![];
+    let symbols = symbols(graph);
+    for (name, value) in &options.dims {
+        if !symbols.iter().any(|s| s == name) {
+            let message = "the model has no such symbolic dim".to_owned();
+            let help = if symbols.is_empty() { "it has none".to_owned() } else { format!("it has {}", symbols.join(", ")) };
+            problems.push(Problem { at: format!("dim '{name}'"), message, help });
+        }
+        if *value < 0 {
+            let message = format!("{value} is negative");
+            problems.push(Problem { at: format!("dim '{name}'"), message, help: "give a size".to_owned() });
+        }
+    }
+    let names = |values: &[infc_ir::Value]| values.iter().map(|&v| graph.value(v).name.clone()).collect::<Vec<_>>();
+    let (inputs, outputs) = (names(graph.inputs()), names(graph.outputs()));
+    for (output, input) in &options.states {
+        for (kind, name, known) in [("output", output, &outputs), ("input", input, &inputs)] {
+            if !known.contains(name) {
+                let (at, message) = (format!("state '{output}={input}'"), format!("the model has no {kind} '{name}'"));
+                problems.push(Problem { at, message, help: format!("its {kind}s are {}", known.join(", ")) });
+            }
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+}
+
+/// The symbolic dims of the model's inputs, in order of appearance.
+pub fn symbols(graph: &Graph) -> Vec<String> {
+    let mut out: Vec<String> = vec![];
+    for dims in graph.inputs().iter().filter_map(|&v| Some(&graph.ty(v).as_tensor()?.dims)) {
+        for name in dims.iter().filter_map(|&d| crate::engine::symbol(d)) {
+            if !out.iter().any(|o| o == name) {
+                out.push(name.to_owned());
+            }
+        }
+    }
+    out
+}
+
+fn manifest(model: &str, options: &Options) -> Manifest {
+    Manifest {
+        compiler: env!("CARGO_PKG_VERSION").to_owned(),
+        model: model.to_owned(),
+        target: options.target.name.clone(),
+        dims: options.dims.iter().map(|(n, v)| format!("{n}={v}")).collect(),
+        states: options.states.iter().map(|(o, i)| format!("{o}={i}")).collect(),
+        passes: options.passes.pipeline.clone(),
+    }
+}
+
+fn launches(steps: &[infc_artifact::program::Step]) -> usize {
+    use infc_artifact::program::Step;
+    let count = |s: &Step| match s {
+        Step::Launch { .. } => 1,
+        Step::If { then, otherwise, .. } => launches(then) + launches(otherwise),
+        Step::Loop { body, .. } => launches(body),
+        Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => 0,
+    };
+    steps.iter().map(count).sum()
+}
+
+struct Clock {
+    last: Instant,
+    stages: Vec<(&'static str, Duration)>,
+}
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock { last: Instant::now(), stages: vec![] }
+    }
+}
+
+impl Clock {
+    /// Ends the stage of this name.
+    fn stage(&mut self, name: &'static str) {
+        let now = Instant::now();
+        self.stages.push((name, now - self.last));
+        self.last = now;
+    }
+}

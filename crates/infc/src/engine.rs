@@ -1,0 +1,170 @@
+//! The links of the chain as things that run a model: each gives the same outputs for the same inputs, by its class.
+
+use crate::compile::{self, Options};
+use crate::loops_engine::Loops;
+use infc_ir::graph::Graph;
+use infc_ir::interp::{self, Item};
+use infc_ir::{DType, Expr, Problems, Tensor, Type};
+use infc_runtime::{Dim, Model, PortInfo, Session, TensorRef};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A way to run a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The graph interpreter: every operator as it is defined, nothing optimised.
+    Interp,
+    /// The graph interpreter after all passes.
+    Passes,
+    /// The loop interpreter on the lowered program.
+    Loops,
+    /// Machine code by LLVM, loaded from the bytes of the artifact.
+    #[cfg(feature = "llvm")]
+    Llvm,
+}
+
+impl Backend {
+    /// All of this build, in the order of the chain.
+    pub const ALL: &'static [Backend] = &[
+        Backend::Interp,
+        Backend::Passes,
+        Backend::Loops,
+        #[cfg(feature = "llvm")]
+        Backend::Llvm,
+    ];
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Interp => "interp",
+            Backend::Passes => "passes",
+            Backend::Loops => "loops",
+            #[cfg(feature = "llvm")]
+            Backend::Llvm => "llvm",
+        }
+    }
+    /// What it is, in a sentence.
+    pub fn doc(self) -> &'static str {
+        match self {
+            Backend::Interp => "the graph interpreter: every operator as it is defined, nothing optimised",
+            Backend::Passes => "the graph interpreter after all passes",
+            Backend::Loops => "the loop interpreter on the lowered program (slow)",
+            #[cfg(feature = "llvm")]
+            Backend::Llvm => "machine code by LLVM, loaded from the bytes of the artifact",
+        }
+    }
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Backend> {
+        Backend::ALL.iter().copied().find(|b| b.name() == name)
+    }
+}
+
+/// A model made ready to run.
+pub trait Engine {
+    /// Runs it. The inputs are in the model's order, the outputs too.
+    fn run(&mut self, inputs: &[Item]) -> Result<Vec<Item>, Problems>;
+}
+
+/// Makes an imported model ready.
+pub fn prepare(graph: Graph, backend: Backend, options: &Options) -> Result<Box<dyn Engine>, Problems> {
+    Ok(match backend {
+        Backend::Interp => Box::new(Interp(graph)),
+        Backend::Passes => Box::new(Interp(compile::optimise(graph, options)?)),
+        Backend::Loops => Box::new(Loops::new(compile::lower(graph, options)?)),
+        #[cfg(feature = "llvm")]
+        Backend::Llvm => {
+            let artifact = compile::compile(graph, options)?.artifact;
+            let model = Model::from_bytes(&artifact).map_err(|e| Problems::one("the artifact just made", e.to_string(), ""))?;
+            Box::new(Native::new(model, infc_runtime::Options::default())?)
+        }
+    })
+}
+
+struct Interp(Graph);
+
+impl Engine for Interp {
+    fn run(&mut self, inputs: &[Item]) -> Result<Vec<Item>, Problems> {
+        interp::run(&self.0, inputs)
+    }
+}
+
+/// Compiled code in a session of the runtime.
+pub struct Native(Session);
+
+impl Native {
+    /// Ready to run.
+    pub fn new(model: Arc<Model>, options: infc_runtime::Options) -> Result<Native, Problems> {
+        Session::new(model, options).map(Native).map_err(problem)
+    }
+    /// Names and types of the inputs.
+    pub fn inputs(&self) -> Vec<(String, Type)> {
+        self.0.model().inputs().iter().map(port).collect()
+    }
+    /// Names and types of the outputs.
+    pub fn outputs(&self) -> Vec<(String, Type)> {
+        self.0.model().outputs().iter().map(port).collect()
+    }
+    /// The session.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.0
+    }
+}
+
+impl Engine for Native {
+    fn run(&mut self, inputs: &[Item]) -> Result<Vec<Item>, Problems> {
+        for (i, item) in inputs.iter().enumerate() {
+            let Some(t) = item.as_tensor() else {
+                return Err(Problems::one(format!("input {i}"), "only tensors can be inputs of compiled code", ""));
+            };
+            let dims: Vec<i64> = t.dims.iter().map(|&d| d as i64).collect();
+            let dtype = infc_runtime::DType(t.dtype.onnx() as u8);
+            self.0.set_input(i, TensorRef { dtype, dims: &dims, bytes: t.bytes() }).map_err(problem)?;
+        }
+        self.0.run().map_err(problem)?;
+        let outputs = 0..self.0.model().outputs().len();
+        outputs
+            .map(|i| {
+                let t = self.0.output(i).map_err(problem)?;
+                let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+                Ok(Item::Tensor(Tensor::from_bytes(dtype(t.dtype), dims, t.bytes.to_vec())))
+            })
+            .collect()
+    }
+}
+
+fn problem(e: infc_runtime::Error) -> Problems {
+    Problems::one("run", e.to_string(), "")
+}
+
+fn dtype(code: infc_runtime::DType) -> DType {
+    DType::from_onnx(i32::from(code.0)).expect("the runtime loads no artifact with another dtype")
+}
+
+fn port(port: &PortInfo) -> (String, Type) {
+    let dim = |d: &Dim| match d {
+        Dim::Fixed(n) => Expr::int(*n),
+        Dim::Symbol(name) => Expr::sym(name),
+        Dim::Expr(text) => text.parse().unwrap_or_else(|_| Expr::sym(text)),
+    };
+    (port.name.clone(), Type::tensor(dtype(port.dtype), port.dims.iter().map(dim)))
+}
+
+/// The values of the model's symbols that inputs of these shapes give.
+pub fn symbols_of(graph: &Graph, inputs: &[Item]) -> BTreeMap<&'static str, i64> {
+    let mut symbols = BTreeMap::new();
+    for (&v, item) in graph.inputs().iter().zip(inputs) {
+        if let (Some(ty), Some(t)) = (graph.ty(v).as_tensor(), item.as_tensor()) {
+            for (d, &size) in ty.dims.iter().zip(&t.dims) {
+                symbols.extend(symbol(*d).map(|s| (s, size as i64)));
+            }
+        }
+    }
+    symbols
+}
+
+/// The symbol that a dim is, if it is nothing else.
+pub fn symbol(dim: Expr) -> Option<&'static str> {
+    match dim.node() {
+        infc_ir::expr::Node::Sym(s) => Some(s),
+        _ => None,
+    }
+}

@@ -1,0 +1,287 @@
+//! Runs a lowered program step by step with the loop interpreter: the link of the chain between the graph and machine code.
+//!
+//! A slow, plain twin of the runtime's executor, on purpose without any of its code: each buffer is a byte vector of its own,
+//! poisoned before a run, and every launch gets copies where two of its views share a buffer.
+
+use crate::engine::Engine;
+use infc_artifact::program::{Message, Place, Program, Size, Step, SymbolSource, View};
+use infc_ir::interp::Item;
+use infc_ir::{DType, Problem, Problems, Tensor};
+use infc_kernel::loops::interp::{self, Stop};
+use infc_kernel::loops::{Access, Kernel};
+use infc_kernel::program::Lowered;
+
+/// A buffer that may need more bytes than this is one whose size only the run itself tells.
+const UNBOUNDED: usize = 1 << 40;
+
+/// A program whose kernels are loop nests.
+pub struct Loops {
+    lowered: Lowered,
+    /// Buffers kept from run to run.
+    states: Vec<Vec<u8>>,
+}
+
+impl Loops {
+    /// Ready to run.
+    pub fn new(lowered: Lowered) -> Loops {
+        Loops { lowered, states: vec![] }
+    }
+}
+
+impl Engine for Loops {
+    fn run(&mut self, inputs: &[Item]) -> Result<Vec<Item>, Problems> {
+        let program = &self.lowered.program;
+        let inputs: Vec<&Tensor> = tensors(program, inputs)?;
+        let symbols = bind(program, &inputs)?;
+        let ranges = ranges(program, &symbols)?;
+        let (mut memory, mut growable) = (vec![], vec![]);
+        for (i, buffer) in program.buffers.iter().enumerate() {
+            let mut bytes = buffer.bytes.range(&ranges).map_or(0, |r| r.1).max(0) as usize;
+            if bytes > UNBOUNDED && matches!(buffer.place, Place::Output(_) | Place::Arena { .. }) {
+                growable.push(i);
+                bytes = 0;
+            }
+            memory.push(match buffer.place {
+                Place::Input(i) => inputs[i as usize].bytes().to_vec(),
+                Place::Constant(at) => self.lowered.constants[at as usize..][..bytes].to_vec(),
+                Place::State(n) => match self.states.get(n as usize) {
+                    Some(kept) if kept.len() == bytes => kept.clone(),
+                    _ => vec![0; bytes],
+                },
+                Place::Output(_) | Place::Arena { .. } => vec![0xa5; bytes],
+            });
+        }
+        let mut run = Run { program, kernels: &self.lowered.kernels, symbols, memory, growable };
+        run.list(&program.steps)?;
+        let outputs = run.outputs()?;
+        let memory = run.memory;
+        for (buffer, bytes) in program.buffers.iter().zip(memory) {
+            if let Place::State(n) = buffer.place {
+                self.states.resize(self.states.len().max(n as usize + 1), vec![]);
+                self.states[n as usize] = bytes;
+            }
+        }
+        Ok(outputs)
+    }
+}
+
+fn tensors<'a>(program: &Program, inputs: &'a [Item]) -> Result<Vec<&'a Tensor>, Problems> {
+    if inputs.len() != program.inputs.len() {
+        let message = format!("the model has {} inputs, {} are given", program.inputs.len(), inputs.len());
+        return Err(Problems::one("inputs", message, "give one value for each input"));
+    }
+    let mut problems = vec![];
+    let mut out = vec![];
+    for (item, port) in inputs.iter().zip(&program.inputs) {
+        match item {
+            Item::Tensor(t) if t.dtype.onnx() == i32::from(port.dtype) && t.dims.len() == port.dims.len() => out.push(t),
+            Item::Tensor(t) => {
+                let message = format!("{}{:?} has the wrong dtype or rank", t.dtype, t.dims);
+                problems.push(Problem { at: format!("input '{}'", port.name), message, help: String::new() });
+            }
+            Item::Sequence(_) | Item::Optional(_) | Item::Map(_) => {
+                let message = "only tensors can be inputs of compiled code".to_owned();
+                problems.push(Problem { at: format!("input '{}'", port.name), message, help: String::new() });
+            }
+        }
+    }
+    if problems.is_empty() { Ok(out) } else { Err(Problems(problems)) }
+}
+
+/// Values of the symbols; those that steps set are 0. All dims of the inputs must agree with them.
+fn bind(program: &Program, inputs: &[&Tensor]) -> Result<Vec<i64>, Problems> {
+    let symbols: Vec<i64> = (program.symbols.iter())
+        .map(|s| match s.source {
+            SymbolSource::Input { input, axis } => inputs[input as usize].dims[axis as usize] as i64,
+            SymbolSource::Step => 0,
+        })
+        .collect();
+    for (port, t) in program.inputs.iter().zip(inputs) {
+        for (axis, (dim, &got)) in port.dims.iter().zip(&t.dims).enumerate() {
+            if let Some(want) = dim.eval(&symbols)
+                && want != got as i64
+            {
+                let message = format!("dim {axis} is {got}, it must be {want}");
+                return Err(Problems::one(format!("input '{}'", port.name), message, "change the shape of the input"));
+            }
+        }
+    }
+    Ok(symbols)
+}
+
+/// Least and largest values of the symbols over the whole run.
+fn ranges(program: &Program, symbols: &[i64]) -> Result<Vec<(i64, i64)>, Problems> {
+    fn widen(steps: &[Step], ranges: &mut [(i64, i64)]) -> bool {
+        let high = |size: &Size, ranges: &[(i64, i64)]| size.range(ranges).map_or(0, |r| r.1);
+        let mut changed = false;
+        for step in steps {
+            let (symbol, top) = match step {
+                Step::Bind { symbol, bound, .. } => (*symbol, high(bound, ranges)),
+                Step::Loop { counter, count, body, .. } => {
+                    changed |= widen(body, ranges);
+                    (*counter, high(count, ranges) - 1)
+                }
+                Step::If { then, otherwise, .. } => {
+                    changed |= widen(then, ranges) | widen(otherwise, ranges);
+                    continue;
+                }
+                Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. } => continue,
+            };
+            let range = &mut ranges[symbol as usize];
+            changed |= top > range.1;
+            range.1 = top.max(range.1);
+        }
+        changed
+    }
+    let mut ranges: Vec<(i64, i64)> = symbols.iter().map(|&s| (s, s)).collect();
+    for _ in 0..=program.symbols.len() {
+        if !widen(&program.steps, &mut ranges) {
+            return Ok(ranges);
+        }
+    }
+    Err(internal("the bounds of symbols depend on each other in a circle"))
+}
+
+fn internal(what: impl Into<String>) -> Problems {
+    Problems::one("internal error in the lowered program", what, "please report this model")
+}
+
+struct Run<'a> {
+    program: &'a Program,
+    kernels: &'a [Kernel],
+    symbols: Vec<i64>,
+    memory: Vec<Vec<u8>>,
+    /// Buffers that get their size when a step sets a symbol.
+    growable: Vec<usize>,
+}
+
+impl Run<'_> {
+    fn list(&mut self, steps: &[Step]) -> Result<(), Problems> {
+        steps.iter().try_for_each(|s| self.step(s))
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), Problems> {
+        match step {
+            Step::Launch { kernel, buffers, extents, .. } => self.launch(&self.kernels[*kernel as usize], buffers, extents),
+            Step::Copy { from, to, bytes } => {
+                let bytes = self.value(bytes)?;
+                let data = self.read(from, bytes)?.to_vec();
+                let at = self.offset(to, bytes)?;
+                self.memory[to.buffer as usize][at..at + bytes].copy_from_slice(&data);
+                Ok(())
+            }
+            Step::Bind { symbol, from, bound } => {
+                let raw = self.read(from, 8)?.try_into().expect("8 bytes");
+                let (value, bound) = (i64::from_le_bytes(raw), self.size(bound)?);
+                if !(0..=bound).contains(&value) {
+                    let name = &self.program.symbols[*symbol as usize].name;
+                    return Err(Problems::one(format!("size '{name}'"), format!("is {value}, which is not in 0..={bound}"), ""));
+                }
+                self.set(*symbol, value)
+            }
+            Step::Require { left, right, or_one, code } => {
+                let (a, b) = (self.size(left)?, self.size(right)?);
+                if a == b || (*or_one && (a == 1 || b == 1)) {
+                    Ok(())
+                } else {
+                    Err(self.failed(*code, &format!(" ({a} and {b})")))
+                }
+            }
+            Step::If { cond, then, otherwise } => match self.read(cond, 1)? {
+                [0] => self.list(otherwise),
+                _ => self.list(then),
+            },
+            Step::Loop { counter, count, cond, body } => {
+                for round in 0..self.size(count)? {
+                    if let Some(cond) = cond
+                        && self.read(cond, 1)? == [0]
+                    {
+                        break;
+                    }
+                    self.set(*counter, round)?;
+                    self.list(body)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn set(&mut self, symbol: u32, value: i64) -> Result<(), Problems> {
+        self.symbols[symbol as usize] = value;
+        for i in 0..self.growable.len() {
+            let (buffer, bytes) = (self.growable[i], &self.program.buffers[self.growable[i]].bytes);
+            if bytes.symbols().any(|s| s == symbol) {
+                let bytes = self.value(bytes)?;
+                self.memory[buffer].resize(bytes, 0xa5);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a kernel on copies of its views. Only bytes that it changed are written back, so views of one buffer do not mix.
+    fn launch(&mut self, kernel: &Kernel, views: &[View], extents: &[Size]) -> Result<(), Problems> {
+        let extents = extents.iter().map(|e| self.size(e)).collect::<Result<Vec<_>, _>>()?;
+        let mut buffers = vec![];
+        for view in views {
+            let at = self.offset(view, 0)?;
+            buffers.push(self.memory[view.buffer as usize][at..].to_vec());
+        }
+        let before: Vec<Option<Vec<u8>>> =
+            kernel.buffers.iter().zip(&buffers).map(|(b, bytes)| (b.access != Access::Read).then(|| bytes.clone())).collect();
+        interp::run(kernel, &extents, &mut buffers).map_err(|stop| match stop {
+            Stop::Check(code) => self.failed(code, ""),
+            Stop::Internal(what) => internal(format!("kernel '{}': {what}", kernel.name)),
+        })?;
+        for ((view, before), after) in views.iter().zip(before).zip(buffers) {
+            let Some(before) = before else { continue };
+            let at = self.offset(view, 0)?;
+            let place = &mut self.memory[view.buffer as usize][at..];
+            for ((place, before), after) in place.iter_mut().zip(before).zip(after) {
+                if before != after {
+                    *place = after;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn outputs(&self) -> Result<Vec<Item>, Problems> {
+        let mut out = vec![];
+        for port in &self.program.outputs {
+            let dims = port.dims.iter().map(|d| self.value(d)).collect::<Result<Vec<_>, _>>()?;
+            let dtype = DType::from_onnx(i32::from(port.dtype)).ok_or_else(|| internal("an output has an unknown dtype"))?;
+            let bytes = dims.iter().product::<usize>() * dtype.bytes();
+            let view = View { buffer: port.buffer, offset: Size::constant(0) };
+            out.push(Item::Tensor(Tensor::from_bytes(dtype, dims, self.read(&view, bytes)?.to_vec())));
+        }
+        Ok(out)
+    }
+
+    fn failed(&self, code: u32, more: &str) -> Problems {
+        match self.program.messages.get(code as usize) {
+            Some(Message { node, text }) => Problems::one(node, format!("{text}{more}"), ""),
+            None => internal(format!("unknown check {code} failed")),
+        }
+    }
+
+    fn size(&self, size: &Size) -> Result<i64, Problems> {
+        size.eval(&self.symbols).ok_or_else(|| internal("a size cannot be computed"))
+    }
+
+    fn value(&self, size: &Size) -> Result<usize, Problems> {
+        usize::try_from(self.size(size)?).map_err(|_| internal("a size is negative"))
+    }
+
+    fn offset(&self, view: &View, bytes: usize) -> Result<usize, Problems> {
+        let (at, len) = (self.value(&view.offset)?, self.memory[view.buffer as usize].len());
+        if at.checked_add(bytes).is_none_or(|end| end > len) {
+            return Err(internal(format!("bytes {at}..+{bytes} of buffer {}, which has {len}", view.buffer)));
+        }
+        Ok(at)
+    }
+
+    fn read(&self, view: &View, bytes: usize) -> Result<&[u8], Problems> {
+        let at = self.offset(view, bytes)?;
+        Ok(&self.memory[view.buffer as usize][at..at + bytes])
+    }
+}

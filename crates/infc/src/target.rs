@@ -1,0 +1,52 @@
+//! Targets of this build: machines by name or file, and the backend that makes code for them.
+
+use infc_ir::Problems;
+use infc_kernel::backend::Backend;
+use infc_kernel::target::TargetDesc;
+use std::path::Path;
+
+/// All machines that have a name.
+pub fn machines() -> Vec<TargetDesc> {
+    #[cfg(feature = "llvm")]
+    return infc_cpu_llvm::machines();
+    #[cfg(not(feature = "llvm"))]
+    return vec![];
+}
+
+/// The most capable machine that this computer is.
+pub fn native() -> Result<TargetDesc, Problems> {
+    #[cfg(feature = "llvm")]
+    let found = infc_cpu_llvm::native();
+    #[cfg(not(feature = "llvm"))]
+    let found = None;
+    found.ok_or_else(|| Problems::one("target 'native'", "no machine of this build fits this computer", known()))
+}
+
+/// A machine by name, `native`, or a machine file.
+pub fn find(name: &str) -> Result<TargetDesc, Problems> {
+    if name == "native" {
+        return native();
+    }
+    if let Some(machine) = machines().into_iter().find(|m| m.name == name) {
+        return Ok(machine);
+    }
+    if !name.ends_with(".toml") {
+        return Err(Problems::one(format!("target '{name}'"), "there is no such target", known()));
+    }
+    let text = std::fs::read_to_string(Path::new(name)).map_err(|e| Problems::one(name, e.to_string(), "check the path"))?;
+    TargetDesc::from_toml(&text).map_err(|e| Problems::one(name, e, "docs/add-a-target.md lists the keys of a machine file"))
+}
+
+fn known() -> String {
+    let names: Vec<_> = machines().into_iter().map(|m| m.name).collect();
+    format!("known: native, {}; or a machine file: FILE.toml", names.join(", "))
+}
+
+/// The backend of a machine.
+pub fn backend(target: &TargetDesc) -> Result<Box<dyn Backend>, Problems> {
+    match target.backend.as_str() {
+        #[cfg(feature = "llvm")]
+        "llvm" => Ok(Box::new(infc_cpu_llvm::Llvm::new(target.clone()))),
+        other => Err(Problems::one(format!("target '{}'", target.name), format!("this build has no backend '{other}'"), known())),
+    }
+}

@@ -1,0 +1,171 @@
+//! Verification of test folders: a backend's outputs against the stored ones, many folders side by side.
+
+use crate::cases::Case;
+use crate::compare::{self, Outcome, Tolerance};
+use crate::compile;
+use crate::engine::{self, Backend};
+use infc_ir::Problems;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Once, mpsc};
+use std::time::{Duration, Instant};
+
+/// How to verify.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What runs the models.
+    pub backend: Backend,
+    /// Overrides what `tol.json` and the default say.
+    pub rtol: Option<f64>,
+    /// Overrides what `tol.json` and the default say.
+    pub atol: Option<f64>,
+    /// Compile anew for the shapes of each data set, instead of once with symbolic dims.
+    pub fixed: bool,
+    /// How many models at a time.
+    pub jobs: usize,
+    /// How to compile, for the backends that do.
+    pub compile: compile::Options,
+}
+
+/// How a model fared.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// All outputs of all data sets are right.
+    Passed,
+    /// Something is wrong: what, in a line or more.
+    Failed(String),
+    /// There is nothing to compare with.
+    NoOutputs,
+}
+
+/// What verification found about a model.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The case's name.
+    pub name: String,
+    /// How it fared.
+    pub verdict: Verdict,
+    /// Data sets that were compared.
+    pub sets: usize,
+    /// The largest difference.
+    pub worst: Outcome,
+    /// How long it took.
+    pub time: Duration,
+}
+
+/// Stack of a thread that works on a model: deeply nested expressions are recursive.
+const STACK: usize = 256 << 20;
+
+/// Verifies all cases; `done` gets the reports in order.
+pub fn all(cases: &[Case], options: &Options, done: &mut dyn FnMut(&Report)) -> Vec<Report> {
+    let next = AtomicUsize::new(0);
+    let (send, receive) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs.clamp(1, cases.len().max(1)) {
+            let (send, next) = (send.clone(), &next);
+            let work = move || {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(case) = cases.get(i) else { return };
+                    if send.send((i, one(case, options))).is_err() {
+                        return;
+                    }
+                }
+            };
+            std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work).expect("the system gives a thread");
+        }
+        drop(send);
+        let mut reports: Vec<Option<Report>> = vec![None; cases.len()];
+        let mut told = 0;
+        for (i, report) in receive {
+            reports[i] = Some(report);
+            while let Some(Some(report)) = reports.get(told) {
+                done(report);
+                told += 1;
+            }
+        }
+        reports.into_iter().flatten().collect()
+    })
+}
+
+/// Verifies a case. A panic on the way is a failure of this case.
+pub fn one(case: &Case, options: &Options) -> Report {
+    let start = Instant::now();
+    let (verdict, sets, worst) = match catch_panic(|| check(case, options)) {
+        Ok(Ok((sets, worst))) => {
+            let verdict = match &worst.fault {
+                _ if sets == 0 => Verdict::NoOutputs,
+                Some(fault) => Verdict::Failed(fault.clone()),
+                None => Verdict::Passed,
+            };
+            (verdict, sets, worst)
+        }
+        Ok(Err(problems)) => (Verdict::Failed(problems.to_string()), 0, Outcome::default()),
+        Err(panic) => (Verdict::Failed(format!("a bug in infc: {panic}")), 0, Outcome::default()),
+    };
+    Report { name: case.name.clone(), verdict, sets, worst, time: start.elapsed() }
+}
+
+/// The number of sets compared, and the worst outcome.
+fn check(case: &Case, options: &Options) -> Result<(usize, Outcome), Problems> {
+    if !case.has_outputs() {
+        return Ok((0, Outcome::default()));
+    }
+    let graph = infc_onnx::import(&case.model)?;
+    let kinds = compare::output_kinds(&graph);
+    let allowed = case.tolerance.unwrap_or_default();
+    let allowed = Tolerance { rtol: options.rtol.unwrap_or(allowed.rtol), atol: options.atol.unwrap_or(allowed.atol) };
+    let mut engine = if options.fixed { None } else { Some(engine::prepare(graph.clone(), options.backend, &options.compile)?) };
+    let (mut sets, mut worst) = (0, Outcome::default());
+    for set in case.sets.iter().filter(|s| !s.outputs.is_empty()) {
+        let named = |p: Problems| in_set(p, &set.name);
+        let inputs = set.read_inputs(&graph).map_err(named)?;
+        if options.fixed {
+            let dims = engine::symbols_of(&graph, &inputs).into_iter().map(|(s, n)| (s.to_owned(), n)).collect();
+            let compile = compile::Options { dims, ..options.compile.clone() };
+            engine = Some(engine::prepare(graph.clone(), options.backend, &compile).map_err(named)?);
+        }
+        let engine = engine.as_mut().expect("made above, or for this set");
+        let got = engine.run(&inputs).map_err(named)?;
+        let want = set.read_outputs(&graph).map_err(named)?;
+        for (i, want) in want.iter().enumerate() {
+            let name = &graph.value(graph.outputs()[i]).name;
+            let mut outcome = compare::compare(name, &got[i], want, kinds[i], allowed);
+            outcome.fault = outcome.fault.map(|f| format!("{}: {f}", set.name));
+            worst = worst.worse(outcome);
+        }
+        sets += 1;
+    }
+    Ok((sets, worst))
+}
+
+fn in_set(mut problems: Problems, set: &str) -> Problems {
+    for p in problems.0.iter_mut().filter(|p| p.at != set) {
+        p.at = format!("{set}: {}", p.at);
+    }
+    problems
+}
+
+thread_local! {
+    /// Where a panic of this thread is noted instead of printed; `None` where panics are printed as ever.
+    static NOTE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs `f`; a panic becomes an error with its message and place, and is not printed.
+fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let noted = NOTE.with_borrow_mut(|note| note.as_mut().map(|n| *n = info.to_string().replace('\n', " ")).is_some());
+            if !noted {
+                before(info);
+            }
+        }));
+    });
+    NOTE.set(Some(String::new()));
+    let result = catch_unwind(AssertUnwindSafe(f));
+    let note = NOTE.take();
+    result.map_err(|_| note.unwrap_or_default())
+}
