@@ -1,12 +1,13 @@
 //! Convolutions.
 
 use super::common::*;
+use super::pool::sample::{Tap, interpolate};
 use super::window::*;
 use super::*;
 use crate::compute::{Compute, Reducer};
 use crate::scalar::{Scalar, Unary as U};
 
-gaps! { DeformConv }
+gaps! {}
 
 // ---- Conv ----
 
@@ -352,5 +353,82 @@ impl OpDef for CausalConvWithState {
         let state = Compute::map(&[x.dims[0], x.dims[1], past], |o| sequence(o[0], o[1], o[2] + x.dims[2]));
         let n = cx.inputs.len() as u32;
         Ok(Meaning::Steps { steps: vec![Step::Compute(out), Step::Compute(state)], outputs: vec![n, n + 1] })
+    }
+}
+
+// ---- DeformConv ----
+
+impl DeformConv {
+    fn windows(&self, cx: &Ctx) -> Result<(Vec<Expr>, Windows), Fault> {
+        let attrs =
+            WindowAttrs { auto_pad: "", dilations: &self.dilations, pads: &self.pads, strides: &self.strides, ceil: false };
+        conv_windows(cx.tensor(0)?, cx.tensor(1)?, self.group, &self.kernel_shape, attrs)
+    }
+}
+
+impl OpDef for DeformConv {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        accept(cx, 0, Accept::Float)?;
+        let dtype = same_dtype(cx)?;
+        let (dims, win) = self.windows(cx)?;
+        let rank = dims.len();
+        if self.offset_group < 1 || cx.dims(0)?[1].rem(Expr::int(self.offset_group)).known().is_some_and(|r| r != 0) {
+            return Err(fault!("offset_group {} does not divide {} channels", self.offset_group, cx.dims(0)?[1]));
+        }
+        let taps = Expr::product(win.kernel.iter().copied()) * self.offset_group;
+        for (i, per_tap) in [(2, rank - 2), (4, 1)] {
+            if cx.has(i) {
+                expect_rank(cx, i, rank)?;
+                expect_dim(&format!("dim 1 of operand {i}"), cx.dims(i)?[1], taps * per_tap)?;
+                for (&got, &need) in cx.dims(i)?[2..].iter().zip(&win.out) {
+                    expect_dim(&format!("a spatial dim of operand {i}"), got, need)?;
+                }
+            }
+        }
+        if cx.has(3) {
+            expect_rank(cx, 3, 1)?;
+            expect_dim("the length of the bias", cx.dims(3)?[0], dims[1])?;
+        }
+        Ok(vec![Fact::tensor(dtype, dims)])
+    }
+    /// As Conv, with each tap moved by its offset and read by linear interpolation.
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        let (_, win) = self.windows(cx)?;
+        let (x, w, out) = (cx.tensor(0)?, cx.tensor(1)?, Ctx::out(outs, 0)?);
+        let (wide, space) = (x.dtype.accumulator(), x.rank() - 2);
+        let extents: Vec<Expr> = [w.dims[1]].into_iter().chain(win.kernel.iter().copied()).collect();
+        let body = |o: &[Expr], r: &[Expr]| {
+            let channel =
+                if self.group == 1 { r[0] } else { o[1].div(out.dims[1].div(Expr::int(self.group))) * w.dims[1] + r[0] };
+            let offset_group = channel.div(x.dims[1].div(Expr::int(self.offset_group)));
+            let tap = offset_group * Expr::product(win.kernel.iter().copied()) + Expr::linearise(&r[1..], &win.kernel);
+            let place = |c: Expr| [&[o[0], c], &o[2..]].concat();
+            let start = win.start(&o[2..]);
+            let taps: Vec<Vec<Tap>> = (0..space)
+                .map(|i| {
+                    let moved = Scalar::read_at(x.dtype, 2, &place(tap * space + i)).cast(DType::F32);
+                    let p = Scalar::index(start[i] + r[1 + i] * win.dilations[i]).cast(DType::F32) + moved;
+                    let base = un(U::Floor, p);
+                    let t = p - base;
+                    let neighbour = |at: Scalar, weight: Scalar| {
+                        let index = at.cast(DType::I64);
+                        Tap { index, inside: index.within(0, x.dims[2 + i]), weight }
+                    };
+                    vec![neighbour(base, num(t, 1.0) - t), neighbour(base + num(t, 1.0), t)]
+                })
+                .collect();
+            let v = interpolate(&taps, &|at, inside| {
+                let index = [o[0], channel].map(Scalar::index).into_iter().chain(at.iter().copied());
+                Scalar::read_if(0, index, inside, Scalar::number(x.dtype, 0.0)).cast(wide)
+            });
+            let v = if cx.has(4) { v * Scalar::read_at(x.dtype, 4, &place(tap)).cast(wide) } else { v };
+            let weight: Vec<Expr> = [o[1]].into_iter().chain(r.iter().copied()).collect();
+            v * Scalar::read_at(w.dtype, 1, &weight).cast(wide)
+        };
+        let c = Compute::reduce(&out.dims, &extents, Reducer::Sum, body, |o, acc| {
+            let sum = if cx.has(3) { acc + Scalar::read_at(x.dtype, 3, &[o[1]]).cast(wide) } else { acc };
+            sum.cast(x.dtype)
+        });
+        Ok(Meaning::one(cx.inputs.len(), Step::Compute(c.simplify())))
     }
 }

@@ -7,7 +7,7 @@ use crate::compute::{Compute, Reducer, Scatter};
 use crate::scalar::{Binary as B, Scalar, Unary as U};
 
 mod resize;
-mod sample;
+pub(super) mod sample;
 
 gaps! {}
 

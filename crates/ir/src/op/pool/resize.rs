@@ -19,6 +19,8 @@ struct Axis {
     scale: Scalar,
     /// The scale as a number, if it is known.
     known_scale: Option<f32>,
+    /// The scale, if the node gives one and no size.
+    given_scale: Option<f32>,
     /// For tf_crop_and_resize: start and end of the region.
     region: Option<(Scalar, Scalar)>,
 }
@@ -78,7 +80,7 @@ impl Resize {
             };
             let region = if crop { Some(region(i)?) } else { None };
             let scalar = ratio.map_or_else(|| float(to) / float(from), |s| f32(f64::from(s)));
-            plan.push(Axis { axis, from, to, scale: scalar, known_scale: ratio, region });
+            plan.push(Axis { axis, from, to, scale: scalar, known_scale: ratio, given_scale: scale, region });
         }
         Ok(plan)
     }
@@ -125,20 +127,21 @@ impl Resize {
 
     /// The position in the operand that result position `i` samples.
     fn position(&self, a: &Axis, i: Expr) -> Scalar {
-        let (i, from, to) = (float(i), float(a.from), float(a.to));
+        let (i, from) = (float(i), float(a.from));
+        // The exact target length: a given scale may leave a fraction.
+        let to = match a.given_scale {
+            Some(s) => f32(f64::from(s)) * from,
+            None => float(a.to),
+        };
         let (half, one) = (f32(0.5), f32(1.0));
         // Length 1 is a case of its own where the general formula divides by zero.
-        let unless_single = |single: Scalar, general: Scalar| match a.to.known() {
-            Some(1) => single,
-            Some(_) => general,
-            None => Scalar::select(to.eq_to(one), single, general),
-        };
+        let unless_single = |single: Scalar, general: Scalar| Scalar::select(to.eq_to(one), single, general);
         match self.coordinate_transformation_mode.as_str() {
             "asymmetric" => i / a.scale,
             "align_corners" => unless_single(f32(0.0), i * (from - one) / (to - one)),
             "pytorch_half_pixel" => unless_single(f32(0.0), (i + half) / a.scale - half),
             "half_pixel_symmetric" => {
-                let adjustment = to / (a.scale * from);
+                let adjustment = float(a.to) / (a.scale * from);
                 from / f32(2.0) * (one - adjustment) + (i + half) / a.scale - half
             }
             "tf_crop_and_resize" => {

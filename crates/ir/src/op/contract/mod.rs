@@ -3,9 +3,12 @@
 use super::common::*;
 use super::*;
 use crate::compute::{Compute, Reducer};
-use crate::scalar::Scalar;
+use crate::scalar::{Scalar, Unary as U};
 
-gaps! { Attention, Det, LinearAttention, RotaryEmbedding }
+mod attention;
+mod recurrence;
+
+gaps! {}
 
 // ---- MatMul ----
 
@@ -235,5 +238,74 @@ impl OpDef for Einsum {
             Compute::reduce(&out.dims, &extents, Reducer::Sum, body, |_, acc| acc.cast(out.dtype))
         };
         Ok(Meaning::one(cx.inputs.len(), Step::Compute(c)))
+    }
+}
+
+// ---- Det ----
+
+impl OpDef for Det {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let x = accept(cx, 0, Accept::Float)?;
+        let (batch, matrix) = x.dims.split_at(x.rank().saturating_sub(2));
+        let [rows, columns] = matrix else { return Err(fault!("operand 0 is {x}; it needs rank 2 or more")) };
+        expect_dim("the number of columns", *columns, *rows)?;
+        if rows.known().is_none_or(|n| n > 64) {
+            return Err(fault!("the matrix of {x} must have a size known at compile time, at most 64"));
+        }
+        Ok(vec![Fact::tensor(x.dtype, batch.to_vec())])
+    }
+    /// Elimination with partial pivoting: for each column the row of the pivot, then the smaller matrix with that row's
+    /// multiple taken off (the first remaining row moves to the pivot's place), then the product of pivots and signs.
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
+        let (x, out) = (cx.tensor(0)?, Ctx::out(outs, 0)?);
+        let (wide, rank) = (x.dtype.accumulator(), out.rank());
+        let n = x.dims[rank].known().ok_or_else(|| fault!("the size of {x} is not known"))?;
+        let mut steps = vec![];
+        let (mut matrix, mut dtype) = (0usize, x.dtype);
+        let mut pivots: Vec<(usize, usize, DType)> = vec![]; // matrix, row of its pivot, dtype of the matrix
+        for size in (1..=n).rev() {
+            let (from, from_dtype) = (matrix, dtype);
+            let element = move |o: &[Expr], i: Scalar, j: Scalar| {
+                let at = o[..rank].iter().map(|&e| Scalar::index(e)).chain([i, j]);
+                Scalar::read(from_dtype, from, at).cast(wide)
+            };
+            let zero = Scalar::index(0);
+            let largest = Compute::reduce(
+                &out.dims,
+                &[Expr::int(size)],
+                Reducer::ArgMax { last: false },
+                |o, i| un(U::Abs, element(o, Scalar::index(i[0]), zero)),
+                |_, acc| acc,
+            );
+            steps.push(Step::Compute(largest));
+            let row = steps.len();
+            pivots.push((from, row, from_dtype));
+            let smaller: Vec<Expr> = out.dims.iter().copied().chain([Expr::int(size - 1); 2]).collect();
+            let next = Compute::map(&smaller, |o| {
+                let pivot_row = Scalar::read_at(DType::I64, row, &o[..rank]);
+                let (i, j) = (Scalar::index(o[rank] + 1), Scalar::index(o[rank + 1] + 1));
+                let i = Scalar::select(i.eq_to(pivot_row), zero, i);
+                let pivot = element(o, pivot_row, zero);
+                let safe = Scalar::select(pivot.eq_to(num(pivot, 0.0)), num(pivot, 1.0), pivot);
+                element(o, i, j) - element(o, i, zero) / safe * element(o, pivot_row, j)
+            });
+            if size > 1 {
+                steps.push(Step::Compute(next));
+                (matrix, dtype) = (steps.len(), wide);
+            }
+        }
+        let product = Compute::map(&out.dims, |o| {
+            let one = Scalar::number(wide, 1.0);
+            pivots.iter().fold(one, |p, &(from, row, dtype)| {
+                let row = Scalar::read_at(DType::I64, row, o);
+                let at = o.iter().map(|&e| Scalar::index(e)).chain([row, Scalar::index(0)]);
+                let pivot = Scalar::read(dtype, from, at).cast(wide);
+                p * Scalar::select(row.eq_to(Scalar::index(0)), pivot, -pivot)
+            })
+        });
+        let c = Compute { value: product.value.cast(out.dtype), ..product };
+        steps.push(Step::Compute(c));
+        let last = steps.len() as u32;
+        Ok(Meaning::Steps { steps, outputs: vec![last] })
     }
 }
