@@ -91,7 +91,7 @@ fn random(dtype: DType, dims: Vec<usize>, seed: u64) -> Result<Tensor, Fault> {
             }
             Class::Signed | Class::Unsigned => {
                 let (_, most) = dtype.int_range().expect("an integer dtype");
-                ((bits >> 33) % (most.min(9) as u64 + 1)) & u64::MAX
+                (bits >> 33) % (most.min(9) as u64 + 1)
             }
             Class::Bool => bits >> 63,
             Class::Complex | Class::Text => return Err(fault!("random {dtype} values cannot be made up")),

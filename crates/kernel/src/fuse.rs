@@ -315,18 +315,21 @@ fn prologue(p: &Compute, c: &Compute, single: bool) -> Option<Compute> {
     let axes = c.dims.len() + c.reduction.as_ref().map_or(0, |r| r.axes.len());
     let in_body = c.reduction.as_ref().map_or(vec![], |r| holes(r.body));
     let in_value = holes(c.value);
-    if !single && !(plain_move || cheap(p.value) && !is_contraction(c) && c.reduction.is_none()) {
+    let again = plain_move || cheap(p.value) && c.reduction.is_none();
+    if !(single || again) {
         return None;
     }
     if is_contraction(c) && !in_body.is_empty() && !moves {
         return None;
     }
     // An argument reduction reads its value once; a window reads it several times.
-    if !in_body.is_empty() && !plain_move && !moves && !(in_body.len() == 1 && in_body.iter().all(|&r| injective(r, axes))) {
+    let read_once = in_body.len() == 1 && in_body.iter().all(|&r| injective(r, axes));
+    if !(in_body.is_empty() || moves || read_once) {
         return None;
     }
     let once = |r: &Scalar| injective(*r, c.dims.len()) || cheap(p.value);
-    if !plain_move && !(in_value.len() <= 1 || cheap(p.value)) || !in_value.iter().all(|r| plain_move || once(r)) {
+    let few = in_value.len() <= 1 || cheap(p.value);
+    if !(plain_move || few && in_value.iter().all(once)) {
         return None;
     }
     // A guarded copy (padding) costs a test for each read: not for values read many times.

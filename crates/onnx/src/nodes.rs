@@ -1,7 +1,7 @@
 //! Nodes: names to values, attributes to an operator, older versions to the newest, types by inference.
 
 use crate::attrs;
-use crate::import::{Importer, NEWEST_OPSET, Named, domain};
+use crate::import::{Importer, Named, domain};
 use crate::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType, type_proto};
 use crate::versions::{self, Raise};
 use infc_ir::graph::SourceNode;
@@ -344,9 +344,4 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
-}
-
-/// The newest operator set, in a sentence.
-pub fn newest() -> String {
-    format!("operator sets up to {NEWEST_OPSET} are known")
 }

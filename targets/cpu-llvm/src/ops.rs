@@ -222,7 +222,7 @@ fn extreme(f: &mut Fun, min: bool, a: Val, b: Val) -> Val {
     let (x, c) = if a.known_float().is_some() { (b, a) } else { (a, b) };
     // `c < x ? c : x` is one `minps`: x if it is NaN or equal to c. Where c is the zero that must win, one addition repairs it.
     match c.known_float() {
-        Some(k) if !k.is_nan() && !(k == 0.0 && k.is_sign_negative() && min) => {
+        Some(k) if !(k.is_nan() || k == 0.0 && k.is_sign_negative() && min) => {
             let better = f.cmp(if min { "fcmp olt" } else { "fcmp ogt" }, c, x);
             let r = f.select(better, c, x);
             if !min && k == 0.0 && k.is_sign_positive() { f.bin("fadd", r, c) } else { r }

@@ -76,7 +76,7 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
         variants.push(Variant { requirements: format!("{} {}", r.arch, r.features.join(" ")), code, program });
     }
     if args.json {
-        let json = variants.iter().map(|v| variant_json(v)).collect::<Vec<_>>();
+        let json = variants.iter().map(variant_json).collect::<Vec<_>>();
         say!(
             "{}",
             serde_json::json!({

@@ -1,7 +1,7 @@
 //! `infc verify`: a backend's outputs against stored ones.
 
 use crate::say;
-use crate::term::{Exit, Failure, Result, Style};
+use crate::term::{Exit, Failure, Result, Style, progress};
 use infc::cases::{self, Case};
 use infc::engine::Backend;
 use infc::target;
@@ -70,11 +70,14 @@ pub fn run(args: &Args) -> Result {
         target::find(args.target.as_deref().unwrap_or("native")).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
     let options = Options { backend, rtol, atol, fixed, jobs, compile: infc::Options::for_target(target) };
     let (style, width) = (Style::stdout(), found.iter().map(|c| c.name.len()).max().unwrap_or(0));
+    let bar = progress(found.len());
     let reports = verify::all(&found, &options, &mut |report| {
         if !args.json && (!args.quiet || matches!(report.verdict, Verdict::Failed(_))) {
-            say!("{}", line(report, width, style));
+            bar.suspend(|| say!("{}", line(report, width, style)));
         }
+        bar.inc(1);
     });
+    bar.finish_and_clear();
     let count = |f: fn(&Verdict) -> bool| reports.iter().filter(|r| f(&r.verdict)).count();
     let (passed, failed) = (count(|v| *v == Verdict::Passed), count(|v| matches!(v, Verdict::Failed(_))));
     if args.json {

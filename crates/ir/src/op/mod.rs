@@ -51,7 +51,7 @@ mod rnn;
 mod shape;
 mod signal;
 mod sort;
-#[allow(non_snake_case)] // attribute fields carry ONNX's names
+#[allow(non_snake_case, clippy::redundant_closure_call)] // attribute fields carry ONNX's names; the closure carries `?`
 mod table;
 mod text;
 mod window;

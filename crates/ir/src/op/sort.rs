@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn selection_by_data() {
         let x = f32s([2, 2], &[1., 0., 0., 5.]);
-        assert_eq!(run(NonZero {}, &[x.clone()], 1), [Tensor::from_vec([2, 2], vec![0i64, 1, 0, 1])]);
+        assert_eq!(run(NonZero {}, std::slice::from_ref(&x), 1), [Tensor::from_vec([2, 2], vec![0i64, 1, 0, 1])]);
         let mask = Tensor::from_bools([2], &[false, true]);
         assert_eq!(run(Compress { axis: Some(1) }, &[x.clone(), mask], 1), [f32s([2, 1], &[0., 5.])]);
         let got = run(Unique { axis: None, sorted: 0 }, &[x], 4);

@@ -184,7 +184,7 @@ ops! {
         /// Is the first greater or equal?
         GreaterOrEqual "" "GreaterOrEqual" 16 (2, 2) (1, 1) [] {  }
         /// max(0, min(1, alpha x + beta)).
-        HardSigmoid "" "HardSigmoid" 22 (1, 1) (1, 1) [] { alpha: f32 = 0.200000003, beta: f32 = 0.5 }
+        HardSigmoid "" "HardSigmoid" 22 (1, 1) (1, 1) [] { alpha: f32 = 0.2, beta: f32 = 0.5 }
         /// x max(0, min(1, x / 6 + 0.5)).
         HardSwish "" "HardSwish" 22 (1, 1) (1, 1) [] {  }
         /// The operand itself.
@@ -194,7 +194,7 @@ ops! {
         /// Is it NaN?
         IsNaN "" "IsNaN" 20 (1, 1) (1, 1) [] {  }
         /// x, or alpha x below zero.
-        LeakyRelu "" "LeakyRelu" 16 (1, 1) (1, 1) [] { alpha: f32 = 0.00999999978 }
+        LeakyRelu "" "LeakyRelu" 16 (1, 1) (1, 1) [] { alpha: f32 = 0.01 }
         /// Is the first less?
         Less "" "Less" 13 (2, 2) (1, 1) [] {  }
         /// Is the first less or equal?
@@ -230,7 +230,7 @@ ops! {
         /// Rounding to nearest, ties to even.
         Round "" "Round" 22 (1, 1) (1, 1) [] {  }
         /// gamma x, or gamma alpha (e^x - 1) below zero.
-        Selu "" "Selu" 22 (1, 1) (1, 1) [] { alpha: f32 = 1.67326319, gamma: f32 = 1.05070102 }
+        Selu "" "Selu" 22 (1, 1) (1, 1) [] { alpha: f32 = 1.673_263_2, gamma: f32 = 1.050_701 }
         /// x moved towards zero by `bias`, zero within `lambd`.
         Shrink "" "Shrink" 9 (1, 1) (1, 1) [] { bias: f32 = 0.0, lambd: f32 = 0.5 }
         /// 1 / (1 + e^-x).
@@ -418,21 +418,21 @@ ops! {
     }
     norm {
         /// Normalised by running mean and variance per channel.
-        BatchNormalization "" "BatchNormalization" 15 (5, 5) (1, 3) [] { epsilon: f32 = 9.99999975e-06, momentum: f32 = 0.899999976, training_mode: bool = false }
+        BatchNormalization "" "BatchNormalization" 15 (5, 5) (1, 3) [] { epsilon: f32 = 1e-5, momentum: f32 = 0.9, training_mode: bool = false }
         /// Normalised over groups of channels.
-        GroupNormalization "" "GroupNormalization" 21 (3, 3) (1, 1) [] { epsilon: f32 = 9.99999975e-06, num_groups: i64, stash_type: i64 = 1 }
+        GroupNormalization "" "GroupNormalization" 21 (3, 3) (1, 1) [] { epsilon: f32 = 1e-5, num_groups: i64, stash_type: i64 = 1 }
         /// Normalised over space per channel and sample.
-        InstanceNormalization "" "InstanceNormalization" 22 (3, 3) (1, 1) [] { epsilon: f32 = 9.99999975e-06 }
+        InstanceNormalization "" "InstanceNormalization" 22 (3, 3) (1, 1) [] { epsilon: f32 = 1e-5 }
         /// Local response normalisation over channels.
-        LRN "" "LRN" 13 (1, 1) (1, 1) [] { alpha: f32 = 9.99999975e-05, beta: f32 = 0.75, bias: f32 = 1.0, size: i64 }
+        LRN "" "LRN" 13 (1, 1) (1, 1) [] { alpha: f32 = 1e-4, beta: f32 = 0.75, bias: f32 = 1.0, size: i64 }
         /// Normalised over the trailing axes, with scale and bias.
-        LayerNormalization "" "LayerNormalization" 17 (2, 3) (1, 3) [] { axis: i64 = -1, epsilon: f32 = 9.99999975e-06, stash_type: i64 = 1 }
+        LayerNormalization "" "LayerNormalization" 17 (2, 3) (1, 3) [] { axis: i64 = -1, epsilon: f32 = 1e-5, stash_type: i64 = 1 }
         /// Divided by the Lp norm along an axis.
         LpNormalization "" "LpNormalization" 22 (1, 1) (1, 1) [] { axis: i64 = -1, p: i64 = 2 }
         /// Mean 0 and variance 1 over axes.
         MeanVarianceNormalization "" "MeanVarianceNormalization" 13 (1, 1) (1, 1) [] { axes: Vec<i64> = vec![0, 2, 3] }
         /// Divided by the root mean square of the trailing axes, with scale.
-        RMSNormalization "" "RMSNormalization" 23 (2, 2) (1, 1) [] { axis: i64 = -1, epsilon: f32 = 9.99999975e-06, stash_type: i64 = 1 }
+        RMSNormalization "" "RMSNormalization" 23 (2, 2) (1, 1) [] { axis: i64 = -1, epsilon: f32 = 1e-5, stash_type: i64 = 1 }
     }
     quant {
         /// Convolution of 8-bit integers into i32.

@@ -62,9 +62,7 @@ pub(crate) fn convert(x: Scalar, to: DType, saturate: bool, round_mode: &str) ->
         DType::F8E8M0 => to_e8m0(x, saturate, round_mode),
         DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ if !saturate => to_float8(x, to),
         // This format has no NaN; like other implementations Cast gives -0.
-        DType::F4E2M1 if x.dtype().is_float() => {
-            Scalar::select(un(U::IsNan, x), Scalar::float(to, -0.0), x.cast(to))
-        }
+        DType::F4E2M1 if x.dtype().is_float() => Scalar::select(un(U::IsNan, x), Scalar::float(to, -0.0), x.cast(to)),
         // Out of range is undefined in ONNX; like its reference (and ONNX Runtime) narrow integers take the low bits.
         _ if x.dtype().is_float() && to.is_int() && to.bits() <= 16 => x.cast(DType::I32).cast(to),
         _ => x.cast(to),
