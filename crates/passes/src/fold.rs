@@ -27,7 +27,8 @@ pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
     let mut count = 0;
     loop {
         let symbols = bound_symbols(g);
-        let replaced = each_node(g, cx, "fold", &mut |site| rule(site, &symbols))?;
+        let portable = cx.portable;
+        let replaced = each_node(g, cx, "fold", &mut |site| rule(site, &symbols, portable))?;
         let captured = constant_captures(g, cx);
         count += replaced + captured;
         if captured == 0 {
@@ -36,11 +37,11 @@ pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
     }
 }
 
-fn rule(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replacement {
+fn rule(site: &mut Site, symbols: &BTreeSet<&'static str>, portable: bool) -> Replacement {
     if let Some(values) = branch(site)? {
         return Ok(Some(values));
     }
-    if let Some(values) = known_ints(site, symbols)? {
+    if let Some(values) = known_ints(site, symbols, portable)? {
         return Ok(Some(values));
     }
     if let Some(values) = evaluate(site) {
@@ -71,7 +72,7 @@ fn branch(site: &mut Site) -> Replacement {
 }
 
 /// Results whose elements inference knows.
-fn known_ints(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replacement {
+fn known_ints(site: &mut Site, symbols: &BTreeSet<&'static str>, portable: bool) -> Replacement {
     if matches!(site.op(), Op::DimVector(_)) && site.graph.value(site.output()).ints.is_none() {
         return Ok(None);
     }
@@ -86,7 +87,7 @@ fn known_ints(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replacement 
         let (Some(ints), Some(ty)) = (fact.ints.clone(), fact.ty.as_tensor().cloned()) else { continue };
         if let Some(t) = Fact::of(ty.clone()).with_ints(Some(ints.clone())).known {
             *value = site.graph.add_constant(t, "");
-        } else if !matches!(site.op(), Op::DimVector(_)) && ints.iter().all(|&e| follows(e, symbols)) {
+        } else if !portable && !matches!(site.op(), Op::DimVector(_)) && ints.iter().all(|&e| follows(e, symbols)) {
             let op = DimVector { exprs: ints, dtype: i64::from(ty.dtype.onnx()), scalar: ty.rank() == 0 };
             *value = site.build(|b| b.op(op, &[]))?;
         }
@@ -117,16 +118,22 @@ fn evaluate(site: &mut Site) -> Option<Vec<Value>> {
         });
     }
     let from: usize = inputs.iter().flatten().map(size).sum();
-    let mut to = 0usize;
+    // A size that depends on the data (NonZero) is found by computing, if that is little work.
+    let mut to = Some(0usize);
     for &v in &node.outputs {
         let t = site.graph.ty(v).as_tensor()?;
-        to = to.saturating_add(t.known_dims()?.iter().fold(t.dtype.bytes(), |a, &d| a.saturating_mul(d)));
+        let bytes = t.known_dims().map(|dims| dims.iter().fold(t.dtype.bytes(), |a, &d| a.saturating_mul(d)));
+        to = to.zip(bytes).map(|(a, b)| a.saturating_add(b));
     }
     let limit = match node.op {
         Op::ConstantOfShape(_) | Op::Expand(_) | Op::Tile(_) | Op::EyeLike(_) | Op::OneHot(_) | Op::Range(_) => REPEATED,
         _ => LARGE,
     };
-    if to > from && to > limit {
+    let too_large = match to {
+        Some(to) => to > from && to > limit,
+        None => from > REPEATED,
+    };
+    if too_large {
         return None;
     }
     // An error here is one at run time, if the node is run at all: it stays where it is.

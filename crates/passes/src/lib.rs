@@ -17,6 +17,6 @@ mod recognise;
 mod rewrite;
 mod shape;
 
-pub use manager::{Class, Options, PASSES, Pass, PassReport, Report, pass, pipeline, run};
+pub use manager::{Class, Options, PASSES, Pass, PassReport, Report, pass, pipeline, run, simplify};
 pub use rewrite::Context;
 pub use shape::bind;

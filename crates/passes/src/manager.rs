@@ -106,6 +106,11 @@ pub fn pipeline() -> Vec<&'static str> {
     ]
 }
 
+/// The passes that simplify a model that stays an ONNX model (use with [`Options::portable`]).
+pub fn simplify() -> Vec<&'static str> {
+    vec!["shape", "fold", "cse", "dce", "canon", "fold", "cse", "dce"]
+}
+
 /// What to run and what to watch.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -113,6 +118,8 @@ pub struct Options {
     pub pipeline: Vec<String>,
     /// Values of symbolic dims.
     pub bind: Vec<(String, i64)>,
+    /// Make only operators that ONNX has, for export.
+    pub portable: bool,
     /// Print the graph after passes of these names (`all`: after every pass).
     pub print_after: Vec<String>,
     /// Who prints: gets the name of the pass and the graph.
@@ -130,6 +137,7 @@ impl Default for Options {
         Options {
             pipeline: pipeline().into_iter().map(str::to_owned).collect(),
             bind: vec![],
+            portable: false,
             print_after: vec![],
             print: |name, g| {
                 let text = infc_ir::text::print_with(g, infc_ir::text::Options { elide: true });
@@ -170,7 +178,7 @@ impl Report {
 /// Runs a pipeline. After an error the graph may be half rewritten.
 pub fn run(graph: &mut Graph, options: &Options) -> Result<Report, Problems> {
     let mut report = Report::default();
-    let mut cx = Context { left: options.rewrite_limit, bind: options.bind.clone() };
+    let mut cx = Context { left: options.rewrite_limit, bind: options.bind.clone(), portable: options.portable };
     if options.verify {
         check(graph, "the importer")?;
     }

@@ -16,6 +16,8 @@ pub struct Context {
     pub left: Option<usize>,
     /// Values of symbolic dims.
     pub bind: Vec<(String, i64)>,
+    /// Make only operators that ONNX has.
+    pub portable: bool,
 }
 
 impl Context {

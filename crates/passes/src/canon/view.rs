@@ -21,7 +21,7 @@ pub(super) fn rule(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replace
     }
 }
 
-/// A Reshape of `x` to the dims of the node's result, if those are known or follow from the inputs.
+/// A Reshape of `x` to the dims of the node's result, if those are known, but for one, or follow from the inputs.
 fn reshape(site: &mut Site, x: Value, symbols: &BTreeSet<&'static str>) -> Replacement {
     let Some(ty) = site.graph.ty(site.output()).as_tensor().cloned() else { return Ok(None) };
     let known: Option<Vec<i64>> = ty.dims.iter().map(|d| d.known()).collect();
@@ -30,12 +30,12 @@ fn reshape(site: &mut Site, x: Value, symbols: &BTreeSet<&'static str>) -> Repla
         d.leaves(&mut |l| good &= matches!(l.node(), ExprNode::Sym(s) if symbols.contains(s)));
         good
     };
-    if !ty.dims.iter().all(follows) {
-        return Ok(None);
-    }
     // One unknown dim is what is left over: that needs no computed target.
     let unknown = ty.dims.iter().filter(|d| d.known().is_none()).count();
     let left_over = unknown == 1 && !ty.dims.iter().any(|d| d.is(0));
+    if known.is_none() && !left_over && !ty.dims.iter().all(follows) {
+        return Ok(None);
+    }
     site.build(|b| {
         let target = match known {
             Some(dims) => b.ints(&dims),
