@@ -24,10 +24,7 @@ pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
         }
         Ok(None)
     })?;
-    // Attention contains a softmax: it comes when those are found. (It stays as written while the operator is a listed gap.)
-    if infc_ir::op::gaps().any(|name| name == "Attention") {
-        return Ok(small);
-    }
+    // Attention contains a softmax: it comes when those are found.
     Ok(small + each_node(g, cx, "recognise", &mut attention::rule)?)
 }
 

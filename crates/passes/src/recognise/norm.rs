@@ -15,36 +15,105 @@ pub(super) fn rule(site: &mut Site) -> Replacement {
     if let Some(values) = bias(site)? {
         return Ok(Some(values));
     }
+    if let Some(values) = spread(site)? {
+        return Ok(Some(values));
+    }
     core(site)
 }
 
-/// `d / sqrt(v)` in its exported forms: numerator, operand of the root, and nodes.
-fn over_root(site: &Site) -> Option<(Value, Value, Vec<Node>)> {
-    let root = |v: Value, exponent: f64| {
-        let (n, data) = site.inner(v)?;
-        match &data.op {
-            Op::Sqrt(_) if exponent > 0.0 => Some((data.inputs[0]?, n)),
-            Op::Pow(_) if site.scalar(data.inputs[1]?) == Some(exponent) => Some((data.inputs[0]?, n)),
-            _ => None,
-        }
+/// The operand of `v ^ exponent` for a root: sqrt, or a power of 0.5 or -0.5.
+fn root(site: &Site, v: Value, exponent: f64) -> Option<(Value, Node)> {
+    let (n, data) = site.inner(v)?;
+    match &data.op {
+        Op::Sqrt(_) if exponent > 0.0 => Some((data.inputs[0]?, n)),
+        Op::Pow(_) if site.scalar(data.inputs[1]?) == Some(exponent) => Some((data.inputs[0]?, n)),
+        _ => None,
+    }
+}
+
+/// The operand of `1 / sqrt(v)` in its exported forms.
+fn inverse_root(site: &Site, v: Value) -> Option<(Value, Vec<Node>)> {
+    if let Some((v, n)) = root(site, v, -0.5) {
+        return Some((v, vec![n]));
+    }
+    let (n, data) = site.inner(v)?;
+    let inner = match &data.op {
+        Op::Reciprocal(_) => data.inputs[0]?,
+        Op::Div(_) if site.scalar(data.inputs[0]?) == Some(1.0) => data.inputs[1]?,
+        _ => return None,
     };
+    root(site, inner, 0.5).map(|(v, m)| (v, vec![n, m]))
+}
+
+/// `d / sqrt(v)`: numerator, operand of the root, and nodes.
+fn over_root(site: &Site) -> Option<(Value, Value, Vec<Node>)> {
     let (a, b) = (site.input(0)?, site.input(1)?);
     match site.op() {
-        Op::Div(_) => root(b, 0.5).map(|(v, n)| (a, v, vec![n])),
+        Op::Div(_) => root(site, b, 0.5).map(|(v, n)| (a, v, vec![n])),
         Op::Mul(_) => [(a, b), (b, a)].into_iter().find_map(|(d, r)| {
-            if let Some((v, n)) = root(r, -0.5) {
-                return Some((d, v, vec![n]));
-            }
-            let (n, data) = site.inner(r)?;
-            let inner = match &data.op {
-                Op::Reciprocal(_) => data.inputs[0]?,
-                Op::Div(_) if site.scalar(data.inputs[0]?) == Some(1.0) => data.inputs[1]?,
-                _ => return None,
-            };
-            root(inner, 0.5).map(|(v, m)| (d, v, vec![n, m]))
+            let (v, nodes) = inverse_root(site, r)?;
+            Some((d, v, nodes))
         }),
         _ => None,
     }
+}
+
+/// x g + (bias - mean(x) g) with g = scale / sqrt(variance + eps), as Keras writes it: LayerNormalization.
+fn spread(site: &mut Site) -> Replacement {
+    let Some((op, inputs, nodes)) = find_spread(site) else { return Ok(None) };
+    nodes.into_iter().for_each(|n| site.absorb(n));
+    site.replace(op, &inputs)
+}
+
+fn find_spread(site: &Site) -> Option<(LayerNormalization, [Value; 3], Vec<Node>)> {
+    let Op::Add(_) = site.op() else { return None };
+    let product = |v: Value| {
+        let (n, data) = site.inner(v)?;
+        matches!(data.op, Op::Mul(_)).then_some((n, data.inputs[0]?, data.inputs[1]?))
+    };
+    let (a, b) = (site.input(0)?, site.input(1)?);
+    let ((first, p, q), (sub, data)) = [(a, b), (b, a)].into_iter().find_map(|(m, s)| {
+        let (n, data) = site.inner(s)?;
+        Some((product(m)?, matches!(data.op, Op::Sub(_)).then_some((n, data))?))
+    })?;
+    let bias = data.inputs[0]?;
+    let (second, r, s) = product(data.inputs[1]?)?;
+    // The factor that both products have is g.
+    let (x, mean, g) = [(p, q), (q, p)].into_iter().find_map(|(x, g)| {
+        let mean = if r == g {
+            s
+        } else if s == g {
+            r
+        } else {
+            return None;
+        };
+        (site.uses(g) == 2).then_some((x, mean, g))
+    })?;
+    let n = site.producer(g)?;
+    let data = site.graph.node(n);
+    let (Op::Mul(_), c, d) = (&data.op, data.inputs[0]?, data.inputs[1]?) else { return None };
+    let (scale, (v, roots)) = [(c, d), (d, c)].into_iter().find_map(|(k, r)| Some((k, inverse_root(site, r)?)))?;
+    let (sum, epsilon, variance) = super::product::plus_constant(site, v)?;
+    let (m, squared, axes) = site.mean(variance).filter(|_| site.used_once(variance))?;
+    let (square, of) = square(site, squared)?;
+    let (mean_node, mean_of, mean_axes) = site.mean(mean)?;
+    let centred = site.graph.node(site.producer(of)?);
+    let is_centred = matches!(centred.op, Op::Sub(_)) && centred.inputs[0] == Some(x) && centred.inputs[1] == Some(mean);
+    if !is_centred || mean_of != x || mean_axes != axes || epsilon < 0.0 {
+        return None;
+    }
+    let ty = site.graph.ty(x).as_tensor()?;
+    let first_axis = trailing(&axes, ty.rank())?;
+    let fits = |v: Value| {
+        let t = site.graph.ty(v).as_tensor();
+        site.graph.constant(v).is_some() && t.is_some_and(|t| t.dims[..] == ty.dims[first_axis..])
+    };
+    if !fits(scale) || !fits(bias) {
+        return None;
+    }
+    let mut nodes = vec![first, sub, second, n, sum, m, square, mean_node];
+    nodes.extend(roots);
+    Some((LayerNormalization { axis: first_axis as i64, epsilon: epsilon as f32, stash_type: 1 }, [x, scale, bias], nodes))
 }
 
 /// The operand of a square.
