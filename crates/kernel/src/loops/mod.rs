@@ -11,7 +11,11 @@
 //! Semantics, in order of execution: a store rounds to nothing (values already have the buffer's dtype); reads see earlier stores;
 //! `Check` ends the kernel with its code if the condition is false. All scalar operations are total (`docs/ir.md`).
 
+#[cfg(test)]
+mod arbitrary;
 pub mod interp;
+pub mod text;
+pub mod verify;
 
 use infc_ir::{DType, Expr, Scalar};
 

@@ -10,7 +10,7 @@ use crate::eval;
 use crate::fault::Fault;
 use crate::interp::walk::Accumulator;
 use crate::scalar::{Kind, Scalar};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Lanes of one row, where the lane axis may be cut.
 const LANES: usize = 512;
@@ -52,41 +52,67 @@ fn run_lists(rows: &mut Rows, lists: &[Vec<Reg>]) -> Result<(), Fault> {
 
 /// What a row along `axis` costs per lane, roughly in nanoseconds.
 fn cost(body: &Body, sources: &[Option<Source>], axis: usize, extent: usize) -> f64 {
-    let lane = axis as u32;
-    let (mut each, mut row) = (0.3, 60.0);
-    body.scalar.visit(&mut |s| match s.kind() {
-        Kind::Read { source, index, .. } => {
-            row += 20.0;
-            let strides = sources.get(*source as usize).and_then(|s| s.as_ref()).map_or(&[][..], |s| &s.strides);
-            let steps = index.iter().map(|i| i.as_index().and_then(|e| e.affine_in(lane)).map(|(step, _)| step));
-            let stride = steps.zip(strides).map(|(step, s)| Some(step? * s)).sum::<Option<i64>>();
-            each += match stride {
-                Some(0) => 0.1,
-                Some(1 | -1) => 0.3,
-                Some(s) if s.abs() < 8 => 0.6,
-                Some(_) => 1.2,
-                None if index.iter().all(|i| !varies(*i, lane)) => 0.1,
-                None => 8.0,
-            };
-        }
-        Kind::Index(e) if e.uses_var(lane) => each += 0.2,
-        Kind::Const(_) | Kind::Index(_) | Kind::Local(_) => {}
-        _ => {
-            row += 5.0;
-            each += if varies(s, lane) { 0.5 } else { 0.0 };
-        }
+    let mut varies: HashMap<Scalar, bool> = HashMap::new();
+    body.scalar.visit(&mut |s| {
+        let here = matches!(s.kind(), Kind::Index(e) if e.uses_var(axis as u32));
+        varies.insert(s, here || s.operands().iter().any(|o| varies[o]));
     });
-    each + row / extent.min(LANES) as f64
+    let mut c = Cost { lane: axis as u32, sources, varies, seen: HashSet::new(), each: 0.3, row: 60.0 };
+    c.add(body.scalar);
+    c.each + c.row / extent.min(LANES) as f64
 }
 
-fn varies(s: Scalar, lane: u32) -> bool {
-    let mut found = false;
-    s.visit(&mut |n| {
-        if let Kind::Index(e) = n.kind() {
-            found |= e.uses_var(lane);
+struct Cost<'a> {
+    lane: u32,
+    sources: &'a [Option<Source<'a>>],
+    varies: HashMap<Scalar, bool>,
+    seen: HashSet<Scalar>,
+    /// Per lane, and per row.
+    each: f64,
+    row: f64,
+}
+
+impl Cost<'_> {
+    fn add(&mut self, s: Scalar) {
+        if !self.seen.insert(s) {
+            return;
         }
-    });
-    found
+        match s.kind() {
+            Kind::Read { source, index, guard } => {
+                self.row += 20.0;
+                self.each += self.access(*source as usize, index);
+                index.iter().filter(|i| i.as_index().is_none()).for_each(|&i| self.add(i));
+                if let Some((cond, fallback)) = guard {
+                    // Mostly a span of lanes, found once for the row.
+                    self.row += 20.0;
+                    self.each += if self.varies[cond] { 0.2 } else { 0.0 };
+                    self.add(*fallback);
+                }
+            }
+            Kind::Const(_) | Kind::Local(_) => {}
+            _ => {
+                self.row += 5.0;
+                self.each += if self.varies[&s] { 0.5 } else { 0.0 };
+                s.operands().into_iter().for_each(|o| self.add(o));
+            }
+        }
+    }
+
+    fn access(&self, source: usize, index: &[Scalar]) -> f64 {
+        let strides = self.sources.get(source).and_then(|s| s.as_ref()).map_or(&[][..], |s| &s.strides);
+        let step = |i: &Scalar| match i.as_index().and_then(|e| e.affine_in(self.lane)) {
+            Some((step, _)) => Some(step),
+            None => (!self.varies[i]).then_some(0),
+        };
+        let stride = index.iter().zip(strides).map(|(i, s)| Some(step(i)? * s)).sum::<Option<i64>>();
+        match stride {
+            Some(0) => 0.1,
+            Some(1 | -1) => 0.3,
+            Some(s) if s.abs() < 8 => 0.6,
+            Some(_) => 1.2,
+            None => 8.0,
+        }
+    }
 }
 
 /// The lane axis: one of the result's, or the innermost of a reduction.
