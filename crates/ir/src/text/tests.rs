@@ -55,7 +55,7 @@ fn wrong_texts_name_the_place() {
         ("{0.0, 1e-20, -2.5, inf}", "#12ab", "line 8, column 29: the data of this constant was left out"),
         ("{0.0, 1e-20, -2.5, inf}", "blob 0", "line 8, column 29: there is no blob 0"),
         ("from [0, 1]", "from [0, 2]", "line 12, column 83: there is no source 2"),
-        ("yield %5, %0\n  }\n}", "yield %5, %0\n  }\n", "line 26, column 1: '}' is expected, not the end of the text"),
+        ("yield %5, %0\n  }\n}", "yield %5, %0\n  }\n", "line 27, column 1: '}' is expected, not the end of the text"),
     ] {
         let text = TINY.replacen(find, put, 1);
         assert_ne!(text, TINY);

@@ -11,7 +11,8 @@ use std::collections::HashSet;
 
 /// The graph of the model.
 pub fn main(graph: &Graph, names: &mut Names, problems: &mut Vec<Problem>) -> GraphProto {
-    region(graph, Graph::MAIN, graph.inputs().len(), names, problems)
+    let main = region(graph, Graph::MAIN, graph.inputs().len(), names, problems);
+    GraphProto { name: Some(graph.name.clone()), ..main }
 }
 
 fn info(graph: &Graph, v: Value, name: String) -> ValueInfoProto {
