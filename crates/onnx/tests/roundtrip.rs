@@ -201,6 +201,11 @@ fn external_data_is_mapped_and_stays_inside() {
 fn shared_models_round_trip_and_an_independent_decoder_agrees() {
     for path in shared_models() {
         let name = path.display().to_string();
+        // A known gap: branches of an If with different ranks, chosen by a symbolic size.
+        if name.contains("silero_vad_half") {
+            assert!(infc_onnx::import(&path).is_err(), "{name} imports now: take it off the gaps, here and in ./x");
+            continue;
+        }
         let g = infc_onnx::import(&path).unwrap_or_else(|p| panic!("{name}: {p}"));
         let again = round(&name, &g);
         let bytes = infc_onnx::export(&again).expect("export");

@@ -108,7 +108,11 @@ fn survives(before: &Graph, pipeline: Vec<String>, class: Class, bind: bool) -> 
     if bind {
         options.bind = vec![("n".into(), 2)];
     }
-    run(&mut after, &options).map_err(|p| p.to_string())?;
+    match run(&mut after, &options) {
+        // An operand that only folding makes constant: a pass on its own may say that it needs it.
+        Err(p) if p.to_string().contains("must be known at compile time") => return Ok(()),
+        result => result.map_err(|p| p.to_string())?,
+    };
     let printed = text::print(&after);
     if text::parse(&printed).map_err(|e| e.to_string())? != after.compact() {
         return Err(format!("does not parse to itself:\n{printed}"));

@@ -69,7 +69,7 @@ fn find_spread(site: &Site) -> Option<(LayerNormalization, [Value; 3], Vec<Node>
     let Op::Add(_) = site.op() else { return None };
     let product = |v: Value| {
         let (n, data) = site.inner(v)?;
-        matches!(data.op, Op::Mul(_)).then_some((n, data.inputs[0]?, data.inputs[1]?))
+        if matches!(data.op, Op::Mul(_)) { Some((n, data.inputs[0]?, data.inputs[1]?)) } else { None }
     };
     let (a, b) = (site.input(0)?, site.input(1)?);
     let ((first, p, q), (sub, data)) = [(a, b), (b, a)].into_iter().find_map(|(m, s)| {
