@@ -56,7 +56,7 @@ pub fn agree(class: Class, a: &Tensor, b: &Tensor) -> Result<(), String> {
             Class::Exact => x.to_bits() == y.to_bits() || x.is_nan() && y.is_nan(),
             Class::SameOrder => x == y || x.is_nan() && y.is_nan() || (x - y).abs() <= 1e-6 * x.abs().max(1e-3),
             Class::Reassociated => x == y || x.is_nan() && y.is_nan() || (x - y).abs() <= 1e-5 * x.abs().max(largest),
-            Class::OneRounding => x.is_nan() && y.is_nan() || (x - y).abs() <= 1.0,
+            Class::OneRounding => x == y || x.is_nan() && y.is_nan() || (x - y).abs() <= 1.0,
         };
         if !close {
             return Err(format!("element {i}: {x} became {y}"));
