@@ -7,7 +7,8 @@ use infc_ir::scalar::{Binary, Scalar, Unary};
 use infc_ir::{DType, Expr, Tensor};
 use infc_kernel::build::{self, Operand};
 use infc_kernel::fuse::is_contraction;
-use infc_kernel::loops::{Access, Buffer, Space, interp};
+use infc_kernel::loops::verify::verify;
+use infc_kernel::loops::{Access, Buffer, Space, interp, text};
 use infc_kernel::plan::{self, Plan};
 use infc_kernel::target::TargetDesc;
 use proptest::prelude::*;
@@ -134,6 +135,8 @@ fn check_against(
     let w = want.dtype.bytes();
     let (at, size) = offsets(&want.dims, out, w);
     buffers.push(vec![0xa5; size]);
+    verify(&nest.kernel).unwrap_or_else(|e| panic!("{e}\nplan {plan}\n{}", nest.kernel));
+    assert_eq!(text::parse(&nest.kernel.to_string()).as_ref(), Ok(&nest.kernel));
     interp::run(&nest.kernel, &[], &mut buffers).unwrap_or_else(|e| panic!("{e:?}\nplan {plan}"));
     let got = buffers.last().expect("the result");
     for (k, &a) in at.iter().enumerate() {
@@ -161,11 +164,16 @@ fn matmul(m: usize, k: usize, n: usize, relu: bool) -> Step {
     Step::Compute(c.simplify())
 }
 
-/// Random plans of each builder.
-const CASES: u32 = 1000;
+/// Random plans of each builder; `PROPTEST_CASES` asks for another number.
+const CASES: u32 = 100;
+
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_some() { default } else { ProptestConfig { cases: CASES, ..default } }
+}
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(CASES))]
+    #![proptest_config(config())]
 
     #[test]
     fn matrix_products(m in 1usize..20, k in 1usize..9, n in 1usize..40, c in any::<bool>(), t in any::<bool>(), wide in any::<bool>(), seed: u64) {

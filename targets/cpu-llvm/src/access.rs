@@ -202,6 +202,10 @@ impl Emit<'_> {
                 let v = self.f.load(Ty::new(elem, lanes), first, align);
                 self.reversed(v)
             }
+            // A few vector loads and shuffles instead of a load for each lane.
+            Shape::Step(p, step @ 2..=4) if self.mask.is_none() && guard.is_none() && i64::from(lanes) >= step => {
+                self.strided(p, step as u32, elem, lanes)
+            }
             shape => {
                 let ptrs = self.addresses(shape, elem, lanes);
                 let mask = match guard {
@@ -243,6 +247,29 @@ impl Emit<'_> {
     fn masked_load(&mut self, ty: Ty, p: Val, mask: Val, align: u32) -> Val {
         let args = [p, Val::int(Elem::I32, i64::from(align)), mask, zero_of(ty)];
         self.f.intrinsic("llvm.masked.load", &[ty, p.ty], ty, &args)
+    }
+
+    /// Every `step`th element from `p` on: loads that together touch nothing beyond the last of them.
+    fn strided(&mut self, p: Val, step: u32, elem: Elem, lanes: u32) -> Val {
+        let ty = Ty::new(elem, lanes);
+        let last_load = (step - 1) * (lanes - 1); // ends with the last element wanted
+        let mut out = Val { ty, op: Operand::Poison };
+        for k in 0..step {
+            let first = if k + 1 == step { last_load } else { k * lanes };
+            let at = self.f.gep(p, elem, Val::i64(i64::from(first)));
+            let part = self.f.load(ty, at, elem.bits() / 8);
+            // Lane i wants element step * i; lanes served by an earlier load keep what they have.
+            let order: Vec<String> = (0..lanes)
+                .map(|i| {
+                    let wanted = i * step;
+                    let here = wanted >= k * lanes && wanted < first + lanes;
+                    format!("i32 {}", if here { lanes + wanted - first } else { i })
+                })
+                .collect();
+            let (old, part) = (self.f.t(out), self.f.t(part));
+            out = self.f.inst(ty, format_args!("shufflevector {old}, {part}, <{lanes} x i32> <{}>", order.join(", ")));
+        }
+        out
     }
 
     fn reversed(&mut self, v: Val) -> Val {

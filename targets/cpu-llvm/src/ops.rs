@@ -1,7 +1,7 @@
 //! Scalar operations as LLVM instructions: total, no library calls, the same result as [`infc_ir::eval`] in every lane.
 
 use crate::helpers::Helper;
-use crate::ir::{Elem, Fun, Ty, Val};
+use crate::ir::{Elem, Fun, Val};
 use crate::narrow::{is_narrow, odd_f32, pack, round, unpack};
 use infc_ir::dtype::Class;
 use infc_ir::scalar::{Binary, Unary};
@@ -426,25 +426,42 @@ fn from_int(f: &mut Fun, from: DType, to: DType, v: Val) -> Result<Val, Fault> {
     })
 }
 
+/// Truncates and saturates; NaN gives 0. (LLVM's saturating conversions do one lane at a time.)
 fn to_int(f: &mut Fun, to: DType, v: Val) -> Result<Val, Fault> {
     if to == DType::Bool {
         return Ok(f.cmp("fcmp une", v, zero(v)));
     }
     let elem = value_elem(to)?;
-    let name = if to.is_signed() { "llvm.fptosi.sat" } else { "llvm.fptoui.sat" };
-    let ty: Ty = v.ty.with(elem);
-    let r = f.intrinsic(name, &[ty, v.ty], ty, &[v]);
-    if to.bits() as usize == 8 * to.bytes() {
+    let (lo, hi) = to.int_range().expect("an integer");
+    let float = v.ty.elem;
+    let largest = below(float, hi);
+    let number = f.cmp("fcmp ord", v, zero(v));
+    let x = f.select(number, v, zero(v));
+    let (low, high) = (Val::float(float, lo as f64), Val::float(float, largest));
+    let under = f.cmp("fcmp ogt", low, x);
+    let c = f.select(under, low, x);
+    let over = f.cmp("fcmp olt", high, c);
+    let c = f.select(over, high, c);
+    // Through 32 bits where they hold all values: there is no narrower conversion.
+    let (wide, op) = match to.bits() < 32 {
+        true => (Elem::I32, "fptosi"),
+        false => (elem, if to.is_signed() { "fptosi" } else { "fptoui" }),
+    };
+    let r = f.cast(op, c, wide);
+    let r = f.cast("trunc", r, elem);
+    if largest as i128 == hi {
         return Ok(r);
     }
-    let (lo, hi) = to.int_range().expect("an integer");
-    let (lo, hi) = (Val::int(elem, lo as i64), Val::int(elem, hi as i64));
-    Ok(if to.is_signed() {
-        let r = f.same("llvm.smax", [r, lo]);
-        f.same("llvm.smin", [r, hi])
-    } else {
-        f.same("llvm.umin", [r, hi])
-    })
+    let beyond = f.cmp("fcmp oge", x, Val::float(float, (hi + 1) as f64));
+    Ok(f.select(beyond, Val::int(elem, hi as i64), r))
+}
+
+/// The largest float that is at most `hi`, which is one less than a power of two.
+fn below(float: Elem, hi: i128) -> f64 {
+    let bits = if float == Elem::F64 { 53 } else { 24 };
+    let used = 128 - hi.leading_zeros();
+    let dropped = used.saturating_sub(bits);
+    (hi >> dropped << dropped) as f64
 }
 
 /// The same bits as another dtype.

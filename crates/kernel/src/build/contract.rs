@@ -152,7 +152,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
     let batch: Vec<usize> = (0..rank).filter(|x| *x != p.n && !p.m.contains(x)).collect();
     let m_dims: Vec<Expr> = p.m.iter().map(|&x| c.dims[x]).collect();
     let (rows, columns) = (Expr::product(m_dims.iter().copied()), c.dims[p.n]);
-    let (mr, nr) = (p.mr as i64, p.nr as i64);
+    let nr = p.nr as i64;
     let mut grid: Vec<Expr> = batch.iter().map(|&x| c.dims[x]).collect();
     grid.push(rows.div_ceil(Expr::from(p.mc)));
     grid.push(columns.div_ceil(Expr::from(p.nc)));
@@ -161,11 +161,11 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
     let (m_block, n_block) = (place[batch.len()], place[batch.len() + 1]);
     let mut axes = vec![Expr::int(0); rank];
     batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
-    let (m_tile, n_tile) = (cx.var(), cx.var());
-    let m0 = m_block * p.mc as i64 + m_tile * mr;
+    let n_tile = cx.var();
+    let m_block = m_block * p.mc as i64;
     let n0 = n_block * p.nc as i64 + n_tile * nr;
     let source = vector_source(cx, c, p, b);
-    let nest = Tile { c, p, a, b, axes, m_dims, rows, columns, m0, n0, m_tile, source };
+    let mut nest = Tile { c, p, a, b, axes, m_dims, rows, columns, m_block, m0: m_block, n0, source };
     let whole = columns.known().is_some_and(|x| x % nr == 0);
     let body = if whole {
         nest.column(cx, false)
@@ -175,7 +175,10 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
         vec![Stmt::If { cond: fits, then, otherwise }]
     };
     let body = inside(n0, columns, p.nc, body);
-    cx.body = vec![for_each(n_tile, Expr::from(p.nc / p.nr), LoopKind::Serial, body)];
+    if let Source::Scratch(panel) = nest.source {
+        cx.body.push(Stmt::Alloc { buffer: panel });
+    }
+    cx.body.push(for_each(n_tile, Expr::from(p.nc / p.nr), LoopKind::Serial, body));
     debug_assert_eq!(r.kind, Reducer::Sum);
 }
 
@@ -224,9 +227,10 @@ struct Tile<'a> {
     m_dims: Vec<Expr>,
     rows: Expr,
     columns: Expr,
+    /// First row of the task, and of the tile.
+    m_block: Expr,
     m0: Expr,
     n0: Expr,
-    m_tile: Expr,
     source: Source,
 }
 
@@ -236,14 +240,15 @@ impl Tile<'_> {
     }
 
     /// All row tiles of one column tile. `tail`: the last columns are missing.
-    fn column(&self, cx: &mut Cx, tail: bool) -> Vec<Stmt> {
+    fn column(&mut self, cx: &mut Cx, tail: bool) -> Vec<Stmt> {
+        let m_tile = cx.var();
+        self.m0 = self.m_block + m_tile * self.p.mr as i64;
         let mut body = vec![];
         if let Source::Scratch(panel) = self.source {
-            body.push(Stmt::Alloc { buffer: panel });
             body.push(self.fill_panel(cx, panel, tail));
         }
         let rows = inside(self.m0, self.rows, self.p.mc, self.tile(cx, tail));
-        body.push(for_each(self.m_tile, Expr::from(self.p.mc / self.p.mr), LoopKind::Serial, rows));
+        body.push(for_each(m_tile, Expr::from(self.p.mc / self.p.mr), LoopKind::Serial, rows));
         body
     }
 
