@@ -5,7 +5,7 @@ use crate::fault;
 use crate::fault::Fault;
 use crate::fault::Problems;
 use crate::graph::Node;
-use crate::op::{Loop, Scan, normal_axis};
+use crate::op::{Loop, Scan, SequenceMap, normal_axis};
 use crate::tensor::{Data, Tensor, count};
 
 impl Machine<'_> {
@@ -115,6 +115,37 @@ impl Machine<'_> {
             carried.push(Item::Tensor(joined.map_err(|f| fail(self, f))?));
         }
         self.counted(n, carried)
+    }
+
+    /// Operands that are sequences run along, the others (and the captured ones) are the same in every call.
+    pub(super) fn run_sequence_map(
+        &mut self,
+        n: Node,
+        op: &SequenceMap,
+        inputs: Vec<Option<Item>>,
+    ) -> Result<Vec<Item>, Problems> {
+        let items = present(inputs.into_iter()).map_err(|f| self.problem(n, f))?;
+        let own = items.len().saturating_sub(op.captures as usize);
+        let Some(Item::Sequence(first)) = items.first() else {
+            return Err(self.problem(n, fault!("operand 0 is no sequence")));
+        };
+        let trips = first.len();
+        if items[..own].iter().any(|i| matches!(i, Item::Sequence(s) if s.len() != trips)) {
+            return Err(self.problem(n, fault!("the sequences differ in length")));
+        }
+        let body = self.graph.node(n).regions[0];
+        let mut made: Vec<Vec<Item>> = vec![vec![]; self.graph.region(body).results.len()];
+        for trip in 0..trips {
+            let pick = |(k, item): (usize, &Item)| match item {
+                Item::Sequence(s) if k < own => s[trip].clone(),
+                other => other.clone(),
+            };
+            let args = items.iter().enumerate().map(pick).collect();
+            for (list, item) in made.iter_mut().zip(self.region(body, args)?) {
+                list.push(item);
+            }
+        }
+        self.counted(n, made.into_iter().map(Item::Sequence).collect())
     }
 
     fn counted(&self, n: Node, results: Vec<Item>) -> Result<Vec<Item>, Problems> {

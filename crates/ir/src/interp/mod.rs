@@ -5,6 +5,7 @@
 //! values), control flow, routines. It knows no target and no loops.
 
 mod control;
+mod host;
 mod routine;
 mod rows;
 mod walk;
@@ -218,6 +219,7 @@ impl Machine<'_> {
                 Op::If(_) => self.run_if(n, inputs)?,
                 Op::Loop(op) => self.run_loop(n, op, inputs)?,
                 Op::Scan(op) => self.run_scan(n, op, inputs)?,
+                Op::SequenceMap(op) => self.run_sequence_map(n, op, inputs)?,
                 Op::DimVector(op) => {
                     let number = |e: Expr| match e.node() {
                         ExprNode::Sym(s) => self.symbols.get(s).map_or(e, |&n| Expr::int(n)),
@@ -289,7 +291,7 @@ fn apply(op: &Op, inputs: &[Option<Item>], types: &[Option<&Type>], outputs: usi
             results.into_iter().map(Item::Tensor).collect()
         }
         Meaning::Control => return Err(fault!("a body is needed to run it")),
-        Meaning::Host => return Err(fault!("is work for the host, which the interpreter does not do")),
+        Meaning::Host => host::run(op, inputs)?,
     };
     if results.len() < outputs {
         return Err(fault!("has {} results, {outputs} are asked for", results.len()));

@@ -111,6 +111,12 @@ pub(super) fn dtype_attr(name: &str, number: i64) -> Result<DType, Fault> {
         .ok_or_else(|| fault!("attribute '{name}' is {number}, which is no dtype of ONNX"))
 }
 
+/// True if operand `i` is there but its elements are known only at run time. What depends on them then has new dims; such a node
+/// runs where values are at hand (the interpreter), and its meaning cannot be told before.
+pub(super) fn is_data(cx: &Ctx, i: usize) -> bool {
+    cx.has(i) && cx.known(i).is_none() && cx.inputs[i].as_ref().is_none_or(|f| f.ints.is_none())
+}
+
 /// Elements of the operands as expressions, broadcast to a result of rank 0 or 1, one list per result element.
 pub(super) fn broadcast_ints(cx: &Ctx) -> Option<Vec<Vec<Expr>>> {
     let ints: Vec<&Vec<Expr>> = cx.inputs.iter().map(|f| f.as_ref()?.ints.as_ref()).collect::<Option<_>>()?;
@@ -187,3 +193,56 @@ macro_rules! reduce_helpers {
     )* };
 }
 reduce_helpers! { reduce_max ReduceMax reduce_mean ReduceMean reduce_sum ReduceSum }
+
+/// Short ways to apply an operator in tests.
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+
+    pub use std::slice::from_ref;
+
+    /// An f32 tensor.
+    pub fn f32s(dims: &[usize], values: &[f32]) -> Tensor {
+        Tensor::from_vec(dims.to_vec(), values.to_vec())
+    }
+    /// Result 0 of `op` on tensors, as numbers, with its dims.
+    pub fn run(op: impl Into<Op>, inputs: &[Tensor]) -> (Vec<usize>, Vec<f64>) {
+        let inputs: Vec<_> = inputs.iter().cloned().map(Some).collect();
+        let out = crate::interp::eval_op(&op.into(), &inputs, 1).unwrap().remove(0);
+        (out.dims.clone(), (0..out.len()).map(|i| out.float(i)).collect())
+    }
+    /// Checks result 0 of `op`, to 6 digits.
+    pub fn check(op: impl Into<Op>, inputs: &[Tensor], dims: &[usize], want: &[f64]) {
+        let op = op.into();
+        let (got_dims, got) = run(op.clone(), inputs);
+        let close = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-6 * b.abs().max(1.0) || a.is_nan() && b.is_nan() || a == b;
+        assert!(
+            got_dims == dims && got.iter().zip(want).all(close),
+            "{}: {got_dims:?} {got:?}, not {dims:?} {want:?}",
+            op.name()
+        );
+    }
+    /// Fact of result 0 on facts.
+    pub fn fact_of(op: impl Into<Op>, inputs: &[Fact]) -> Result<Fact, Fault> {
+        let facts: Vec<_> = inputs.iter().cloned().map(Some).collect();
+        Ok(op.into().infer(&Ctx { inputs: &facts, regions: &[], outputs: 1 })?.remove(0))
+    }
+    /// Checks the type of result 0 on operands of the types `inputs`, all in the text form.
+    pub fn check_type(op: impl Into<Op>, inputs: &[(DType, &[&str])], want: &str) {
+        let dims = |d: &[&str]| d.iter().map(|s| s.parse().unwrap()).collect::<Vec<Expr>>();
+        let facts: Vec<Fact> = inputs.iter().map(|(t, d)| Fact::tensor(*t, dims(d))).collect();
+        let got = fact_of(op, &facts).map_or_else(|f| f.0, |f| f.ty.to_string());
+        assert_eq!(got, want);
+    }
+    /// The scalar that a one-step operator reduces.
+    pub fn body(op: impl Into<Op>, inputs: &[(DType, &[&str])]) -> String {
+        let op = op.into();
+        let dims = |d: &[&str]| d.iter().map(|s| s.parse().unwrap()).collect::<Vec<Expr>>();
+        let facts: Vec<_> = inputs.iter().map(|(t, d)| Some(Fact::tensor(*t, dims(d)))).collect();
+        let cx = Ctx { inputs: &facts, regions: &[], outputs: 1 };
+        let outs: Vec<Type> = op.infer(&cx).unwrap().into_iter().map(|f| f.ty).collect();
+        let Meaning::Steps { steps, .. } = op.meaning(&cx, &outs).unwrap() else { panic!("{} is no list of steps", op.name()) };
+        let Step::Compute(c) = &steps[0] else { panic!("{} is no compute", op.name()) };
+        c.reduction.as_ref().map_or(c.value, |r| r.body).to_string()
+    }
+}

@@ -1,8 +1,118 @@
-//! Sequences and optionals.
+//! Sequences and optionals: work for the host.
+//!
+//! The elements of a sequence may differ in their dims. Its type has the dims that all are known to share; the others are new
+//! symbols, which stand for "any".
 
 use super::*;
 
-gaps! {
-    ConcatFromSequence, Optional, OptionalGetElement, OptionalHasElement, SequenceAt, SequenceConstruct, SequenceEmpty, SequenceErase,
-    SequenceInsert, SequenceLength, SequenceMap, SplitToSequence
+gaps! {}
+
+/// The element type of the sequence in operand `i`.
+fn element<'a>(cx: &Ctx<'a>, i: usize) -> Result<&'a Type, Fault> {
+    match &cx.fact(i)?.ty {
+        Type::Sequence(t) => Ok(t),
+        other => Err(fault!("operand {i} is {other}, a sequence is needed")),
+    }
+}
+
+/// A type for both `a` and `b`. Of tensors of different rank only the dtype is kept: the dims are those of `a`.
+fn joined(a: &Type, b: &Type, op: &str) -> Result<Type, Fault> {
+    match (a, b) {
+        (Type::Tensor(x), Type::Tensor(y)) if x.dtype == y.dtype && x.rank() == y.rank() => {
+            let dims = x.dims.iter().zip(&y.dims).enumerate();
+            Ok(Type::tensor(x.dtype, dims.map(|(k, (&p, &q))| if p == q { p } else { new_dim(op, k) })))
+        }
+        (Type::Tensor(x), Type::Tensor(y)) if x.dtype == y.dtype => Ok(a.clone()),
+        _ if a == b => Ok(a.clone()),
+        _ => Err(fault!("elements of types {a} and {b} cannot be in one sequence")),
+    }
+}
+
+fn sequence(of: Type) -> Vec<Fact> {
+    vec![Fact::of(Type::Sequence(Box::new(of)))]
+}
+
+macro_rules! host_ops {
+    ($($(#[$doc:meta])* $name:ident |$op:ident, $cx:ident| $infer:expr;)*) => { $(
+        $(#[$doc])*
+        impl OpDef for $name {
+            fn infer(&self, $cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+                let $op = self;
+                $infer
+            }
+            fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+                Ok(Meaning::Host)
+            }
+        }
+    )* };
+}
+
+host_ops! {
+    SequenceConstruct |_op, cx| {
+        let mut ty = cx.fact(0)?.ty.clone();
+        for i in 1..cx.inputs.len() {
+            ty = joined(&ty, &cx.fact(i)?.ty, "SequenceConstruct")?;
+        }
+        Ok(sequence(ty))
+    };
+    /// Nothing is known of the rank of its elements: it is taken from the first that is put in.
+    SequenceEmpty |op, _cx| {
+        Ok(sequence(Type::tensor(op.dtype.map_or(Ok(DType::F32), |d| common::dtype_attr("dtype", d))?, [])))
+    };
+    SequenceInsert |_op, cx| {
+        let (old, new) = (element(cx, 0)?, &cx.fact(1)?.ty);
+        Ok(sequence(joined(new, old, "SequenceInsert")?))
+    };
+    SequenceErase |_op, cx| Ok(sequence(element(cx, 0)?.clone()));
+    SequenceAt |_op, cx| Ok(vec![Fact::of(element(cx, 0)?.clone())]);
+    SequenceLength |_op, cx| element(cx, 0).map(|_| vec![Fact::tensor(DType::I64, [])]);
+    ConcatFromSequence |op, cx| {
+        let t = element(cx, 0)?.as_tensor().ok_or_else(|| fault!("the elements of the sequence are no tensors"))?;
+        let mut dims = t.dims.clone();
+        let axis = normal_axis(op.axis, dims.len() + op.new_axis as usize)?;
+        match op.new_axis {
+            0 => dims[axis] = new_dim("ConcatFromSequence", 0),
+            _ => dims.insert(axis, new_dim("ConcatFromSequence", 0)),
+        }
+        Ok(vec![Fact::tensor(t.dtype, dims)])
+    };
+    SplitToSequence |op, cx| {
+        let t = cx.tensor(0)?;
+        let axis = normal_axis(op.axis, t.rank())?;
+        let mut dims = t.dims.clone();
+        let ints = if cx.has(1) { cx.fact(1)?.ints.clone() } else { Some(vec![Expr::int(1)]) };
+        let one_size = |v: &Vec<Expr>| v.iter().all(|&e| e == v[0]) && (v.len() > 1 || t.dims[axis].rem(v[0]).is(0));
+        match ints.filter(|v| !v.is_empty() && one_size(v)) {
+            Some(v) => dims[axis] = v[0],
+            None => dims[axis] = new_dim("SplitToSequence", 0),
+        }
+        if !cx.has(1) && !op.keepdims {
+            dims.remove(axis);
+        }
+        Ok(sequence(Type::tensor(t.dtype, dims)))
+    };
+    Optional |_op, cx| match cx.inputs {
+        [Some(f)] => Ok(vec![Fact::of(Type::Optional(Box::new(f.ty.clone())))]),
+        _ => Err(fault!("an empty optional without a value to take the type from is not supported")),
+    };
+    OptionalHasElement |_op, _cx| Ok(vec![Fact::tensor(DType::Bool, [])]);
+    OptionalGetElement |_op, cx| match &cx.fact(0)?.ty {
+        Type::Optional(t) => Ok(vec![Fact::of((**t).clone())]),
+        other => Ok(vec![Fact::of(other.clone())]),
+    };
+}
+
+/// Operands that are sequences are taken element by element, tensors go to every call.
+impl OpDef for SequenceMap {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        element(cx, 0)?;
+        let body = cx.regions.first().ok_or_else(|| fault!("the body is missing"))?;
+        if body.params.len() != cx.inputs.len() {
+            return Err(fault!("the body takes {} values, {} are passed", body.params.len(), cx.inputs.len()));
+        }
+        Ok(body.results.iter().flat_map(|f| sequence(f.ty.clone())).collect())
+    }
+    fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        Ok(Meaning::Control)
+    }
 }

@@ -269,6 +269,13 @@ impl OpDef for Col2Im {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let x = accept(cx, 0, Accept::Plain)?;
         expect_rank(cx, 0, 3)?;
+        if is_data(cx, 1) || is_data(cx, 2) {
+            let Some(space) = cx.dims(1)?.first().and_then(|d| d.known()) else {
+                return Err(fault!("operand 1 is {}; its length must be known at compile time", cx.tensor(1)?));
+            };
+            let dims = [x.dims[0]].into_iter().chain((0..1 + space as usize).map(|i| new_dim("Col2Im", i)));
+            return Ok(vec![Fact::tensor(x.dtype, dims)]);
+        }
         let win = self.windows(cx)?;
         let block = Expr::product(win.kernel.iter().copied());
         expect_dim("the number of blocks", x.dims[2], Expr::product(win.out.iter().copied()))?;
@@ -430,5 +437,71 @@ impl OpDef for DeformConv {
             sum.cast(x.dtype)
         });
         Ok(Meaning::one(cx.inputs.len(), Step::Compute(c.simplify())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::testing::*;
+    use super::*;
+    use DType::F32;
+
+    fn conv(group: i64, pads: &[i64], strides: &[i64], auto_pad: &str) -> Conv {
+        let (pads, strides) = (pads.to_vec(), strides.to_vec());
+        Conv { auto_pad: auto_pad.into(), dilations: vec![], group, kernel_shape: vec![], pads, strides }
+    }
+
+    fn transposed(pads: &[i64], strides: &[i64], dilations: &[i64]) -> ConvTranspose {
+        ConvTranspose {
+            auto_pad: "NOTSET".into(),
+            dilations: dilations.to_vec(),
+            group: 1,
+            kernel_shape: vec![],
+            output_padding: vec![],
+            output_shape: vec![],
+            pads: pads.to_vec(),
+            strides: strides.to_vec(),
+        }
+    }
+
+    #[test]
+    fn values() {
+        let x = f32s(&[1, 1, 4], &[1.0, 2.0, 3.0, 4.0]);
+        let w = f32s(&[1, 1, 3], &[1.0, 10.0, 100.0]);
+        check(conv(1, &[1, 1], &[], ""), &[x.clone(), w.clone()], &[1, 1, 4], &[210.0, 321.0, 432.0, 43.0]);
+        check(conv(1, &[], &[2], "SAME_UPPER"), &[x.clone(), w.clone(), f32s(&[1], &[0.5])], &[1, 1, 2], &[321.5, 43.5]);
+        check(transposed(&[], &[], &[]), &[x.clone(), w.clone()], &[1, 1, 6], &[1.0, 12.0, 123.0, 234.0, 340.0, 400.0]);
+        let spread = [1.0, 10.0, 102.0, 20.0, 203.0, 30.0, 304.0, 40.0, 400.0];
+        check(transposed(&[], &[2], &[]), &[x.clone(), w.clone()], &[1, 1, 9], &spread);
+        check(transposed(&[1, 1], &[2], &[]), &[x.clone(), w.clone()], &[1, 1, 7], &spread[1..8]);
+        let apart = [1.0, 0.0, 12.0, 0.0, 123.0, 0.0, 234.0, 0.0, 340.0, 0.0, 400.0];
+        check(transposed(&[], &[2], &[2]), &[x, w], &[1, 1, 11], &apart);
+        let two = f32s(&[1, 2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        check(conv(2, &[], &[], ""), &[two, f32s(&[2, 1, 1], &[10.0, 100.0])], &[1, 2, 2], &[10.0, 20.0, 300.0, 400.0]);
+    }
+
+    #[test]
+    fn bodies_are_products_of_reads() {
+        let x: (DType, &[&str]) = (F32, &["n", "8", "h", "32"]);
+        let dense = body(conv(1, &[], &[], ""), &[x, (F32, &["4", "8", "3", "3"])]);
+        assert_eq!(dense, "mul(b0:f32[i0, i4, i2 + i5, i3 + i6], b1:f32[i1, i4, i5, i6])");
+        let depthwise = body(conv(8, &[], &[2, 2], ""), &[x, (F32, &["8", "1", "3", "3"])]);
+        assert_eq!(depthwise, "mul(b0:f32[i0, i1, 2*i2 + i5, 2*i3 + i6], b1:f32[i1, 0, i5, i6])");
+        let grouped = body(conv(2, &[], &[], ""), &[x, (F32, &["4", "4", "1", "1"])]);
+        assert_eq!(grouped, "mul(b0:f32[i0, i4 + 4*div(i1, 2), i2, i3], b1:f32[i1, i4, 0, 0])");
+    }
+
+    #[test]
+    fn types() {
+        let x: (DType, &[&str]) = (F32, &["n", "64", "h", "w"]);
+        check_type(conv(1, &[1; 4], &[2, 2], ""), &[x, (F32, &["8", "64", "3", "3"])], "f32[n, 8, div(h + 1, 2), div(w + 1, 2)]");
+        check_type(conv(3, &[], &[], ""), &[x, (F32, &["8", "64", "3", "3"])], "group 3 does not divide 64 input channels");
+        check_type(
+            conv(1, &[], &[], ""),
+            &[x, (F32, &["8", "32", "3", "3"])],
+            "the number of input channels is 64, but must be 32",
+        );
+        check_type(conv(1, &[1], &[], ""), &[x, (F32, &["8", "64", "3", "3"])], "attribute 'pads' has 1 entries, 4 are needed");
+        check_type(transposed(&[0; 4], &[2, 2], &[]), &[x, (F32, &["64", "8", "2", "2"])], "f32[n, 8, 2*h, 2*w]");
     }
 }

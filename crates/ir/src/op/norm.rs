@@ -358,3 +358,29 @@ impl OpDef for LRN {
         Ok(Meaning::one(1, Step::Compute(c)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::testing::*;
+    use super::*;
+
+    #[test]
+    fn values() {
+        let x = f32s(&[1, 2, 2], &[1.0, 3.0, 2.0, 6.0]);
+        let [one, zero] = [1.0, 0.0].map(|v| f32s(&[2], &[v, v]));
+        let unit = [-1.0, 1.0, -1.0, 1.0];
+        let batch = BatchNormalization { epsilon: 0.0, momentum: 0.9, training_mode: false };
+        let statistics = [f32s(&[2], &[2.0, 4.0]), f32s(&[2], &[1.0, 4.0])];
+        check(batch, &[x.clone(), one.clone(), zero.clone(), statistics[0].clone(), statistics[1].clone()], &[1, 2, 2], &unit);
+        check(InstanceNormalization { epsilon: 0.0 }, &[x.clone(), one.clone(), zero.clone()], &[1, 2, 2], &unit);
+        let layer = LayerNormalization { axis: -1, epsilon: 0.0, stash_type: 1 };
+        check(layer, &[x.clone(), one.clone(), f32s(&[2], &[1.0, 1.0])], &[1, 2, 2], &[0.0, 2.0, 0.0, 2.0]);
+        let group = GroupNormalization { epsilon: 0.0, num_groups: 2, stash_type: 1 };
+        check(group, &[x.clone(), one.clone(), zero], &[1, 2, 2], &unit);
+        let root = RMSNormalization { axis: -1, epsilon: 0.0, stash_type: 1 };
+        check(root, &[f32s(&[2], &[3.0, 4.0]), one], &[2], &[0.8485281, 1.1313708]);
+        check(LpNormalization { axis: -1, p: 2 }, &[f32s(&[2, 2], &[3.0, 4.0, 0.0, 0.0])], &[2, 2], &[0.6, 0.8, 0.0, 0.0]);
+        let lrn = LRN { alpha: 2.0, beta: 1.0, bias: 1.0, size: 2 };
+        check(lrn, &[f32s(&[1, 2, 1], &[1.0, 2.0])], &[1, 2, 1], &[1.0 / 6.0, 2.0 / 5.0]);
+    }
+}

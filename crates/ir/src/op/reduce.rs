@@ -64,6 +64,30 @@ fn reduced(cx: &Ctx, keepdims: bool, noop: bool) -> Result<Reduced, Fault> {
     Ok(Reduced::new(dims, &axes, keepdims))
 }
 
+/// Dims of the result when the axes are data: all new, as many as can be counted.
+fn open_dims(cx: &Ctx, op: &str, keepdims: bool, noop: bool) -> Result<Vec<Expr>, Fault> {
+    let rank = cx.dims(0)?.len();
+    let axes = cx.dims(1)?.first().and_then(|d| d.known());
+    let left = match (keepdims, axes) {
+        (true, _) => rank,
+        (false, Some(0)) => {
+            if noop {
+                rank
+            } else {
+                0
+            }
+        }
+        (false, Some(n)) => rank.saturating_sub(n as usize),
+        (false, None) => {
+            return Err(fault!(
+                "operand 1 ({}) must be known at compile time: the rank of the result depends on it",
+                cx.tensor(1)?
+            ));
+        }
+    };
+    Ok((0..left).map(|i| new_dim(op, i)).collect())
+}
+
 /// One reduction step: `body(x)` combined by `kind`, then `finish(accumulator, count)`; `x` has dtype `wide`.
 fn reduce_step(
     t: &TensorType,
@@ -89,6 +113,10 @@ macro_rules! reductions {
         impl OpDef for $name {
             fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
                 let t = accept(cx, 0, Accept::$what)?;
+                if is_data(cx, 1) {
+                    let dims = open_dims(cx, stringify!($name), self.keepdims, self.noop_with_empty_axes)?;
+                    return Ok(vec![Fact::tensor(t.dtype, dims)]);
+                }
                 let r = reduced(cx, self.keepdims, self.noop_with_empty_axes)?;
                 // Of a small integer vector, reduced to one element.
                 let $e = cx.fact(0)?.ints.as_deref().filter(|_| t.rank() == 1 && r.gone[0]);
@@ -134,7 +162,11 @@ reductions! {
 impl OpDef for ReduceLogSumExp {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let t = accept(cx, 0, Accept::Number)?;
-        Ok(vec![Fact::tensor(t.dtype, reduced(cx, self.keepdims, self.noop_with_empty_axes)?.out())])
+        let dims = match is_data(cx, 1) {
+            true => open_dims(cx, "ReduceLogSumExp", self.keepdims, self.noop_with_empty_axes)?,
+            false => reduced(cx, self.keepdims, self.noop_with_empty_axes)?.out(),
+        };
+        Ok(vec![Fact::tensor(t.dtype, dims)])
     }
     /// m + ln(sum(e^(x - m))) with m the largest element (0 where that is infinite).
     fn meaning(&self, cx: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
@@ -241,6 +273,9 @@ macro_rules! running {
         impl OpDef for $name {
             fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
                 let t = accept(cx, 0, Accept::Number)?;
+                if is_data(cx, 1) {
+                    return Ok(vec![Fact::of(t.clone())]);
+                }
                 running_axis(cx)?;
                 let ints = cx.fact(0)?.ints.as_ref().filter(|_| t.rank() == 1).map(|ints| {
                     let mut $total = Expr::int($first);
@@ -319,5 +354,51 @@ impl OpDef for LogSoftmax {
             let y = b.op(Sub {}, &[shifted, log])?;
             Ok(vec![cast_to(b, y, dtype)?])
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::testing::*;
+    use super::*;
+
+    fn x() -> Tensor {
+        f32s(&[2, 3], &[1.0, 5.0, 3.0, 4.0, -2.0, 6.0])
+    }
+
+    #[test]
+    fn values() {
+        let last = Tensor::from_ints(&[-1]);
+        let (keepdims, noop_with_empty_axes) = (false, false);
+        check(ReduceSum { keepdims, noop_with_empty_axes }, &[x(), last.clone()], &[2], &[9.0, 8.0]);
+        check(ReduceMean { keepdims: true, noop_with_empty_axes }, &[x(), last.clone()], &[2, 1], &[3.0, 8.0 / 3.0]);
+        check(ReduceMax { keepdims, noop_with_empty_axes }, &[x()], &[], &[6.0]);
+        check(ReduceL2 { keepdims, noop_with_empty_axes }, &[f32s(&[2], &[3.0, -4.0])], &[], &[5.0]);
+        check(ReduceSumSquare { keepdims, noop_with_empty_axes: true }, &[f32s(&[2], &[3.0, -4.0])], &[2], &[9.0, 16.0]);
+        let large = f32s(&[2], &[1000.0, 1000.0]);
+        check(ReduceLogSumExp { keepdims, noop_with_empty_axes }, from_ref(&large), &[], &[1000.6931]);
+        check(Softmax { axis: -1 }, from_ref(&large), &[2], &[0.5, 0.5]);
+        check(LogSoftmax { axis: 0 }, &[large], &[2], &[-std::f64::consts::LN_2; 2]);
+        check(Hardmax { axis: 1 }, &[x()], &[2, 3], &[0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
+        check(ArgMax { axis: 1, keepdims: false, select_last_index: false }, &[x()], &[2], &[1.0, 2.0]);
+        check(ArgMin { axis: 0, keepdims: true, select_last_index: false }, &[x()], &[1, 3], &[0.0, 1.0, 0.0]);
+        let sums = CumSum { exclusive: true, reverse: true };
+        check(sums, &[f32s(&[3], &[1.0, 2.0, 3.0]), Tensor::from_vec([], vec![0i64])], &[3], &[5.0, 3.0, 0.0]);
+    }
+
+    #[test]
+    fn empty_reductions_give_the_identity() {
+        let none = f32s(&[0, 2], &[]);
+        let axes = Tensor::from_ints(&[0]);
+        let (keepdims, noop_with_empty_axes) = (false, false);
+        check(ReduceSum { keepdims, noop_with_empty_axes }, &[none.clone(), axes.clone()], &[2], &[0.0; 2]);
+        check(ReduceMin { keepdims, noop_with_empty_axes }, &[none, axes], &[2], &[f64::INFINITY; 2]);
+    }
+
+    #[test]
+    fn a_shape_reduces_to_its_size() {
+        let shape = Fact::tensor(DType::I64, [Expr::int(2)]).with_ints(Some(vec![Expr::sym("n"), Expr::int(4)]));
+        let size = fact_of(ReduceProd { keepdims: false, noop_with_empty_axes: false }, &[shape]).unwrap();
+        assert_eq!(size.ints, Some(vec![Expr::sym("n") * 4]));
     }
 }

@@ -35,7 +35,8 @@ macro_rules! windows {
     ($($name:ident $coefficients:expr;)*) => { $(
         impl OpDef for $name {
             fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
-                Ok(vec![Fact::tensor(dtype_attr("output_datatype", self.output_datatype)?, [scalar_int(cx, 0)?])])
+                let size = if is_data(cx, 0) { new_dim(stringify!($name), 0) } else { scalar_int(cx, 0)? };
+                Ok(vec![Fact::tensor(dtype_attr("output_datatype", self.output_datatype)?, [size])])
             }
             fn meaning(&self, _: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
                 Ok(cosine_window(Ctx::out(outs, 0)?, self.periodic, &$coefficients))
@@ -98,8 +99,13 @@ impl DFT {
 
 impl OpDef for DFT {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let x = accept(cx, 0, Accept::Float)?;
+        if is_data(cx, 1) || is_data(cx, 2) {
+            let parts = Expr::int(if self.onesided != 0 && self.inverse != 0 { 1 } else { 2 });
+            let dims = (1..x.rank()).map(|i| new_dim("DFT", i - 1)).chain([parts]);
+            return Ok(vec![Fact::tensor(x.dtype, dims)]);
+        }
         let t = self.plan(cx)?;
-        let x = cx.tensor(0)?;
         let mut dims = x.dims.clone();
         dims[t.axis] = if self.onesided != 0 && self.inverse == 0 { t.length.div(Expr::int(2)) + 1 } else { t.length };
         dims[x.rank() - 1] = Expr::int(if self.onesided != 0 && self.inverse != 0 { 1 } else { 2 });
@@ -164,8 +170,13 @@ impl STFT {
 
 impl OpDef for STFT {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let x = accept(cx, 0, Accept::Float)?;
+        if is_data(cx, 1) || is_data(cx, 3) {
+            expect_rank(cx, 0, 3)?;
+            let dims = [x.dims[0], new_dim("STFT", 0), new_dim("STFT", 1), Expr::int(2)];
+            return Ok(vec![Fact::tensor(x.dtype, dims)]);
+        }
         let (step, length) = self.frames(cx)?;
-        let x = cx.tensor(0)?;
         let bins = if self.onesided != 0 { length.div(Expr::int(2)) + 1 } else { length };
         let frames = (x.dims[1] - length).div(step) + 1;
         Ok(vec![Fact::tensor(x.dtype, [x.dims[0], frames, bins, Expr::int(2)])])
@@ -216,8 +227,11 @@ impl MelWeightMatrix {
 
 impl OpDef for MelWeightMatrix {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
-        let (bands, length, ..) = self.parameters(cx)?;
         let dtype = dtype_attr("output_datatype", self.output_datatype)?;
+        if (0..5).any(|i| cx.known(i).is_none()) {
+            return Ok(vec![Fact::tensor(dtype, [0, 1].map(|i| new_dim("MelWeightMatrix", i)))]);
+        }
+        let (bands, length, ..) = self.parameters(cx)?;
         Ok(vec![Fact::tensor(dtype, [Expr::from(length / 2 + 1), Expr::from(bands)])])
     }
     /// Triangles between neighbouring edges, which lie evenly on the mel scale; made at compile time.

@@ -309,3 +309,47 @@ impl OpDef for Det {
         Ok(Meaning::Steps { steps, outputs: vec![last] })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::testing::*;
+    use super::*;
+    use DType::F32;
+
+    fn gemm(alpha: f32, beta: f32, trans_a: i64, trans_b: i64) -> Gemm {
+        Gemm { alpha, beta, transA: trans_a, transB: trans_b }
+    }
+
+    #[test]
+    fn values() {
+        let a = f32s(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let b = f32s(&[2, 2], &[5.0, 6.0, 7.0, 8.0]);
+        check(MatMul {}, &[a.clone(), b.clone()], &[2, 2], &[19.0, 22.0, 43.0, 50.0]);
+        check(MatMul {}, &[f32s(&[2], &[1.0, 1.0]), b.clone()], &[2], &[12.0, 14.0]);
+        check(gemm(0.5, 2.0, 1, 0), &[a.clone(), b.clone(), f32s(&[2], &[1.0, 0.0])], &[2, 2], &[15.0, 15.0, 21.0, 22.0]);
+        check(Einsum { equation: "ij,jk->ki".into() }, &[a.clone(), b.clone()], &[2, 2], &[19.0, 43.0, 22.0, 50.0]);
+        check(Einsum { equation: "...ii->...i".into() }, from_ref(&a), &[2], &[1.0, 4.0]);
+        check(Einsum { equation: "ij".into() }, from_ref(&a), &[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        check(Det {}, &[f32s(&[3, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0])], &[], &[-3.0]);
+    }
+
+    #[test]
+    fn contractions_are_products_of_reads() {
+        let m: &[(DType, &[&str])] = &[(F32, &["n", "4"]), (F32, &["4", "8"])];
+        assert_eq!(body(MatMul {}, m), "mul(b0:f32[i0, i2], b1:f32[i2, i1])");
+        assert_eq!(body(gemm(1.0, 1.0, 0, 0), m), "mul(b0:f32[i0, i2], b1:f32[i2, i1])");
+        let batched: &[(DType, &[&str])] = &[(F32, &["n", "1", "s", "4"]), (F32, &["h", "4", "8"])];
+        assert_eq!(body(MatMul {}, batched), "mul(b0:f32[i0, 0, i2, i4], b1:f32[i1, i4, i3])");
+    }
+
+    #[test]
+    fn types() {
+        check_type(MatMul {}, &[(F32, &["n", "1", "s", "4"]), (F32, &["h", "4", "8"])], "f32[n, h, s, 8]");
+        check_type(MatMul {}, &[(F32, &["2", "3"]), (F32, &["4", "5"])], "the contracted dim of operand 1 is 4, but must be 3");
+        check_type(
+            Einsum { equation: "bhqd,bhkd->bhqk".into() },
+            &[(F32, &["b", "h", "q", "d"]), (F32, &["b", "h", "k", "d"])],
+            "f32[b, h, q, k]",
+        );
+    }
+}

@@ -334,3 +334,83 @@ fn pointwise_with_scalars(cx: &Ctx, outs: &[Type], f: impl FnOnce(&[Option<Scala
     let value = f(&v).cast(out.dtype);
     Ok(Meaning::one(cx.inputs.len(), Step::Compute(crate::compute::Compute { dims: out.dims.clone(), reduction: None, value })))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::testing::*;
+    use super::*;
+
+    fn ints(dtype: DType, values: &[&str]) -> Fact {
+        let e: Vec<Expr> = values.iter().map(|s| s.parse().unwrap()).collect();
+        Fact::tensor(dtype, [Expr::from(e.len())]).with_ints(Some(e))
+    }
+
+    #[test]
+    fn values() {
+        let x = f32s(&[2, 2], &[-1.5, 0.0, 2.5, f32::NAN]);
+        check(Relu {}, from_ref(&x), &[2, 2], &[0.0, 0.0, 2.5, f64::NAN]);
+        check(Round {}, from_ref(&x), &[2, 2], &[-2.0, 0.0, 2.0, f64::NAN]);
+        check(Add {}, &[x.clone(), f32s(&[1], &[1.0])], &[2, 2], &[-0.5, 1.0, 3.5, f64::NAN]);
+        check(Pow {}, &[f32s(&[2], &[2.0, 3.0]), Tensor::from_ints(&[5, 3])], &[2], &[32.0, 27.0]);
+        check(Clip {}, &[x, f32s(&[], &[-1.0]), f32s(&[], &[1.0])], &[2, 2], &[-1.0, 0.0, 1.0, f64::NAN]);
+        check(Gelu { approximate: "none".into() }, &[f32s(&[2], &[1.0, -1.0])], &[2], &[0.8413447, -0.1586553]);
+        check(PRelu {}, &[f32s(&[2, 2], &[-1.0, -2.0, 3.0, -4.0]), f32s(&[2], &[0.5, 0.25])], &[2, 2], &[-0.5, -0.5, 3.0, -1.0]);
+    }
+
+    #[test]
+    fn integer_division_and_remainder() {
+        let (a, b) = (Tensor::from_ints(&[-7, 7, 7]), Tensor::from_ints(&[2, -2, 0]));
+        check(Div {}, &[a.clone(), b.clone()], &[3], &[-3.0, -3.0, 0.0]);
+        check(Mod { fmod: false }, &[a.clone(), b.clone()], &[3], &[1.0, -1.0, 0.0]);
+        check(Mod { fmod: true }, &[a, b], &[3], &[-1.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn casts() {
+        let to = |d: DType| Cast { to: i64::from(d.onnx()), saturate: 0, round_mode: "nearest".into() };
+        check(to(DType::I32), &[f32s(&[2], &[-1.9, 1e20])], &[2], &[-1.0, 2147483647.0]);
+        check(to(DType::Bool), &[f32s(&[2], &[0.0, 0.1])], &[2], &[0.0, 1.0]);
+        check(to(DType::F8E5M2), &[f32s(&[2], &[1e9, 3.0])], &[2], &[f64::INFINITY, 3.0]);
+        check(to(DType::F8E4M3FN), &[f32s(&[3], &[463.0, 464.0, -1e9])], &[3], &[448.0, 448.0, f64::NAN]);
+        check(to(DType::F8E8M0), &[f32s(&[3], &[1.49, 1.5, 0.24])], &[3], &[1.0, 2.0, 0.25]);
+    }
+
+    #[test]
+    fn shape_arithmetic() {
+        let cases: &[(Op, &[&[&str]], &[&str])] = &[
+            (Add {}.into(), &[&["n", "3"], &["1"]], &["n + 1", "4"]),
+            (Mul {}.into(), &[&["n"], &["2", "h"]], &["2*n", "h*n"]),
+            (Div {}.into(), &[&["4*n", "h"], &["2"]], &["2*n", "div(h, 2)"]),
+            (Max {}.into(), &[&["n", "0"], &["0"]], &["n", "0"]),
+            (Neg {}.into(), &[&["n"]], &["-n"]),
+        ];
+        for (op, operands, want) in cases {
+            let facts: Vec<Fact> = operands.iter().map(|v| ints(DType::I64, v)).collect();
+            let got = fact_of(op.clone(), &facts).unwrap().ints.unwrap();
+            assert_eq!(got, want.iter().map(|s| s.parse().unwrap()).collect::<Vec<Expr>>(), "{}", op.name());
+        }
+    }
+
+    #[test]
+    fn decidable_comparisons() {
+        let n = ints(DType::I64, &["n", "5"]);
+        let equal = fact_of(Equal {}, &[n.clone(), ints(DType::I64, &["-1", "5"])]).unwrap();
+        assert_eq!(equal.known.clone().unwrap().to_ints(), [0, 1]);
+        let chosen = fact_of(Where {}, &[equal, ints(DType::I64, &["1"]), n]).unwrap();
+        assert_eq!(chosen.ints.unwrap(), [Expr::sym("n"), Expr::int(1)]);
+        let open = fact_of(Less {}, &[ints(DType::I64, &["n"]), ints(DType::I64, &["5"])]).unwrap();
+        assert_eq!((open.known, open.ints), (None, None));
+    }
+
+    #[test]
+    fn types() {
+        use DType::{Bool, F32, I64};
+        check_type(Add {}, &[(F32, &["n", "1"]), (F32, &["3"])], "f32[n, 3]");
+        check_type(Less {}, &[(I64, &["n"]), (I64, &["n"])], "bool[n]");
+        check_type(Add {}, &[(F32, &["2"]), (F32, &["3"])], "shapes [[2], [3]] do not broadcast: 2 against 3");
+        check_type(Add {}, &[(F32, &["2"]), (I64, &["2"])], "operands 0 and 1 differ in dtype: f32[2] and i64[2]");
+        check_type(Sqrt {}, &[(I64, &["2"])], "operand 0 is i64[2]; it needs a float dtype");
+        check_type(Not {}, &[(F32, &["2"])], "operand 0 is f32[2]; it needs bool");
+        check_type(Where {}, &[(Bool, &["n"]), (F32, &[]), (F32, &["1"])], "f32[n]");
+    }
+}

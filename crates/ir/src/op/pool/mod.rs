@@ -261,7 +261,11 @@ impl OpDef for MaxUnpool {
             return Err(fault!("operand 1 is {}; i64 indices for each element of {x} are needed", cx.tensor(1)?));
         }
         let from = self.pooled_from(cx)?;
-        let dims = if cx.has(2) { cx.ints(2)? } else { from };
+        let dims = match (is_data(cx, 2), cx.has(2)) {
+            (true, _) => (0..x.rank()).map(|i| new_dim("MaxUnpool", i)).collect(),
+            (false, true) => cx.ints(2)?,
+            (false, false) => from,
+        };
         if dims.len() != x.rank() {
             return Err(fault!("output_shape {dims:?} has not the rank of {x}"));
         }
@@ -289,5 +293,62 @@ impl OpDef for MaxUnpool {
             combine: None,
         });
         Ok(Meaning::one(cx.inputs.len(), step))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::testing::*;
+    use super::*;
+
+    fn average(pads: &[i64], ceil_mode: i64, count_include_pad: bool) -> AveragePool {
+        AveragePool {
+            auto_pad: "NOTSET".into(),
+            ceil_mode,
+            count_include_pad,
+            dilations: vec![],
+            kernel_shape: vec![2],
+            pads: pads.to_vec(),
+            strides: vec![2],
+        }
+    }
+
+    fn max(storage_order: i64) -> MaxPool {
+        MaxPool {
+            auto_pad: "NOTSET".into(),
+            ceil_mode: 0,
+            dilations: vec![],
+            kernel_shape: vec![2, 2],
+            pads: vec![],
+            storage_order,
+            strides: vec![],
+        }
+    }
+
+    #[test]
+    fn averages() {
+        let x = f32s(&[1, 1, 5], &[2.0, 4.0, 6.0, 8.0, 10.0]);
+        check(average(&[], 0, false), from_ref(&x), &[1, 1, 2], &[3.0, 7.0]);
+        check(average(&[], 1, false), from_ref(&x), &[1, 1, 3], &[3.0, 7.0, 10.0]);
+        check(average(&[1, 0], 0, false), from_ref(&x), &[1, 1, 3], &[2.0, 5.0, 9.0]);
+        check(average(&[1, 0], 0, true), from_ref(&x), &[1, 1, 3], &[1.0, 5.0, 9.0]);
+        check(GlobalAveragePool {}, &[x], &[1, 1, 1], &[6.0]);
+    }
+
+    #[test]
+    fn maxima_with_positions() {
+        let x = f32s(&[1, 1, 3, 3], &[1.0, 2.0, 3.0, 9.0, 5.0, 6.0, 7.0, 8.0, 4.0]);
+        for (order, want) in [(0, [3, 5, 3, 7]), (1, [1, 7, 1, 5])] {
+            let results = crate::interp::eval_op(&max(order).into(), &[Some(x.clone())], 2).unwrap();
+            assert_eq!(results[0].to_vec::<f32>(), [9.0, 6.0, 9.0, 8.0]);
+            assert_eq!(results[1].to_vec::<i64>(), want);
+        }
+    }
+
+    #[test]
+    fn types() {
+        let x: (DType, &[&str]) = (DType::F32, &["n", "8", "h", "9"]);
+        check_type(max(0), &[x], "f32[n, 8, h - 1, 8]");
+        check_type(max(0), &[(DType::F32, &["n", "8", "h"])], "the kernel has 2 dims for 1 spatial axes");
     }
 }

@@ -53,14 +53,18 @@ fn scaled(extent: Expr, scale: f32) -> Expr {
 }
 
 impl Resize {
+    /// The axes that the operands speak of.
+    fn axes(&self, rank: usize) -> Result<Vec<usize>, Fault> {
+        match self.axes[..] {
+            [] => Ok((0..rank).collect()),
+            ref list => list.iter().map(|&a| normal_axis(a, rank)).collect(),
+        }
+    }
+
     /// All axes named by the node (also those that keep their extent).
     fn plan(&self, cx: &Ctx) -> Result<Vec<Axis>, Fault> {
         let x = accept(cx, 0, Accept::Number)?;
-        let rank = x.rank();
-        let axes: Vec<usize> = match self.axes[..] {
-            [] => (0..rank).collect(),
-            ref list => list.iter().map(|&a| normal_axis(a, rank)).collect::<Result<_, _>>()?,
-        };
+        let axes = self.axes(x.rank())?;
         let crop = self.coordinate_transformation_mode == "tf_crop_and_resize";
         if crop && !present(cx, 1) {
             return Err(fault!("tf_crop_and_resize needs the operand 'roi'"));
@@ -200,15 +204,11 @@ fn quotient(values: &[i64], slope: (i64, i64)) -> Option<(i64, i64, i64)> {
 impl Resize {
     /// The index that `nearest` reads for result position `i`, in bounds.
     fn nearest_index(&self, a: &Axis, i: Expr) -> Scalar {
-        let raw = self.nearest(self.position(a, i));
-        let fitted = self.fit(a).map(|(p, b, q)| {
-            let e = (i * p + b).div(Expr::int(q));
-            Scalar::index(e)
-        });
-        match fitted {
-            Some(index) => clamp(index, a.from),
-            None => clamp(raw, a.from),
-        }
+        let Some((p, b, q)) = self.fit(a) else { return clamp(self.nearest(self.position(a, i)), a.from) };
+        let index = Scalar::index((i * p + b).div(Expr::int(q)));
+        // The last position i = floor(from q / p) - 1 stays inside when 0 <= b < p; known extents were checked one by one.
+        let known = a.from.known().is_some() && a.to.known().is_some();
+        if known || (0..p).contains(&b) { index } else { clamp(index, a.from) }
     }
 
     /// The nearest index as a quotient, checked for every position (or, if extents are open, for the first thousands of a
@@ -258,8 +258,15 @@ impl Resize {
 impl OpDef for Resize {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         self.check()?;
+        let x = accept(cx, 0, Accept::Number)?;
+        if [2, 3].into_iter().any(|i| present(cx, i) && is_data(cx, i)) {
+            let mut dims = x.dims.clone();
+            for axis in self.axes(x.rank())? {
+                dims[axis] = new_dim("Resize", axis);
+            }
+            return Ok(vec![Fact::tensor(x.dtype, dims)]);
+        }
         let plan = self.plan(cx)?;
-        let x = cx.tensor(0)?;
         if self.antialias != 0 && self.mode != "nearest" && plan.iter().any(|a| a.known_scale.is_none()) {
             return Err(fault!("antialias needs scales that are known at compile time"));
         }
@@ -391,5 +398,52 @@ impl Resize {
             dtype = wide;
         }
         Meaning::Steps { steps, outputs: vec![source as u32] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::common::testing::*;
+    use super::*;
+
+    fn resize(mode: &str, coordinates: &str, nearest: &str) -> Resize {
+        Resize {
+            antialias: 0,
+            axes: vec![1],
+            coordinate_transformation_mode: coordinates.into(),
+            cubic_coeff_a: -0.75,
+            exclude_outside: 0,
+            extrapolation_value: 0.0,
+            keep_aspect_ratio_policy: "stretch".into(),
+            mode: mode.into(),
+            nearest_mode: nearest.into(),
+        }
+    }
+
+    #[test]
+    fn values() {
+        let operands = |scale: f32| [f32s(&[1, 3], &[1.0, 2.0, 4.0]), f32s(&[0], &[]), f32s(&[1], &[scale])];
+        let nearest = |c: &str, n: &str| resize("nearest", c, n);
+        check(nearest("asymmetric", "floor"), &operands(2.0), &[1, 6], &[1.0, 1.0, 2.0, 2.0, 4.0, 4.0]);
+        check(nearest("asymmetric", "ceil"), &operands(2.0), &[1, 6], &[1.0, 2.0, 2.0, 4.0, 4.0, 4.0]);
+        check(nearest("half_pixel", "round_prefer_floor"), &operands(0.7), &[1, 2], &[1.0, 4.0]);
+        let linear = |c: &str| resize("linear", c, "floor");
+        check(linear("half_pixel"), &operands(2.0), &[1, 6], &[1.0, 1.25, 1.75, 2.5, 3.5, 4.0]);
+        check(linear("align_corners"), &operands(5.0 / 3.0), &[1, 5], &[1.0, 1.5, 2.0, 3.0, 4.0]);
+        check(resize("cubic", "asymmetric", "floor"), &operands(2.0), &[1, 6], &[1.0, 1.3125, 2.0, 3.09375, 4.0, 4.1875]);
+    }
+
+    #[test]
+    fn nearest_by_a_whole_scale_is_a_plain_quotient() {
+        for (coordinates, nearest) in [("asymmetric", "floor"), ("half_pixel", "round_prefer_floor")] {
+            let facts =
+                [Some(Fact::tensor(DType::F32, [Expr::int(1), Expr::sym("w")])), None, Some(Fact::constant(f32s(&[1], &[2.0])))];
+            let cx = Ctx { inputs: &facts, regions: &[], outputs: 1 };
+            let op = resize("nearest", coordinates, nearest);
+            let outs: Vec<Type> = op.infer(&cx).unwrap().into_iter().map(|f| f.ty).collect();
+            assert_eq!(outs[0].to_string(), "f32[1, 2*w]");
+            let Meaning::Steps { steps, .. } = op.meaning(&cx, &outs).unwrap() else { panic!("no steps") };
+            assert_eq!(steps[0].scalars()[0].to_string(), "b0:f32[0, div(i1, 2)]");
+        }
     }
 }

@@ -180,7 +180,10 @@ impl OpDef for AffineGrid {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let theta = accept(cx, 0, Accept::Float)?;
         expect_rank(cx, 0, 3)?;
-        let size = cx.ints(1)?;
+        let size = match cx.dims(1)?.first().and_then(|d| d.known()) {
+            Some(n) if is_data(cx, 1) => (0..n as usize).map(|i| new_dim("AffineGrid", i)).collect(),
+            _ => cx.ints(1)?,
+        };
         if !matches!(size.len(), 4 | 5) {
             return Err(fault!("size {size:?} must have 4 or 5 entries"));
         }
@@ -320,7 +323,9 @@ impl OpDef for RoiAlign {
         if self.output_height < 1 || self.output_width < 1 || self.sampling_ratio < 0 {
             return Err(fault!("output_height, output_width and sampling_ratio must not be negative or zero"));
         }
-        self.grid(cx)?;
+        if !is_data(cx, 1) {
+            self.grid(cx)?;
+        }
         let dims = [cx.dims(1)?[0], cx.dims(0)?[1], Expr::int(self.output_height), Expr::int(self.output_width)];
         Ok(vec![Fact::tensor(cx.dtype(0)?, dims)])
     }
