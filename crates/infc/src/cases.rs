@@ -18,6 +18,8 @@ pub struct Case {
     pub sets: Vec<DataSet>,
     /// What `tol.json` allows, if there is one.
     pub tolerance: Option<Tolerance>,
+    /// A model by itself: the interpreter on made-up inputs is what it is compared with.
+    pub alone: bool,
 }
 
 /// Inputs and expected outputs of one run.
@@ -31,8 +33,12 @@ pub struct DataSet {
     pub outputs: Vec<PathBuf>,
 }
 
-/// All cases in `root` and below, sorted by name. A folder without any is an error.
+/// All cases in `root` and below, sorted by name; of a file, that model alone. A folder without any is an error.
 pub fn find(root: &Path) -> Result<Vec<Case>, Problems> {
+    if root.is_file() {
+        let name = root.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        return Ok(vec![Case { name, model: root.to_owned(), sets: vec![], tolerance: None, alone: true }]);
+    }
     let mut cases = vec![];
     let own_name = root.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
     search(root, &own_name.unwrap_or_default(), true, &mut cases)?;
@@ -67,7 +73,8 @@ fn case(dir: &Path, name: &str, model: PathBuf) -> Result<Case, Problems> {
     sets.sort_by_key(|(number, _)| *number);
     let tolerance = dir.join("tol.json");
     let tolerance = if tolerance.is_file() { Some(read_tolerance(&tolerance)?) } else { None };
-    Ok(Case { name: name.to_owned(), model, sets: sets.into_iter().map(|(_, s)| s).collect(), tolerance })
+    let sets = sets.into_iter().map(|(_, s)| s).collect();
+    Ok(Case { name: name.to_owned(), model, sets, tolerance, alone: false })
 }
 
 impl Case {

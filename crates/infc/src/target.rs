@@ -34,7 +34,18 @@ pub fn find(name: &str) -> Result<TargetDesc, Problems> {
         return Err(Problems::one(format!("target '{name}'"), "there is no such target", known()));
     }
     let text = std::fs::read_to_string(Path::new(name)).map_err(|e| Problems::one(name, e.to_string(), "check the path"))?;
-    TargetDesc::from_toml(&text).map_err(|e| Problems::one(name, e, "docs/add-a-target.md lists the keys of a machine file"))
+    let machine = TargetDesc::from_toml(&text)
+        .map_err(|e| Problems::one(name, e, "docs/add-a-target.md lists the keys of a machine file"))?;
+    let wrong = |message: String, help: &str| Err(Problems::one(name, message, help));
+    if machine.backend == "llvm" && machine.arch != "x86_64" {
+        return wrong(format!("the llvm backend makes no code for '{}'", machine.arch), "it makes code for x86_64");
+    }
+    let unknown: Vec<&str> = machine.features.iter().map(String::as_str).filter(|f| !infc_runtime::cpu::knows(f)).collect();
+    if !unknown.is_empty() {
+        let help = "features have LLVM's names; the runtime lists those it can check in its file cpu.rs";
+        return wrong(format!("no machine has the features {}", unknown.join(", ")), help);
+    }
+    Ok(machine)
 }
 
 fn known() -> String {

@@ -65,7 +65,7 @@ impl Files {
         if let Some(bytes) = self.mapped.get(&path) {
             return Ok(bytes.clone());
         }
-        let failed = |e: std::io::Error| fault!("external data file '{}': {e}", path.display());
+        let failed = |e: std::io::Error| fault!("external data file '{}': {e}; it belongs beside the model", path.display());
         let (real, folder) = (path.canonicalize().map_err(failed)?, base.canonicalize().map_err(failed)?);
         if !real.starts_with(&folder) {
             return Err(fault!("external data '{location}' leads out of the model's folder (to '{}')", real.display()));

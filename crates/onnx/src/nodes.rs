@@ -76,7 +76,8 @@ impl<'m> Importer<'m> {
             let names: Vec<String> = stuck.clone().take(5).map(|i| self.describe(&nodes[i])).collect();
             let rest = nodes.len() - order.len();
             let more = if rest > 5 { format!(" and {} more", rest - 5) } else { String::new() };
-            self.problem("graph", format!("nodes depend on each other in a cycle: {}{more}", names.join(", ")), "");
+            let help = "one of them must not use what the others make of its own output; export the model again";
+            self.problem("graph", format!("nodes depend on each other in a cycle: {}{more}", names.join(", ")), help);
             for o in stuck.flat_map(|i| nodes[i].output.clone()).filter(|o| !o.is_empty()) {
                 self.scope().names.insert(o, Named::Unknown);
             }

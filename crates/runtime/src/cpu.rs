@@ -37,6 +37,11 @@ pub fn has(feature: &str) -> bool {
     imp::has(feature)
 }
 
+/// Whether [`has`] knows what the feature is; no artifact that requires another one can ever be loaded.
+pub fn knows(feature: &str) -> bool {
+    imp::knows(feature)
+}
+
 /// Asks the operating system for what needs its permission (AMX on Linux).
 pub(crate) fn enable(required: &Requirements) -> Result<(), Error> {
     #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
@@ -122,6 +127,10 @@ mod imp {
         u64::from(high) << 32 | u64::from(low)
     }
 
+    pub(super) fn knows(feature: &str) -> bool {
+        FEATURES.iter().any(|f| f.0 == feature)
+    }
+
     pub(super) fn has(feature: &str) -> bool {
         FEATURES.iter().find(|f| f.0 == feature).is_some_and(|&(_, number, subleaf, reg, bit, os)| {
             let r = leaf(number, subleaf);
@@ -141,6 +150,10 @@ mod imp {
     /// Only what every machine of the architecture has.
     pub(super) fn has(feature: &str) -> bool {
         cfg!(target_arch = "aarch64") && matches!(feature, "neon" | "fp-armv8")
+    }
+    /// Features of other architectures are not listed here.
+    pub(super) fn knows(_: &str) -> bool {
+        true
     }
 }
 
@@ -162,7 +175,7 @@ mod tests {
             "gfni" "gfni" "vaes" "vaes" "vpclmulqdq" "vpclmulqdq" "avxvnni" "avxvnni" "adx" "adx" "rdseed" "rdseed"
             "rdrnd" "rdrand" "cx16" "cmpxchg16b" "sse4a" "sse4a" "xsave" "xsave" "fxsr" "fxsr" "sse2" "sse2"
         }
-        assert!(!has("avx1024"));
+        assert!(!has("avx1024") && !knows("avx1024") && knows("avx2"));
     }
 
     #[test]

@@ -72,7 +72,7 @@ enum Emit {
     Asm,
     /// The graph after all passes.
     Ir,
-    /// The kernels as loop nests (not implemented yet).
+    /// The kernels as loop nests.
     Loops,
 }
 
@@ -118,14 +118,18 @@ pub fn run(args: &Args) -> Result {
     match args.emit {
         Emit::Infc => artifact(args, &options),
         Emit::Ir => text(args, infc_ir::text::print(&compile::optimise(import(&args.model)?, &options)?)),
+        Emit::Loops => {
+            let lowered = compile::lower(import(&args.model)?, &options)?;
+            text(args, lowered.kernels.iter().map(|k| format!("{k}\n")).collect())
+        }
         Emit::LlvmIr | Emit::Asm => {
             let kind = if args.emit == Emit::Asm { "asm" } else { "llvm-ir" };
             let lowered = compile::lower(import(&args.model)?, &options)?;
             text(args, target::backend(&options.target)?.emit_text(&lowered.kernels, kind)?)
         }
-        Emit::Loops | Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe => {
+        Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe => {
             let name = args.emit.to_possible_value().expect("no kind is hidden").get_name().to_owned();
-            let help = "use the default, an artifact for the runtime, or ir, llvm-ir, asm";
+            let help = "use the default, an artifact for the runtime, or ir, loops, llvm-ir, asm";
             Err(Failure::usage(format!("--emit {name} is not implemented yet"), help))
         }
     }

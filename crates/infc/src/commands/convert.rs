@@ -1,8 +1,8 @@
 //! `infc convert`: an ONNX model read and written again.
 
-use super::compile::{import, write_file};
+use super::compile::import;
 use crate::say;
-use crate::term::{self, Exit, Result};
+use crate::term::{self, Exit, Failure, Result};
 use std::path::PathBuf;
 
 /// Read an ONNX model and write it again, in the newest form or simplified
@@ -25,16 +25,19 @@ pub fn run(args: &Args) -> Result {
     let mut graph = import(&args.input)?;
     let before = nodes(&graph);
     if args.simplify || !args.dims.is_empty() {
-        // No decomposition: every node stays an ONNX operator.
-        let pipeline = if args.simplify { vec!["shape", "fold", "dce"] } else { vec!["shape"] };
+        let pipeline = if args.simplify { infc_passes::simplify() } else { vec!["shape"] };
         let pipeline = pipeline.into_iter().map(str::to_owned).collect();
-        let options = infc_passes::Options { pipeline, bind: args.dims.clone(), ..infc_passes::Options::default() };
+        // Every node stays an ONNX operator.
+        let options = infc_passes::Options { pipeline, bind: args.dims.clone(), portable: true, ..Default::default() };
         infc_passes::run(&mut graph, &options)?;
     }
-    let bytes = infc_onnx::export(&graph)?;
-    write_file(&args.output, &bytes)?;
-    let after = nodes(&graph);
-    say!("{}: {}, {after} nodes ({before} in {})", args.output.display(), term::bytes(bytes.len() as u64), args.input.display());
+    infc_onnx::write(&graph, &args.output).map_err(|problems| {
+        let io = problems.0.iter().any(|p| p.message.starts_with("cannot be written"));
+        Failure { exit: if io { Exit::Io } else { Exit::Rejected }, problems }
+    })?;
+    let bytes = std::fs::metadata(&args.output).map_err(|e| Failure::io(&args.output, &e))?.len();
+    let (after, output, input) = (nodes(&graph), args.output.display(), args.input.display());
+    say!("{output}: {}, {after} nodes ({before} in {input})", term::bytes(bytes));
     Ok(Exit::Ok)
 }
 

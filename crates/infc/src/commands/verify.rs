@@ -10,12 +10,14 @@ use std::path::PathBuf;
 
 /// Run models on stored inputs and compare the outputs with the stored ones
 ///
+/// A model file by itself is compared with the interpreter on made-up inputs.
+///
 /// Equal means: dtype and shape exact, NaN equals NaN, infinities by sign, |got - want| <= atol + rtol * |want|. Where that does not
 /// hold, an output that a quantiser produced may be one step off in at most 1 % of its elements, and a float output downstream
 /// of integer arithmetic must have an SQNR of at least 40 dB and the same top-1.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folders with model.onnx and test_data_set_*/{input,output}_*.pb, or folders of such folders.
+    /// Folders with model.onnx and test_data_set_*/{input,output}_*.pb, folders of such folders, or ONNX files.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// What runs the models.
@@ -33,6 +35,9 @@ pub struct Args {
     /// The machine to compile for [default: native]
     #[arg(long, value_name = "NAME|FILE.toml")]
     target: Option<String>,
+    /// Value of a symbolic dim for made-up inputs [default: 1]
+    #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = super::compile::dim)]
+    dims: Vec<(String, i64)>,
     /// Models at a time.
     #[arg(long, short, default_value_t = 2)]
     jobs: usize,
@@ -68,7 +73,15 @@ pub fn run(args: &Args) -> Result {
     let Args { backend, rtol, atol, fixed, jobs, .. } = *args;
     let target =
         target::find(args.target.as_deref().unwrap_or("native")).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
-    let options = Options { backend, rtol, atol, fixed, jobs, compile: infc::Options::for_target(target) };
+    let options = Options {
+        backend,
+        rtol,
+        atol,
+        fixed,
+        jobs,
+        dims: args.dims.iter().cloned().collect(),
+        compile: infc::Options::for_target(target),
+    };
     let (style, width) = (Style::stdout(), found.iter().map(|c| c.name.len()).max().unwrap_or(0));
     let bar = progress(found.len());
     let reports = verify::all(&found, &options, &mut |report| {

@@ -1,0 +1,294 @@
+//! The command line from outside: what it prints, exit codes, and that nothing half-written is left behind.
+
+#[path = "../../onnx/tests/kit/mod.rs"]
+mod kit;
+
+use infc_ir::Tensor;
+use infc_onnx::proto::{ModelProto, StringStringEntryProto, TensorProto};
+use kit::*;
+use prost::Message;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/models")
+}
+
+fn infc(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_infc")).args(args).output().expect("the command line runs")
+}
+
+/// Runs, checks the exit code and that the output (both streams) has all parts.
+#[track_caller]
+fn check(args: &[&str], exit: i32, parts: &[&str]) -> String {
+    let out = infc(args);
+    let text = [out.stdout, out.stderr].map(|b| String::from_utf8_lossy(&b).into_owned()).concat();
+    assert_eq!(out.status.code(), Some(exit), "{args:?}\n{text}");
+    parts.iter().for_each(|p| assert!(text.contains(p), "{args:?}: '{p}' is not in:\n{text}"));
+    assert!(!text.contains("panicked"), "{text}");
+    text
+}
+
+/// A folder for one test, with a model in it.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        Folder(tempfile::tempdir().expect("a folder"))
+    }
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        fs::write(self.path(name), bytes).expect("writable");
+        self.path(name)
+    }
+    fn model(&self, m: &ModelProto) -> String {
+        self.write("model.onnx", m.encode_to_vec())
+    }
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path()).expect("readable").flatten();
+        let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Compiling this model is refused with these words, and leaves nothing behind.
+#[track_caller]
+fn refused(m: &ModelProto, parts: &[&str]) {
+    let dir = Folder::new();
+    let model = dir.model(m);
+    check(&["compile", &model, "-o", &dir.path("out.infc")], 3, &[&["error"], parts].concat());
+    assert_eq!(dir.files(), ["model.onnx"]);
+}
+
+fn add() -> ModelProto {
+    let w = constant("w", &Tensor::from_vec([3], vec![1f32, 2.0, 3.0]));
+    model(17, graph(&["x f32[n, 3]"], vec![node("y = Add(x, w)", [])], &["y f32[n, 3]"], vec![w]))
+}
+
+/// An external tensor `w` in `location`.
+fn external(location: &str) -> ModelProto {
+    let entry = StringStringEntryProto { key: Some("location".into()), value: Some(location.into()) };
+    let w = TensorProto {
+        name: Some("w".into()),
+        dims: vec![3],
+        data_type: Some(1),
+        data_location: Some(1),
+        external_data: vec![entry],
+        ..TensorProto::default()
+    };
+    model(17, graph(&["x f32[n, 3]"], vec![node("y = Add(x, w)", [])], &["y f32[n, 3]"], vec![w]))
+}
+
+fn npy(t: &Tensor) -> Vec<u8> {
+    infc::npy::write(t).expect("NumPy has this dtype")
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    check(&["nonsense"], 2, &["unrecognized subcommand"]);
+    check(&["verify"], 2, &["required"]);
+    check(&["verify", "x", "--backend", "abacus"], 2, &["this build has interp"]);
+    check(&["compile", "x.onnx", "--target", "pdp11"], 2, &["there is no such target", "x86-64-v3"]);
+    check(&["compile", "x.onnx", "--dim", "batch"], 2, &["NAME=SIZE"]);
+    let model = examples().join("digits_mlp/model.onnx").display().to_string();
+    check(&["compile", &model, "--emit", "exe"], 2, &["--emit exe is not implemented yet", "help"]);
+    check(&["compile", &model, "--print-after", "magic"], 2, &["no pass 'magic'"]);
+}
+
+#[test]
+fn help_and_lists() {
+    check(&["--version"], 0, &["backends: interp", "llvm"]);
+    check(&["--help"], 0, &["compile", "verify", "Exit codes"]);
+    check(&["ops", "celu"], 0, &["Celu"]);
+    check(&["ops", "--json", "softmax"], 0, &["\"supported\":true"]);
+    check(&["passes"], 0, &["fold", "pipeline:"]);
+    check(&["targets"], 0, &["x86-64-v3", "interp"]);
+    check(&["completions", "bash"], 0, &["_infc"]);
+}
+
+#[test]
+fn files_that_cannot_be_read_or_written_exit_with_4() {
+    let dir = Folder::new();
+    let model = dir.model(&add());
+    check(&["compile", &dir.path("gone.onnx")], 4, &["gone.onnx", "check the path"]);
+    check(&["compile", &dir.path("")], 4, &["is a folder"]);
+    check(&["verify", &dir.path("gone")], 4, &["gone"]);
+    check(&["compile", &model, "-o", &dir.path("no/such/folder/out.infc")], 4, &["no/such/folder"]);
+    check(&["convert", &model, &dir.path("no/such/folder/out.onnx")], 4, &["no/such/folder"]);
+    assert_eq!(dir.files(), ["model.onnx"]);
+}
+
+#[test]
+fn truncated_and_foreign_files_are_refused() {
+    let dir = Folder::new();
+    let bytes = add().encode_to_vec();
+    check(&["compile", &dir.write("a.onnx", &bytes[..bytes.len() / 2])], 3, &["a.onnx"]);
+    check(&["compile", &dir.write("b.onnx", b"hello, this is no protobuf")], 3, &["b.onnx"]);
+    check(&["compile", &dir.write("c.onnx", b"")], 3, &["c.onnx"]);
+}
+
+#[test]
+fn unknown_operators_and_domains_are_all_listed() {
+    let nodes = vec![node("a = Frobnicate(x)", []), node("b = my.domain:Thing(x)", []), node("y = Add(a, b)", [])];
+    refused(&model(17, graph(&["x f32[3]"], nodes, &["y f32[3]"], vec![])), &["Frobnicate", "my.domain", "Thing", "2 problems"]);
+}
+
+#[test]
+fn wrong_dtypes_and_shapes_name_the_node() {
+    let g = graph(&["x i32[3]"], vec![node("y = Exp(x)", [])], &["y i32[3]"], vec![]);
+    refused(&model(17, g), &["Exp 'n_y' (opset 17)", "i32"]);
+    let g = graph(&["a f32[2, 3]", "b f32[4, 5]"], vec![node("y = MatMul(a, b)", [])], &["y f32[2, 5]"], vec![]);
+    refused(&model(17, g), &["MatMul 'n_y' (opset 17)", "3", "4"]);
+}
+
+#[test]
+fn cycles_are_named() {
+    let nodes = vec![node("a = Add(x, b)", []), node("b = Neg(a)", [])];
+    refused(&model(17, graph(&["x f32[2]"], nodes, &["b f32[2]"], vec![])), &["cycle", "n_a", "n_b", "help"]);
+}
+
+#[test]
+fn external_data_must_be_there_and_inside() {
+    refused(&external("weights.bin"), &["weights.bin", "beside the model"]);
+    refused(&external("../../etc/passwd"), &["../../etc/passwd", "folder"]);
+    refused(&external("/etc/passwd"), &["/etc/passwd"]);
+}
+
+#[test]
+fn dims_and_states_must_exist() {
+    let dir = Folder::new();
+    let model = dir.model(&add());
+    check(&["compile", &model, "-o", &dir.path("o.infc"), "--dim", "batch=2"], 3, &["dim 'batch'", "it has n"]);
+    check(&["compile", &model, "-o", &dir.path("o.infc"), "--state", "y=q"], 3, &["no input 'q'"]);
+    assert_eq!(dir.files(), ["model.onnx"]);
+}
+
+#[test]
+#[cfg(feature = "llvm")]
+fn compile_run_bench_inspect() {
+    let dir = Folder::new();
+    let (model, out) = (dir.model(&add()), dir.path("out.infc"));
+    check(&["compile", &model, "-o", &out], 0, &["out.infc"]);
+    let x = dir.write("x.npy", npy(&Tensor::from_vec([2, 3], vec![1f32, 2.0, 3.0, 4.0, 5.0, 6.0])));
+    let input = format!("x={x}");
+    check(&["run", &out, "--input", &input, "--output-dir", &dir.path("got")], 0, &["y: f32[2, 3] = 2 4 6 5 7 9"]);
+    let y = infc::npy::read(&fs::read(dir.path("got/y.npy")).expect("written")).expect("a tensor");
+    assert_eq!(y.to_vec::<f32>(), [2.0, 4.0, 6.0, 5.0, 7.0, 9.0]);
+    let keys = ["load_ms", "first_ms", "min_ms", "median_ms", "p99_ms", "peak_mib"];
+    check(&["bench", &out, "--seconds", "0", "--json"], 0, &keys);
+    check(&["bench", &model, "--seconds", "0", "--json"], 0, &keys);
+    check(&["inspect", &out], 0, &["input 'x': f32[n, 3]", "output 'y'"]);
+    check(&["inspect", &out, "--check"], 0, &["all digests match"]);
+    check(&["inspect", &model, "--json"], 0, &["\"Add\":1"]);
+    check(&["verify", &model, "--backend", "llvm", "--dim", "n=5"], 0, &["1 passed, 0 failed"]);
+    for (emit, part) in [("llvm-ir", "define"), ("asm", ".text")] {
+        check(&["compile", &model, "--emit", emit], 0, &[part]);
+    }
+    let printed = |emit: &str| {
+        let file = dir.path(emit);
+        check(&["compile", &model, "--emit", emit, "-o", &file], 0, &[]);
+        fs::read_to_string(file).expect("written")
+    };
+    infc_ir::text::parse(&printed("ir")).expect("the graph reads back");
+    let kernels = infc_kernel::loops::text::parse_all(&printed("loops")).expect("the kernels read back");
+    assert_eq!(kernels.len(), 1);
+    let first = fs::read(&out).expect("written");
+    check(&["compile", &model, "-o", &out], 0, &[]);
+    assert_eq!(fs::read(&out).expect("written"), first, "the same compile gives the same bytes");
+}
+
+#[test]
+#[cfg(feature = "llvm")]
+fn artifacts_that_do_not_fit_are_refused() {
+    let dir = Folder::new();
+    let (model, out) = (dir.model(&add()), dir.path("out.infc"));
+    check(&["compile", &model, "-o", &out], 0, &[]);
+    let good = fs::read(&out).expect("written");
+    let with = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        change(&mut bytes);
+        dir.write(name, bytes)
+    };
+    check(&["run", &with("cut.infc", &|b| b.truncate(b.len() / 2))], 3, &["cut.infc", "truncated"]);
+    check(&["run", &with("empty.infc", &|b| b.clear())], 3, &["empty.infc"]);
+    check(&["run", &with("newer.infc", &|b| b[8] = 99)], 3, &["newer"]);
+    // The last byte of the header's table entries is part of a digest.
+    check(&["run", &with("tampered.infc", &|b| b[100] ^= 1)], 3, &["tampered.infc"]);
+    check(&["inspect", &with("not.infc", &|b| b[0] = b'x')], 3, &["not an infc artifact"]);
+    let board = "name = \"board\"\nbackend = \"llvm\"\ndoc = \"\"\narch = \"aarch64\"\nfeatures = [\"sve\"]\nvector_bytes = 16\n\
+                 vector_registers = 32\nfma = true\nl1_bytes = 32768\nl2_bytes = 1\nl3_bytes = 1\n";
+    let machine = dir.write("board.toml", board);
+    check(&["compile", &model, "--target", &machine], 2, &["board.toml", "aarch64", "x86_64"]);
+    let machine = dir.write("board.toml", board.replace("aarch64", "x86_64"));
+    check(&["compile", &model, "--target", &machine], 2, &["board.toml", "features sve"]);
+    check(&["compile", &model, "--target", &dir.write("bad.toml", "name = 3")], 2, &["bad.toml"]);
+}
+
+#[test]
+#[cfg(feature = "llvm")]
+fn wrong_inputs_at_run_time_are_refused() {
+    let dir = Folder::new();
+    let (model, out) = (dir.model(&add()), dir.path("out.infc"));
+    check(&["compile", &model, "-o", &out], 0, &[]);
+    let run = |tensor: &Tensor, parts: &[&str]| {
+        let input = format!("x={}", dir.write("x.npy", npy(tensor)));
+        check(&["run", &out, "--input", &input], 3, parts);
+    };
+    run(&Tensor::from_vec([2, 4], vec![0f32; 8]), &["'x'", "4"]);
+    run(&Tensor::from_vec([3], vec![0f32; 3]), &["'x'"]);
+    run(&Tensor::from_vec([2, 3], vec![0f64; 6]), &["'x'", "f64"]);
+    check(&["run", &out, "--input", "z=zeros"], 2, &["no input 'z'", "'x': f32[n, 3]"]);
+    check(&["run", &out, "--input", &format!("x={}", dir.path("gone.npy"))], 3, &["gone.npy"]);
+    check(&["run", &out, "--input", &format!("x={}", dir.write("bad.npy", b"no"))], 3, &["bad.npy", "not a .npy file"]);
+}
+
+#[test]
+fn verify_counts_and_names_what_is_wrong() {
+    let dir = Folder::new();
+    let set = dir.0.path().join("a/test_data_set_0");
+    fs::create_dir_all(&set).expect("writable");
+    fs::create_dir_all(dir.0.path().join("b")).expect("writable");
+    let pb = |name: &str, values: [f32; 3]| infc_onnx::write_tensor_proto(name, &Tensor::from_vec([1, 3], values.to_vec()));
+    dir.write("a/model.onnx", add().encode_to_vec());
+    dir.write("b/model.onnx", add().encode_to_vec());
+    dir.write("a/test_data_set_0/input_0.pb", pb("x", [1.0, 1.0, 1.0]));
+    dir.write("a/test_data_set_0/output_0.pb", pb("y", [2.0, 3.0, 4.0]));
+    check(&["verify", &dir.path("")], 0, &["no stored outputs", "1 passed, 0 failed"]);
+    dir.write("a/test_data_set_0/output_0.pb", pb("y", [2.0, 3.5, 4.0]));
+    check(&["verify", &dir.path("")], 1, &["FAIL", "test_data_set_0: y[0, 1]: is 3 instead of 3.5", "0 passed, 1 failed"]);
+    check(&["verify", &dir.path(""), "--atol", "1"], 0, &["1 passed, 0 failed"]);
+    dir.write("a/tol.json", "{\"rtol\": 0.2, \"atol\": 0}");
+    check(&["verify", &dir.path(""), "--json"], 0, &["\"passed\":1", "\"no_outputs\""]);
+    dir.write("a/tol.json", "{\"rtol\": \"much\"}");
+    check(&["verify", &dir.path("")], 3, &["tol.json", "rtol"]);
+    dir.write("a/tol.json", "{}");
+    dir.write("a/test_data_set_0/input_1.pb", pb("z", [0.0; 3]));
+    check(&["verify", &dir.path("")], 1, &["holds 2 inputs, the model has 1"]);
+}
+
+#[test]
+fn own_models_pass_in_the_interpreter() {
+    let models = examples().display().to_string();
+    check(&["verify", &models, "--backend", "interp"], 0, &["4 passed, 0 failed"]);
+}
+
+#[test]
+fn convert_keeps_what_a_model_means() {
+    let dir = Folder::new();
+    fs::create_dir_all(dir.0.path().join("m/test_data_set_0")).expect("writable");
+    let source = examples().join("language_gru");
+    for file in ["input_0.pb", "output_0.pb"] {
+        let to = dir.path(&format!("m/test_data_set_0/{file}"));
+        fs::copy(source.join("test_data_set_0").join(file), to).expect("a copy");
+    }
+    let model = source.join("model.onnx").display().to_string();
+    for more in [&[][..], &["--simplify"]] {
+        let out = dir.path("m/model.onnx");
+        check(&[&["convert", &model, &out][..], more].concat(), 0, &["nodes"]);
+        check(&["verify", &dir.path("m")], 0, &["1 passed, 0 failed"]);
+    }
+}
