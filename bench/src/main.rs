@@ -1,0 +1,195 @@
+//! Times models in infc and its peers, alternately in one process on the same cores, after checking that they agree; writes JSON and
+//! the tables of `docs/performance.md`.
+
+mod engines;
+mod report;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use engines::Loaded;
+use infc::compare::{self, Tolerance};
+use infc::inputs::{self, Source};
+use infc_ir::interp::Item;
+use report::{Engine, Row};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Time models in infc, ONNX Runtime and OpenVINO side by side
+#[derive(Parser)]
+struct Args {
+    /// ONNX files.
+    #[arg(required = true)]
+    models: Vec<PathBuf>,
+    /// Threads of each engine.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// How long to time each engine with each model.
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// ONNX Runtime's library (libonnxruntime.so).
+    #[arg(long)]
+    ort: PathBuf,
+    /// OpenVINO's library (libopenvino_c.so).
+    #[arg(long)]
+    openvino: Option<PathBuf>,
+    /// Value of a symbolic dim [default: 1]
+    #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim)]
+    dims: Vec<(String, i64)>,
+    /// Runs an artifact once; for cold starts.
+    #[arg(long)]
+    cold: Option<PathBuf>,
+    /// How many processes to start for cold starts.
+    #[arg(long, default_value_t = 50)]
+    processes: usize,
+    /// Where to write the figures as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// The page to write.
+    #[arg(long)]
+    page: Option<PathBuf>,
+}
+
+fn dim(text: &str) -> Result<(String, i64), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=SIZE")?;
+    Ok((name.to_owned(), value.parse().map_err(|_| format!("'{value}' is no size"))?))
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let env = engines::ort_environment(&args.ort)?;
+    let mut rows = vec![];
+    for model in &args.models {
+        let row = bench(model, &args, &env).with_context(|| model.display().to_string())?;
+        println!("{row}");
+        rows.push(row);
+    }
+    if let Some(path) = &args.json {
+        std::fs::write(path, serde_json::to_string_pretty(&report::json(&rows, args.threads))?)?;
+    }
+    if let Some(path) = &args.page {
+        std::fs::write(path, report::page(&rows, args.threads))?;
+    }
+    Ok(())
+}
+
+fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Result<Row> {
+    let name = name_of(model);
+    let graph = infc_onnx::import(model)?;
+    let dims: BTreeMap<String, i64> = args.dims.iter().cloned().collect();
+    let mut given = vec![];
+    for &v in graph.inputs() {
+        let name = &graph.value(v).name;
+        let item = inputs::make(&Source::Random(0), name, graph.ty(v), &dims)?;
+        given.push((name.clone(), item.as_tensor().context("only tensors can be inputs")?.clone()));
+    }
+    let known = infc::compile::symbols(&graph);
+    let mut options = infc::Options::native()?;
+    options.dims = known
+        .into_iter()
+        .map(|s| {
+            let size = dims.get(&s).copied().unwrap_or(1);
+            (s, size)
+        })
+        .collect();
+    let start = Instant::now();
+    let compiled = infc::compile::compile_file(model, &options)?;
+    let compile = start.elapsed();
+    let folder = tempfile::tempdir()?;
+    let artifact = folder.path().join("model.infc");
+    std::fs::write(&artifact, &compiled.artifact)?;
+
+    let mut loaded =
+        vec![engines::infc(&artifact, &given, args.threads)?, engines::onnx_runtime(env, model, &given, args.threads)?];
+    if let Some(library) = &args.openvino {
+        loaded.push(engines::openvino(library, model, &given, args.threads)?);
+    }
+    let mut first = vec![];
+    for l in &mut loaded {
+        let start = Instant::now();
+        l.engine.run()?;
+        first.push(start.elapsed());
+    }
+    let difference = agree(&graph, &mut loaded)?;
+    let times = alternate(&mut loaded, args.seconds)?;
+    let engine = |(i, l): (usize, &Loaded)| Engine { name: l.name, load: l.load, first: first[i], times: times[i].clone() };
+    let engines: Vec<_> = loaded.iter().enumerate().map(engine).collect();
+    let cold = match &args.cold {
+        Some(program) => Some(cold_start(program, &artifact, args.processes)?.saturating_sub(engines[0].median())),
+        None => None,
+    };
+    let size = compiled.artifact.len() as u64;
+    Ok(Row { name, compile, size, code: compiled.report.code_bytes, kernels: compiled.report.kernels, difference, engines, cold })
+}
+
+/// `resnet50` of `zoo/resnet50.onnx`, and of `models/resnet50/model.onnx`.
+fn name_of(model: &Path) -> String {
+    let stem = model.file_stem().unwrap_or_default();
+    let parent = model.parent().and_then(Path::file_name).unwrap_or_default();
+    if stem == "model" { parent } else { stem }.to_string_lossy().into_owned()
+}
+
+/// The largest difference of infc's outputs to the peers', which must be within tolerance.
+fn agree(graph: &infc_ir::Graph, loaded: &mut [Loaded]) -> Result<f64> {
+    let kinds = compare::output_kinds(graph);
+    let ours = loaded[0].engine.outputs()?;
+    let mut worst: f64 = 0.0;
+    for l in &mut loaded[1..] {
+        let theirs = l.engine.outputs()?;
+        if ours.len() != theirs.len() {
+            bail!("{} gives {} outputs, infc {}", l.name, theirs.len(), ours.len());
+        }
+        for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
+            let name = &graph.value(graph.outputs()[i]).name;
+            let outcome =
+                compare::compare(name, &Item::Tensor(a.clone()), &Item::Tensor(b.clone()), kinds[i], Tolerance::default());
+            if let Some(fault) = outcome.fault {
+                bail!("infc and {} differ: {fault}", l.name);
+            }
+            if l.name == "ONNX Runtime" {
+                worst = worst.max(outcome.error);
+            }
+        }
+    }
+    Ok(worst)
+}
+
+/// Times of runs, sorted; the engines take turns of at least ten milliseconds.
+fn alternate(loaded: &mut [Loaded], seconds: f64) -> Result<Vec<Vec<Duration>>> {
+    let turn = Duration::from_millis(10);
+    let mut times = vec![vec![]; loaded.len()];
+    let start = Instant::now();
+    let all = Duration::from_secs_f64(seconds * loaded.len() as f64);
+    while start.elapsed() < all || times[0].len() < 5 {
+        for (l, times) in loaded.iter_mut().zip(&mut times) {
+            l.engine.run()?; // what the engine before left in the caches is not this one's doing
+            let begin = Instant::now();
+            loop {
+                let start = Instant::now();
+                l.engine.run()?;
+                times.push(start.elapsed());
+                if begin.elapsed() >= turn {
+                    break;
+                }
+            }
+        }
+    }
+    times.iter_mut().for_each(|t| t.sort());
+    Ok(times)
+}
+
+/// The median time of a process that loads the artifact and runs it once.
+fn cold_start(program: &Path, artifact: &Path, processes: usize) -> Result<Duration> {
+    let mut times = vec![];
+    for _ in 0..processes.max(1) {
+        let start = Instant::now();
+        let status = Command::new(program).arg(artifact).status()?;
+        times.push(start.elapsed());
+        if !status.success() {
+            bail!("{} failed on {}", program.display(), artifact.display());
+        }
+    }
+    times.sort();
+    Ok(times[times.len() / 2])
+}

@@ -1,0 +1,148 @@
+//! What was measured: a line for people, JSON, and the page `docs/performance.md`.
+
+use std::fmt;
+use std::time::Duration;
+
+/// An engine's times.
+pub struct Engine {
+    /// Its name.
+    pub name: &'static str,
+    /// From the file to ready.
+    pub load: Duration,
+    /// The first run.
+    pub first: Duration,
+    /// Steady runs, sorted.
+    pub times: Vec<Duration>,
+}
+
+impl Engine {
+    /// The median of the steady runs.
+    pub fn median(&self) -> Duration {
+        self.times[self.times.len() / 2]
+    }
+}
+
+/// A model's figures; the first engine is infc.
+pub struct Row {
+    /// The model's name.
+    pub name: String,
+    /// Time of the compiler.
+    pub compile: Duration,
+    /// Bytes of the artifact.
+    pub size: u64,
+    /// Bytes of its code.
+    pub code: u64,
+    /// Unique kernels.
+    pub kernels: usize,
+    /// Largest difference to ONNX Runtime's outputs.
+    pub difference: f64,
+    /// infc and its peers.
+    pub engines: Vec<Engine>,
+    /// From the start of a process to its end with the first output, less the steady median.
+    pub cold: Option<Duration>,
+}
+
+impl Row {
+    /// infc's median by the best peer's.
+    fn ratio(&self) -> f64 {
+        let best = self.engines[1..].iter().map(Engine::median).min().unwrap_or_default();
+        self.engines[0].median().as_secs_f64() / best.as_secs_f64()
+    }
+}
+
+fn ms(t: Duration) -> f64 {
+    t.as_secs_f64() * 1e3
+}
+
+fn short(t: Duration) -> String {
+    match ms(t) {
+        t if t < 0.1 => format!("{t:.4}"),
+        t if t < 10.0 => format!("{t:.2}"),
+        t => format!("{t:.1}"),
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:20} {:.2} of the best peer:", self.name, self.ratio())?;
+        for e in &self.engines {
+            write!(f, "  {} {} ms", e.name, short(e.median()))?;
+        }
+        let (compile, difference) = (self.compile.as_secs_f64(), self.difference);
+        write!(f, "  (compiled in {compile:.1} s, difference {difference:.1e}")?;
+        if let Some(cold) = self.cold {
+            write!(f, ", cold start {} ms", short(cold))?;
+        }
+        write!(f, ")")
+    }
+}
+
+/// All figures.
+pub fn json(rows: &[Row], threads: usize) -> serde_json::Value {
+    let engine = |e: &Engine| {
+        serde_json::json!({
+            "name": e.name, "load_ms": ms(e.load), "first_ms": ms(e.first), "min_ms": ms(e.times[0]), "median_ms": ms(e.median()),
+            "p99_ms": ms(e.times[(e.times.len() - 1) * 99 / 100]), "runs": e.times.len(),
+        })
+    };
+    let row = |r: &Row| {
+        serde_json::json!({
+            "model": r.name, "ratio": r.ratio(), "compile_ms": ms(r.compile), "artifact_bytes": r.size, "code_bytes": r.code,
+            "kernels": r.kernels, "difference": r.difference, "cold_ms": r.cold.map(ms),
+            "engines": r.engines.iter().map(engine).collect::<Vec<_>>(),
+        })
+    };
+    serde_json::json!({ "machine": machine(), "date": today(), "threads": threads, "models": rows.iter().map(row).collect::<Vec<_>>() })
+}
+
+/// The page; made from figures only.
+pub fn page(rows: &[Row], threads: usize) -> String {
+    let names: Vec<_> = rows.first().map(|r| r.engines.iter().map(|e| e.name).collect()).unwrap_or_default();
+    let head = |n: &[&str]| format!("| {} |\n|---{}|\n", n.join(" | "), "|--:".repeat(n.len() - 1));
+    let mut speed = head(&[&["model"], &names[..], &["infc / best peer"]].concat());
+    let mut start = head(
+        &[&["model"][..], &["artifact KiB", "code KiB", "kernels", "compile s", "cold start ms", "largest difference"]].concat(),
+    );
+    let mut load = head(&[&["model"], &names[..]].concat());
+    for r in rows {
+        let medians: Vec<_> = r.engines.iter().map(|e| short(e.median())).collect();
+        speed += &format!("| {} | {} | {:.2} |\n", r.name, medians.join(" | "), r.ratio());
+        let loads: Vec<_> = r.engines.iter().map(|e| short(e.load + e.first)).collect();
+        load += &format!("| {} | {} |\n", r.name, loads.join(" | "));
+        let cold = r.cold.map_or("-".to_owned(), short);
+        let (size, code, compile) = (r.size >> 10, r.code >> 10, r.compile.as_secs_f64());
+        start += &format!("| {} | {size} | {code} | {} | {compile:.1} | {cold} | {:.1e} |\n", r.name, r.kernels, r.difference);
+    }
+    let s = if threads == 1 { "" } else { "s" };
+    format!(
+        "# Performance\n\nMade by `./x bench` on {}; do not edit. Machine: {}. {threads} thread{s} on pinned cores, batch 1, f32, random\n\
+         inputs; the engines take turns in one process, through their C interfaces, and agree on the outputs (checked before timing).\n\
+         Peers: ONNX Runtime {} (all graph optimisations), OpenVINO {} (latency hint, f32).\n\n\
+         ## Steady runs: median, ms\n\n{speed}\n## From the file to the first output, in a warm process, ms\n\n\
+         infc loads an artifact; the peers load and optimise the ONNX file.\n\n{load}\n## Artifacts\n\n\
+         Cold start: a process is started, maps the artifact, runs it once and ends; less the steady median. Largest difference: of any output\n\
+         element to ONNX Runtime's.\n\n{start}",
+        today(),
+        machine(),
+        version("INFC_BENCH_ORT"),
+        version("INFC_BENCH_OPENVINO"),
+    )
+}
+
+/// Versions come from `./x bench`, which installs the peers.
+fn version(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| "(version unknown)".to_owned())
+}
+
+fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name =
+        info.lines().find_map(|l| l.strip_prefix("model name")).and_then(|l| l.split_once(": ")).map_or("unknown", |p| p.1);
+    let target = infc::Options::native().map_or_else(|_| String::new(), |o| format!(", compiled for {}", o.target.name));
+    format!("{name}{target}")
+}
+
+fn today() -> String {
+    let output = std::process::Command::new("date").arg("+%Y-%m-%d").output();
+    output.map_or_else(|_| String::new(), |o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
+}
