@@ -41,6 +41,8 @@ pub struct Compiled {
     pub artifact: Vec<u8>,
     /// Numbers about it.
     pub report: Report,
+    /// What was lowered: steps, loop nests, plans. Its constants are in the artifact only.
+    pub lowered: Lowered,
 }
 
 /// Numbers about a compilation.
@@ -125,7 +127,8 @@ pub fn compile(graph: Graph, options: &Options) -> Result<Compiled, Problems> {
     let artifact = Artifact { manifest: &manifest, variants: &variants, constants: &[&lowered.constants], debug: &[] }.to_bytes();
     clock.stage("write");
     report.stages = clock.stages;
-    Ok(Compiled { artifact, report })
+    lowered.constants = vec![];
+    Ok(Compiled { artifact, report, lowered })
 }
 
 /// The graph after the passes, with dims bound.

@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod build;
+pub mod cost;
 pub mod fuse;
 pub mod loops;
 pub mod math;

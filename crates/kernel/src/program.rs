@@ -5,7 +5,7 @@ use crate::loops::{Access, Buffer, Kernel, Space};
 use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
 use crate::work::{Id, Item, Memory, Task, Work};
-use crate::{fuse, place, work};
+use crate::{cost, fuse, place, work};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
 use infc_artifact::program::{self as art, Place, Program, Size, SizeOp, Step, SymbolSource, View};
@@ -27,6 +27,19 @@ pub struct Lowered {
     pub plans: Vec<Option<Plan>>,
     /// Bytes of all constants, at the offsets that the program names.
     pub constants: Vec<u8>,
+    /// What each launch is for, in the order of the steps, those inside branches and loops where they stand.
+    pub launches: Vec<Launch>,
+}
+
+/// What a launch is for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// The node in the model's words, empty for a border.
+    pub node: String,
+    /// Arithmetic operations, see [`cost::operations`].
+    pub operations: Expr,
+    /// Bytes of all it reads and writes, each counted once.
+    pub bytes: Expr,
 }
 
 /// Names of outputs and inputs that carry state from run to run.
@@ -46,7 +59,7 @@ fn emit(mut work: Work, target: &TargetDesc, states: &States) -> Result<Lowered,
     let mut cx = Emit {
         work: &work,
         target,
-        out: Lowered { program: Program::default(), kernels: vec![], plans: vec![], constants: vec![] },
+        out: Lowered { program: Program::default(), kernels: vec![], plans: vec![], constants: vec![], launches: vec![] },
         buffers: HashMap::new(),
         symbols: HashMap::new(),
         unique: HashMap::new(),
@@ -89,6 +102,12 @@ struct Emit<'a> {
 fn physical_dims(data: &work::Data) -> Vec<Expr> {
     let dims = data.ty.dims.iter().enumerate();
     dims.map(|(a, &d)| data.halo.get(a).map_or(d, |&(lo, hi)| d + lo + hi)).collect()
+}
+
+/// Bytes of the elements of all operands.
+fn bytes(operands: &[Operand]) -> Expr {
+    let one = |o: &Operand| Expr::product(o.buffer.dims.iter().copied()) * Expr::from(o.buffer.dtype.bytes());
+    operands.iter().map(one).fold(Expr::int(0), |a, b| a + b)
 }
 
 impl Emit<'_> {
@@ -357,6 +376,7 @@ impl Emit<'_> {
             self.problem(&task.node, "reads and writes the same memory in one kernel", "this is a defect of the compiler");
             return;
         }
+        let note = Launch { node: task.node.clone(), operations: cost::operations(&task.step), bytes: bytes(&operands) };
         let (step, operands) = match task.step {
             Compute(c) if !fuse::is_contraction(&c) => {
                 let (c, operands) = build::collapse::collapse(c, operands);
@@ -366,7 +386,7 @@ impl Emit<'_> {
         };
         let plan = plan::choose(&step, &operands, self.target);
         let nest = build::build(&task.name, &step, &plan, &operands, self.target);
-        self.launch(nest, Some(plan), &places, steps);
+        self.launch(nest, Some(plan), note, &places, steps);
     }
 
     /// Before the first write to a tensor with a border (or to a window of it): the border.
@@ -377,7 +397,8 @@ impl Emit<'_> {
         if self.bordered.insert(whole) {
             let (out, buffer, offset) = self.operand(whole, Access::Write);
             let nest = build::border::build("border", &out, &self.work.tensor(whole).halo, fill);
-            self.launch(nest, None, &[(buffer, offset)], steps);
+            let note = Launch { node: String::new(), operations: Expr::int(0), bytes: Expr::int(0) };
+            self.launch(nest, None, note, &[(buffer, offset)], steps);
         }
     }
 
@@ -386,7 +407,7 @@ impl Emit<'_> {
         task.sources.iter().all(|&s| s != task.out)
     }
 
-    fn launch(&mut self, nest: Nest, plan: Option<Plan>, places: &[(u32, Expr)], steps: &mut Vec<Step>) {
+    fn launch(&mut self, nest: Nest, plan: Option<Plan>, note: Launch, places: &[(u32, Expr)], steps: &mut Vec<Step>) {
         let mut buffers = vec![];
         for &s in &nest.sources {
             let view = match nest.packed.iter().find(|p| p.source == s) {
@@ -412,6 +433,7 @@ impl Emit<'_> {
                 k
             }
         };
+        self.out.launches.push(note);
         steps.push(Step::Launch { kernel, buffers, extents, tasks });
         self.position += 1;
     }

@@ -8,6 +8,7 @@ pub mod inspect;
 pub mod model;
 pub mod ops;
 pub mod passes;
+pub mod profile;
 pub mod run;
 pub mod targets;
 pub mod verify;

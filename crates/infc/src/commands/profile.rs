@@ -1,0 +1,149 @@
+//! `infc profile`: where the time of a run goes, step by step.
+
+use super::compile::{self, How};
+use super::model::runtime_problem;
+use crate::say;
+use crate::term::{Exit, Failure, Result};
+use infc::engine::{self, Engine, Native};
+use infc::inputs::{self, Source};
+use infc_artifact::program::Step;
+use infc_ir::Expr;
+use infc_ir::expr::Node;
+use infc_runtime::Model;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Compile a model and time each step of its runs
+///
+/// Shows for each launch its time, its arithmetic and memory traffic at least needed, the kernel, its plan, and the node it computes.
+#[derive(clap::Args)]
+pub struct Args {
+    /// An ONNX file.
+    model: PathBuf,
+    /// Threads that work; 0 is one for each CPU.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// How long to run.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Show only the slowest steps.
+    #[arg(long, default_value_t = 30)]
+    top: usize,
+    /// Report all steps as one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+/// A step with its figures for one run.
+struct Line {
+    kernel: String,
+    plan: String,
+    node: String,
+    nanoseconds: f64,
+    operations: f64,
+    bytes: f64,
+    calls: f64,
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result {
+    if !(args.seconds >= 0.0 && args.seconds.is_finite()) {
+        return Err(Failure::usage("--seconds must be a number that is at least 0", ""));
+    }
+    let graph = compile::import(&args.model)?;
+    let dims = args.how.dims();
+    let make = |&v: &infc_ir::Value| inputs::make(&Source::Random(0), &graph.value(v).name, graph.ty(v), &dims);
+    let inputs = graph.inputs().iter().map(make).collect::<std::result::Result<Vec<_>, _>>()?;
+    let symbols: BTreeMap<&str, i64> = engine::symbols_of(&graph, &inputs);
+    let compiled = compile::compile(&args.model, &args.how.options()?)?;
+    let model = Model::from_bytes(&compiled.artifact).map_err(|e| runtime_problem(&args.model, &e))?;
+    let options = infc_runtime::Options { threads: args.threads, profile: true, ..infc_runtime::Options::default() };
+    let mut native = Native::new(model, options)?;
+    native.run(&inputs)?;
+    let before = native.session().times().to_vec();
+    let begin = Instant::now();
+    let mut runs = 0;
+    while runs == 0 || begin.elapsed() < Duration::from_secs_f64(args.seconds) {
+        native.run(&inputs)?;
+        runs += 1;
+    }
+    let times: Vec<(f64, f64)> = native
+        .session()
+        .times()
+        .iter()
+        .zip(&before)
+        .map(|(t, b)| ((t.nanoseconds - b.nanoseconds) as f64 / f64::from(runs), (t.calls - b.calls) as f64 / f64::from(runs)))
+        .collect();
+    let mut lines = lines(&compiled, &times, &symbols);
+    let total: f64 = lines.iter().map(|l| l.nanoseconds).sum();
+    if args.json {
+        say!("{}", serde_json::json!({ "runs": runs, "total_ms": total / 1e6, "steps": lines.iter().map(as_json).collect::<Vec<_>>() }));
+        return Ok(Exit::Ok);
+    }
+    say!("{:>10}  {:>5}  {:>8}  {:>7}  {:>5}  kernel, plan, node", "us", "%", "GFLOP/s", "GB/s", "calls");
+    lines.sort_by(|a, b| b.nanoseconds.total_cmp(&a.nanoseconds));
+    for l in lines.iter().take(args.top) {
+        let Line { kernel, plan, node, nanoseconds: ns, .. } = l;
+        let (share, flops, bytes) = (100.0 * ns / total, rate(l.operations * l.calls, *ns), rate(l.bytes * l.calls, *ns));
+        say!("{:10.1}  {share:5.1}  {flops:8.1}  {bytes:7.1}  {:5.0}  {kernel} | {plan} | {node}", ns / 1e3, l.calls);
+    }
+    let all: f64 = lines.iter().map(|l| l.operations * l.calls).sum();
+    say!("{} steps in {:.3} ms, {:.2} GFLOP, {:.1} GFLOP/s", lines.len(), total / 1e6, all / 1e9, rate(all, total));
+    Ok(Exit::Ok)
+}
+
+/// Something by nanoseconds; 0 where no time was measured.
+fn rate(amount: f64, nanoseconds: f64) -> f64 {
+    if nanoseconds > 0.0 { amount / nanoseconds } else { 0.0 }
+}
+
+fn as_json(l: &Line) -> serde_json::Value {
+    serde_json::json!({
+        "kernel": l.kernel, "plan": l.plan, "node": l.node, "us": l.nanoseconds / 1e3, "calls": l.calls, "operations": l.operations,
+        "bytes": l.bytes,
+    })
+}
+
+/// The launches with their figures; other steps take no time worth showing.
+fn lines(compiled: &infc::Compiled, times: &[(f64, f64)], symbols: &BTreeMap<&str, i64>) -> Vec<Line> {
+    let mut out = vec![];
+    let mut notes = compiled.lowered.launches.iter();
+    let mut number = 0;
+    visit(&compiled.lowered.program.steps, &mut |step| {
+        let (ns, calls) = times.get(number).copied().unwrap_or_default();
+        number += 1;
+        let Step::Launch { kernel, .. } = step else { return };
+        let (Some(note), k) = (notes.next(), *kernel as usize) else { return };
+        // Symbols that only steps set have no value here: such amounts are left out.
+        let value = |e: Expr| match e.node() {
+            Node::Sym(s) => symbols.get(*s).copied(),
+            _ => None,
+        };
+        let amount = |e: Expr| e.eval(&value).unwrap_or(0) as f64;
+        out.push(Line {
+            kernel: compiled.lowered.kernels[k].name.clone(),
+            plan: compiled.lowered.plans[k].as_ref().map_or_else(String::new, |p| p.to_string()),
+            node: note.node.clone(),
+            nanoseconds: ns,
+            operations: amount(note.operations),
+            bytes: amount(note.bytes),
+            calls,
+        });
+    });
+    out
+}
+
+/// Steps in depth-first order, as the runtime numbers them.
+fn visit(steps: &[Step], see: &mut dyn FnMut(&Step)) {
+    for step in steps {
+        see(step);
+        match step {
+            Step::If { then, otherwise, .. } => [then, otherwise].into_iter().for_each(|s| visit(s, see)),
+            Step::Loop { body, .. } => visit(body, see),
+            _ => {}
+        }
+    }
+}
