@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn a_product_of_matrices_is_two_operations_for_each_triple() {
         let (m, n, k) = (Expr::sym("m"), Expr::int(3), Expr::int(5));
-        let read = |s, i: &[u32]| Scalar::read_at(DType::F32, s, &i.iter().map(|&v| Expr::var(v)).collect::<Vec<_>>());
+        let read = |s, i: &[usize]| Scalar::read_at(DType::F32, s, &i.iter().map(|&v| Expr::var(v)).collect::<Vec<_>>());
         let body = read(0, &[0, 2]) * read(1, &[2, 1]);
         let reduction = Reduction { axes: vec![k], kind: Reducer::Sum, body };
         let value = Scalar::local(DType::F32, 0);

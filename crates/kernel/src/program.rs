@@ -382,6 +382,7 @@ impl Emit<'_> {
                 let (c, operands) = build::collapse::collapse(c, operands);
                 (Compute(c), operands)
             }
+            Compute(c) => (Compute(build::contract::in_memory_order(c, &operands)), operands),
             other => (other, operands),
         };
         let plan = plan::choose(&step, &operands, self.target);

@@ -80,7 +80,10 @@ pub fn run(args: &Args) -> Result {
     let mut lines = lines(&compiled, &times, &symbols);
     let total: f64 = lines.iter().map(|l| l.nanoseconds).sum();
     if args.json {
-        say!("{}", serde_json::json!({ "runs": runs, "total_ms": total / 1e6, "steps": lines.iter().map(as_json).collect::<Vec<_>>() }));
+        say!(
+            "{}",
+            serde_json::json!({ "runs": runs, "total_ms": total / 1e6, "steps": lines.iter().map(as_json).collect::<Vec<_>>() })
+        );
         return Ok(Exit::Ok);
     }
     say!("{:>10}  {:>5}  {:>8}  {:>7}  {:>5}  kernel, plan, node", "us", "%", "GFLOP/s", "GB/s", "calls");

@@ -35,6 +35,31 @@ fn factors(c: &Compute) -> Option<[Factor; 2]> {
     Some([one(*a)?, one(*b)?])
 }
 
+/// The same contraction with its reduction axes in the order in which the factor that is no constant lies in memory: neighbours
+/// follow each other, and a line of the cache is left for good once it is read. Sums of floats change their order.
+pub fn in_memory_order(mut c: Compute, operands: &[Operand]) -> Compute {
+    let (Some(f), Some(r)) = (factors(&c), &mut c.reduction) else { return c };
+    let rank = c.dims.len();
+    let stride = |k: usize| {
+        let of = |f: &Factor| {
+            let index: Vec<Scalar> = f.index.iter().map(|&e| Scalar::index(e)).collect();
+            let offset = operands[f.source].offset(&index)?;
+            Some(offset.affine_in((rank + k) as u32)?.0.abs())
+        };
+        let moving = f.iter().filter(|f| operands[f.source].constant.is_none());
+        moving.map(|f| of(f).unwrap_or(i64::MAX)).max().unwrap_or(0)
+    };
+    let mut order: Vec<usize> = (0..r.axes.len()).collect();
+    order.sort_by_key(|&k| std::cmp::Reverse(stride(k)));
+    let mut map: Vec<Expr> = (0..rank + order.len()).map(Expr::var).collect();
+    for (new, &old) in order.iter().enumerate() {
+        map[rank + old] = Expr::var(rank + new);
+    }
+    r.axes = order.iter().map(|&k| r.axes[k]).collect();
+    r.body = r.body.subst(&map);
+    c
+}
+
 /// The plan of a contraction; `None` if it has no n axis or its vector factor cannot be brought into panels.
 pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Brgemm> {
     let r = c.reduction.as_ref()?;
@@ -81,7 +106,11 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     let rows: i64 = m.iter().map(|&a| guess(c.dims[a])).product();
     let (mr, nr) = tile(rows, guess(c.dims[n]), lanes, target.vector_registers as usize);
     let depth = depth.unwrap_or(64).max(1);
-    let (mc, nc) = blocks(c, &m, n, rows, depth, (mr, nr), bytes as i64);
+    // Rows of a convolution overlap: what a row takes of the operand is less than the depth.
+    let a = &operands[f[broadcast].source].buffer;
+    let shared = Expr::product(a.dims.iter().copied()).known().map_or(depth, |all| all / rows.max(1));
+    let row = depth.min(shared.max(1)) * bytes as i64;
+    let (mc, nc) = blocks(c, &m, n, rows, depth, row, (mr, nr), bytes as i64, target);
     Some(Brgemm { broadcast, n, m, mr, nr, mc, nc, panels })
 }
 
@@ -107,17 +136,30 @@ fn tile(rows: i64, columns: i64, lanes: usize, registers: usize) -> (usize, usiz
     (best.1, best.2)
 }
 
-/// Rows and columns of a task: a's block stays in L2, and large products have at least eight tasks.
-fn blocks(c: &Compute, m: &[usize], n: usize, rows: i64, depth: i64, (mr, nr): (usize, usize), bytes: i64) -> (usize, usize) {
+/// Rows and columns of a task. The loop over columns is the outer one: a panel of b stays in L2 while all rows of the task pass, so
+/// the more rows a task has, the less often b comes from memory; a's block (`row` bytes a row) shall stay in L2 beside it, unless that leaves
+/// too few rows. Large products have at least eight tasks.
+fn blocks(
+    c: &Compute,
+    m: &[usize],
+    n: usize,
+    rows: i64,
+    depth: i64,
+    row: i64,
+    (mr, nr): (usize, usize),
+    bytes: i64,
+    target: &TargetDesc,
+) -> (usize, usize) {
     let up = |x: i64, to: usize| (x.max(1) as usize).div_ceil(to) * to;
     let columns = guess(c.dims[n]);
     let batch: i64 = (0..c.dims.len()).filter(|a| *a != n && !m.contains(a)).map(|a| guess(c.dims[a])).product();
-    let mut mc = up((131_072 / (depth * bytes)).max(mr as i64), mr).min(up(rows, mr));
+    let room = target.l2_bytes as i64 * 3 / 4 - depth * nr as i64 * bytes;
+    let mut mc = up((room / row.max(1)).max(FEWEST_ROWS), mr).min(up(rows, mr));
     let mut nc = up(columns, nr);
     let work = batch * rows * columns * depth;
     let tasks =
         |mc: usize, nc: usize| batch * (rows.max(1) as usize).div_ceil(mc) as i64 * (columns.max(1) as usize).div_ceil(nc) as i64;
-    while work > 1 << 21 && tasks(mc, nc) < 8 && mc >= 8 * mr {
+    while work > 1 << 21 && tasks(mc, nc) < 8 && mc as i64 >= 2 * FEWEST_ROWS {
         mc = up(mc as i64 / 2, mr);
     }
     while work > 1 << 19 && tasks(mc, nc) < 8 && nc >= 2 * nr {
@@ -125,6 +167,9 @@ fn blocks(c: &Compute, m: &[usize], n: usize, rows: i64, depth: i64, (mr, nr): (
     }
     (mc, nc)
 }
+
+/// Rows that make reading b from memory worth it: two operations a row for each element.
+const FEWEST_ROWS: i64 = 48;
 
 /// The index of a constant factor in terms of n (variable 0) and k (variables 1..), if it depends on nothing else.
 fn pack_index(b: &Factor, n: usize, c: &Compute, reduced: usize) -> Option<Vec<Expr>> {
@@ -332,5 +377,36 @@ impl Tile<'_> {
         let rows = inside(self.m0 + i, self.rows, self.p.mr, vectors);
         let finish = for_each(i, mr, LoopKind::Unroll, rows);
         vec![Stmt::Alloc { buffer: acc }, clear, sum, finish]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loops::{Access, Buffer};
+    use infc_ir::DType;
+    use infc_ir::compute::Reduction;
+
+    #[test]
+    fn reduction_axes_follow_memory() {
+        // x[c, h, w] with channels last, weights w[m, c, k, l]: the sum over c, k, l becomes one over k, l, c.
+        let (x, y) = (DType::F32, Expr::var);
+        let operand = |dims: &[i64], order: &[usize]| {
+            let dims: Vec<Expr> = dims.iter().map(|&d| Expr::int(d)).collect();
+            let strides = Buffer::strides_in_order(&dims, order);
+            let shift = vec![0; dims.len()];
+            let buffer = Buffer { name: "b".into(), dtype: x, dims, strides, space: Space::Global, access: Access::Read };
+            Operand { buffer, shift, constant: None }
+        };
+        let mut operands = vec![operand(&[8, 6, 6], &[1, 2, 0]), operand(&[4, 8, 3, 3], &[]), operand(&[4, 4, 4], &[1, 2, 0])];
+        operands[1].constant = Some(infc_ir::Tensor::zeros(x, [4, 8, 3, 3]));
+        let body = Scalar::read_at(x, 0, &[y(3), y(1) + y(4), y(2) + y(5)]) * Scalar::read_at(x, 1, &[y(0), y(3), y(4), y(5)]);
+        let axes = [8, 3, 3].map(Expr::int).to_vec();
+        let reduction = Some(Reduction { axes, kind: Reducer::Sum, body });
+        let c = Compute { dims: [4, 4, 4].map(Expr::int).to_vec(), reduction, value: Scalar::local(x, 0) };
+        let r = in_memory_order(c, &operands).reduction.expect("still reduces");
+        assert_eq!(r.axes, [3, 3, 8].map(Expr::int));
+        let want = Scalar::read_at(x, 0, &[y(5), y(1) + y(3), y(2) + y(4)]) * Scalar::read_at(x, 1, &[y(0), y(5), y(3), y(4)]);
+        assert_eq!(r.body, want);
     }
 }
