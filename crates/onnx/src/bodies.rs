@@ -66,15 +66,38 @@ impl<'m> Importer<'m> {
         }
         let operands = std::iter::once(Some(cond)).chain(second.captured.iter().copied().map(Some)).collect();
         let regions = vec![first.region, second.region];
-        match self.apply(n, "", version, operands, parts.attrs, regions) {
-            Err(Stop::Fault(..)) if known.is_some() => self.inline(if known == Some(true) { &then } else { &other }),
-            other => other,
+        let differ = self.types_differ(first.region, second.region);
+        match (known, differ) {
+            (_, false) => self.apply(n, "", version, operands, parts.attrs, regions),
+            (Some(taken), true) => self.inline(if taken { &then } else { &other }),
+            (None, true) => {
+                let at = self.describe(n);
+                self.undecided.push(at);
+                match self.choices.get(self.undecided.len() - 1) {
+                    Some(&taken) => self.inline(if taken { &then } else { &other }),
+                    None => Err(Stop::Unknown), // the next attempt knows more
+                }
+            }
         }
+    }
+
+    /// Do the results of two branches differ in more than their dims?
+    fn types_differ(&self, a: Region, b: Region) -> bool {
+        fn differ(a: &Type, b: &Type) -> bool {
+            match (a, b) {
+                (Type::Tensor(a), Type::Tensor(b)) => a.dtype != b.dtype || a.rank() != b.rank(),
+                (Type::Sequence(a), Type::Sequence(b)) | (Type::Optional(a), Type::Optional(b)) => differ(a, b),
+                (Type::Map(k, a), Type::Map(l, b)) => k != l || differ(a, b),
+                _ => true,
+            }
+        }
+        let (a, b) = (&self.graph.region(a).results, &self.graph.region(b).results);
+        a.len() == b.len() && a.iter().zip(b).any(|(&a, &b)| differ(self.graph.ty(a), self.graph.ty(b)))
     }
 
     /// The value of a condition, if it is known now.
     fn known_condition(&self, cond: Value) -> Option<bool> {
-        let fact = self.graph.fact(cond);
+        let fact = op::fact(&self.graph, cond);
         let known = fact.known.filter(|t| t.dtype != DType::String && t.len() == 1).map(|t| t.to_ints()[0] != 0);
         known.or_else(|| fact.ints.filter(|i| i.len() == 1)?[0].known().map(|v| v != 0))
     }

@@ -88,7 +88,14 @@ pub struct Importer<'m> {
     pub files: Files,
     /// Symbols in use.
     pub symbols: HashSet<String>,
+    /// For each If that cannot be decided and whose branches have different types, in order: which branch to take.
+    pub choices: Vec<bool>,
+    /// Those Ifs, as far as they were met.
+    pub undecided: Vec<String>,
 }
+
+/// So many ways to take undecided Ifs are tried.
+const MOST_WAYS: usize = 64;
 
 /// Imports a model file; its constants stay in the mapped file.
 pub fn import(path: &Path) -> Result<Graph, Problems> {
@@ -109,6 +116,45 @@ pub fn import_bytes(bytes: Bytes, base_dir: Option<&Path>) -> Result<Graph, Prob
     let Some(graph) = &model.graph else {
         return Err(Problems::one("model", "contains no graph", "the file is truncated or no ONNX model"));
     };
+    let first = attempt(&model, graph, base_dir, vec![]);
+    if first.undecided.is_empty() { outcome(first) } else { decide(&model, graph, base_dir) }
+}
+
+fn outcome(importer: Importer) -> Result<Graph, Problems> {
+    if importer.problems.is_empty() { Ok(importer.graph) } else { Err(Problems(importer.problems)) }
+}
+
+/// Exporters turn `x.squeeze()` into an If whose branches differ in rank, chosen by a size. Where the size is symbolic nothing
+/// tells the branch but the rest of the model: the only way to take them all that gives a well-typed model is the one meant.
+/// The operators of that way check the sizes they get (Squeeze wants 1), so a wrong size does not pass unseen.
+fn decide(model: &ModelProto, graph: &GraphProto, base_dir: Option<&Path>) -> Result<Graph, Problems> {
+    let (mut ways, mut tried, mut good, mut bad) = (vec![vec![false], vec![true]], 0, vec![], None);
+    while let Some(choices) = ways.pop() {
+        tried += 1;
+        if tried > MOST_WAYS {
+            break;
+        }
+        let way = attempt(model, graph, base_dir, choices);
+        let open = way.undecided.len() > way.choices.len();
+        match (way.problems.is_empty(), open) {
+            (true, true) => ways.extend([false, true].map(|c| [&way.choices[..], &[c]].concat())),
+            (true, false) => good.push(way),
+            (false, _) => bad = bad.or(Some(way)),
+        }
+    }
+    let at = |i: &Importer| i.undecided.first().cloned().unwrap_or_default();
+    let help = "give the inputs fixed sizes";
+    match (good.len(), bad) {
+        (1, _) if tried <= MOST_WAYS => Ok(good.remove(0).graph),
+        (0, Some(bad)) => outcome(bad),
+        _ => {
+            let message = "the types of its branches differ, its condition depends on symbolic sizes, and the model fits both";
+            Err(Problems::one(good.first().map(at).unwrap_or_default(), message, help))
+        }
+    }
+}
+
+fn attempt<'m>(model: &'m ModelProto, graph: &GraphProto, base_dir: Option<&Path>, choices: Vec<bool>) -> Importer<'m> {
     let mut importer = Importer {
         graph: Graph::new(graph.name.clone().unwrap_or_default()),
         problems: vec![],
@@ -119,10 +165,12 @@ pub fn import_bytes(bytes: Bytes, base_dir: Option<&Path>) -> Result<Graph, Prob
         calls: vec![],
         files: Files::new(base_dir),
         symbols: HashSet::new(),
+        choices,
+        undecided: vec![],
     };
-    importer.model(&model);
+    importer.model(model);
     importer.main_graph(graph);
-    if importer.problems.is_empty() { Ok(importer.graph) } else { Err(Problems(importer.problems)) }
+    importer
 }
 
 /// Domains by one name each.

@@ -3,6 +3,7 @@
 use crate::proto::{TensorShapeProto, TypeProto, tensor_shape_proto::Dimension, tensor_shape_proto::dimension, type_proto};
 use crate::tensor::dtype;
 use infc_ir::{Expr, Fault, Type, fault};
+use std::collections::HashSet;
 
 /// How a declared dim is read: `(dim as declared, axis)` to an expression.
 pub type DimReader<'a> = dyn FnMut(&dimension::Value, usize) -> Result<Expr, Fault> + 'a;
@@ -40,19 +41,17 @@ fn dims(shape: &TensorShapeProto, name: &str, dim: &mut DimReader) -> Result<Vec
     shape.dim.iter().enumerate().map(read).collect()
 }
 
-/// The declaration of `ty`.
-pub fn to_proto(ty: &Type) -> TypeProto {
+/// The declaration of `ty`. Dims with symbols other than `symbols` (new ones, that only the data tells) are left open.
+pub fn to_proto(ty: &Type, symbols: &HashSet<&str>) -> TypeProto {
     use type_proto::Value;
-    let boxed = |t: &Type| Some(Box::new(to_proto(t)));
+    let boxed = |t: &Type| Some(Box::new(to_proto(t, symbols)));
     let value = match ty {
         Type::Tensor(t) => {
-            let dim = |d: &Expr| Dimension {
-                value: Some(match d.known() {
-                    Some(n) => dimension::Value::DimValue(n),
-                    None => dimension::Value::DimParam(dim_text(*d)),
-                }),
-                denotation: None,
+            let value = |d: &Expr| match d.known() {
+                Some(n) => Some(dimension::Value::DimValue(n)),
+                None => symbols_of(*d).iter().all(|s| symbols.contains(s)).then(|| dimension::Value::DimParam(dim_text(*d))),
             };
+            let dim = |d: &Expr| Dimension { value: value(d), denotation: None };
             let shape = TensorShapeProto { dim: t.dims.iter().map(dim).collect() };
             Value::TensorType(type_proto::Tensor { elem_type: Some(t.dtype.onnx()), shape: Some(shape) })
         }
@@ -69,4 +68,15 @@ pub fn dim_text(d: Expr) -> String {
         infc_ir::expr::Node::Sym(name) => (*name).to_owned(),
         _ => d.to_string(),
     }
+}
+
+/// The symbols of an expression.
+pub fn symbols_of(d: Expr) -> Vec<&'static str> {
+    let mut found = vec![];
+    d.leaves(&mut |e| {
+        if let infc_ir::expr::Node::Sym(name) = e.node() {
+            found.push(*name);
+        }
+    });
+    found
 }

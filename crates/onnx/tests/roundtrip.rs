@@ -223,3 +223,26 @@ fn shared_models_round_trip_and_an_independent_decoder_agrees() {
         }
     }
 }
+
+#[test]
+fn the_rest_of_the_model_decides_an_if() {
+    // x.squeeze(-1) as exporters write it, of a dim that is symbolic: what follows wants a matrix.
+    let then =
+        graph(&[], vec![node("t = Squeeze(x, last)", [])], &["t f32[?, 3]"], vec![constant("last", &Tensor::from_ints(&[-1]))]);
+    let other = graph(&[], vec![node("e = Identity(x)", [])], &["e f32[?, 3, ?]"], vec![]);
+    let head = vec![
+        node("d = Shape(x)", [int("start", 2)]),
+        node("c = Equal(d, one)", []),
+        node("s = If(c)", [body("then_branch", then), body("else_branch", other)]),
+    ];
+    let gemm = [&head[..], &[node("y = Gemm(s, w)", [])]].concat();
+    let one = || constant("one", &Tensor::from_ints(&[1]));
+    let w = constant("w", &Tensor::zeros(DType::F32, [3, 2]));
+    let g = graph(&["x f32[n, 3, m]"], gemm, &["y f32[?, 2]"], vec![one(), w]);
+    let g = check("decided", &model(16, g), "Shape Equal Squeeze Gemm");
+    assert_eq!(g.ty(g.outputs()[0]).to_string(), "f32[n, 2]");
+    let either = [&head[..], &[node("y = Relu(s)", [])]].concat();
+    let g = graph(&["x f32[n, 3, m]"], either, &["y f32[?, ?]"], vec![one()]);
+    let e = import(&model(16, g)).expect_err("both fit").to_string();
+    assert!(e.contains("If 'n_s' (opset 16)") && e.contains("fits both"), "{e}");
+}

@@ -431,7 +431,7 @@ pub fn infer(graph: &Graph, op: &Op, inputs: &[Option<Value>], regions: &[Region
 
 /// What is known of a value. A small integer tensor that is computed from nothing but constants is known, of whatever rank: exporters
 /// write padding and the like as chains of reshapes and slices of constants.
-fn fact(graph: &Graph, v: Value) -> Fact {
+pub fn fact(graph: &Graph, v: Value) -> Fact {
     let fact = graph.fact(v);
     if fact.known.is_some() || fact.ints.is_some() {
         return fact;

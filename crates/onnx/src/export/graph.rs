@@ -16,7 +16,9 @@ pub fn main(graph: &Graph, names: &mut Names, problems: &mut Vec<Problem>) -> Gr
 }
 
 fn info(graph: &Graph, v: Value, name: String) -> ValueInfoProto {
-    ValueInfoProto { name: Some(name), r#type: Some(types::to_proto(graph.ty(v))), ..ValueInfoProto::default() }
+    let inputs = graph.inputs().iter().filter_map(|&v| graph.ty(v).as_tensor());
+    let symbols = inputs.flat_map(|t| t.dims.iter().flat_map(|&d| types::symbols_of(d))).collect();
+    ValueInfoProto { name: Some(name), r#type: Some(types::to_proto(graph.ty(v), &symbols)), ..ValueInfoProto::default() }
 }
 
 /// A region whose first `declared` parameters are inputs; the others are seen from outside.

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use infc_ir::graph::Def;
-use infc_ir::{Graph, Problems, Region, Value};
+use infc_ir::{Expr, Graph, Problems, Region, Type, Value};
 use infc_onnx::proto::{attribute_proto::AttributeType, *};
 use prost::Message;
 use std::collections::HashMap;
@@ -116,10 +116,27 @@ pub fn same(a: &Graph, b: &Graph) -> Result<(), String> {
     same_region(a, Graph::MAIN, b, Graph::MAIN, &mut HashMap::new())
 }
 
+/// Equality but for dims that only the data tells: their symbols are named after ids.
+fn same_type(a: &Type, b: &Type) -> bool {
+    let new = |e: &Expr| {
+        let mut new = false;
+        e.leaves(&mut |l| new |= l.to_string().starts_with('_'));
+        new
+    };
+    match (a, b) {
+        (Type::Tensor(a), Type::Tensor(b)) => {
+            let same = |(x, y): (&Expr, &Expr)| x == y || new(x) && new(y);
+            a.dtype == b.dtype && a.rank() == b.rank() && a.dims.iter().zip(&b.dims).all(same)
+        }
+        (Type::Sequence(a), Type::Sequence(b)) | (Type::Optional(a), Type::Optional(b)) => same_type(a, b),
+        _ => a == b,
+    }
+}
+
 fn same_value(a: &Graph, v: Value, b: &Graph, w: Value, map: &mut HashMap<Value, Value>) -> Result<(), String> {
     let (x, y) = (a.value(v), b.value(w));
     let both = |what: &str| Err(format!("{what} of '{}' ({}) and '{}' ({})", x.name, x.ty, y.name, y.ty));
-    if x.ty != y.ty {
+    if !same_type(&x.ty, &y.ty) {
         return both("types");
     }
     if x.name != y.name && !x.name.is_empty() {
