@@ -6,11 +6,13 @@
 //! - Constants belong to no region and may be used in any.
 //! - Every value has a type; every node has a non-empty origin (the source nodes that it stands for).
 
-use crate::expr::Expr;
+use crate::expr::{Expr, Node as ExprNode};
+use crate::fault::Problem;
 use crate::op::Op;
 use crate::tensor::Tensor;
 use crate::types::{Fact, Type};
 use std::collections::BTreeSet;
+use std::fmt;
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident)*) => { $(
@@ -100,6 +102,40 @@ pub struct SourceNode {
     pub opset: i64,
 }
 
+/// A condition on the sizes of the inputs that nothing known at compile time decides. Runs check it before they compute anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    /// A size.
+    pub left: Expr,
+    /// What it must be equal to.
+    pub right: Expr,
+    /// It holds too if one of them is 1.
+    pub or_one: bool,
+    /// The node that needs it, in the model's words.
+    pub at: String,
+    /// Why.
+    pub text: String,
+}
+
+impl Requirement {
+    /// Does it hold? `None` if that is open for these sizes.
+    pub fn holds(&self, size: &dyn Fn(&str) -> Option<i64>) -> Option<bool> {
+        let leaf = |e: Expr| if let ExprNode::Sym(s) = e.node() { size(s) } else { None };
+        let (a, b) = (self.left.eval(&leaf)?, self.right.eval(&leaf)?);
+        Some(a == b || self.or_one && (a == 1 || b == 1))
+    }
+    /// What to say where it does not hold.
+    pub fn problem(&self) -> Problem {
+        Problem { at: self.at.clone(), message: self.text.clone(), help: "give inputs of other sizes".to_owned() }
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.left, if self.or_one { "broadcasts with" } else { "==" }, self.right)
+    }
+}
+
 /// A model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
@@ -117,6 +153,8 @@ pub struct Graph {
     pub opsets: Vec<(String, i64)>,
     /// `metadata_props` and the like of the model, key and value.
     pub metadata: Vec<(String, String)>,
+    /// Conditions on the sizes of the inputs.
+    pub requires: Vec<Requirement>,
     /// IR version of the file it came from.
     pub ir_version: i64,
 }
@@ -135,6 +173,7 @@ impl Graph {
             sources: vec![],
             opsets: vec![],
             metadata: vec![],
+            requires: vec![],
             ir_version: 13,
         }
     }

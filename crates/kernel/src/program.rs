@@ -70,7 +70,8 @@ fn emit(mut work: Work, target: &TargetDesc, states: &States) -> Result<Lowered,
         problems: vec![],
     };
     cx.inputs();
-    let steps = cx.block(&items);
+    let mut steps = cx.requirements();
+    steps.extend(cx.block(&items));
     cx.out.program.steps = steps;
     cx.outputs();
     cx.states(states);
@@ -187,6 +188,20 @@ impl Emit<'_> {
         for (i, (_, id)) in work.outputs.iter().enumerate() {
             self.add_buffer(*id, Place::Output(i as u32));
         }
+    }
+
+    /// The checks of the inputs' sizes, before all else.
+    fn requirements(&mut self) -> Vec<Step> {
+        let work = self.work;
+        let mut steps = vec![];
+        for r in &work.requires {
+            let (left, right) = (self.size(r.left), self.size(r.right));
+            self.out.program.messages.push(art::Message { node: r.at.clone(), text: r.text.clone() });
+            let code = self.out.program.messages.len() as u32 - 1;
+            steps.push(Step::Require { left, right, or_one: r.or_one, code });
+            self.position += 1;
+        }
+        steps
     }
 
     fn outputs(&mut self) {

@@ -5,7 +5,7 @@
 //! split into one step for each operand, writing into a range of the result.
 
 use infc_ir::compute::{Compute, Step};
-use infc_ir::graph::{Def, Graph, Node, Region, Value};
+use infc_ir::graph::{Def, Graph, Node, Region, Requirement, Value};
 use infc_ir::op::{Ctx, Meaning, signature};
 use infc_ir::{Expr, Op, Problem, Problems, Scalar, Tensor, TensorType, Type};
 use std::collections::HashMap;
@@ -133,6 +133,8 @@ pub struct Work {
     pub inputs: Vec<(String, Id)>,
     /// Model outputs.
     pub outputs: Vec<(String, Id)>,
+    /// Conditions on the sizes of the inputs.
+    pub requires: Vec<Requirement>,
 }
 
 impl Work {
@@ -178,6 +180,7 @@ pub fn from_graph(graph: &Graph) -> Result<Work, Problems> {
             }
         }
     }
+    cx.work.requires = graph.requires.clone();
     let items = cx.region(Graph::MAIN);
     cx.work.items = items;
     for &v in graph.outputs() {

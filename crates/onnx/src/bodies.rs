@@ -5,6 +5,7 @@ use crate::import::{Importer, Named, Scope};
 use crate::nodes::{Parts, Stop, node_name};
 use crate::proto::{GraphProto, NodeProto};
 use crate::versions;
+use infc_ir::graph::{Def, Requirement};
 use infc_ir::op::{self, Attr};
 use infc_ir::{DType, Expr, Fault, Graph, Op, Region, TensorType, Type, Value, fault};
 use std::collections::HashSet;
@@ -70,14 +71,59 @@ impl<'m> Importer<'m> {
         match (known, differ) {
             (_, false) => self.apply(n, "", version, operands, parts.attrs, regions),
             (Some(taken), true) => self.inline(if taken { &then } else { &other }),
-            (None, true) => {
-                let at = self.describe(n);
-                self.undecided.push(at);
-                match self.choices.get(self.undecided.len() - 1) {
-                    Some(&taken) => self.inline(if taken { &then } else { &other }),
-                    None => Err(Stop::Unknown), // the next attempt knows more
-                }
+            (None, true) => match self.choose(n, cond)? {
+                Some(taken) => self.inline(if taken { &then } else { &other }),
+                None => Err(Stop::Unknown), // the next attempt knows more
+            },
+        }
+    }
+
+    /// The branch of an If that only the rest of the model decides; `None` if this attempt has no choice for it.
+    fn choose(&mut self, n: &NodeProto, cond: Value) -> Result<Option<bool>, Stop> {
+        let help = "give the inputs fixed sizes, or export the model so that both branches have results of the same types";
+        let condition = self.truth(cond, 16).filter(|_| self.scope().region == Graph::MAIN);
+        let Some(left) = condition else {
+            return Err(Stop::Fault(fault!("the types of its branches differ, and its condition does not follow from sizes"), help));
+        };
+        let one = Expr::int(1);
+        if let Some(same) = self.requires.iter().find(|r| r.left == left) {
+            return Ok(Some(same.right == one));
+        }
+        let at = self.describe(n);
+        self.undecided.push(at.clone());
+        let Some(&taken) = self.choices.get(self.undecided.len() - 1) else { return Ok(None) };
+        let text = format!(
+            "its condition is {} for these sizes, but the rest of the model fits the other branch only",
+            if taken { "false" } else { "true" }
+        );
+        self.requires.push(Requirement { left, right: if taken { one } else { Expr::int(0) }, or_one: false, at, text });
+        Ok(Some(taken))
+    }
+
+    /// A condition that follows from sizes, as a number that is 1 where it holds and else 0.
+    fn truth(&self, v: Value, depth: usize) -> Option<Expr> {
+        let (zero, one) = (Expr::int(0), Expr::int(1));
+        let size = |v: Value| op::fact(&self.graph, v).ints.filter(|i| i.len() == 1).map(|i| i[0]);
+        let nonzero = |e: Expr| e.max(zero - e).min(one);
+        let Def::Output(n, _) = self.graph.value(v).def else { return size(v).map(nonzero) };
+        let node = self.graph.node(n);
+        let operand = |k: usize| node.inputs.get(k).copied().flatten();
+        let deeper = |k: usize| self.truth(operand(k)?, depth.checked_sub(1)?);
+        let sizes = || Some((size(operand(0)?)?, size(operand(1)?)?));
+        let less = |a: Expr, b: Expr| (b - a).max(zero).min(one);
+        match &node.op {
+            Op::Equal(_) => sizes().map(|(a, b)| one - nonzero(a - b)),
+            Op::Less(_) => sizes().map(|(a, b)| less(a, b)),
+            Op::Greater(_) => sizes().map(|(a, b)| less(b, a)),
+            Op::LessOrEqual(_) => sizes().map(|(a, b)| one - less(b, a)),
+            Op::GreaterOrEqual(_) => sizes().map(|(a, b)| one - less(a, b)),
+            Op::Not(_) => Some(one - deeper(0)?),
+            Op::And(_) => Some(deeper(0)?.min(deeper(1)?)),
+            Op::Or(_) => Some(deeper(0)?.max(deeper(1)?)),
+            Op::Cast(_) | Op::Identity(_) | Op::Reshape(_) | Op::Squeeze(_) | Op::Unsqueeze(_) => {
+                size(v).map(nonzero).or_else(|| deeper(0))
             }
+            _ => size(v).map(nonzero),
         }
     }
 

@@ -12,7 +12,8 @@ use crate::proto::{FunctionProto, GraphProto, ModelProto, TensorProto, ValueInfo
 use crate::{tensor, types};
 use bytes::Bytes;
 use infc_ir::expr::{Node as ExprNode, parse};
-use infc_ir::{Expr, Fault, Graph, Problem, Problems, Region, Tensor, Type, Value};
+use infc_ir::graph::Requirement;
+use infc_ir::{Expr, Fault, Graph, Problem, Problems, Region, Tensor, Type, Value, op};
 use prost::Message;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -92,6 +93,8 @@ pub struct Importer<'m> {
     pub choices: Vec<bool>,
     /// Those Ifs, as far as they were met.
     pub undecided: Vec<String>,
+    /// What the choices mean for the sizes of the inputs.
+    pub requires: Vec<Requirement>,
 }
 
 /// So many ways to take undecided Ifs are tried.
@@ -121,12 +124,18 @@ pub fn import_bytes(bytes: Bytes, base_dir: Option<&Path>) -> Result<Graph, Prob
 }
 
 fn outcome(importer: Importer) -> Result<Graph, Problems> {
-    if importer.problems.is_empty() { Ok(importer.graph) } else { Err(Problems(importer.problems)) }
+    let Importer { mut graph, problems, requires, .. } = importer;
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    graph.requires = op::sizes::requirements(&graph);
+    graph.requires.extend(requires);
+    Ok(graph)
 }
 
 /// Exporters turn `x.squeeze()` into an If whose branches differ in rank, chosen by a size. Where the size is symbolic nothing
 /// tells the branch but the rest of the model: the only way to take them all that gives a well-typed model is the one meant.
-/// The operators of that way check the sizes they get (Squeeze wants 1), so a wrong size does not pass unseen.
+/// That the conditions come out so for the sizes of a run becomes a requirement of the graph, so a wrong size does not pass unseen.
 fn decide(model: &ModelProto, graph: &GraphProto, base_dir: Option<&Path>) -> Result<Graph, Problems> {
     let (mut ways, mut tried, mut good, mut bad) = (vec![vec![false], vec![true]], 0, vec![], None);
     while let Some(choices) = ways.pop() {
@@ -145,7 +154,7 @@ fn decide(model: &ModelProto, graph: &GraphProto, base_dir: Option<&Path>) -> Re
     let at = |i: &Importer| i.undecided.first().cloned().unwrap_or_default();
     let help = "give the inputs fixed sizes";
     match (good.len(), bad) {
-        (1, _) if tried <= MOST_WAYS => Ok(good.remove(0).graph),
+        (1, _) if tried <= MOST_WAYS => outcome(good.remove(0)),
         (0, Some(bad)) => outcome(bad),
         _ => {
             let message = "the types of its branches differ, its condition depends on symbolic sizes, and the model fits both";
@@ -167,6 +176,7 @@ fn attempt<'m>(model: &'m ModelProto, graph: &GraphProto, base_dir: Option<&Path
         symbols: HashSet::new(),
         choices,
         undecided: vec![],
+        requires: vec![],
     };
     importer.model(model);
     importer.main_graph(graph);

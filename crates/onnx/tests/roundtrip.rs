@@ -3,7 +3,7 @@
 mod kit;
 use bytes::Bytes;
 use infc_ir::graph::Def;
-use infc_ir::{DType, Graph, Tensor};
+use infc_ir::{DType, Graph, Tensor, interp};
 use infc_onnx::proto::{FunctionProto, OperatorSetIdProto};
 use kit::*;
 
@@ -201,11 +201,6 @@ fn external_data_is_mapped_and_stays_inside() {
 fn shared_models_round_trip_and_an_independent_decoder_agrees() {
     for path in shared_models() {
         let name = path.display().to_string();
-        // A known gap: branches of an If with different ranks, chosen by a symbolic size.
-        if name.contains("silero_vad_half") {
-            assert!(infc_onnx::import(&path).is_err(), "{name} imports now: take it off the gaps, here and in ./x");
-            continue;
-        }
         let g = infc_onnx::import(&path).unwrap_or_else(|p| panic!("{name}: {p}"));
         let again = round(&name, &g);
         let bytes = infc_onnx::export(&again).expect("export");
@@ -241,6 +236,12 @@ fn the_rest_of_the_model_decides_an_if() {
     let g = graph(&["x f32[n, 3, m]"], gemm, &["y f32[?, 2]"], vec![one(), w]);
     let g = check("decided", &model(16, g), "Shape Equal Squeeze Gemm");
     assert_eq!(g.ty(g.outputs()[0]).to_string(), "f32[n, 2]");
+    let requires: Vec<String> = g.requires.iter().map(ToString::to_string).collect();
+    assert_eq!(requires, ["m == 1"]);
+    let run = |m: usize| interp::run_tensors(&g, &[Tensor::zeros(DType::F32, [2, 3, m])]);
+    run(1).expect("m is 1");
+    let e = run(2).expect_err("m is not 1").to_string();
+    assert!(e.contains("Squeeze 'n_t' (opset 16)") && e.contains("must be 1"), "{e}");
     let either = [&head[..], &[node("y = Relu(s)", [])]].concat();
     let g = graph(&["x f32[n, 3, m]"], either, &["y f32[?, ?]"], vec![one()]);
     let e = import(&model(16, g)).expect_err("both fit").to_string();

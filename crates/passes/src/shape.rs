@@ -5,7 +5,7 @@
 use crate::dce::{capture_params, captures};
 use crate::rewrite::{Context, infer_node};
 use infc_ir::expr::{Expr, Node as ExprNode};
-use infc_ir::graph::{Def, Graph, Node, Region, Value};
+use infc_ir::graph::{Def, Graph, Node, Region, Requirement, Value};
 use infc_ir::{Fact, Fault, Op, Problem, Problems, TensorType, Type};
 use std::collections::{BTreeSet, HashMap};
 
@@ -82,7 +82,12 @@ pub fn bind(g: &mut Graph, dims: &[(String, i64)]) -> Result<usize, Problems> {
             op.exprs.iter_mut().for_each(|e| *e = e.map(&leaf));
         }
     }
-    Ok(count)
+    for r in &mut g.requires {
+        (r.left, r.right) = (r.left.map(&leaf), r.right.map(&leaf));
+    }
+    let broken: Vec<_> = g.requires.iter().filter(|r| r.holds(&|_| None) == Some(false)).map(Requirement::problem).collect();
+    g.requires.retain(|r| r.left != r.right && r.holds(&|_| None).is_none());
+    if broken.is_empty() { Ok(count) } else { Err(Problems(broken)) }
 }
 
 fn each_dim(ty: &Type, see: &mut dyn FnMut(Expr)) {

@@ -15,7 +15,7 @@ use crate::dtype::DType;
 use crate::expr::{Expr, Node as ExprNode};
 use crate::fault;
 use crate::fault::{Fault, Problem, Problems};
-use crate::graph::{Def, Graph, Node, Region, Value};
+use crate::graph::{Def, Graph, Node, Region, Requirement, Value};
 use crate::op::{Builder, Ctx, DimVector, Meaning, Op};
 use crate::tensor::Tensor;
 use crate::types::{Fact, TensorType, Type};
@@ -127,6 +127,8 @@ fn check_inputs(graph: &Graph, inputs: &[Item]) -> Result<HashMap<&'static str, 
             problems.push(Problem { at: format!("input '{}'", graph.value(v).name), message: f.0, help });
         }
     }
+    let broken = |r: &&Requirement| r.holds(&|s| symbols.get(s).copied()) == Some(false);
+    problems.extend(graph.requires.iter().filter(broken).map(Requirement::problem));
     if problems.is_empty() { Ok(symbols) } else { Err(Problems(problems)) }
 }
 

@@ -57,7 +57,11 @@ pub(super) fn expect_rank(cx: &Ctx, i: usize, rank: usize) -> Result<(), Fault> 
 pub(super) fn expect_dim(what: &str, got: Expr, need: Expr) -> Result<(), Fault> {
     match (got - need).known() {
         Some(d) if d != 0 => Err(fault!("{what} is {got}, but must be {need}")),
-        _ => Ok(()),
+        Some(_) => Ok(()),
+        None => {
+            sizes::must_equal(got, need, &|| format!("{what} ({got}) must be {need}"));
+            Ok(())
+        }
     }
 }
 

@@ -173,6 +173,7 @@ impl OpDef for Scan {
             let t = cx.tensor(states + j)?;
             let axis = normal_axis(self.scan_input_axes.get(j).copied().unwrap_or(0), t.rank())?;
             let (d, before) = (t.dims[axis], trips.unwrap_or(t.dims[axis]));
+            sizes::must_equal(before, d, &|| format!("scanned operands must have equal lengths: {before} and {d}"));
             if d.known().is_some() && before.known().is_some() && d != before {
                 return Err(fault!("scanned operands differ in length: {before} and {d}"));
             }

@@ -50,6 +50,7 @@ mod reduce;
 mod rnn;
 mod shape;
 mod signal;
+pub mod sizes;
 mod sort;
 #[allow(non_snake_case, clippy::redundant_closure_call)] // attribute fields carry ONNX's names; the closure carries `?`
 mod table;
@@ -266,6 +267,9 @@ pub fn broadcast(shapes: &[&[Expr]]) -> Result<Vec<Expr>, Fault> {
     let mut out = vec![Expr::int(1); rank];
     for s in shapes {
         for (o, &d) in out[rank - s.len()..].iter_mut().zip(*s) {
+            if !o.is(1) && !d.is(1) {
+                sizes::must_broadcast(*o, d, &|| format!("shapes {shapes:?} must broadcast"));
+            }
             *o = match (o.known(), d.known()) {
                 (Some(1), _) => d,
                 (_, Some(1)) => *o,

@@ -111,6 +111,7 @@ impl Graph {
             sources: self.sources.clone(),
             opsets: self.opsets.clone(),
             metadata: self.metadata.clone(),
+            requires: self.requires.clone(),
             ir_version: self.ir_version,
         }
     }

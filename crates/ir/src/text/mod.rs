@@ -5,7 +5,8 @@
 //!   ir_version 8
 //!   opset "" 13
 //!   metadata "author" = "somebody"
-//!   source 0 "fc1" Gemm 13
+//!   require batch broadcasts with 4 "Add 'sum' (opset 13)" "shapes must broadcast"
+//!   source 0 "fc1" "Gemm" 13
 //!   const %0: f32[4] "bias" = {0.0, 1.0, -2.5, inf}
 //!   const %1: f32[512, 4] "weight" = blob 0
 //!   region (%2: f32[batch, 512] "x") {

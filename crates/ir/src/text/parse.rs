@@ -3,7 +3,7 @@
 use super::cursor::Cursor;
 use super::data;
 use crate::fault::Problem;
-use crate::graph::{Def, Graph, Node, NodeData, Region, Source, SourceNode, Value, ValueData};
+use crate::graph::{Def, Graph, Node, NodeData, Region, Requirement, Source, SourceNode, Value, ValueData};
 use crate::op::{Attr, Attrs, Op};
 use crate::tensor::Tensor;
 use crate::types::{Fact, TensorType, Type};
@@ -68,6 +68,12 @@ impl Parser {
                 let key = c.quoted()?;
                 c.expect("=")?;
                 self.g.metadata.push((key, c.quoted()?));
+            } else if c.eat("require") {
+                let left = c.expr()?;
+                let or_one = c.eat("broadcasts");
+                c.expect(if or_one { "with" } else { "==" })?;
+                let (right, at, text) = (c.expr()?, c.quoted()?, c.quoted()?);
+                self.g.requires.push(Requirement { left, right, or_one, at, text });
             } else if c.eat("source") {
                 let start = c.clone();
                 if c.number::<usize>("a number")? != self.g.sources.len() {

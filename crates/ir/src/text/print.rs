@@ -53,6 +53,9 @@ impl Printer<'_> {
         for (key, value) in &g.metadata {
             writeln!(self.out, "  metadata {key:?} = {value:?}")?;
         }
+        for r in &g.requires {
+            writeln!(self.out, "  require {r} {:?} {:?}", r.at, r.text)?;
+        }
         for (i, s) in g.sources.iter().enumerate() {
             writeln!(self.out, "  source {i} {:?} {:?} {}", s.name, s.op, s.opset)?;
         }

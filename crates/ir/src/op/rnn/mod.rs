@@ -64,6 +64,9 @@ impl Net {
         let directions = Expr::int(self.directions() as i64);
         let want = |t: &TensorType, dims: [Expr; 3], what: &str| {
             let off = t.dims.iter().zip(dims).any(|(&d, e)| (d - e).known().is_some_and(|n| n != 0));
+            for (&d, e) in t.dims.iter().zip(dims) {
+                sizes::must_equal(d, e, &|| format!("the {what} are {t}, they must have dims {dims:?}"));
+            }
             if off { Err(fault!("the {what} are {t}, they must have dims {dims:?}")) } else { Ok(()) }
         };
         want(w, [directions, hidden * self.gates, x.dims[2]], "input weights W")?;

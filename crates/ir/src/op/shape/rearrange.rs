@@ -53,6 +53,7 @@ impl OpDef for Concat {
                 return Err(fault!("operand {i} is {t}, operand 0 is {first}: dtype and rank must be equal"));
             }
             for (a, (d, &o)) in dims.iter_mut().zip(&t.dims).enumerate().filter(|&(a, _)| a != axis) {
+                sizes::must_equal(*d, o, &|| format!("dim {a} of operands 0 ({first}) and {i} ({t}) must be equal"));
                 match (d.known(), o.known()) {
                     (Some(x), Some(y)) if x != y => {
                         return Err(fault!("operand {i} is {t}, operand 0 is {first}: dim {a} must be equal"));
@@ -91,12 +92,13 @@ impl Split {
         let axis = normal_axis(self.axis, dims.len())?;
         let extent = dims[axis];
         if cx.has(1) {
-            let sizes = cx.ints(1)?;
-            let total = sizes.iter().fold(Expr::int(0), |a, &b| a + b);
+            let pieces = cx.ints(1)?;
+            let total = pieces.iter().fold(Expr::int(0), |a, &b| a + b);
             if total.known().zip(extent.known()).is_some_and(|(a, b)| a != b) {
-                return Err(fault!("pieces {sizes:?} do not add up to {extent}"));
+                return Err(fault!("pieces {pieces:?} do not add up to {extent}"));
             }
-            return Ok((axis, sizes));
+            sizes::must_equal(total, extent, &|| format!("pieces {pieces:?} must add up to {extent}"));
+            return Ok((axis, pieces));
         }
         let count = self.num_outputs.unwrap_or(cx.outputs as i64);
         if count < 1 {
@@ -248,7 +250,11 @@ fn block(cx: &Ctx, size: i64, mode: &str) -> Result<(i64, bool), Fault> {
 fn share(dim: Expr, by: i64, what: &str) -> Result<Expr, Fault> {
     match dim.known() {
         Some(d) if d % by != 0 => Err(fault!("{what} {d} is no multiple of {by}")),
-        _ => Ok(dim.div(by.into())),
+        _ => {
+            let text = || format!("{what} ({dim}) must be a multiple of {by}");
+            sizes::must_equal(dim.rem(by.into()), Expr::int(0), &text);
+            Ok(dim.div(by.into()))
+        }
     }
 }
 

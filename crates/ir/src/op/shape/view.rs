@@ -40,6 +40,8 @@ fn reshape_dims(data: &[Expr], target: &[Expr], allowzero: bool) -> Result<Vec<E
                 ));
             }
             dims[k] = total.div(divisor);
+            let text = || format!("{total} elements must be a multiple of {divisor}, to reshape {data:?} to {target:?}");
+            sizes::must_equal(dims[k] * divisor, total, &text);
         }
         _ => return Err(fault!("the target {target:?} has more than one -1")),
     }
@@ -48,7 +50,12 @@ fn reshape_dims(data: &[Expr], target: &[Expr], allowzero: bool) -> Result<Vec<E
         (Some(a), Some(b)) if a != b => {
             Err(fault!("data {data:?} of {a} elements cannot be reshaped to {target:?} of {b} elements"))
         }
-        _ => Ok(dims),
+        _ => {
+            if free.is_empty() {
+                sizes::must_equal(from, to, &|| format!("{data:?} must have as many elements as {target:?}"));
+            }
+            Ok(dims)
+        }
     }
 }
 
@@ -99,6 +106,14 @@ impl OpDef for Squeeze {
         };
         if let Some(&a) = axes.iter().find(|&&a| dims[a].known().is_some_and(|d| d != 1)) {
             return Err(fault!("dim {a} of {dims:?} is not 1, it cannot be taken out"));
+        }
+        for (a, &d) in dims.iter().enumerate() {
+            if axes.contains(&a) {
+                sizes::must_equal(d, Expr::int(1), &|| format!("dim {a} is taken out, so it must be 1"));
+            } else if !cx.has(1) {
+                let text = || format!("dim {a} is kept, so it must not be 1");
+                sizes::must_equal(d.min(Expr::int(2)).rem(Expr::int(2)), Expr::int(0), &text);
+            }
         }
         view(cx, dims.iter().enumerate().filter(|(a, _)| !axes.contains(a)).map(|(_, &d)| d).collect())
     }
