@@ -247,6 +247,37 @@ fn wrong_inputs_at_run_time_are_refused() {
 }
 
 #[test]
+#[cfg(feature = "llvm")]
+fn sizes_that_operators_need_are_checked_at_run_time() {
+    let dir = Folder::new();
+    let body = |name: &str, call: &str| body(name, graph(&[], vec![node(call, [])], &["b f32[?, ?]"], vec![]));
+    let branches = [body("then_branch", "b = Squeeze(x, one)"), body("else_branch", "b = Identity(x)")];
+    let nodes = vec![
+        node("d = Shape(x)", [int("start", 1), int("end", 2)]),
+        node("c = Equal(d, one)", []),
+        node("s = If(c)", branches),
+        node("y = Gemm(s, w)", []),
+        node("z = Add(x, v)", []),
+    ];
+    let constants = vec![constant("one", &Tensor::from_ints(&[1])), constant("w", &Tensor::from_vec([3, 2], vec![1f32; 6]))];
+    let inputs = ["x f32[n, k, 3]", "v f32[m]"];
+    let m = model(17, graph(&inputs, nodes, &["y f32[n, 2]", "z f32[?, ?, ?]"], constants));
+    let (model, out) = (dir.model(&m), dir.path("out.infc"));
+    check(&["compile", &model, "-o", &out], 0, &[]);
+    let run = |k: usize, m: usize, exit: i32, parts: &[&str]| {
+        let x = dir.write("x.npy", npy(&Tensor::from_vec([2, k, 3], vec![1f32; 6 * k])));
+        let v = dir.write("v.npy", npy(&Tensor::from_vec([m], vec![1f32; m])));
+        check(&["run", &out, "--input", &format!("x={x}"), "--input", &format!("v={v}")], exit, parts);
+    };
+    run(1, 3, 0, &["y: f32[2, 2] = 3 3"]);
+    run(1, 1, 0, &["z: f32[2, 1, 3] = 2 2"]);
+    run(2, 3, 3, &["Squeeze 'n_b' (opset 17)", "dim 1 is taken out, so it must be 1 (2 and 1)"]);
+    run(1, 2, 3, &["Add 'n_z' (opset 17)", "must broadcast"]);
+    let fixed = ["compile", &model, "-o", &dir.path("o.infc"), "--dim", "k=2", "--dim", "m=2"];
+    check(&fixed, 3, &["Squeeze 'n_b'", "If 'n_s'", "Add 'n_z'", "3 problems"]);
+}
+
+#[test]
 fn verify_counts_and_names_what_is_wrong() {
     let dir = Folder::new();
     let set = dir.0.path().join("a/test_data_set_0");

@@ -83,7 +83,10 @@ impl<'m> Importer<'m> {
         let help = "give the inputs fixed sizes, or export the model so that both branches have results of the same types";
         let condition = self.truth(cond, 16).filter(|_| self.scope().region == Graph::MAIN);
         let Some(left) = condition else {
-            return Err(Stop::Fault(fault!("the types of its branches differ, and its condition does not follow from sizes"), help));
+            return Err(Stop::Fault(
+                fault!("the types of its branches differ, and its condition does not follow from sizes"),
+                help,
+            ));
         };
         let one = Expr::int(1);
         if let Some(same) = self.requires.iter().find(|r| r.left == left) {

@@ -225,7 +225,7 @@ fn the_rest_of_the_model_decides_an_if() {
     let then =
         graph(&[], vec![node("t = Squeeze(x, last)", [])], &["t f32[?, 3]"], vec![constant("last", &Tensor::from_ints(&[-1]))]);
     let other = graph(&[], vec![node("e = Identity(x)", [])], &["e f32[?, 3, ?]"], vec![]);
-    let head = vec![
+    let head = [
         node("d = Shape(x)", [int("start", 2)]),
         node("c = Equal(d, one)", []),
         node("s = If(c)", [body("then_branch", then), body("else_branch", other)]),
