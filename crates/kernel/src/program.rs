@@ -63,7 +63,8 @@ fn emit(mut work: Work, target: &TargetDesc, states: &States) -> Result<Lowered,
         buffers: HashMap::new(),
         symbols: HashMap::new(),
         unique: HashMap::new(),
-        constants: HashMap::new(),
+        constants: vec![],
+        equal: HashMap::new(),
         bordered: HashSet::new(),
         loops: vec![],
         position: 0,
@@ -75,6 +76,7 @@ fn emit(mut work: Work, target: &TargetDesc, states: &States) -> Result<Lowered,
     cx.out.program.steps = steps;
     cx.outputs();
     cx.states(states);
+    cx.lay_out_constants();
     cx.arena();
     if cx.problems.is_empty() { Ok(cx.out) } else { Err(Problems(cx.problems)) }
 }
@@ -88,8 +90,9 @@ struct Emit<'a> {
     symbols: HashMap<&'static str, u32>,
     /// Kernels by their text without the name.
     unique: HashMap<String, u32>,
-    /// Buffers of constants by a hash of the content.
-    constants: HashMap<(u64, usize), Vec<u32>>,
+    /// Constants with their buffers, and where they are in this list by a hash of the content.
+    constants: Vec<(u32, Tensor)>,
+    equal: HashMap<(u64, usize), Vec<usize>>,
     /// Tensors whose border has been written.
     bordered: HashSet<Id>,
     /// First and last step of each loop, inner loops first.
@@ -103,6 +106,27 @@ struct Emit<'a> {
 fn physical_dims(data: &work::Data) -> Vec<Expr> {
     let dims = data.ty.dims.iter().enumerate();
     dims.map(|(a, &d)| data.halo.get(a).map_or(d, |&(lo, hi)| d + lo + hi)).collect()
+}
+
+/// All views of all steps.
+fn each_view(steps: &[Step], see: &mut dyn FnMut(&View)) {
+    for step in steps {
+        match step {
+            Step::Launch { buffers, .. } => buffers.iter().for_each(&mut *see),
+            Step::Copy { from, to, .. } => [from, to].into_iter().for_each(&mut *see),
+            Step::Bind { from, .. } => see(from),
+            Step::Require { .. } => {}
+            Step::If { cond, then, otherwise } => {
+                see(cond);
+                each_view(then, see);
+                each_view(otherwise, see);
+            }
+            Step::Loop { cond, body, .. } => {
+                cond.iter().for_each(&mut *see);
+                each_view(body, see);
+            }
+        }
+    }
 }
 
 /// Bytes of the elements of all operands.
@@ -255,26 +279,30 @@ impl Emit<'_> {
         let bytes = t.bytes();
         let mut hasher = std::hash::DefaultHasher::new();
         bytes.hash(&mut hasher);
-        let key = (hasher.finish(), bytes.len());
-        let start = |b: u32, program: &Program| match program.buffers[b as usize].place {
-            Place::Constant(offset) => offset as usize,
-            _ => unreachable!("only constants are listed"),
-        };
-        for &b in self.constants.get(&key).into_iter().flatten() {
-            let at = start(b, &self.out.program);
-            if self.out.constants[at..at + bytes.len()] == bytes[..] {
-                return b;
-            }
+        let same = self.equal.entry((hasher.finish(), bytes.len())).or_default();
+        if let Some(&i) = same.iter().find(|&&i| self.constants[i].1.bytes() == bytes) {
+            return self.constants[i].0;
         }
-        let data = &mut self.out.constants;
-        data.resize(data.len().next_multiple_of(ALIGN), 0);
-        let offset = data.len() as u64;
-        data.extend_from_slice(bytes);
-        let size = Size::constant(bytes.len() as i64);
-        self.out.program.buffers.push(art::Buffer { bytes: size, place: Place::Constant(offset) });
-        let n = self.out.program.buffers.len() as u32 - 1;
-        self.constants.entry(key).or_default().push(n);
+        let n = self.out.program.buffers.len() as u32;
+        same.push(self.constants.len());
+        self.constants.push((n, t.clone()));
+        self.out.program.buffers.push(art::Buffer { bytes: Size::constant(0), place: Place::Constant(0) });
         n
+    }
+
+    /// Lays out the constants that are read as they are; those that only exist in a packed form are left out.
+    fn lay_out_constants(&mut self) {
+        let mut used: HashSet<u32> = self.out.program.outputs.iter().map(|p| p.buffer).collect();
+        each_view(&self.out.program.steps, &mut |v| {
+            used.insert(v.buffer);
+        });
+        let data = &mut self.out.constants;
+        for (b, t) in self.constants.iter().filter(|(b, _)| used.contains(b)) {
+            data.resize(data.len().next_multiple_of(ALIGN), 0);
+            let size = Size::constant(t.bytes().len() as i64);
+            self.out.program.buffers[*b as usize] = art::Buffer { bytes: size, place: Place::Constant(data.len() as u64) };
+            data.extend_from_slice(t.bytes());
+        }
     }
 
     /// Notes that the step being made touches a buffer.

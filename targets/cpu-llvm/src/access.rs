@@ -278,6 +278,16 @@ impl Emit<'_> {
         self.f.inst(v.ty, format_args!("shufflevector {x}, {} poison, {order}", v.ty))
     }
 
+    /// Brings an element of `buffer` nearer; a hint.
+    pub fn prefetch(&mut self, buffer: usize, index: &[Scalar]) -> Result<(), Fault> {
+        if let Shape::One(p) = self.shape(buffer, index)? {
+            let number = |n| Val { ty: Ty::new(Elem::I32, 1), op: Operand::Int(n) };
+            // For reading, into the second level of the cache, data.
+            self.f.intrinsic_void("llvm.prefetch", &[p.ty], &[p, number(0), number(2), number(1)]);
+        }
+        Ok(())
+    }
+
     /// Writes `v` to `buffer` at `index` in all lanes that take part.
     pub fn store(&mut self, buffer: usize, index: &[Scalar], v: Val) -> Result<(), Fault> {
         let b = &self.kernel.buffers[buffer];

@@ -199,6 +199,7 @@ impl Emit<'_> {
                 let v = self.scalar(*value)?;
                 self.store(*buffer as usize, index, v)
             }
+            Stmt::Prefetch { buffer, index } => self.prefetch(*buffer as usize, index),
             Stmt::Alloc { buffer } => self.alloc(*buffer as usize),
             Stmt::If { cond, then, otherwise } => self.branch(*cond, then, otherwise),
             Stmt::Check { cond, code } => self.check(*cond, *code),

@@ -171,6 +171,10 @@ fn blocks(
 /// Rows that make reading b from memory worth it: two operations a row for each element.
 const FEWEST_ROWS: i64 = 48;
 
+/// Bytes of a page and of a line of the cache.
+const PAGE: i64 = 4096;
+const LINE: i64 = 64;
+
 /// The index of a constant factor in terms of n (variable 0) and k (variables 1..), if it depends on nothing else.
 fn pack_index(b: &Factor, n: usize, c: &Compute, reduced: usize) -> Option<Vec<Expr>> {
     let rank = c.dims.len();
@@ -210,7 +214,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
     let m_block = m_block * p.mc as i64;
     let n0 = n_block * p.nc as i64 + n_tile * nr;
     let source = vector_source(cx, c, p, b);
-    let mut nest = Tile { c, p, a, b, axes, m_dims, rows, columns, m_block, m0: m_block, n0, source };
+    let mut nest = Tile { c, p, a, b, axes, m_dims, rows, columns, m_block, m0: m_block, m_tile: Expr::int(0), n0, source };
     let whole = columns.known().is_some_and(|x| x % nr == 0);
     let body = if whole {
         nest.column(cx, false)
@@ -275,6 +279,8 @@ struct Tile<'a> {
     /// First row of the task, and of the tile.
     m_block: Expr,
     m0: Expr,
+    /// Number of the row tile in the task.
+    m_tile: Expr,
     n0: Expr,
     source: Source,
 }
@@ -287,6 +293,7 @@ impl Tile<'_> {
     /// All row tiles of one column tile. `tail`: the last columns are missing.
     fn column(&mut self, cx: &mut Cx, tail: bool) -> Vec<Stmt> {
         let m_tile = cx.var();
+        self.m_tile = m_tile;
         self.m0 = self.m_block + m_tile * self.p.mr as i64;
         let mut body = vec![];
         if let Source::Scratch(panel) = self.source {
@@ -332,6 +339,25 @@ impl Tile<'_> {
         nest
     }
 
+    /// In each step of the k loop, something of the panel that comes next: when its turn comes, all of it is near. Panels are
+    /// read from memory once a run, and what the machine fetches ahead by itself ends at a page.
+    fn next_panel(&self, bytes: usize, k: &[Expr]) -> Option<Stmt> {
+        let Source::Packed(source) = self.source else { return None };
+        let dims: Vec<i64> = self.k_axes().iter().map(|e| e.known()).collect::<Option<_>>()?;
+        let (depth, nr, tiles) = (dims.iter().product::<i64>(), self.p.nr as i64, (self.p.mc / self.p.mr) as i64);
+        let step = (nr + tiles - 1) / tiles; // elements in each step of k, so that all tiles together fetch a panel
+        if depth * nr * bytes as i64 <= PAGE || step * bytes as i64 > LINE {
+            return None;
+        }
+        let flat = k.iter().zip(&dims).fold(Expr::int(0), |flat, (&v, &d)| flat * d + v);
+        let tile = self.m_tile.min(Expr::int(nr / step - 1).max(Expr::int(0)));
+        let at = tile * (depth * step) + flat * step;
+        let last = self.columns.div_ceil(Expr::int(nr)) - 1;
+        let mut index = vec![Expr::int(0); dims.len() + 2];
+        (index[0], index[dims.len() + 1]) = ((self.n0.div(Expr::int(nr)) + 1).min(last), at);
+        Some(Stmt::Prefetch { buffer: source as u32, index: index.into_iter().map(Scalar::index).collect() })
+    }
+
     /// One register tile: clear, accumulate over k, finish and store.
     fn tile(&self, cx: &mut Cx, tail: bool) -> Vec<Stmt> {
         let (mr, nr) = (Expr::from(self.p.mr), Expr::from(self.p.nr));
@@ -359,9 +385,11 @@ impl Tile<'_> {
         let right = self.b.scalar.rewrite(&mut |n| if n == self.b.read { read } else { n });
         let product = if self.p.broadcast == 0 { left * right } else { right * left };
         let next = accumulate(Reducer::Sum, cx.at(acc, &[i, v]), product, cx.target.fma);
-        let mut sum = each(i, v, vec![cx.put(acc, &[i, v], next)]);
+        let sum = each(i, v, vec![cx.put(acc, &[i, v], next)]);
+        let ahead = self.next_panel(dtype.bytes(), &k).filter(|_| !tail);
+        let mut sum: Vec<Stmt> = ahead.into_iter().chain([sum]).collect();
         for (&var, &e) in k.iter().zip(self.k_axes()).rev() {
-            sum = for_each(var, e, LoopKind::Serial, vec![sum]);
+            sum = vec![for_each(var, e, LoopKind::Serial, sum)];
         }
 
         let (i, v) = two(cx);
@@ -376,7 +404,7 @@ impl Tile<'_> {
         let vectors = vec![for_each(v, nr, LoopKind::Vector, store)];
         let rows = inside(self.m0 + i, self.rows, self.p.mr, vectors);
         let finish = for_each(i, mr, LoopKind::Unroll, rows);
-        vec![Stmt::Alloc { buffer: acc }, clear, sum, finish]
+        [vec![Stmt::Alloc { buffer: acc }, clear], sum, vec![finish]].concat()
     }
 }
 

@@ -233,6 +233,7 @@ fn each_scalar(body: &[Stmt], see: &mut dyn FnMut(Scalar)) {
                 index.iter().for_each(|&i| see(i));
                 see(*value);
             }
+            Stmt::Prefetch { index, .. } => index.iter().for_each(|&i| see(i)),
             Stmt::Alloc { .. } => {}
             Stmt::If { cond, then, otherwise } => {
                 see(*cond);
@@ -273,6 +274,7 @@ fn physical(body: &mut [Stmt], buffers: &[Buffer], shifts: &[Vec<i64>], ranges: 
                 index.iter_mut().for_each(|i| *i = simplify_scalar(*i, ranges));
                 *value = fix(*value, ranges);
             }
+            Stmt::Prefetch { index, .. } => index.iter_mut().for_each(|i| *i = fix(*i, ranges)),
             Stmt::Alloc { .. } => {}
             Stmt::If { cond, then, otherwise } => {
                 *cond = fix(*cond, ranges);
@@ -325,6 +327,10 @@ fn renumber(body: &mut [Stmt], number: &HashMap<u32, u32>) {
                 index.iter_mut().for_each(|i| *i = fix(*i));
                 *value = fix(*value);
             }
+            Stmt::Prefetch { buffer, index } => {
+                *buffer = number[buffer];
+                index.iter_mut().for_each(|i| *i = fix(*i));
+            }
             Stmt::Alloc { buffer } => *buffer = number[buffer],
             Stmt::If { cond, then, otherwise } => {
                 *cond = fix(*cond);
@@ -360,7 +366,7 @@ fn symbols(body: &[Stmt], buffers: &[Buffer], tasks: Expr) -> Vec<&'static str> 
                     extents(then, see);
                     extents(otherwise, see);
                 }
-                Stmt::Let { .. } | Stmt::Store { .. } | Stmt::Alloc { .. } | Stmt::Check { .. } => {}
+                Stmt::Let { .. } | Stmt::Store { .. } | Stmt::Prefetch { .. } | Stmt::Alloc { .. } | Stmt::Check { .. } => {}
             }
         }
     }

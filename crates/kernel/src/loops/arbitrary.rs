@@ -96,6 +96,7 @@ fn any_stmt() -> impl Strategy<Value = Stmt> {
         (any_place(1), any_f32()).prop_map(|(index, value)| Stmt::Store { buffer: 1, index, value }),
         (any_place(3), any_f32()).prop_map(|(index, value)| Stmt::Store { buffer: 3, index, value }),
         (any_place(4), any_index()).prop_map(|(index, e)| Stmt::Store { buffer: 4, index, value: Scalar::index(e) }),
+        any_index().prop_map(|e| Stmt::Prefetch { buffer: 0, index: vec![Scalar::index(e); 2] }),
         any_f32().prop_map(|value| Stmt::Let { local: 0, value }),
         cond().prop_map(|cond| Stmt::Check { cond: Scalar::unary(Unary::Not, cond), code: 7 }),
     ];
@@ -150,6 +151,7 @@ impl Numbers {
                     }
                     Stmt::Store { buffer, index: index.into_iter().map(bind).collect(), value }
                 }
+                Stmt::Prefetch { buffer, index } => Stmt::Prefetch { buffer, index: index.into_iter().map(bind).collect() },
                 Stmt::Check { cond, code } => Stmt::Check { cond: bind(cond), code },
                 Stmt::While { .. } | Stmt::Alloc { .. } => unreachable!("not made"),
             });

@@ -132,6 +132,14 @@ pub enum Stmt {
         /// The buffer.
         buffer: u32,
     },
+    /// A hint that the element will be read soon. It changes no value and never fails: its address may lie anywhere in the buffer,
+    /// whatever the dims say.
+    Prefetch {
+        /// The buffer, a parameter.
+        buffer: u32,
+        /// One `i64` scalar per dim, the same for all lanes.
+        index: Vec<Scalar>,
+    },
     /// A branch, or a mask inside a vector loop.
     If {
         /// A bool.

@@ -77,15 +77,14 @@ fn write_body(f: &mut fmt::Formatter<'_>, body: &[Stmt], depth: usize) -> fmt::R
             }
             Stmt::Let { local, value } => writeln!(f, "{pad}let t{local} = {value}")?,
             Stmt::Store { buffer, index, value } => {
-                write!(f, "{pad}b{buffer}[")?;
-                for (i, &at) in index.iter().enumerate() {
-                    f.write_str(if i > 0 { ", " } else { "" })?;
-                    match at.as_index() {
-                        Some(e) if Scalar::index(e) == at => write!(f, "{e}")?,
-                        _ => write!(f, "={at}")?,
-                    }
-                }
-                writeln!(f, "] = {value}")?;
+                write!(f, "{pad}")?;
+                write_element(f, *buffer, index)?;
+                writeln!(f, " = {value}")?;
+            }
+            Stmt::Prefetch { buffer, index } => {
+                write!(f, "{pad}prefetch ")?;
+                write_element(f, *buffer, index)?;
+                writeln!(f)?;
             }
             Stmt::Alloc { buffer } => writeln!(f, "{pad}alloc b{buffer}")?,
             Stmt::If { cond, then, otherwise } => {
@@ -101,6 +100,18 @@ fn write_body(f: &mut fmt::Formatter<'_>, body: &[Stmt], depth: usize) -> fmt::R
         }
     }
     Ok(())
+}
+
+fn write_element(f: &mut fmt::Formatter<'_>, buffer: u32, index: &[Scalar]) -> fmt::Result {
+    write!(f, "b{buffer}[")?;
+    for (i, &at) in index.iter().enumerate() {
+        f.write_str(if i > 0 { ", " } else { "" })?;
+        match at.as_index() {
+            Some(e) if Scalar::index(e) == at => write!(f, "{e}")?,
+            _ => write!(f, "={at}")?,
+        }
+    }
+    f.write_str("]")
 }
 
 /// Reads one kernel; nothing may follow it.
@@ -220,15 +231,28 @@ fn statement(c: &mut Cursor) -> Result<Stmt, Problem> {
         c.expect("code")?;
         return Ok(Stmt::Check { cond, code: c.number("a code")? });
     }
+    if c.eat("prefetch") {
+        let (buffer, index) = element(c)?;
+        return Ok(Stmt::Prefetch { buffer, index });
+    }
     let start = c.clone();
-    let buffer = numbered(c, 'b').map_err(|_| start.expected("a statement"))?;
+    if !c.rest().starts_with('b') {
+        return Err(start.expected("a statement"));
+    }
+    let (buffer, index) = element(c)?;
+    c.expect("=")?;
+    Ok(Stmt::Store { buffer, index, value: scalar::parse(c)? })
+}
+
+/// `b0[i1, 2]`.
+fn element(c: &mut Cursor) -> Result<(u32, Vec<Scalar>), Problem> {
+    let buffer = numbered(c, 'b')?;
     let index = c.list("[", "]", |c| {
         let start = c.clone();
         let at = if c.eat("=") { scalar::parse(c)? } else { Scalar::index(c.expr()?) };
         if at.dtype() == DType::I64 { Ok(at) } else { Err(start.error(format!("an index is {}, not i64", at.dtype()))) }
     })?;
-    c.expect("=")?;
-    Ok(Stmt::Store { buffer, index, value: scalar::parse(c)? })
+    Ok((buffer, index))
 }
 
 fn condition(c: &mut Cursor) -> Result<Scalar, Problem> {

@@ -280,6 +280,7 @@ impl Verifier<'_> {
                 });
                 self.access(*buffer, index, value.dtype(), true);
             }
+            Stmt::Prefetch { buffer, index } => self.prefetch(*buffer, index),
             Stmt::Alloc { buffer } => self.alloc(*buffer),
             Stmt::If { cond, then, otherwise } => {
                 self.condition("an if", *cond);
@@ -289,6 +290,19 @@ impl Verifier<'_> {
             Stmt::Check { cond, .. } => {
                 self.condition("a check", *cond);
             }
+        }
+    }
+
+    fn prefetch(&mut self, buffer: u32, index: &[Scalar]) {
+        let varies = index.iter().fold(false, |v, &i| self.scalar(i) | v);
+        match self.kernel.buffers.get(buffer as usize) {
+            Some(b) if b.space != Space::Global => self.problem(format!("b{buffer} is fetched ahead but no parameter")),
+            Some(b) if b.dims.len() != index.len() => {
+                self.problem(format!("a prefetch of b{buffer} has {} indices for {} dims", index.len(), b.dims.len()));
+            }
+            Some(_) if varies => self.problem(format!("a prefetch of b{buffer} differs between lanes")),
+            Some(_) => {}
+            None => self.problem(format!("buffer b{buffer} does not exist")),
         }
     }
 

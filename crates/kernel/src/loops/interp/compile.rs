@@ -352,6 +352,7 @@ impl Compiler<'_, '_> {
                 let access = self.access(*buffer, &index, dtype)?;
                 out.push(Code::Store { before: std::mem::take(&mut self.now), access, value });
             }
+            Stmt::Prefetch { .. } => {}
             Stmt::Alloc { buffer } => out.push(Code::Alloc(*buffer)),
             Stmt::If { cond, then, otherwise } => {
                 let (before, cond) = self.apart(*cond)?;

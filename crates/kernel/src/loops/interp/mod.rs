@@ -92,6 +92,7 @@ fn bind_body(body: &mut [Stmt], expr: &dyn Fn(Expr) -> Expr) {
                 bind_body(otherwise, expr);
             }
             Stmt::Check { cond, .. } => scalar(cond),
+            Stmt::Prefetch { index, .. } => index.iter_mut().for_each(scalar),
             Stmt::Alloc { .. } => {}
         }
     }

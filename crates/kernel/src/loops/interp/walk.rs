@@ -131,6 +131,7 @@ impl Machine<'_, '_> {
                 }
                 writes.into_iter().try_for_each(|(at, v)| self.memory.store(*buffer, &at, v))
             }
+            Stmt::Prefetch { .. } => Ok(()),
             Stmt::Alloc { buffer } => self.memory.alloc(*buffer),
             Stmt::If { cond, then, otherwise } => {
                 let (yes, no) = self.differ(*cond, lanes, active)?;
