@@ -137,7 +137,7 @@ pub enum Stmt {
     Prefetch {
         /// The buffer, a parameter.
         buffer: u32,
-        /// One `i64` scalar per dim, the same for all lanes.
+        /// One `i64` scalar per dim; where it differs between lanes, the hint may be ignored.
         index: Vec<Scalar>,
     },
     /// A branch, or a mask inside a vector loop.
