@@ -196,7 +196,8 @@ fn manifest(model: &str, options: &Options) -> Manifest {
     }
 }
 
-fn launches(steps: &[infc_artifact::program::Step]) -> usize {
+/// Launches in a list of steps and in the lists of its steps.
+pub fn launches(steps: &[infc_artifact::program::Step]) -> usize {
     use infc_artifact::program::Step;
     let count = |s: &Step| match s {
         Step::Launch { .. } => 1,

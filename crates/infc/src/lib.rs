@@ -10,6 +10,7 @@ pub mod compile;
 pub mod engine;
 pub mod inputs;
 pub mod loops_engine;
+pub mod native;
 pub mod npy;
 pub mod target;
 pub mod verify;

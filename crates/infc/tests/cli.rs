@@ -95,7 +95,6 @@ fn usage_errors_exit_with_2() {
     check(&["compile", "x.onnx", "--target", "pdp11"], 2, &["there is no such target", "x86-64-v3"]);
     check(&["compile", "x.onnx", "--dim", "batch"], 2, &["NAME=SIZE"]);
     let model = examples().join("digits_mlp/model.onnx").display().to_string();
-    check(&["compile", &model, "--emit", "exe"], 2, &["--emit exe is not implemented yet", "help"]);
     check(&["compile", &model, "--print-after", "magic"], 2, &["no pass 'magic'"]);
 }
 
@@ -185,17 +184,6 @@ fn compile_run_bench_inspect() {
     check(&["inspect", &out, "--check"], 0, &["all digests match"]);
     check(&["inspect", &model, "--json"], 0, &["\"Add\":1"]);
     check(&["verify", &model, "--backend", "llvm", "--dim", "n=5"], 0, &["1 passed, 0 failed"]);
-    for (emit, part) in [("llvm-ir", "define"), ("asm", ".text")] {
-        check(&["compile", &model, "--emit", emit], 0, &[part]);
-    }
-    let printed = |emit: &str| {
-        let file = dir.path(emit);
-        check(&["compile", &model, "--emit", emit, "-o", &file], 0, &[]);
-        fs::read_to_string(file).expect("written")
-    };
-    infc_ir::text::parse(&printed("ir")).expect("the graph reads back");
-    let kernels = infc_kernel::loops::text::parse_all(&printed("loops")).expect("the kernels read back");
-    assert_eq!(kernels.len(), 1);
     let first = fs::read(&out).expect("written");
     check(&["compile", &model, "-o", &out], 0, &[]);
     assert_eq!(fs::read(&out).expect("written"), first, "the same compile gives the same bytes");

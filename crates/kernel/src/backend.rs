@@ -2,6 +2,7 @@
 
 use crate::loops::Kernel;
 use crate::target::TargetDesc;
+use infc_artifact::program::Program;
 use infc_ir::Problems;
 
 /// Machine code of a set of kernels.
@@ -15,12 +16,39 @@ pub struct Code {
     pub scratch: Vec<u64>,
 }
 
+/// A relocatable object file with a whole model in it: kernels, constants, and functions of C linkage that run the steps with
+/// memory of the caller.
+///
+/// ```c
+/// int32_t NAME_run(const void *const *inputs, void *const *outputs, void *state, void *arena); /* no `state` without states */
+/// const char *NAME_message(int32_t status);
+/// void NAME_reset(void *state);                                                               /* only with states */
+/// ```
+/// `inputs` holds those that are no state. A run gives 0, or 1 + the index of a message; -1 if arena or state is not aligned to 64
+/// bytes. After a run that gave 0 the outputs that are state have been copied to `state`. It needs `memcpy`, `memmove` and
+/// `memset` of the C library, nothing else, and keeps nothing outside of `state`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// Bytes of the arena: intermediate values and scratch memory.
+    pub arena_bytes: u64,
+    /// Bytes of state from run to run.
+    pub state_bytes: u64,
+    /// What can go wrong in a run.
+    pub messages: Vec<String>,
+    /// Bytes of machine code of the kernels.
+    pub code_bytes: u64,
+}
+
 /// A code generator. It knows loops, not graphs.
 pub trait Backend: Send + Sync {
     /// What it makes code for.
     fn target(&self) -> &TargetDesc;
     /// Machine code of the kernels. The functions follow the kernel ABI of `infc_artifact::abi`.
     fn emit(&self, kernels: &[Kernel]) -> Result<Code, Problems>;
+    /// An object file that runs the program, whose sizes are all known; its functions begin with `name`, an identifier of C.
+    fn emit_object(&self, program: &Program, kernels: &[Kernel], constants: &[u8], name: &str) -> Result<Object, Problems>;
     /// Text for people: `llvm-ir`, `asm` and the like. An unknown kind is an error that lists the known ones.
     fn emit_text(&self, kernels: &[Kernel], kind: &str) -> Result<String, Problems>;
 }

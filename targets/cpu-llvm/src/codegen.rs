@@ -68,6 +68,23 @@ fn object(kernels: &[Kernel], target: &TargetDesc) -> Result<(Image, Vec<u64>), 
     Ok((image.map_err(|e| internal(kernels, e))?, scratch))
 }
 
+/// Parses and verifies a module.
+pub fn check_text(text: &str) -> Result<(), String> {
+    let context = Context::create();
+    let buffer = MemoryBuffer::create_from_memory_range_copy(text.as_bytes(), "text");
+    let module = context.create_module_from_ir(buffer).map_err(|e| e.to_string())?;
+    module.verify().map_err(|e| e.to_string())
+}
+
+/// LLVM's object of a module that is no set of kernels.
+pub fn plain_object(text: &str, target: &TargetDesc) -> Result<Vec<u8>, Fault> {
+    let text = format!("target triple = \"{TRIPLE}\"\n\n{text}");
+    with_module(&text, target, true, |module, machine| {
+        let object = machine.write_to_memory_buffer(module, FileType::Object).map_err(|e| fault!("LLVM: {e}"))?;
+        Ok(object.as_slice().to_vec())
+    })
+}
+
 /// LLVM's assembly of the kernels before (`false`) or after (`true`) optimisation.
 pub fn llvm_ir(kernels: &[Kernel], target: &TargetDesc, optimised: bool) -> Result<String, Problems> {
     let (text, _) = module_text(kernels, target)?;

@@ -1,13 +1,15 @@
 //! Prints loop IR through LLVM as x86-64 machine code.
 //!
 //! A kernel becomes LLVM assembly text (`emit`, `access`, `index`, `ops`, `narrow`, over the writer in `ir`), LLVM optimises it
-//! and writes an object (`codegen`), and the object becomes one position-independent image (`image`). Knows loops, no graph and no
+//! and writes an object (`codegen`), and the object becomes one position-independent image (`image`). An object file for other
+//! linkers has that image, the constants and a driver made from the program's steps (`driver`, `object`). Knows loops, no graph and no
 //! ONNX. The emitted code calls no library: everything without an instruction is expanded here or in `helpers`.
 
 #![forbid(unsafe_code)]
 
 mod access;
 mod codegen;
+mod driver;
 mod emit;
 mod helpers;
 mod image;
@@ -15,13 +17,15 @@ mod index;
 mod ir;
 mod machines;
 mod narrow;
+mod object;
 mod ops;
 
 pub use machines::{machine, machines, native, supported};
 
 use infc_artifact::abi::ALIGN;
-use infc_ir::Problems;
-use infc_kernel::backend::{Backend, Code};
+use infc_artifact::program::Program;
+use infc_ir::{Fault, Problems, fault};
+use infc_kernel::backend::{Backend, Code, Object};
 use infc_kernel::loops::Kernel;
 use infc_kernel::target::TargetDesc;
 
@@ -45,6 +49,11 @@ impl Llvm {
     }
 }
 
+/// Whether LLVM reads and accepts assembly text, as that of [`Backend::emit_text`]; the error is LLVM's.
+pub fn check_text(text: &str) -> Result<(), String> {
+    codegen::check_text(text)
+}
+
 impl Backend for Llvm {
     fn target(&self) -> &TargetDesc {
         &self.target
@@ -61,6 +70,31 @@ impl Backend for Llvm {
             entries.extend((0..count).map(|i| base + module.entries[&format!("kernel.{i}")]));
         }
         Ok(Code { image: bytes, entries, scratch })
+    }
+
+    fn emit_object(&self, program: &Program, kernels: &[Kernel], constants: &[u8], name: &str) -> Result<Object, Problems> {
+        let code = self.emit(kernels)?;
+        let make = || -> Result<Object, Fault> {
+            let arena = program.arena.ok_or_else(|| fault!("the sizes of intermediate values are not known"))?;
+            let mut placed = program.clone();
+            for (kernel, &entry) in placed.kernels.iter_mut().zip(&code.entries) {
+                kernel.entry = entry;
+            }
+            placed.validate(code.image.len() as u64, constants.len() as u64).map_err(|e| fault!("{e}"))?;
+            let scratch = arena.next_multiple_of(ALIGN as u64);
+            let driver = driver::driver(program, name, scratch, constants.len() as u64)?;
+            let names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
+            Ok(Object {
+                bytes: object::object(&code, &names, constants, &codegen::plain_object(&driver.text, &self.target)?)?,
+                arena_bytes: scratch + code.scratch.iter().copied().max().unwrap_or(0),
+                state_bytes: driver.state_bytes,
+                messages: driver.messages,
+                code_bytes: code.image.len() as u64,
+            })
+        };
+        make().map_err(|e| {
+            Problems::one(format!("object file '{name}'"), e.0, "`--emit infc` makes an artifact for the runtime instead")
+        })
     }
 
     fn emit_text(&self, kernels: &[Kernel], kind: &str) -> Result<String, Problems> {

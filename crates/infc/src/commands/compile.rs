@@ -3,8 +3,8 @@
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
 use clap::ValueEnum;
-use infc::compile::{self, Compiled, Options};
-use infc::target;
+use infc::compile::{self, Compiled, Options, Report};
+use infc::{native, target};
 use infc_ir::{Graph, Problems};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -58,13 +58,13 @@ pub struct How {
 enum Emit {
     /// An artifact for the runtime.
     Infc,
-    /// An object file (not implemented yet).
+    /// An object file with a C header; all --dim must be given.
     Obj,
-    /// A static library with a header (not implemented yet).
+    /// A static library with a C header.
     Staticlib,
-    /// A shared library with a header (not implemented yet).
+    /// A shared library with a C header, linked by the C compiler (CC, CFLAGS).
     Sharedlib,
-    /// A program (not implemented yet).
+    /// A program that runs the model on .npy files, linked by the C compiler.
     Exe,
     /// The kernels as LLVM IR.
     LlvmIr,
@@ -127,11 +127,7 @@ pub fn run(args: &Args) -> Result {
             let lowered = compile::lower(import(&args.model)?, &options)?;
             text(args, target::backend(&options.target)?.emit_text(&lowered.kernels, kind)?)
         }
-        Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe => {
-            let name = args.emit.to_possible_value().expect("no kind is hidden").get_name().to_owned();
-            let help = "use the default, an artifact for the runtime, or ir, loops, llvm-ir, asm";
-            Err(Failure::usage(format!("--emit {name} is not implemented yet"), help))
-        }
+        Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe => native(args, &options),
     }
 }
 
@@ -161,29 +157,84 @@ pub fn compile(model: &Path, options: &Options) -> std::result::Result<Compiled,
 }
 
 fn artifact(args: &Args, options: &Options) -> Result {
-    let out = args.output.clone().unwrap_or_else(|| args.model.with_extension("infc").file_name().unwrap_or_default().into());
+    let out = args.output.clone().unwrap_or_else(|| beside(&args.model, "", ".infc"));
+    not_the_model(&out, &args.model)?;
     let compiled = compile(&args.model, options)?;
     write_file(&out, &compiled.artifact)?;
-    let r = &compiled.report;
+    report(args, &compiled.report, &[(out, compiled.artifact.len())]);
+    Ok(Exit::Ok)
+}
+
+/// The file of a model's name in the current folder.
+fn beside(model: &Path, prefix: &str, ending: &str) -> PathBuf {
+    format!("{prefix}{}{ending}", model.file_stem().unwrap_or_default().to_string_lossy()).into()
+}
+
+/// The result must not replace what it is made from.
+fn not_the_model(out: &Path, model: &Path) -> Result<()> {
+    match (out.canonicalize(), model.canonicalize()) {
+        (Ok(a), Ok(b)) if a == b => {
+            Err(Failure::usage(format!("{} is the model itself", out.display()), "name another file with -o"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Object files and what is made from them. The functions are named after the file.
+fn native(args: &Args, options: &Options) -> Result {
+    let (prefix, ending) = match args.emit {
+        Emit::Obj => ("", ".o"),
+        Emit::Staticlib => ("lib", ".a"),
+        Emit::Sharedlib => ("lib", ".so"),
+        _ => ("", ""),
+    };
+    let out = args.output.clone().unwrap_or_else(|| beside(&args.model, prefix, ending));
+    let file = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let stem = file.strip_suffix(ending).unwrap_or(&file);
+    let name = native::identifier(stem.strip_prefix(prefix).unwrap_or(stem));
+    not_the_model(&out, &args.model)?;
+    let graph = import(&args.model)?;
+    let spinner = term::spinner(format!("compiling {}", args.model.display()));
+    let native = native::compile(graph, options, &name)?;
+    let (bytes, mode) = match args.emit {
+        Emit::Obj => (native.object.bytes.clone(), 0o644),
+        Emit::Staticlib => (native.archive(), 0o644),
+        Emit::Sharedlib => (native::shared_library(&native, &file)?, 0o755),
+        _ => (native::executable(&native)?, 0o755),
+    };
+    drop(spinner);
+    let mut files = vec![(out.clone(), bytes, mode)];
+    if args.emit != Emit::Exe {
+        files.push((out.with_file_name(format!("{name}.h")), native.header.clone().into_bytes(), 0o644));
+    }
+    write_files(&files)?;
+    let sizes: Vec<(PathBuf, usize)> = files.iter().map(|f| (f.0.clone(), f.1.len())).collect();
+    report(args, &native.report, &sizes);
+    Ok(Exit::Ok)
+}
+
+/// Says what was made: the result first, then files that belong to it.
+fn report(args: &Args, r: &Report, files: &[(PathBuf, usize)]) {
     let time: Duration = r.stages.iter().map(|s| s.1).sum();
+    let (out, bytes) = &files[0];
     if args.json {
         let stages: serde_json::Map<_, _> =
             r.stages.iter().map(|(n, t)| (format!("{n}_ms"), (t.as_secs_f64() * 1e3).into())).collect();
         say!(
             "{}",
             serde_json::json!({
-                "output": out, "target": r.target, "bytes": compiled.artifact.len(), "code_bytes": r.code_bytes,
+                "output": out, "header": files.get(1).map(|f| &f.0), "target": r.target, "bytes": bytes, "code_bytes": r.code_bytes,
                 "constant_bytes": r.constant_bytes, "arena_bytes": r.arena_bytes, "kernels": r.kernels, "launches": r.launches,
                 "compile_ms": time.as_secs_f64() * 1e3, "stages": stages,
             })
         );
-        return Ok(Exit::Ok);
+        return;
     }
     let arena = r.arena_bytes.map_or("depends on shapes".to_owned(), term::bytes);
     say!(
         "{}: {} for {} in {}: code {}, constants {}, {} kernels, {} launches, memory {arena}",
         out.display(),
-        term::bytes(compiled.artifact.len() as u64),
+        term::bytes(*bytes as u64),
         r.target,
         term::time(time),
         term::bytes(r.code_bytes),
@@ -191,7 +242,9 @@ fn artifact(args: &Args, options: &Options) -> Result {
         r.kernels,
         r.launches
     );
-    Ok(Exit::Ok)
+    for (path, _) in &files[1..] {
+        say!("{}: its C interface", path.display());
+    }
 }
 
 fn text(args: &Args, text: String) -> Result {
@@ -204,18 +257,33 @@ fn text(args: &Args, text: String) -> Result {
 
 /// Writes a file whole or not at all: to a temporary one beside it, then renamed.
 pub fn write_file(path: &Path, bytes: &[u8]) -> std::result::Result<(), Failure> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".infc-").tempfile_in(folder)?;
-        std::io::Write::write_all(&mut file, bytes)?;
-        // A temporary file is private; the result gets the rights that a new file would have.
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    write_files(&[(path.to_owned(), bytes, 0o644)])
+}
+
+/// Writes files (path, bytes, rights) whole or none of them: to temporary ones beside them, which are renamed when all are written.
+fn write_files<B: AsRef<[u8]>>(files: &[(PathBuf, B, u32)]) -> std::result::Result<(), Failure> {
+    let mut written = vec![];
+    for (path, bytes, mode) in files {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let write = || -> std::io::Result<tempfile::NamedTempFile> {
+            let mut file = tempfile::Builder::new().prefix(".infc-").tempfile_in(folder)?;
+            std::io::Write::write_all(&mut file, bytes.as_ref())?;
+            // A temporary file is private; the result gets the rights that a new file would have.
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt;
+                file.as_file().set_permissions(std::fs::Permissions::from_mode(*mode))?;
+            }
+            let _ = mode;
+            Ok(file)
+        };
+        written.push(write().map_err(|e| Failure::io(path, &e))?);
+    }
+    for (file, (path, _, _)) in written.into_iter().zip(files) {
+        if path.is_dir() {
+            return Err(Failure::io(path, &std::io::ErrorKind::IsADirectory.into()));
         }
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|e| Failure::io(path, &e))
+        file.persist(path).map_err(|e| Failure::io(path, &e.error))?;
+    }
+    Ok(())
 }

@@ -1,0 +1,125 @@
+//! Models for programs that link them: an object file with its header, and what is made from these two.
+
+mod archive;
+mod header;
+mod link;
+
+pub use header::{header, identifier};
+pub use link::{executable, shared_library};
+
+use archive::archive;
+
+use crate::compile::{self, Options, Report};
+use crate::target;
+use infc_artifact::program::{Port, Program};
+use infc_ir::{Expr, Graph, Problem, Problems};
+use infc_kernel::backend::Object;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+/// A model as an object file with a C interface.
+#[derive(Clone, Debug)]
+pub struct Native {
+    /// The prefix of its functions.
+    pub name: String,
+    /// The object file.
+    pub object: Object,
+    /// Its header.
+    pub header: String,
+    /// Numbers about it.
+    pub report: Report,
+    program: Program,
+}
+
+impl Native {
+    /// The functions that the object file defines for others.
+    pub fn functions(&self) -> Vec<String> {
+        let reset = if self.program.states.is_empty() { None } else { Some("reset") };
+        ["run", "message"].into_iter().chain(reset).map(|f| format!("{}_{f}", self.name)).collect()
+    }
+    /// A static library of the object file.
+    pub fn archive(&self) -> Vec<u8> {
+        archive(&self.object.bytes, &self.name, &self.functions())
+    }
+}
+
+/// Compiles an imported model to an object file whose functions are called `NAME_run` and the like; [`identifier`] makes names.
+pub fn compile(graph: Graph, options: &Options, name: &str) -> Result<Native, Problems> {
+    shapes_are_given(&graph, options)?;
+    let mut report = Report { target: options.target.name.clone(), ..Report::default() };
+    let start = Instant::now();
+    let model = graph.name.clone();
+    let graph = compile::optimise(graph, options)?;
+    sizes_are_known(&graph)?;
+    report.stages.push(("passes", start.elapsed()));
+    let start = Instant::now();
+    let lowered = infc_kernel::program::lower(&graph, &options.target, &options.states)?;
+    report.stages.push(("lower", start.elapsed()));
+    let start = Instant::now();
+    let backend = target::backend(&options.target)?;
+    let object = backend.emit_object(&lowered.program, &lowered.kernels, &lowered.constants, name)?;
+    report.stages.push(("code", start.elapsed()));
+    report.kernels = lowered.kernels.len();
+    report.launches = compile::launches(&lowered.program.steps);
+    report.code_bytes = object.code_bytes;
+    report.constant_bytes = lowered.constants.len() as u64;
+    report.arena_bytes = Some(object.arena_bytes);
+    let header = header(&lowered.program, &object, name, &model, &options.target);
+    Ok(Native { name: name.to_owned(), object, header, report, program: lowered.program })
+}
+
+/// All symbolic dims must have a value, since no memory is taken while an object runs.
+fn shapes_are_given(graph: &Graph, options: &Options) -> Result<(), Problems> {
+    let open: Vec<String> =
+        compile::symbols(graph).into_iter().filter(|s| !options.dims.iter().any(|(name, _)| name == s)).collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    let message =
+        format!("an object file needs a size for each symbolic dim; {} of them have none: {}", open.len(), open.join(", "));
+    let help: Vec<String> = open.iter().map(|name| format!("--dim {name}=SIZE")).collect();
+    Err(Problems::one("the model", message, format!("add {}, or make an artifact with --emit infc", help.join(" "))))
+}
+
+/// No size may depend on values. Names every node that makes one that does.
+fn sizes_are_known(graph: &Graph) -> Result<(), Problems> {
+    let symbols = |v| {
+        let mut found = BTreeSet::new();
+        for d in graph.ty(v).as_tensor().into_iter().flat_map(|t| &t.dims) {
+            d.leaves(&mut |leaf: Expr| _ = found.insert(leaf.to_string()));
+        }
+        found
+    };
+    let mut problems = vec![];
+    for node in graph.live_regions().iter().flat_map(|&r| graph.region(r).nodes.clone()) {
+        let data = graph.node(node);
+        let known: BTreeSet<String> = data.inputs.iter().flatten().flat_map(|&v| symbols(v)).collect();
+        let made: BTreeSet<String> = data.outputs.iter().flat_map(|&v| symbols(v)).filter(|s| !known.contains(s)).collect();
+        if !made.is_empty() {
+            let names: Vec<String> = made.into_iter().collect();
+            let message = format!(
+                "sizes of its output depend on values ({}), but an object file has memory of fixed size",
+                names.join(", ")
+            );
+            let help = "make an artifact with --emit infc: the runtime takes memory while it runs".to_owned();
+            problems.push(Problem { at: graph.describe(node), message, help });
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+}
+
+/// Inputs that the caller gives: those that are no state.
+fn given(program: &Program) -> impl Iterator<Item = &Port> {
+    let is_state = |i: usize| program.states.iter().any(|s| s.1 as usize == i);
+    program.inputs.iter().enumerate().filter(move |(i, _)| !is_state(*i)).map(|(_, p)| p)
+}
+
+/// The dims of a port, which are known.
+fn dims(port: &Port) -> Vec<i64> {
+    port.dims.iter().map(|d| d.eval(&[]).unwrap_or(0)).collect()
+}
+
+/// Elements of a port.
+fn count(port: &Port) -> i64 {
+    dims(port).iter().product()
+}

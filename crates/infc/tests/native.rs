@@ -1,0 +1,400 @@
+//! What `infc compile --emit` makes beside artifacts: linked by the C compiler and run, or read again. Equal to what artifacts give.
+#![cfg(feature = "llvm")]
+
+#[path = "../../onnx/tests/kit/mod.rs"]
+mod kit;
+
+use infc_artifact::container::{Artifact, Variant};
+use infc_artifact::encode::encode;
+use infc_artifact::program::{self as art, *};
+use infc_ir::Tensor;
+use infc_onnx::proto::ModelProto;
+use infc_runtime::{Model, Session, TensorRef};
+use kit::*;
+use object::{Object, ObjectSymbol};
+use prost::Message as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+/// What all C code has to compile with.
+const STRICT: &str = "-std=c99 -Wall -Wextra -pedantic -Werror";
+/// What an object may need of the C library.
+const LIBRARY: [&str; 3] = ["memcpy", "memmove", "memset"];
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        Folder(tempfile::tempdir().expect("a folder"))
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+    fn model(&self, m: &ModelProto) -> PathBuf {
+        fs::write(self.path("model.onnx"), m.encode_to_vec()).expect("writable");
+        self.path("model.onnx")
+    }
+    fn npy(&self, name: &str, t: &Tensor) {
+        fs::write(self.path(name), infc::npy::write(t).expect("NumPy has it")).expect("writable");
+    }
+    /// Runs a program in this folder; its output.
+    #[track_caller]
+    fn run(&self, program: impl AsRef<Path>, args: &str, exit: i32) -> String {
+        let Output { status, stdout, stderr } =
+            Command::new(program.as_ref()).args(args.split_whitespace()).current_dir(self.0.path()).output().expect("it starts");
+        let text = [stdout, stderr].map(|b| String::from_utf8_lossy(&b).into_owned()).concat();
+        assert_eq!(status.code(), Some(exit), "{} {args}\n{text}", program.as_ref().display());
+        text
+    }
+    #[track_caller]
+    fn infc(&self, args: &str, exit: i32) -> String {
+        self.run(env!("CARGO_BIN_EXE_infc"), args, exit)
+    }
+    /// Compiles to a program, with a C compiler that accepts no warning.
+    #[track_caller]
+    fn program(&self, model: &Path, name: &str, more: &str) {
+        let mut infc = Command::new(env!("CARGO_BIN_EXE_infc"));
+        infc.args(["compile", "--emit", "exe", "-o", name]).arg(model).args(more.split_whitespace());
+        let output = infc.current_dir(self.0.path()).env("CFLAGS", STRICT).output().expect("it starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path()).expect("readable").flatten();
+        let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn example(name: &str) -> PathBuf {
+    Path::new(ROOT).join("examples/models").join(name).join("model.onnx")
+}
+
+/// A program and an artifact of a model give the same bytes for the same inputs.
+#[track_caller]
+fn same_as_artifact(dir: &Folder, model: &Path, dims: &str, inputs: &str) {
+    let options: String = inputs.split_whitespace().map(|i| format!(" --input {i}")).collect();
+    for out in ["artifact", "program"] {
+        fs::create_dir_all(dir.path(out)).expect("writable");
+    }
+    dir.infc(&format!("compile {} -o model.infc {dims}", model.display()), 0);
+    dir.infc(&format!("run model.infc --output-dir artifact {options}"), 0);
+    dir.program(model, "prog", dims);
+    dir.run(dir.path("prog"), &format!("--output-dir program {inputs}"), 0);
+    let mut compared = 0;
+    for file in fs::read_dir(dir.path("artifact")).expect("readable").flatten() {
+        let ours = fs::read(dir.path("program").join(file.file_name())).expect("the program stores all outputs");
+        assert_eq!(ours, fs::read(file.path()).expect("readable"), "{:?}", file.file_name());
+        compared += 1;
+    }
+    assert!(compared > 0);
+}
+
+#[test]
+fn programs_of_the_example_models_give_what_artifacts_give() {
+    let dims = "--dim batch=3 --dim length=7";
+    for (name, dims) in
+        [("digits_mlp", "--dim batch=3"), ("glyphs_cnn", "--dim batch=3"), ("language_gru", dims), ("snippets_transformer", dims)]
+    {
+        same_as_artifact(&Folder::new(), &example(name), dims, "input=random:7");
+    }
+}
+
+/// A branch, and a loop that ends early.
+fn control() -> ModelProto {
+    let one = constant("one", &Tensor::from_vec([1], vec![1f32]));
+    let limit = constant("limit", &Tensor::from_vec([1], vec![6f32]));
+    let rounds = constant("rounds", &Tensor::from_vec([], vec![9i64]));
+    let shape = constant("scalar", &Tensor::from_vec([0], Vec::<i64>::new()));
+    let nodes =
+        vec![node("next = Add(v, one)", []), node("less = Less(next, limit)", []), node("go = Reshape(less, scalar)", [])];
+    let step = graph(&["i i64[]", "c bool[]", "v f32[1]"], nodes, &["go bool[]", "next f32[1]"], vec![]);
+    let add = graph(&[], vec![node("p = Add(x, x)", [])], &["p f32[1]"], vec![]);
+    let neg = graph(&[], vec![node("q = Neg(x)", [])], &["q f32[1]"], vec![]);
+    let nodes = vec![
+        node("start = If(flag)", [body("then_branch", add), body("else_branch", neg)]),
+        node("y = Loop(rounds, , start)", [body("body", step)]),
+    ];
+    model(17, graph(&["flag bool[]", "x f32[1]"], nodes, &["y f32[1]"], vec![one, limit, rounds, shape]))
+}
+
+#[test]
+fn control_flow_is_that_of_artifacts() {
+    let dir = Folder::new();
+    let model = dir.model(&control());
+    dir.npy("x.npy", &Tensor::from_vec([1], vec![1.5f32]));
+    dir.npy("t.npy", &Tensor::from_bools([], &[true]));
+    dir.npy("f.npy", &Tensor::from_bools([], &[false]));
+    for (flag, expected) in [("t", "y: f32[1] = 6\n"), ("f", "y: f32[1] = 6.5\n")] {
+        let inputs = format!("x=x.npy flag={flag}.npy");
+        same_as_artifact(&dir, &model, "", &inputs);
+        assert_eq!(dir.run(dir.path("prog"), &inputs, 0), expected);
+    }
+}
+
+/// A program of every kind of step but launches, with every operation of sizes over a value read at run time.
+fn steps() -> Program {
+    use SizeOp::*;
+    let view = |buffer: u32, offset: &[SizeOp]| View { buffer, offset: Size(offset.to_vec()) };
+    let c = Size::constant;
+    let port = |name: &str, dtype, element, n, buffer| Port { name: name.into(), dtype, element, dims: vec![c(n)], buffer };
+    let buffer = |bytes, place| Buffer { bytes: c(bytes), place };
+    let symbol = |name: &str| art::Symbol { name: name.into(), source: SymbolSource::Step };
+    let copy = |from: View, to: View| Step::Copy { from, to, bytes: c(1) };
+    // Byte k * 8 + i of the output is byte 128 + (n - 4) op (i - 3) of the data, which is its own number.
+    let one = |(k, op): (usize, SizeOp)| {
+        let from = [Const(128), Symbol(0), Const(-4), Add, Symbol(1), Const(-3), Add, op, Add];
+        copy(view(1, &from), view(2, &[Const(k as i64 * 8), Symbol(1), Add]))
+    };
+    let rounds = Step::Loop {
+        counter: 1,
+        count: Size(vec![Symbol(0), Const(8), Min]),
+        cond: Some(view(0, &[Const(16)])),
+        body: [Add, Mul, Div, Mod, Min, Max].into_iter().enumerate().map(one).collect(),
+    };
+    let otherwise = vec![copy(view(1, &[Symbol(0), Const(29), Mul]), view(2, &[Const(0)]))];
+    Program {
+        inputs: vec![port("n", 7, 8, 3, 0), port("data", 2, 1, 256, 1)],
+        outputs: vec![port("out", 2, 1, 48, 2)],
+        symbols: vec![symbol("n"), symbol("i")],
+        buffers: vec![buffer(24, Place::Input(0)), buffer(256, Place::Input(1)), buffer(48, Place::Output(0))],
+        steps: vec![
+            Step::Bind { symbol: 0, from: view(0, &[Const(0)]), bound: c(9) },
+            Step::If { cond: view(0, &[Const(8)]), then: vec![rounds], otherwise },
+            Step::Require { left: Size::symbol(0), right: c(7), or_one: true, code: 0 },
+        ],
+        messages: vec![art::Message { node: "Node 'x'".into(), text: "must be equal".into() }],
+        arena: Some(0),
+        ..Program::default()
+    }
+}
+
+/// Runs `steps()`: three numbers in, 48 bytes or a message out.
+const STEPS_MAIN: &str = r#"
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+int32_t p_run(const void *const *, void *const *, void *);
+const char *p_message(int32_t);
+int main(int count, char **a) {
+    uint8_t data[256], out[48] = {0};
+    int64_t n[3];
+    const void *in[2];
+    void *to[1];
+    int32_t status;
+    int i;
+    for (i = 0; i < 256; i++) data[i] = (uint8_t)i;
+    for (i = 0; i < 3; i++) n[i] = atoll(a[i + 1]);
+    in[0] = n;
+    in[1] = data;
+    to[0] = out;
+    status = p_run(in, to, NULL);
+    if (status) printf("%s", p_message(status));
+    else for (i = 0; i < 48; i++) printf("%d ", out[i]);
+    return count != 4;
+}
+"#;
+
+#[test]
+fn the_driver_does_what_the_runtime_does() {
+    let dir = Folder::new();
+    fs::write(dir.path("main.c"), STEPS_MAIN).expect("writable");
+    let target = infc::target::find("x86-64-v2").expect("a machine");
+    let mut program = steps();
+    let mut done = 0;
+    for required in [true, false] {
+        if !required {
+            program.steps.pop();
+        }
+        let object = infc::target::backend(&target).expect("LLVM").emit_object(&program, &[], &[], "p").expect("an object");
+        fs::write(dir.path("p.o"), object.bytes).expect("writable");
+        dir.run("cc", &format!("{STRICT} main.c p.o -o main"), 0);
+        let variant = Variant { program: encode(&program), ..Variant::default() };
+        let artifact = Artifact { variants: &[variant], ..Artifact::default() }.to_bytes();
+        let mut session = Session::new(Model::from_bytes(&artifact).expect("loads"), Default::default()).expect("a session");
+        let data: Vec<u8> = (0..=255).collect();
+        session.set_input("data", TensorRef::of(&[256], &data)).expect("fits");
+        for (n, then, go) in (-1..=10).flat_map(|n| [(n, 1, 1), (n, 1, 0), (n, 0, 0)]) {
+            session.set_input("n", TensorRef::of(&[3], &[n as i64, then, go])).expect("fits");
+            let out = &mut [0u8; 48][..];
+            let expected = session.run_with(&[], &mut [(0, out)]).map_err(|e| e.to_string());
+            let got = dir.run(dir.path("main"), &format!("{n} {then} {go}"), 0);
+            let same = match &expected {
+                Ok(()) => got == out.iter().map(|v| format!("{v} ")).collect::<String>(),
+                Err(e) if e.contains("the size 'n' is") => got == "the size 'n' is out of its range",
+                Err(e) if e.contains("of buffer 1") => got == "a step leaves the memory of a value",
+                Err(e) => got == "Node 'x': must be equal" && e.contains(&got),
+            };
+            assert!(same, "{n} {then} {go}: '{got}' is not {expected:?} {out:?}");
+            done += usize::from(expected.is_ok());
+        }
+    }
+    assert_eq!(done, 35, "runs without an error");
+}
+
+#[test]
+fn states_are_kept_and_reset() {
+    let dir = Folder::new();
+    let g = graph(&["x f32[3]", "s f32[3]"], vec![node("y = Add(x, s)", [])], &["y f32[3]"], vec![]);
+    let model = dir.model(&model(17, g));
+    dir.npy("x.npy", &Tensor::from_vec([3], vec![1f32, 2.0, 4.0]));
+    dir.program(&model, "sum", "--state y=s");
+    assert_eq!(dir.run(dir.path("sum"), "x=x.npy --runs 3", 0), "y: f32[3] = 3 6 12\n");
+    let c = "#include <stdio.h>\n#include \"sum.h\"\nint main(void) {\n    static double memory[8 + SUM_ARENA_BYTES / 8 + 8 + \
+             SUM_STATE_BYTES / 8];\n    char *at = (char *)memory;\n    char *arena = at + (64 - (uintptr_t)at % 64) % 64;\n    \
+             char *state = arena + (SUM_ARENA_BYTES + 63) / 64 * 64;\n    float x[] = SUM_IN_X_DIMS, y[SUM_OUT_Y_COUNT];\n    \
+             sum_inputs in;\n    sum_outputs out;\n    in.x = x;\n    out.y = y;\n    state[0] = 1;\n    sum_reset(state);\n    \
+             printf(\"%d %d %d\", sum_run(&in, &out, state, arena), sum_run(&in, &out, state, arena), sum_run(&in, &out, state + 1, \
+             arena));\n    printf(\" %g %s; %s\", y[0], sum_message(-1), sum_message(99));\n    return 0;\n}\n";
+    fs::write(dir.path("main.c"), c).expect("writable");
+    dir.infc("compile model.onnx --state y=s --emit obj -o sum.o", 0);
+    dir.run("cc", &format!("{STRICT} main.c sum.o -o main"), 0);
+    let expected = " 6 the arena or the state is not aligned to 64 bytes; no such status";
+    let text = dir.run(dir.path("main"), "", 0);
+    assert!(text.ends_with(expected) && text.contains("-1") && text.matches('0').count() == 2, "{text}");
+}
+
+#[test]
+fn programs_say_what_is_wrong_with_their_arguments() {
+    let dir = Folder::new();
+    let g = graph(&["x f32[3]", "i i64[2]"], vec![node("y = Gather(x, i)", [])], &["y f32[2]"], vec![]);
+    let model = dir.model(&model(17, g));
+    dir.npy("i.npy", &Tensor::from_vec([2], vec![1i64, 2]));
+    dir.program(&model, "prog", "");
+    dir.run(dir.path("prog"), "i=i.npy", 0);
+    let text = dir.run(dir.path("prog"), "x=i.npy", 3);
+    assert!(text.contains("input 'x' is <f4 (3,) in C order") && text.contains("'<i8'"), "{text}");
+    for (args, exit, part) in [
+        ("z=zeros", 2, "no such input"),
+        ("x", 2, "NAME=FILE.npy"),
+        ("x=gone.npy", 4, "cannot be opened"),
+        ("x=model.onnx", 3, "no .npy file"),
+        ("i=zeros --output-dir gone", 4, "does the folder exist"),
+        ("--help", 0, "input x: f32, 12 bytes"),
+    ] {
+        let text = dir.run(dir.path("prog"), args, exit);
+        assert!(text.contains(part), "{args}: {text}");
+    }
+}
+
+/// The first block of C in the documentation.
+fn documented() -> String {
+    let text = fs::read_to_string(Path::new(ROOT).join("docs/containers.md")).expect("the documentation");
+    let (_, rest) = text.split_once("```c\n").expect("a block of C");
+    rest.split_once("```").expect("its end").0.to_owned()
+}
+
+#[test]
+fn the_documented_program_runs_with_object_and_libraries() {
+    let dir = Folder::new();
+    let model = example("digits_mlp").display().to_string();
+    fs::write(dir.path("main.c"), documented()).expect("writable");
+    let compile = |emit: &str, out: &str| dir.infc(&format!("compile {model} --dim batch=1 --emit {emit} -o {out}"), 0);
+    compile("infc", "model.infc");
+    let expected = dir.infc("run model.infc --input input=zeros", 0);
+    let expected: Vec<f32> = expected.split("= ").nth(1).expect("values").split(' ').map_while(|v| v.parse().ok()).collect();
+    assert_eq!(expected.len(), 8);
+    for (emit, out, link) in [
+        ("obj", "digits.o", "digits.o"),
+        ("staticlib", "libdigits.a", "-L. -ldigits"),
+        ("sharedlib", "libdigits.so", "-L. -ldigits -Wl,-rpath,."),
+    ] {
+        compile(emit, out);
+        let files = dir.files();
+        assert!(files.len() == 4 && files.iter().any(|f| f == out) && files.iter().any(|f| f == "digits.h"), "{emit}: {files:?}");
+        dir.run("cc", &format!("{STRICT} main.c -o main {link}"), 0);
+        let text = dir.run(dir.path("main"), "", 0);
+        let got: Vec<f32> = text.lines().map(|l| l.parse().expect("a number")).collect();
+        assert_eq!((got.len(), &got[..8]), (10, &expected[..]), "{emit}");
+        if emit != "sharedlib" {
+            let first = fs::read(dir.path(out)).expect("written");
+            compile(emit, out);
+            assert_eq!(fs::read(dir.path(out)).expect("written"), first, "the same compile gives the same bytes");
+        }
+        for file in [out, "digits.h", "main"] {
+            fs::remove_file(dir.path(file)).expect("there");
+        }
+    }
+}
+
+#[test]
+fn only_the_public_functions_are_seen_and_nothing_else_is_needed() {
+    let dir = Folder::new();
+    for (emit, out) in [("obj", "gru.o"), ("sharedlib", "libgru.so")] {
+        let model = example("language_gru");
+        dir.infc(&format!("compile {} --dim batch=1 --dim length=4 --emit {emit} -o {out}", model.display()), 0);
+        let bytes = fs::read(dir.path(out)).expect("written");
+        let file = object::File::parse(&*bytes).expect("an object file");
+        let symbols = || if emit == "obj" { file.symbols() } else { file.dynamic_symbols() };
+        let names = |undefined: bool| {
+            let seen = symbols().filter(|s| s.is_global() && s.is_undefined() == undefined);
+            let mut names: Vec<_> = seen.map(|s| s.name().expect("a name").to_owned()).filter(|n| !n.is_empty()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(false), ["gru_message", "gru_run"], "{emit}");
+        assert!(names(true).iter().all(|n| LIBRARY.contains(&n.as_str())), "{emit}: {:?}", names(true));
+    }
+    // Objects of several models go together.
+    dir.infc(&format!("compile {} --dim batch=1 --emit obj -o mlp.o", example("digits_mlp").display()), 0);
+    let c = "#include \"gru.h\"\n#include \"mlp.h\"\nint main(void) { return mlp_message(0) == gru_message(0); }\n";
+    fs::write(dir.path("main.c"), c).expect("writable");
+    dir.run("cc", &format!("{STRICT} main.c gru.o mlp.o -o main"), 0);
+    dir.run(dir.path("main"), "", 0);
+}
+
+#[test]
+fn printed_levels_read_back() {
+    let dir = Folder::new();
+    let model = example("language_gru").display().to_string();
+    let print = |emit: &str, cpu: &str| {
+        dir.infc(&format!("compile {model} --emit {emit} --cpu {cpu} -o text"), 0);
+        fs::read_to_string(dir.path("text")).expect("written")
+    };
+    let ir = print("ir", "x86-64-v3");
+    assert_eq!(infc_ir::text::print(&infc_ir::text::parse(&ir).expect("the graph reads back")), ir);
+    let loops = print("loops", "x86-64-v3");
+    let kernels = infc_kernel::loops::text::parse_all(&loops).expect("the kernels read back");
+    assert_eq!(kernels.iter().map(|k| format!("{k}\n")).collect::<String>(), loops);
+    for cpu in ["x86-64-v2", "x86-64-v4"] {
+        let text = print("llvm-ir", cpu);
+        infc_cpu_llvm::check_text(&text).expect("LLVM reads it back");
+        infc_cpu_llvm::check_text(&text.replacen("define", "defined", 1)).expect_err("LLVM looks at it");
+        fs::write(dir.path("text.s"), print("asm", cpu)).expect("writable");
+        dir.run("cc", "-c text.s -o text.o", 0);
+        let bytes = fs::read(dir.path("text.o")).expect("assembled");
+        let file = object::File::parse(&*bytes).expect("an object file");
+        let entries = file.symbols().filter(|s| s.name().is_ok_and(|n| n.starts_with("kernel.")));
+        assert_eq!(entries.count(), kernels.len());
+    }
+}
+
+#[test]
+fn what_an_object_cannot_be_is_told_in_full() {
+    let dir = Folder::new();
+    let nodes = vec![node("n = NonZero(x)", []), node("u = Unique(x)", []), node("y = Cast(n)", [int("to", 1)])];
+    let model = dir.model(&model(17, graph(&["x f32[a, b]"], nodes, &["y f32[2, k]", "u f32[m]"], vec![])));
+    let model = model.display();
+    let refused = |args: &str, exit: i32, parts: &[&str]| {
+        let text = dir.infc(&format!("compile {model} {args}"), exit);
+        parts.iter().for_each(|p| assert!(text.contains(p), "{args}: '{p}' is not in:\n{text}"));
+        assert_eq!(dir.files(), ["model.onnx"]);
+    };
+    refused("--emit obj -o m.o", 3, &["2 of them have none: a, b", "--dim a=SIZE --dim b=SIZE", "--emit infc"]);
+    refused("--emit exe -o m --dim a=2", 3, &["none: b"]);
+    refused("--emit obj -o m.o --dim a=2 --dim b=3", 3, &["NonZero 'n_n' (opset 17)", "Unique 'n_u' (opset 17)", "--emit infc"]);
+    refused("--emit obj -o model.onnx --dim a=2 --dim b=3", 2, &["is the model itself"]);
+    let good = example("digits_mlp").display().to_string();
+    let text = dir.infc(&format!("compile {good} --dim batch=1 --emit obj -o no/such/folder/x.o"), 4);
+    assert!(text.contains("no/such/folder"), "{text}");
+    for (compiler, part) in [("/no/such/cc", "cannot be started"), ("false", "failed")] {
+        let mut infc = Command::new(env!("CARGO_BIN_EXE_infc"));
+        infc.args(["compile", &good, "--dim", "batch=1", "--emit", "sharedlib", "-o", "libx.so"]).env("CC", compiler);
+        let output = infc.current_dir(dir.0.path()).output().expect("it starts");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(3) && text.contains(part) && text.contains("help"), "{text}");
+    }
+    assert_eq!(dir.files(), ["model.onnx"]);
+}
