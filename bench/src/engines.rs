@@ -38,7 +38,7 @@ struct Infc(Session);
 /// An artifact in infc's runtime.
 pub fn infc(artifact: &Path, inputs: &Inputs, threads: usize) -> Result<Loaded> {
     let start = Instant::now();
-    let mut session = Session::new(Model::open(artifact)?, Options { threads, ..Options::default() })?;
+    let mut session = Session::new(Model::open(artifact)?, Options { threads: Some(threads), ..Options::default() })?;
     let load = start.elapsed();
     for (i, (_, t)) in inputs.iter().enumerate() {
         let dims: Vec<i64> = t.dims.iter().map(|&d| d as i64).collect();

@@ -31,6 +31,7 @@ pub fn encode(program: &Program) -> Vec<u8> {
         out.number(input.into());
     });
     out.optional(program.arena);
+    out.optional(program.threads.map(u64::from));
     out.bytes
 }
 

@@ -224,6 +224,7 @@ impl Parser {
                     self.expect("bytes")?;
                     out.arena = Some(self.number()?);
                 }
+                "threads" => out.threads = Some(self.number()?),
                 "kernel" => {
                     self.next_of(out.kernels.len())?;
                     let name = self.text()?;

@@ -219,7 +219,12 @@ pub struct Program {
     pub states: Vec<(u32, u32)>,
     /// Bytes of the arena if all sizes are known at compile time.
     pub arena: Option<u64>,
+    /// Threads of a session that is not told how many; 0 is one for each CPU. Without it, one.
+    pub threads: Option<u32>,
 }
+
+/// The most threads that a program may ask for.
+pub const MAX_THREADS: u32 = 1024;
 
 impl Size {
     /// A constant.

@@ -61,6 +61,9 @@ impl fmt::Display for Program {
         if let Some(bytes) = self.arena {
             writeln!(f, "arena bytes {bytes}")?;
         }
+        if let Some(threads) = self.threads {
+            writeln!(f, "threads {threads}")?;
+        }
         for (i, k) in self.kernels.iter().enumerate() {
             writeln!(f, "kernel {i} {:?} entry {:#x} scratch {}", k.name, k.entry, k.scratch)?;
         }

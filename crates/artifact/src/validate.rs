@@ -49,6 +49,8 @@ impl Program {
     pub fn validate(&self, code: u64, constants: u64) -> Checked {
         self.check_ports()?;
         self.check_symbols()?;
+        let few = self.threads.is_none_or(|n| n <= MAX_THREADS);
+        check(few, || "threads".into(), format!("at most {MAX_THREADS} can be asked for"))?;
         let steps = count_steps(&self.steps) as u64;
         for (i, buffer) in self.buffers.iter().enumerate() {
             self.check_buffer(i, buffer, constants, steps)?;

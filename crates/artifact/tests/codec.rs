@@ -77,8 +77,8 @@ fn program(size: BoxedStrategy<Size>) -> impl Strategy<Value = Program> {
     let kernel = (".{0,4}", any::<(u64, u64)>()).prop_map(|(name, (entry, scratch))| Kernel { name, entry, scratch });
     let message = (".{0,4}", ".{0,4}").prop_map(|(node, text)| Message { node, text });
     let lists = (vec(port.clone(), 0..3), vec(port, 0..3), vec(symbol, 0..3), vec(buffer, 0..4), vec(kernel, 0..3));
-    (lists, vec(step(size), 0..4), vec(message, 0..2), vec(any::<(u32, u32)>(), 0..2), any::<Option<u64>>()).prop_map(
-        |((inputs, outputs, symbols, buffers, kernels), steps, messages, states, arena)| Program {
+    (lists, vec(step(size), 0..4), vec(message, 0..2), vec(any::<(u32, u32)>(), 0..2), any::<(Option<u64>, Option<u32>)>())
+        .prop_map(|((inputs, outputs, symbols, buffers, kernels), steps, messages, states, (arena, threads))| Program {
             inputs,
             outputs,
             symbols,
@@ -88,8 +88,8 @@ fn program(size: BoxedStrategy<Size>) -> impl Strategy<Value = Program> {
             messages,
             states,
             arena,
-        },
-    )
+            threads,
+        })
 }
 
 /// A small artifact with two variants.

@@ -43,6 +43,7 @@ fn good() -> Program {
         messages: vec![Message { node: "F 'f'".into(), text: "wrong".into() }],
         states: vec![(0, 0)],
         arena: Some(128),
+        threads: None,
     }
 }
 
@@ -86,6 +87,7 @@ fn buffers_and_kernels() {
     check(|p| p.buffers[2].place = Place::Constant(129), "buffer 2: it is not in 192 bytes of constants");
     check(|p| p.buffers[2].bytes = Size::symbol(0), "buffer 2: it is not in 192 bytes of constants");
     check(|p| p.buffers[3].bytes = c(-1), "buffer 3: its size is negative");
+    check(|p| p.threads = Some(1025), "threads: at most 1024 can be asked for");
     check(|p| p.buffers[3].bytes = c(129), "buffer 3: it is not in 128 bytes of arena");
     check(
         |p| p.buffers[4].place = Place::Arena { first: 2, last: 3, offset: Some(0) },

@@ -19,6 +19,8 @@ pub struct Options {
     pub dims: Vec<(String, i64)>,
     /// Pairs (output, input) of which the output of one run is the input of the next.
     pub states: Vec<(String, String)>,
+    /// Threads of a session that is not told how many; 0 is one for each CPU. Without it, one.
+    pub threads: Option<u32>,
     /// The passes and what to watch of them. Its `bind` is set from `dims`.
     pub passes: infc_passes::Options,
 }
@@ -30,7 +32,7 @@ impl Options {
     }
     /// For a machine.
     pub fn for_target(target: TargetDesc) -> Options {
-        Options { target, dims: vec![], states: vec![], passes: infc_passes::Options::default() }
+        Options { target, dims: vec![], states: vec![], threads: None, passes: infc_passes::Options::default() }
     }
 }
 
@@ -85,6 +87,9 @@ pub struct Manifest {
     /// Passes in the order they ran.
     #[prost(string, repeated, tag = "6")]
     pub passes: Vec<String>,
+    /// Threads that it is to run on.
+    #[prost(uint32, optional, tag = "7")]
+    pub threads: Option<u32>,
 }
 
 /// Compiles a model file.
@@ -105,6 +110,7 @@ pub fn compile(graph: Graph, options: &Options) -> Result<Compiled, Problems> {
     clock.stage("passes");
     let mut lowered = program::lower(&graph, &options.target, &options.states)?;
     clock.stage("lower");
+    lowered.program.threads = options.threads;
     let code = target::backend(&options.target)?.emit(&lowered.kernels)?;
     clock.stage("code");
     for ((kernel, &entry), &scratch) in lowered.program.kernels.iter_mut().zip(&code.entries).zip(&code.scratch) {
@@ -193,6 +199,7 @@ fn manifest(model: &str, options: &Options) -> Manifest {
         dims: options.dims.iter().map(|(n, v)| format!("{n}={v}")).collect(),
         states: options.states.iter().map(|(o, i)| format!("{o}={i}")).collect(),
         passes: options.passes.pipeline.clone(),
+        threads: options.threads,
     }
 }
 

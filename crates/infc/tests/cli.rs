@@ -191,6 +191,29 @@ fn compile_run_bench_inspect() {
 
 #[test]
 #[cfg(feature = "llvm")]
+fn threads_are_those_compiled_for_unless_told() {
+    let dir = Folder::new();
+    let (model, out) = (dir.model(&add()), dir.path("out.infc"));
+    for (compiled, told, expected) in
+        [("", "", 1), ("--threads=3", "", 3), ("--threads=3", "--threads=2", 2), ("--threads=1", "", 1)]
+    {
+        let with = |more: &'static str| (!more.is_empty()).then_some(more);
+        let args: Vec<&str> = ["compile", &model, "-o", &out].into_iter().chain(with(compiled)).collect();
+        check(&args, 0, &[]);
+        let args: Vec<&str> = ["bench", &out, "--seconds=0", "--json"].into_iter().chain(with(told)).collect();
+        check(&args, 0, &[&format!("\"threads\":{expected}}}")]);
+        check(&["inspect", &out], 0, &[if compiled.is_empty() { "compiled" } else { "threads" }]);
+    }
+    check(&["compile", &model, "-o", &out, "--threads", "2000"], 2, &["0..=1024"]);
+    check(
+        &["compile", &model, "-o", &out, "--threads", "2", "--emit", "obj", "--dim", "n=1"],
+        2,
+        &["object files", "one thread"],
+    );
+}
+
+#[test]
+#[cfg(feature = "llvm")]
 fn artifacts_that_do_not_fit_are_refused() {
     let dir = Folder::new();
     let (model, out) = (dir.model(&add()), dir.path("out.infc"));

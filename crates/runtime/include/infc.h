@@ -42,6 +42,9 @@ typedef enum infc_dtype {
   INFC_F16 = 10, INFC_F64 = 11, INFC_U32 = 12, INFC_U64 = 13, INFC_BF16 = 16
 } infc_dtype;
 
+/* The number of threads that the artifact was compiled for; one if it says nothing. Also without options. */
+#define INFC_THREADS_OF_ARTIFACT UINT32_MAX
+
 /* How a session runs. Set `size` to sizeof(infc_options), so that later versions may add fields. */
 typedef struct infc_options {
   size_t size;

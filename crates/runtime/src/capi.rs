@@ -22,6 +22,9 @@ pub struct CSession {
     session: Session,
 }
 
+/// `INFC_THREADS_OF_ARTIFACT`.
+const THREADS_OF_ARTIFACT: u32 = u32::MAX;
+
 /// `infc_options`.
 #[repr(C)]
 pub struct COptions {
@@ -298,7 +301,8 @@ pub unsafe extern "C" fn infc_session_create(model: *const CModel, options: *con
             if options.size < size_of::<COptions>() {
                 return Err(misuse("options.size is not sizeof(infc_options)"));
             }
-            (chosen.threads, chosen.spin_us) = (options.threads as usize, options.spin_us);
+            let told = options.threads != THREADS_OF_ARTIFACT;
+            (chosen.threads, chosen.spin_us) = (told.then_some(options.threads as usize), options.spin_us);
         }
         let made = Session::new(model.model.clone(), chosen)?;
         *session = Box::into_raw(Box::new(CSession { session: made }));

@@ -14,8 +14,9 @@ use infc_artifact::program::{Place, Program, SizeOp, SymbolSource};
 /// How a session runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Threads that run tasks, the calling one among them; 0 is one for each CPU. Results do not depend on it.
-    pub threads: usize,
+    /// Threads that run tasks, the calling one among them; 0 is one for each CPU. `None` is what the artifact says, which is one
+    /// unless it was compiled for more. Results do not depend on it.
+    pub threads: Option<usize>,
     /// How long threads wait busily for the next launch or for each other before they sleep, in microseconds.
     pub spin_us: u32,
     /// Measure the time of each step.
@@ -24,7 +25,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { threads: 1, spin_us: 20, profile: false }
+        Options { threads: None, spin_us: 20, profile: false }
     }
 }
 
@@ -552,7 +553,8 @@ fn check_align(start: *const u8, dtype: DType, kind: &str, name: &str) -> Result
 /// Starts worker threads; the number of threads that run tasks.
 #[cfg(feature = "std")]
 fn start_threads(frame: &mut Frame, model: &Model, options: &Options) -> Result<usize, Error> {
-    let threads = match options.threads {
+    let compiled = model.program.threads.map_or(1, |n| n as usize);
+    let threads = match options.threads.unwrap_or(compiled) {
         0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
         n => n,
     };

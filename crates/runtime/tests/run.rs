@@ -58,7 +58,7 @@ fn threads_do_not_change_bits() {
     let model = Model::from_bytes(&file(&affine())).unwrap();
     let (x, bias) = (ramp(8 * 1000), ramp(1000));
     for (threads, spin_us) in [(1, 20), (2, 20), (3, 20), (3, 0), (7, 0)] {
-        let mut session = Session::new(model.clone(), Options { threads, spin_us, profile: false }).unwrap();
+        let mut session = Session::new(model.clone(), Options { threads: Some(threads), spin_us, profile: false }).unwrap();
         for n in [1000usize, 1, 2, 999] {
             let dims = [n as i64, 8];
             for _ in 0..20 {
@@ -80,7 +80,7 @@ fn sessions_move_between_threads_and_share_a_model() {
     };
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            let session = Session::new(model.clone(), Options { threads: 2, ..Options::default() }).unwrap();
+            let session = Session::new(model.clone(), Options { threads: Some(2), ..Options::default() }).unwrap();
             let session = scope.spawn(|| work(session)).join().unwrap();
             scope.spawn(|| work(session));
         }
@@ -319,7 +319,7 @@ fn failed_checks_name_the_node_whatever_the_threads() {
     };
     let model = Model::from_bytes(&file(&program)).unwrap();
     for threads in [1, 2, 3] {
-        let mut s = Session::new(model.clone(), Options { threads, ..Options::default() }).unwrap();
+        let mut s = Session::new(model.clone(), Options { threads: Some(threads), ..Options::default() }).unwrap();
         let mut x = [1.0f32; 100];
         run(&mut s, &[("x", &[100], &x)]).unwrap();
         (x[35], x[72], x[99]) = (-1.0, -1.0, -1.0);
@@ -356,7 +356,7 @@ fn the_float_environment_of_the_caller_does_not_matter() {
     let mut before = 0u32;
     // Safety: sets the control register of this test's thread.
     unsafe { std::arch::asm!("stmxcsr [{}]", "ldmxcsr [{}]", in(reg) &mut before, in(reg) &flush) };
-    let mut s = Session::new(model, Options { threads: 2, ..Options::default() }).unwrap();
+    let mut s = Session::new(model, Options { threads: Some(2), ..Options::default() }).unwrap();
     let outputs = run(&mut s, &[("x", &[8], &[1e-20; 8])]).unwrap();
     let mut after = 0u32;
     // Safety: as above.

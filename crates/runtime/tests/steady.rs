@@ -42,7 +42,7 @@ fn steady_runs_allocate_nothing() {
     for (program, n) in [(kit::affine(), 50usize), (kit::sum(), 64)] {
         for threads in [1, 3] {
             let model = Model::from_bytes(&kit::file(&program)).unwrap();
-            let mut session = Session::new(model, Options { threads, spin_us: 0, profile: threads == 1 }).unwrap();
+            let mut session = Session::new(model, Options { threads: Some(threads), spin_us: 0, profile: threads == 1 }).unwrap();
             let values = vec![1.0f32; 8 * n];
             let names: Vec<String> = session.model().inputs().iter().map(|p| p.name.clone()).collect();
             let dims = [n as i64, 8];

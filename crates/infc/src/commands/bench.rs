@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 pub struct Args {
     /// An artifact (.infc), or an ONNX file that is compiled first.
     model: PathBuf,
-    /// Threads that work; 0 is one for each CPU.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    /// Threads that work; 0 is one for each CPU [default: what the artifact was compiled for, or 1]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
     /// How long to run.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> Result {
             "{}",
             serde_json::json!({
                 "load_ms": ms(load), "first_ms": ms(first), "min_ms": ms(min), "median_ms": ms(median), "p99_ms": ms(p99),
-                "peak_mib": peak, "runs": times.len() + 1, "threads": args.threads,
+                "peak_mib": peak, "runs": times.len() + 1, "threads": loaded.threads,
             })
         );
         return Ok(Exit::Ok);
@@ -79,7 +79,8 @@ fn compile_then_bench(args: &Args) -> Result {
     let artifact = folder.path().join("model.infc");
     write_file(&artifact, &compiled.artifact)?;
     let mut command = Command::new(std::env::current_exe().map_err(here)?);
-    command.arg("bench").arg(&artifact).arg(format!("--threads={}", args.threads)).arg(format!("--seconds={}", args.seconds));
+    command.arg("bench").arg(&artifact).arg(format!("--seconds={}", args.seconds));
+    command.args(args.threads.map(|n| format!("--threads={n}")));
     command.args(args.how.dims().iter().map(|(name, size)| format!("--dim={name}={size}")));
     if args.json {
         command.arg("--json");

@@ -19,6 +19,9 @@ pub struct Args {
     output: Option<PathBuf>,
     #[command(flatten)]
     how: How,
+    /// Threads that the artifact is to run on where a session is not told how many; 0 is one for each CPU [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(infc_artifact::program::MAX_THREADS)))]
+    threads: Option<u32>,
     /// What to make.
     #[arg(long, value_enum, default_value_t = Emit::Infc)]
     emit: Emit,
@@ -114,6 +117,11 @@ pub fn run(args: &Args) -> Result {
     }
     if args.stop_after.is_some() && args.emit != Emit::Ir {
         return Err(Failure::usage("--stop-after gives no complete program", "add --emit ir"));
+    }
+    options.threads = args.threads;
+    if args.threads.is_some_and(|n| n != 1) && args.emit != Emit::Infc {
+        let help = "leave it out, or make an artifact: --emit infc";
+        return Err(Failure::usage("--threads is for artifacts; object files and programs run on one thread", help));
     }
     match args.emit {
         Emit::Infc => artifact(args, &options),

@@ -81,12 +81,15 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
             "{}",
             serde_json::json!({
                 "model": manifest.model, "compiler": manifest.compiler, "target": manifest.target, "dims": manifest.dims,
-                "states": manifest.states, "passes": manifest.passes, "constant_bytes": constants, "variants": json,
+                "states": manifest.states, "threads": manifest.threads, "passes": manifest.passes, "constant_bytes": constants, "variants": json,
             })
         );
         return Ok(());
     }
     say!("model '{}', compiled by infc {} for {}", manifest.model, manifest.compiler, manifest.target);
+    if let Some(threads) = manifest.threads {
+        say!("threads: {}", if threads == 0 { "one for each CPU".to_owned() } else { threads.to_string() });
+    }
     if !manifest.dims.is_empty() {
         say!("dims: {}", manifest.dims.join(", "));
     }

@@ -15,6 +15,8 @@ pub struct Loaded {
     pub inputs: Vec<(String, Type)>,
     /// Names and types of the outputs.
     pub outputs: Vec<(String, Type)>,
+    /// Threads that run it.
+    pub threads: usize,
     /// Runs it.
     pub engine: Box<dyn Engine>,
 }
@@ -29,7 +31,7 @@ pub fn is_artifact(path: &Path) -> std::result::Result<bool, Failure> {
 }
 
 /// Loads an artifact, or compiles and loads an ONNX file.
-pub fn load(path: &Path, how: &How, threads: usize) -> std::result::Result<Loaded, Failure> {
+pub fn load(path: &Path, how: &How, threads: Option<usize>) -> std::result::Result<Loaded, Failure> {
     let options = infc_runtime::Options { threads, ..infc_runtime::Options::default() };
     let model = if is_artifact(path)? {
         Model::open(path).map_err(|e| runtime_problem(path, &e))?
@@ -37,9 +39,9 @@ pub fn load(path: &Path, how: &How, threads: usize) -> std::result::Result<Loade
         let compiled = compile::compile(path, &how.options()?)?;
         Model::from_bytes(&compiled.artifact).map_err(|e| runtime_problem(path, &e))?
     };
-    let engine = Native::new(model, options)?;
+    let mut engine = Native::new(model, options)?;
     let (inputs, outputs) = (engine.inputs(), engine.outputs());
-    Ok(Loaded { inputs, outputs, engine: Box::new(engine) })
+    Ok(Loaded { inputs, outputs, threads: engine.session().threads(), engine: Box::new(engine) })
 }
 
 /// What the runtime says, as a problem of this file.

@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 pub struct Args {
     /// An ONNX file.
     model: PathBuf,
-    /// Threads that work; 0 is one for each CPU.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    /// Threads that work; 0 is one for each CPU [default: what the artifact was compiled for, or 1]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
     /// How long to run.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,

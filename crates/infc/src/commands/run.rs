@@ -25,9 +25,9 @@ pub struct Args {
     /// A file with a class in each line: say which one the first output means.
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
-    /// Threads that work; 0 is one for each CPU.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    /// Threads that work; 0 is one for each CPU [default: what the artifact was compiled for, or 1]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
     #[command(flatten)]
     how: How,
 }
