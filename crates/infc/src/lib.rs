@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bisect;
 pub mod cases;
 pub mod compare;
 pub mod compile;
@@ -12,6 +13,7 @@ pub mod inputs;
 pub mod loops_engine;
 pub mod native;
 pub mod npy;
+pub mod replay;
 pub mod target;
 pub mod verify;
 

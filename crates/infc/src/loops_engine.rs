@@ -28,8 +28,40 @@ impl Loops {
     }
 }
 
+/// One launch as it happened.
+pub struct Launch {
+    /// The kernel.
+    pub kernel: u32,
+    /// Buffer and first byte of each of its parameters.
+    pub views: Vec<(u32, i64)>,
+    /// Its extents.
+    pub extents: Vec<i64>,
+    /// How many tasks ran.
+    pub tasks: i64,
+    /// The buffers that it may write.
+    pub written: Vec<u32>,
+    /// Its buffers and their bytes, before.
+    pub before: Vec<(u32, Vec<u8>)>,
+    /// The same afterwards.
+    pub after: Vec<(u32, Vec<u8>)>,
+}
+
+/// Sees launches; false ends the watching.
+pub type Watch<'a> = &'a mut dyn FnMut(&Launch) -> Result<bool, Problems>;
+
 impl Engine for Loops {
     fn run(&mut self, inputs: &[Item]) -> Result<Vec<Item>, Problems> {
+        self.run_with(inputs, None)
+    }
+}
+
+impl Loops {
+    /// As `run`; `watch` sees each launch until it says false.
+    pub fn watched(&mut self, inputs: &[Item], watch: Watch) -> Result<Vec<Item>, Problems> {
+        self.run_with(inputs, Some(watch))
+    }
+
+    fn run_with(&mut self, inputs: &[Item], watch: Option<Watch>) -> Result<Vec<Item>, Problems> {
         let program = &self.lowered.program;
         let inputs: Vec<&Tensor> = tensors(program, inputs)?;
         let symbols = bind(program, &inputs)?;
@@ -51,7 +83,7 @@ impl Engine for Loops {
                 Place::Output(_) | Place::Arena { .. } => vec![0xa5; bytes],
             });
         }
-        let mut run = Run { program, kernels: &self.lowered.kernels, symbols, memory, growable };
+        let mut run = Run { program, kernels: &self.lowered.kernels, symbols, memory, growable, watch };
         run.list(&program.steps)?;
         let outputs = run.outputs()?;
         let memory = run.memory;
@@ -146,23 +178,35 @@ fn internal(what: impl Into<String>) -> Problems {
     Problems::one("internal error in the lowered program", what, "please report this model")
 }
 
-struct Run<'a> {
+struct Run<'a, 'w> {
     program: &'a Program,
     kernels: &'a [Kernel],
     symbols: Vec<i64>,
     memory: Vec<Vec<u8>>,
     /// Buffers that get their size when a step sets a symbol.
     growable: Vec<usize>,
+    watch: Option<Watch<'w>>,
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     fn list(&mut self, steps: &[Step]) -> Result<(), Problems> {
         steps.iter().try_for_each(|s| self.step(s))
     }
 
     fn step(&mut self, step: &Step) -> Result<(), Problems> {
         match step {
-            Step::Launch { kernel, buffers, extents, .. } => self.launch(&self.kernels[*kernel as usize], buffers, extents),
+            Step::Launch { kernel, buffers, extents, tasks } => match self.watch.take() {
+                None => self.launch(&self.kernels[*kernel as usize], buffers, extents),
+                Some(watch) => {
+                    let mut launch = self.describe(*kernel, buffers, extents, tasks)?;
+                    self.launch(&self.kernels[*kernel as usize], buffers, extents)?;
+                    launch.after = launch.before.iter().map(|&(b, _)| (b, self.memory[b as usize].clone())).collect();
+                    if watch(&launch)? {
+                        self.watch = Some(watch);
+                    }
+                    Ok(())
+                }
+            },
             Step::Copy { from, to, bytes } => {
                 let bytes = self.value(bytes)?;
                 let data = self.read(from, bytes)?.to_vec();
@@ -204,6 +248,24 @@ impl Run<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// A launch that is about to happen.
+    fn describe(&self, number: u32, views: &[View], extents: &[Size], tasks: &Size) -> Result<Launch, Problems> {
+        let kernel = &self.kernels[number as usize];
+        let mut buffers: Vec<u32> = views.iter().map(|v| v.buffer).collect();
+        buffers.sort_unstable();
+        buffers.dedup();
+        let written = views.iter().zip(&kernel.buffers).filter(|(_, b)| b.access != Access::Read).map(|(v, _)| v.buffer);
+        Ok(Launch {
+            kernel: number,
+            views: views.iter().map(|v| Ok((v.buffer, self.size(&v.offset)?))).collect::<Result<_, _>>()?,
+            extents: extents.iter().map(|e| self.size(e)).collect::<Result<_, _>>()?,
+            tasks: self.size(tasks)?,
+            written: written.collect(),
+            before: buffers.iter().map(|&b| (b, self.memory[b as usize].clone())).collect(),
+            after: vec![],
+        })
     }
 
     fn set(&mut self, symbol: u32, value: i64) -> Result<(), Problems> {

@@ -1,10 +1,12 @@
 //! Verification of test folders: a backend's outputs against the stored ones, many folders side by side.
 
+use crate::bisect::{self, Finding};
 use crate::cases::Case;
 use crate::compare::{self, Outcome, Tolerance};
 use crate::compile;
 use crate::engine::{self, Backend};
 use crate::inputs::{self, Source};
+use infc_ir::interp::Item;
 use infc_ir::{Graph, Problems, Value};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,6 +26,8 @@ pub struct Options {
     pub atol: Option<f64>,
     /// Compile anew for the shapes of each data set, instead of once with symbolic dims.
     pub fixed: bool,
+    /// Where outputs differ, look for the first node, pass or kernel where they part.
+    pub bisect: bool,
     /// How many models at a time.
     pub jobs: usize,
     /// Values of symbolic dims for made-up inputs; the others are 1.
@@ -124,13 +128,12 @@ fn check(case: &Case, options: &Options) -> Result<(usize, Outcome), Problems> {
     let allowed = case.tolerance.unwrap_or_default();
     let allowed = Tolerance { rtol: options.rtol.unwrap_or(allowed.rtol), atol: options.atol.unwrap_or(allowed.atol) };
     let mut engine = if options.fixed { None } else { Some(engine::prepare(graph.clone(), options.backend, &options.compile)?) };
-    let (mut sets, mut worst) = (0, Outcome::default());
+    let (mut sets, mut worst, mut found) = (0, Outcome::default(), None);
     for set in case.sets.iter().filter(|s| !s.outputs.is_empty()) {
         let named = |p: Problems| in_set(p, &set.name);
         let inputs = set.read_inputs(&graph).map_err(named)?;
         if options.fixed {
-            let dims = engine::symbols_of(&graph, &inputs).into_iter().map(|(s, n)| (s.to_owned(), n)).collect();
-            let compile = compile::Options { dims, ..options.compile.clone() };
+            let compile = set_options(&graph, &inputs, options);
             engine = Some(engine::prepare(graph.clone(), options.backend, &compile).map_err(named)?);
         }
         let engine = engine.as_mut().expect("made above, or for this set");
@@ -142,9 +145,34 @@ fn check(case: &Case, options: &Options) -> Result<(usize, Outcome), Problems> {
             outcome.fault = outcome.fault.map(|f| format!("{}: {f}", set.name));
             worst = worst.worse(outcome);
         }
+        if options.bisect && found.is_none() && worst.fault.is_some() {
+            let compile = set_options(&graph, &inputs, options);
+            found = Some(bisect::find(&graph, &inputs, Some(&want), options.backend, &compile, allowed));
+        }
         sets += 1;
     }
-    Ok((sets, worst))
+    Ok((sets, explained(worst, found)))
+}
+
+/// How to compile for the shapes of a data set.
+fn set_options(graph: &Graph, inputs: &[Item], options: &Options) -> compile::Options {
+    let mut compile = options.compile.clone();
+    if options.fixed {
+        compile.dims = engine::symbols_of(graph, inputs).into_iter().map(|(s, n)| (s.to_owned(), n)).collect();
+    }
+    compile
+}
+
+/// Adds to what is wrong what bisection found, for the first inputs with a difference.
+fn explained(mut outcome: Outcome, found: Option<Result<Option<Finding>, Problems>>) -> Outcome {
+    let more = match found {
+        None => return outcome,
+        Some(Ok(Some(finding))) => finding.to_string(),
+        Some(Ok(None)) => "the links agree when they are run one by one: what is wrong is kept between runs".to_owned(),
+        Some(Err(problems)) => format!("no place was found: {problems}"),
+    };
+    outcome.fault = outcome.fault.map(|fault| format!("{fault}\n{more}"));
+    outcome
 }
 
 /// How many seeds a model alone is tried with.
@@ -158,7 +186,7 @@ fn check_alone(graph: &Graph, options: &Options) -> Result<(usize, Outcome), Pro
     let dims: Vec<(String, i64)> = options.dims.iter().map(|(n, v)| (n.clone(), *v)).collect();
     let compile = compile::Options { dims: if options.fixed { dims } else { vec![] }, ..options.compile.clone() };
     let mut engine = engine::prepare(graph.clone(), options.backend, &compile)?;
-    let mut worst = Outcome::default();
+    let (mut worst, mut found) = (Outcome::default(), None);
     for seed in 0..SEEDS {
         let value = |&v: &Value| inputs::make(&Source::Random(seed), &graph.value(v).name, graph.ty(v), &options.dims);
         let inputs = graph.inputs().iter().map(value).collect::<Result<Vec<_>, _>>()?;
@@ -169,8 +197,11 @@ fn check_alone(graph: &Graph, options: &Options) -> Result<(usize, Outcome), Pro
             outcome.fault = outcome.fault.map(|f| format!("inputs of seed {seed}: {f}"));
             worst = worst.worse(outcome);
         }
+        if options.bisect && found.is_none() && worst.fault.is_some() {
+            found = Some(bisect::find(graph, &inputs, None, options.backend, &compile, allowed));
+        }
     }
-    Ok((SEEDS as usize, worst))
+    Ok((SEEDS as usize, explained(worst, found)))
 }
 
 fn in_set(mut problems: Problems, set: &str) -> Problems {

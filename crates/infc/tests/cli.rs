@@ -302,6 +302,8 @@ fn verify_counts_and_names_what_is_wrong() {
     check(&["verify", &dir.path("")], 0, &["no stored outputs", "1 passed, 0 failed"]);
     dir.write("a/test_data_set_0/output_0.pb", pb("y", [2.0, 3.5, 4.0]));
     check(&["verify", &dir.path("")], 1, &["FAIL", "test_data_set_0: y[0, 1]: is 3 instead of 3.5", "0 passed, 1 failed"]);
+    let parts = ["stored and interp part at output 'y', made by Add 'n_y' (opset 17)"];
+    check(&["verify", &dir.path(""), "--bisect"], 1, &parts);
     check(&["verify", &dir.path(""), "--atol", "1"], 0, &["1 passed, 0 failed"]);
     dir.write("a/tol.json", "{\"rtol\": 0.2, \"atol\": 0}");
     check(&["verify", &dir.path(""), "--json"], 0, &["\"passed\":1", "\"no_outputs\""]);

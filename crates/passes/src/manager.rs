@@ -116,6 +116,8 @@ pub fn simplify() -> Vec<&'static str> {
 pub struct Options {
     /// Names of passes, in order; a name may stand in it several times.
     pub pipeline: Vec<String>,
+    /// Passes besides those of [`PASSES`] that the pipeline may name.
+    pub more: &'static [Pass],
     /// Values of symbolic dims.
     pub bind: Vec<(String, i64)>,
     /// Make only operators that ONNX has, for export.
@@ -136,6 +138,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             pipeline: pipeline().into_iter().map(str::to_owned).collect(),
+            more: &[],
             bind: vec![],
             portable: false,
             print_after: vec![],
@@ -183,7 +186,7 @@ pub fn run(graph: &mut Graph, options: &Options) -> Result<Report, Problems> {
         check(graph, "the importer")?;
     }
     for name in &options.pipeline {
-        let Some(pass) = pass(name) else {
+        let Some(pass) = pass(name).or_else(|| options.more.iter().find(|p| p.name == name)) else {
             let known: Vec<_> = PASSES.iter().map(|p| p.name).collect();
             return Err(Problems::one(
                 format!("pass '{name}'"),

@@ -38,6 +38,10 @@ pub struct Args {
     /// Value of a symbolic dim for made-up inputs [default: 1]
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = super::compile::dim)]
     dims: Vec<(String, i64)>,
+    /// Where outputs differ, name the first node, pass or kernel where two links of the chain part: stored outputs, interpreter,
+    /// passes, loops, machine code
+    #[arg(long)]
+    bisect: bool,
     /// Models at a time.
     #[arg(long, short, default_value_t = 2)]
     jobs: usize,
@@ -70,7 +74,7 @@ pub fn run(args: &Args) -> Result {
         }
         found.extend(cases::find(path)?);
     }
-    let Args { backend, rtol, atol, fixed, jobs, .. } = *args;
+    let Args { backend, rtol, atol, fixed, bisect, jobs, .. } = *args;
     let target =
         target::find(args.target.as_deref().unwrap_or("native")).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
     let options = Options {
@@ -78,6 +82,7 @@ pub fn run(args: &Args) -> Result {
         rtol,
         atol,
         fixed,
+        bisect,
         jobs,
         dims: args.dims.iter().cloned().collect(),
         compile: infc::Options::for_target(target),
