@@ -2,7 +2,8 @@
 //!
 //! dtype and shape are exact, NaN equals NaN, infinities by sign. Numbers: `|got - want| <= atol + rtol * |want|`. Where that does
 //! not hold, an output that a quantiser produced may be one step off in at most 1 % of its elements, and a float output
-//! downstream of integer arithmetic must have an SQNR of at least 40 dB and the same top-1.
+//! downstream of integer arithmetic must have an SQNR of at least 40 dB and the same top-1. An output that depends on random numbers,
+//! whose generator ONNX leaves open, must have the same statistics.
 
 use infc_ir::dtype::Class;
 use infc_ir::graph::{Graph, Region, Value};
@@ -33,6 +34,8 @@ pub enum Kind {
     Quantised,
     /// Integer arithmetic is somewhere upstream.
     Downstream,
+    /// Random numbers are somewhere upstream.
+    Random,
 }
 
 /// The largest difference of a comparison, and whether it is allowed.
@@ -72,8 +75,10 @@ fn mark(graph: &Graph, region: Region, kinds: &mut [Kind]) {
             mark(graph, body, kinds);
         }
         let of_bodies = node.regions.iter().flat_map(|&r| &graph.region(r).results);
-        let upstream = inputs.iter().chain(of_bodies).any(|v| kinds[v.index()] != Kind::Plain);
+        let mut before = inputs.iter().chain(of_bodies).map(|v| kinds[v.index()]);
+        let (random, upstream) = (before.clone().any(|k| k == Kind::Random), before.any(|k| k != Kind::Plain));
         let kind = match &node.op {
+            op if random || draws(graph, op, &node.inputs) => Kind::Random,
             op if quantises(op) => Kind::Quantised,
             Op::ConvInteger(_) | Op::MatMulInteger(_) => Kind::Downstream,
             op if moves(op) => inputs.first().map_or(Kind::Plain, |v| kinds[v.index()]),
@@ -81,6 +86,15 @@ fn mark(graph: &Graph, region: Region, kinds: &mut [Kind]) {
             _ => Kind::Plain,
         };
         node.outputs.iter().for_each(|v| kinds[v.index()] = kind);
+    }
+}
+
+/// Does it draw random numbers? Dropout does if it is told to train.
+fn draws(graph: &Graph, op: &Op, inputs: &[Option<Value>]) -> bool {
+    let training = || inputs.get(2).copied().flatten().map(|v| graph.constant(v).is_none_or(|t| t.to_ints() != [0]));
+    match op {
+        Op::Dropout(_) => training().unwrap_or(false),
+        op => op.info().family == "random",
     }
 }
 
@@ -175,9 +189,10 @@ fn compare_tensors(name: &str, got: &Tensor, want: &Tensor, kind: Kind, toleranc
     let flat = |t: &Tensor| Tensor::from_bytes(dtype, [t.len() * parts], t.bytes().clone());
     let (g, w) = (flat(got), flat(want));
     let mut outcome = compare_numbers(name, &g, &w, &want.dims, parts, tolerance);
-    if outcome.fault.is_some() && outcome.error.is_finite() {
+    if outcome.fault.is_some() && (outcome.error.is_finite() || kind == Kind::Random) {
         let excused = match kind {
             Kind::Plain => None,
+            Kind::Random => Some(same_statistics(&g, &w)),
             Kind::Quantised if dtype.is_int() => Some(one_step(&g, &w)),
             Kind::Quantised | Kind::Downstream if dtype.is_float() => Some(close_signal(&g, &w, &want.dims, tolerance)),
             Kind::Quantised | Kind::Downstream => None,
@@ -283,6 +298,36 @@ fn close_signal(got: &Tensor, want: &Tensor, dims: &[usize], tolerance: Toleranc
     Ok(())
 }
 
+/// Mean (and deviation, of many values) within five standard errors. Of at most two values, or of numbers some of which are dropped
+/// (are 0), each element must be one of those that are possible.
+fn same_statistics(got: &Tensor, want: &Tensor) -> Result<(), String> {
+    let values = |t: &Tensor| (0..t.len()).map(|i| t.float(i)).collect::<Vec<f64>>();
+    let (g, w) = (values(got), values(want));
+    let distinct: std::collections::BTreeSet<u64> = w.iter().map(|v| v.to_bits()).collect();
+    let impossible = |(&a, &b): (&f64, &f64)| match distinct.len() {
+        0..=2 => !distinct.contains(&a.to_bits()),
+        _ if w.contains(&0.0) => a != 0.0 && b != 0.0 && (a - b).abs() > 1e-5 * b.abs(),
+        _ => false,
+    };
+    if let Some(i) = g.iter().zip(&w).position(impossible) {
+        return Err(format!("{} is no possible value", g[i]));
+    }
+    let n = w.len() as f64;
+    let moments = |v: &[f64]| {
+        let mean = v.iter().sum::<f64>() / n;
+        (mean, v.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n)
+    };
+    let ((mean, var), (want_mean, want_var)) = (moments(&g), moments(&w));
+    let error = ((var + want_var) / n).sqrt();
+    if (mean - want_mean).abs() > 5.0 * error {
+        return Err(format!("the mean is {mean} instead of {want_mean}"));
+    }
+    if n >= 100.0 && !(0.5..=2.0).contains(&(var / want_var)) {
+        return Err(format!("the variance is {var} instead of {want_var}"));
+    }
+    Ok(())
+}
+
 /// `name[i, j]` of the element at `flat`.
 fn place(name: &str, dims: &[usize], flat: usize) -> String {
     let mut index = vec![0; dims.len()];
@@ -340,6 +385,19 @@ mod tests {
         check(&off(2, 1), &u8s(&want), Kind::Plain, "2 of 200");
         check(&off(3, 1), &u8s(&want), Kind::Quantised, "at most 1 %");
         check(&off(1, 2), &u8s(&want), Kind::Quantised, "more than one step");
+    }
+
+    #[test]
+    fn random_outputs_need_the_same_statistics() {
+        let want = f32s(&[0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0]);
+        let got = f32s(&[1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0]);
+        check(&got, &want, Kind::Random, "");
+        check(&got, &want, Kind::Plain, "differ too much");
+        check(&f32s(&[0.5; 10]), &want, Kind::Random, "0.5 is no possible value");
+        check(&f32s(&[0.0; 10]), &want, Kind::Random, "the mean is 0 instead of 0.5");
+        let dropped = f32s(&[0.0, 4.0, 6.0]);
+        check(&f32s(&[2.0, 0.0, 6.0]), &dropped, Kind::Random, "");
+        check(&f32s(&[2.0, 5.0, 6.0]), &dropped, Kind::Random, "5 is no possible value");
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub enum Type {
     Optional(Box<Type>),
     /// A dictionary with integer or string keys.
     Map(DType, Box<Type>),
+    /// A tensor of any rank: an element of a container whose elements differ in rank, or are declared without dims.
+    Any(DType),
+    /// The element type of a sequence that nothing has been put into yet.
+    Nothing(DType),
 }
 
 /// What is known about a value: its type, its elements if constant, and for small integer tensors its elements as expressions.
@@ -62,8 +66,55 @@ impl Type {
     pub fn as_tensor(&self) -> Option<&TensorType> {
         match self {
             Type::Tensor(t) => Some(t),
+            Type::Sequence(_) | Type::Optional(_) | Type::Map(..) | Type::Any(_) | Type::Nothing(_) => None,
+        }
+    }
+    /// The dtype, if it is a tensor type, of known rank or not.
+    pub fn dtype(&self) -> Option<DType> {
+        match self {
+            Type::Tensor(t) => Some(t.dtype),
+            Type::Any(d) | Type::Nothing(d) => Some(*d),
             Type::Sequence(_) | Type::Optional(_) | Type::Map(..) => None,
         }
+    }
+    /// Calls `see` on every dim in it.
+    pub fn each_dim(&self, see: &mut dyn FnMut(Expr)) {
+        match self {
+            Type::Tensor(t) => t.dims.iter().for_each(|&d| see(d)),
+            Type::Sequence(t) | Type::Optional(t) | Type::Map(_, t) => t.each_dim(see),
+            Type::Any(_) | Type::Nothing(_) => {}
+        }
+    }
+    /// The same type with other dims.
+    pub fn map_dims(&self, f: &dyn Fn(Expr) -> Expr) -> Type {
+        match self {
+            Type::Tensor(t) => Type::tensor(t.dtype, t.dims.iter().map(|&d| f(d))),
+            Type::Sequence(t) => Type::Sequence(Box::new(t.map_dims(f))),
+            Type::Optional(t) => Type::Optional(Box::new(t.map_dims(f))),
+            Type::Map(k, t) => Type::Map(*k, Box::new(t.map_dims(f))),
+            Type::Any(_) | Type::Nothing(_) => self.clone(),
+        }
+    }
+    /// The type of values that are of this type or of type `other`; `None` if there is none. Where two dims differ, `fresh` gives
+    /// the common one, from axis and both. Elements of containers may differ in rank, and a value counts as an optional with one.
+    pub fn join(&self, other: &Type, fresh: &mut dyn FnMut(usize, Expr, Expr) -> Expr) -> Option<Type> {
+        let boxed = |a: &Type, b: &Type, fresh: &mut dyn FnMut(usize, Expr, Expr) -> Expr| {
+            let any = || a.dtype().filter(|d| a.as_tensor().is_some() && b.as_tensor().is_some_and(|b| b.dtype == *d));
+            a.join(b, fresh).or_else(|| any().map(Type::Any)).map(Box::new)
+        };
+        Some(match (self, other) {
+            (Type::Tensor(a), Type::Tensor(b)) if a.dtype == b.dtype && a.rank() == b.rank() => {
+                let dims = a.dims.iter().zip(&b.dims).enumerate();
+                Type::tensor(a.dtype, dims.map(|(k, (&p, &q))| if p == q { p } else { fresh(k, p, q) }).collect::<Vec<_>>())
+            }
+            (Type::Nothing(d), t) | (t, Type::Nothing(d)) if t.dtype() == Some(*d) => t.clone(),
+            (Type::Any(d), t) | (t, Type::Any(d)) if t.dtype() == Some(*d) => Type::Any(*d),
+            (Type::Sequence(a), Type::Sequence(b)) => Type::Sequence(boxed(a, b, fresh)?),
+            (Type::Optional(a), Type::Optional(b)) => Type::Optional(boxed(a, b, fresh)?),
+            (Type::Optional(a), b) | (b, Type::Optional(a)) => Type::Optional(boxed(a, b, fresh)?),
+            (Type::Map(k, a), Type::Map(l, b)) if k == l => Type::Map(*k, boxed(a, b, fresh)?),
+            _ => return None,
+        })
     }
 }
 
@@ -115,7 +166,7 @@ impl fmt::Display for TensorType {
     }
 }
 
-/// Text form: `f32[batch, 3]`, `seq(f32[])`, `optional(...)`, `map(i64, f32[])`.
+/// Text form: `f32[batch, 3]`, `seq(f32[])`, `optional(...)`, `map(i64, f32[])`, `any(f32)`, `nothing(f32)`.
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -123,6 +174,8 @@ impl fmt::Display for Type {
             Type::Sequence(t) => write!(f, "seq({t})"),
             Type::Optional(t) => write!(f, "optional({t})"),
             Type::Map(k, v) => write!(f, "map({k}, {v})"),
+            Type::Any(d) => write!(f, "any({d})"),
+            Type::Nothing(d) => write!(f, "nothing({d})"),
         }
     }
 }

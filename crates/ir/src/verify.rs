@@ -104,7 +104,7 @@ impl Verifier<'_> {
             self.problem(at, format!("value {} is {found}, but stands where {def:?} belongs", v.0));
         }
         let mut variable = false;
-        each_dim(&data.ty, &mut |d| d.leaves(&mut |l| variable |= matches!(l.node(), ExprNode::Var(_))));
+        data.ty.each_dim(&mut |d| d.leaves(&mut |l| variable |= matches!(l.node(), ExprNode::Var(_))));
         if variable {
             self.problem(at, format!("the type {} of value {} has a loop variable in it", data.ty, v.0));
         }
@@ -214,13 +214,6 @@ impl Verifier<'_> {
     }
 }
 
-fn each_dim(ty: &Type, see: &mut dyn FnMut(Expr)) {
-    match ty {
-        Type::Tensor(t) => t.dims.iter().for_each(|&d| see(d)),
-        Type::Sequence(t) | Type::Optional(t) | Type::Map(_, t) => each_dim(t, see),
-    }
-}
-
 /// True unless two types are certainly different.
 fn agree(a: &Type, b: &Type) -> bool {
     match (a, b) {
@@ -230,6 +223,8 @@ fn agree(a: &Type, b: &Type) -> bool {
         }
         (Type::Sequence(a), Type::Sequence(b)) | (Type::Optional(a), Type::Optional(b)) => agree(a, b),
         (Type::Map(k, a), Type::Map(l, b)) => k == l && agree(a, b),
+        (Type::Optional(a), b) => agree(a, b),
+        (Type::Any(_) | Type::Nothing(_), _) | (_, Type::Any(_) | Type::Nothing(_)) => a.dtype() == b.dtype(),
         _ => false,
     }
 }

@@ -132,16 +132,8 @@ impl<'m> Importer<'m> {
 
     /// Do the results of two branches differ in more than their dims?
     fn types_differ(&self, a: Region, b: Region) -> bool {
-        fn differ(a: &Type, b: &Type) -> bool {
-            match (a, b) {
-                (Type::Tensor(a), Type::Tensor(b)) => a.dtype != b.dtype || a.rank() != b.rank(),
-                (Type::Sequence(a), Type::Sequence(b)) | (Type::Optional(a), Type::Optional(b)) => differ(a, b),
-                (Type::Map(k, a), Type::Map(l, b)) => k != l || differ(a, b),
-                _ => true,
-            }
-        }
         let (a, b) = (&self.graph.region(a).results, &self.graph.region(b).results);
-        a.len() == b.len() && a.iter().zip(b).any(|(&a, &b)| differ(self.graph.ty(a), self.graph.ty(b)))
+        a.len() == b.len() && a.iter().zip(b).any(|(&a, &b)| self.graph.ty(a).join(self.graph.ty(b), &mut |_, x, _| x).is_none())
     }
 
     /// The value of a condition, if it is known now.
@@ -244,29 +236,16 @@ impl<'m> Importer<'m> {
 
     /// `now` with symbols where `next` differs.
     fn generalise(&mut self, now: &Type, next: &Type, what: &str, fresh: &mut HashSet<Expr>) -> Result<Type, Fault> {
-        let wrong = || fault!("carried value '{what}' is {now} at the start and {next} after a turn");
-        Ok(match (now, next) {
-            (Type::Tensor(a), Type::Tensor(b)) => {
-                if a.dtype != b.dtype || a.rank() != b.rank() {
-                    return Err(wrong());
-                }
-                let mut dims = vec![];
-                for (axis, (&a, &b)) in a.dims.iter().zip(&b.dims).enumerate() {
-                    dims.push(if a == b || fresh.contains(&a) {
-                        a
-                    } else {
-                        let symbol = self.fresh_symbol(&format!("{what}.{axis}"));
-                        fresh.insert(symbol);
-                        symbol
-                    });
-                }
-                Type::tensor(a.dtype, dims)
+        let mut symbol = |axis: usize, a: Expr, _: Expr| {
+            if fresh.contains(&a) {
+                return a;
             }
-            (Type::Sequence(a), Type::Sequence(b)) => Type::Sequence(Box::new(self.generalise(a, b, what, fresh)?)),
-            (Type::Optional(a), Type::Optional(b)) => Type::Optional(Box::new(self.generalise(a, b, what, fresh)?)),
-            (Type::Map(k, a), Type::Map(l, b)) if k == l => Type::Map(*k, Box::new(self.generalise(a, b, what, fresh)?)),
-            _ => return Err(wrong()),
-        })
+            let symbol = self.fresh_symbol(&format!("{what}.{axis}"));
+            fresh.insert(symbol);
+            symbol
+        };
+        let ty = now.join(next, &mut symbol);
+        ty.ok_or_else(|| fault!("carried value '{what}' is {now} at the start and {next} after a turn"))
     }
 
     /// A body as a region of its own. `seen` are values that another body of the node has captured already.
@@ -291,7 +270,7 @@ impl<'m> Importer<'m> {
     }
 
     /// Constants, nodes and results of a body, in the scope that is current.
-    fn contents(&mut self, g: &GraphProto) -> Option<Vec<Value>> {
+    pub fn contents(&mut self, g: &GraphProto) -> Option<Vec<Value>> {
         let mark = self.problems.len();
         self.constants(g);
         self.declare(g);
@@ -401,6 +380,10 @@ fn keep_symbols(now: &Type, next: &Type) -> Type {
             let dims = a.dims.iter().zip(&b.dims).map(|(&a, &b)| if a.known().is_none() { a } else { b });
             Type::tensor(b.dtype, dims.collect::<Vec<_>>())
         }
+        (Type::Any(_), _) => now.clone(),
+        (Type::Sequence(a), Type::Sequence(b)) => Type::Sequence(Box::new(keep_symbols(a, b))),
+        (Type::Optional(a), Type::Optional(b)) => Type::Optional(Box::new(keep_symbols(a, b))),
+        (Type::Optional(a), b) => Type::Optional(Box::new(keep_symbols(a, b))),
         _ => next.clone(),
     }
 }

@@ -13,7 +13,7 @@ pub fn read_test_value(bytes: impl Into<Bytes>, ty: &Type) -> Result<(String, It
     let bytes = bytes.into();
     let name = |n: &Option<String>| n.clone().unwrap_or_default();
     match ty {
-        Type::Tensor(_) => read_tensor_proto(bytes).map(|(n, t)| (n, Item::Tensor(t))),
+        Type::Tensor(_) | Type::Any(_) | Type::Nothing(_) => read_tensor_proto(bytes).map(|(n, t)| (n, Item::Tensor(t))),
         Type::Sequence(_) => {
             let p = SequenceProto::decode(bytes).map_err(|e| fault!("not a SequenceProto: {e}"))?;
             Ok((name(&p.name), from_sequence(&p)?))

@@ -335,16 +335,13 @@ impl<'m> Importer<'m> {
     }
 
     fn note_symbols(&mut self, ty: &Type) {
-        match ty {
-            Type::Tensor(t) => t.dims.iter().for_each(|d| {
-                d.leaves(&mut |e| {
-                    if let ExprNode::Sym(s) = e.node() {
-                        self.symbols.insert((*s).to_owned());
-                    }
-                });
-            }),
-            Type::Sequence(t) | Type::Optional(t) | Type::Map(_, t) => self.note_symbols(t),
-        }
+        ty.each_dim(&mut |d| {
+            d.leaves(&mut |e| {
+                if let ExprNode::Sym(s) = e.node() {
+                    self.symbols.insert((*s).to_owned());
+                }
+            });
+        });
     }
 
     /// A symbol that is not in use yet: `name`, or `name` with a number.

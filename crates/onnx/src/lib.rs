@@ -11,6 +11,7 @@ mod bodies;
 mod data;
 mod export;
 mod files;
+mod flex;
 mod functions;
 mod import;
 mod nodes;

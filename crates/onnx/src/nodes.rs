@@ -2,11 +2,13 @@
 
 use crate::attrs;
 use crate::import::{Importer, Named, domain};
-use crate::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType, type_proto};
+use crate::proto::{
+    AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType, tensor_shape_proto::dimension, type_proto,
+};
 use crate::versions::{self, Raise};
 use infc_ir::graph::SourceNode;
 use infc_ir::op::{self, Attr, Attrs, OPS};
-use infc_ir::{DType, Fault, Op, Region, Tensor, Type, Value, fault};
+use infc_ir::{DType, Expr, Fault, Op, Region, Tensor, Type, Value, fault};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Why a node was not imported.
@@ -135,6 +137,7 @@ impl<'m> Importer<'m> {
             | (Type::Optional(_), Some(type_proto::Value::OptionalType(_)))
             | (Type::Map(..), Some(type_proto::Value::MapType(_)))
             | (_, None) => return,
+            (Type::Any(_) | Type::Nothing(_), Some(type_proto::Value::TensorType(_))) => return,
             (got, Some(_)) => format!("result '{name}' is {got}, but is declared as another kind of value"),
         };
         self.problem(at, message, "");
@@ -181,7 +184,11 @@ impl<'m> Importer<'m> {
                 }
                 AttributeType::TypeProto => {
                     let tp = a.tp.clone().unwrap_or_default();
-                    let ty = crate::types::from_proto(&tp, "", &mut |_, _| Err(fault!("symbolic dims cannot be used here")));
+                    let dim = |d: &dimension::Value, _| match d {
+                        dimension::Value::DimValue(n) => Ok(Expr::int(*n)),
+                        dimension::Value::DimParam(name) => Ok(Expr::sym(name)),
+                    };
+                    let ty = crate::types::from_proto(&tp, &format!("{}.type", node_name(n)), &mut { dim });
                     parts.attrs.set(a.name(), Attr::Str(ty?.to_string()));
                 }
                 _ => {
@@ -215,6 +222,10 @@ impl<'m> Importer<'m> {
         };
         if d.is_empty() && name == "Constant" {
             return Ok(vec![self.constant_node(n)?]);
+        }
+        if (d.as_str(), name.as_str()) == crate::flex::NAME {
+            let (inputs, parts) = (self.operands(n)?, self.parts(n)?);
+            return self.flex_attention(n, &inputs, parts);
         }
         if !versions::known(&d, &name) {
             return Err(Stop::Fault(unknown_operator(&d, &name, None), "see the list of supported operators"));

@@ -29,7 +29,11 @@ pub fn from_proto(p: &TypeProto, name: &str, dim: &mut DimReader) -> Result<Type
 }
 
 fn element(p: Option<&TypeProto>, name: &str, dim: &mut DimReader) -> Result<Type, Fault> {
-    from_proto(p.ok_or_else(|| fault!("the element type is missing"))?, name, dim)
+    let p = p.ok_or_else(|| fault!("the element type is missing"))?;
+    match &p.value {
+        Some(type_proto::Value::TensorType(t)) if t.shape.is_none() => Ok(Type::Any(dtype(t.elem_type.unwrap_or(0))?)),
+        _ => from_proto(p, name, dim),
+    }
 }
 
 fn dims(shape: &TensorShapeProto, name: &str, dim: &mut DimReader) -> Result<Vec<Expr>, Fault> {
@@ -55,6 +59,7 @@ pub fn to_proto(ty: &Type, symbols: &HashSet<&str>) -> TypeProto {
             let shape = TensorShapeProto { dim: t.dims.iter().map(dim).collect() };
             Value::TensorType(type_proto::Tensor { elem_type: Some(t.dtype.onnx()), shape: Some(shape) })
         }
+        Type::Any(d) | Type::Nothing(d) => Value::TensorType(type_proto::Tensor { elem_type: Some(d.onnx()), shape: None }),
         Type::Sequence(t) => Value::SequenceType(Box::new(type_proto::Sequence { elem_type: boxed(t) })),
         Type::Optional(t) => Value::OptionalType(Box::new(type_proto::Optional { elem_type: boxed(t) })),
         Type::Map(k, v) => Value::MapType(Box::new(type_proto::Map { key_type: Some(k.onnx()), value_type: boxed(v) })),

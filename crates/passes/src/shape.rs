@@ -6,7 +6,7 @@ use crate::dce::{capture_params, captures};
 use crate::rewrite::{Context, infer_node};
 use infc_ir::expr::{Expr, Node as ExprNode};
 use infc_ir::graph::{Def, Graph, Node, Region, Requirement, Value};
-use infc_ir::{Fact, Fault, Op, Problem, Problems, TensorType, Type};
+use infc_ir::{Fact, Fault, Op, Problem, Problems, Type};
 use std::collections::{BTreeSet, HashMap};
 
 /// Runs the pass; counts values of which more is known than before.
@@ -22,7 +22,7 @@ pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
 pub fn input_symbols(g: &Graph) -> BTreeSet<&'static str> {
     let mut symbols = BTreeSet::new();
     for &v in g.inputs() {
-        each_dim(g.ty(v), &mut |d| {
+        g.ty(v).each_dim(&mut |d| {
             d.leaves(&mut |leaf| {
                 if let ExprNode::Sym(s) = leaf.node() {
                     symbols.insert(*s);
@@ -73,7 +73,7 @@ pub fn bind(g: &mut Graph, dims: &[(String, i64)]) -> Result<usize, Problems> {
     };
     let mut count = 0;
     for v in &mut g.values {
-        let (ty, ints) = (map_type(&v.ty, &|e| e.map(&leaf)), v.ints.as_ref().map(|i| i.iter().map(|e| e.map(&leaf)).collect()));
+        let (ty, ints) = (v.ty.map_dims(&|e| e.map(&leaf)), v.ints.as_ref().map(|i| i.iter().map(|e| e.map(&leaf)).collect()));
         count += usize::from(ty != v.ty || ints != v.ints);
         (v.ty, v.ints) = (ty, ints);
     }
@@ -88,22 +88,6 @@ pub fn bind(g: &mut Graph, dims: &[(String, i64)]) -> Result<usize, Problems> {
     let broken: Vec<_> = g.requires.iter().filter(|r| r.holds(&|_| None) == Some(false)).map(Requirement::problem).collect();
     g.requires.retain(|r| r.left != r.right && r.holds(&|_| None).is_none());
     if broken.is_empty() { Ok(count) } else { Err(Problems(broken)) }
-}
-
-fn each_dim(ty: &Type, see: &mut dyn FnMut(Expr)) {
-    match ty {
-        Type::Tensor(t) => t.dims.iter().for_each(|&d| see(d)),
-        Type::Sequence(t) | Type::Optional(t) | Type::Map(_, t) => each_dim(t, see),
-    }
-}
-
-fn map_type(ty: &Type, f: &dyn Fn(Expr) -> Expr) -> Type {
-    match ty {
-        Type::Tensor(t) => Type::Tensor(TensorType::new(t.dtype, t.dims.iter().map(|&d| f(d)))),
-        Type::Sequence(t) => Type::Sequence(Box::new(map_type(t, f))),
-        Type::Optional(t) => Type::Optional(Box::new(map_type(t, f))),
-        Type::Map(k, t) => Type::Map(*k, Box::new(map_type(t, f))),
-    }
 }
 
 fn infer_region(g: &mut Graph, r: Region, changed: &mut Vec<Value>) -> Result<(), Problems> {

@@ -7,6 +7,7 @@ use crate::fault::Problems;
 use crate::graph::Node;
 use crate::op::{Loop, Scan, SequenceMap, normal_axis};
 use crate::tensor::{Data, Tensor, count};
+use crate::types::Type;
 
 impl Machine<'_> {
     pub(super) fn run_if(&mut self, n: Node, inputs: Vec<Option<Item>>) -> Result<Vec<Item>, Problems> {
@@ -153,7 +154,15 @@ impl Machine<'_> {
         if results.len() < want {
             return Err(self.problem(n, fault!("body has {} results, {want} are needed", results.len())));
         }
-        Ok(results.into_iter().take(want).collect())
+        let outputs = self.graph.node(n).outputs.clone();
+        let unwrapped = results.into_iter().zip(outputs).map(|(item, v)| match (item, self.graph.ty(v)) {
+            (Item::Optional(Some(item)), ty) if !matches!(ty, Type::Optional(_)) => Ok(*item),
+            (Item::Optional(None), ty) if !matches!(ty, Type::Optional(_)) => {
+                Err(self.problem(n, fault!("result '{}' is an empty optional: the body never ran", self.graph.value(v).name)))
+            }
+            (item, _) => Ok(item),
+        });
+        unwrapped.collect()
     }
 }
 

@@ -49,6 +49,11 @@ pub(super) fn run(op: &Op, inputs: &[Option<Item>]) -> Result<Vec<Item>, Fault> 
         Op::Equal(_) => one(zip(inputs, |a, b| a == b, |dims, v| Tensor::from_bools(dims, &v))?),
         Op::Cast(op) => one(cast(tensor(inputs, 0)?, dtype(op.to)?)?.into()),
         Op::CastLike(_) => one(cast(tensor(inputs, 0)?, tensor(inputs, 1)?.dtype)?.into()),
+        Op::RegexFullMatch(op) => {
+            let (regex, t) = (op.regex()?, tensor(inputs, 0)?);
+            let found = t.strings().iter().map(|s| Ok(regex.is_match(utf8(s)?))).collect::<Result<Vec<bool>, Fault>>()?;
+            one(Tensor::from_bools(t.dims.clone(), &found).into())
+        }
         Op::StringNormalizer(op) => one(normalise(op, tensor(inputs, 0)?)?.into()),
         Op::StringSplit(op) => Ok(split_text(op, tensor(inputs, 0)?)?.map(Item::Tensor).into()),
         Op::TfIdfVectorizer(op) => one(tf_idf(op, tensor(inputs, 0)?)?.into()),

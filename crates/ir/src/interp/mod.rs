@@ -140,6 +140,7 @@ fn check_item(ty: &Type, item: &Item, symbols: &mut HashMap<&'static str, i64>) 
         (Type::Optional(of), Item::Optional(Some(item))) => check_item(of, item, symbols),
         (Type::Optional(_), Item::Optional(None)) => Ok(()),
         (Type::Map(_, of), Item::Map(entries)) => entries.iter().try_for_each(|(_, i)| check_item(of, i, &mut HashMap::new())),
+        (Type::Any(d), Item::Tensor(t)) if *d == t.dtype => Ok(()),
         (ty, item) => Err(fault!("{ty} is needed, {} is given", item.kind())),
     }
 }

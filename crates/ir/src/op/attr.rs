@@ -3,6 +3,7 @@
 use crate::fault;
 use crate::fault::Fault;
 use crate::tensor::Tensor;
+use crate::types::Type;
 
 /// An attribute in its generic form.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,6 +103,19 @@ impl<T: AttrValue> AttrValue for Option<T> {
     }
     fn to_attr(&self) -> Option<Attr> {
         self.as_ref().and_then(T::to_attr)
+    }
+}
+
+/// A type is written as its text form.
+impl AttrValue for Type {
+    fn from_attr(attr: Attr) -> Result<Self, &'static str> {
+        match attr {
+            Attr::Str(s) => s.parse().map_err(|_| "a type"),
+            _ => Err("a type"),
+        }
+    }
+    fn to_attr(&self) -> Option<Attr> {
+        Some(Attr::Str(self.to_string()))
     }
 }
 

@@ -15,15 +15,16 @@ fn element<'a>(cx: &Ctx<'a>, i: usize) -> Result<&'a Type, Fault> {
     }
 }
 
-/// A type for both `a` and `b`. Of tensors of different rank only the dtype is kept: the dims are those of `a`.
+/// A type for both `a` and `b` as elements of a sequence.
 fn joined(a: &Type, b: &Type, op: &str) -> Result<Type, Fault> {
-    match (a, b) {
-        (Type::Tensor(x), Type::Tensor(y)) if x.dtype == y.dtype && x.rank() == y.rank() => {
-            let dims = x.dims.iter().zip(&y.dims).enumerate();
-            Ok(Type::tensor(x.dtype, dims.map(|(k, (&p, &q))| if p == q { p } else { new_dim(op, k) })))
-        }
-        (Type::Tensor(x), Type::Tensor(y)) if x.dtype == y.dtype => Ok(a.clone()),
-        _ if a == b => Ok(a.clone()),
+    let mut count = 0;
+    let mut fresh = |_, _, _| {
+        count += 1;
+        new_dim(op, count - 1)
+    };
+    let list = |t: &Type| Type::Sequence(Box::new(t.clone()));
+    match list(a).join(&list(b), &mut fresh) {
+        Some(Type::Sequence(ty)) => Ok(*ty),
         _ => Err(fault!("elements of types {a} and {b} cannot be in one sequence")),
     }
 }
@@ -55,9 +56,8 @@ host_ops! {
         }
         Ok(sequence(ty))
     };
-    /// Nothing is known of the rank of its elements: it is taken from the first that is put in.
     SequenceEmpty |op, _cx| {
-        Ok(sequence(Type::tensor(op.dtype.map_or(Ok(DType::F32), |d| common::dtype_attr("dtype", d))?, [])))
+        Ok(sequence(Type::Nothing(op.dtype.map_or(Ok(DType::F32), |d| common::dtype_attr("dtype", d))?)))
     };
     SequenceInsert |_op, cx| {
         let (old, new) = (element(cx, 0)?, &cx.fact(1)?.ty);
@@ -67,7 +67,7 @@ host_ops! {
     SequenceAt |_op, cx| Ok(vec![Fact::of(element(cx, 0)?.clone())]);
     SequenceLength |_op, cx| element(cx, 0).map(|_| vec![Fact::tensor(DType::I64, [])]);
     ConcatFromSequence |op, cx| {
-        let t = element(cx, 0)?.as_tensor().ok_or_else(|| fault!("the elements of the sequence are no tensors"))?;
+        let t = element(cx, 0)?.as_tensor().ok_or_else(|| fault!("the elements of {} are no tensors of one rank", cx.inputs[0].as_ref().map_or(String::new(), |f| f.ty.to_string())))?;
         let mut dims = t.dims.clone();
         let axis = normal_axis(op.axis, dims.len() + op.new_axis as usize)?;
         match op.new_axis {
@@ -91,9 +91,11 @@ host_ops! {
         }
         Ok(sequence(Type::tensor(t.dtype, dims)))
     };
-    Optional |_op, cx| match cx.inputs {
-        [Some(f)] => Ok(vec![Fact::of(Type::Optional(Box::new(f.ty.clone())))]),
-        _ => Err(fault!("an empty optional without a value to take the type from is not supported")),
+    Optional |op, cx| match (cx.inputs, &op.r#type) {
+        ([Some(f)], None) => Ok(vec![Fact::of(Type::Optional(Box::new(f.ty.clone())))]),
+        ([] | [None], Some(ty)) => Ok(vec![Fact::of(Type::Optional(Box::new(ty.clone())))]),
+        ([Some(_)], Some(_)) => Err(fault!("has both an operand and the attribute 'type'; one of them is needed")),
+        _ => Err(fault!("has neither an operand nor the attribute 'type'")),
     };
     OptionalHasElement |_op, _cx| Ok(vec![Fact::tensor(DType::Bool, [])]);
     OptionalGetElement |_op, cx| match &cx.fact(0)?.ty {

@@ -17,16 +17,8 @@ pub const GAPS: &[&str] = &[];
 
 /// The type of values that are of type `a` or of type `b`: dims that differ become new ones. `what` names the value in errors.
 fn join(what: &str, a: &Type, b: &Type, fresh: &mut dyn FnMut() -> Expr) -> Result<Type, Fault> {
-    match (a, b) {
-        (Type::Tensor(x), Type::Tensor(y)) if x.dtype == y.dtype && x.rank() == y.rank() => {
-            let dims = x.dims.iter().zip(&y.dims).map(|(&p, &q)| if p == q { p } else { fresh() });
-            Ok(Type::tensor(x.dtype, dims))
-        }
-        (Type::Sequence(x), Type::Sequence(y)) => Ok(Type::Sequence(Box::new(join(what, x, y, fresh)?))),
-        (Type::Optional(x), Type::Optional(y)) => Ok(Type::Optional(Box::new(join(what, x, y, fresh)?))),
-        (Type::Map(k, x), Type::Map(l, y)) if k == l => Ok(Type::Map(*k, Box::new(join(what, x, y, fresh)?))),
-        _ => Err(fault!("{what} is {a} or {b}; dtype and rank must be the same")),
-    }
+    let ty = a.join(b, &mut |_, _, _| fresh());
+    ty.ok_or_else(|| fault!("{what} is {a} or {b}; dtype and rank must be the same"))
 }
 
 /// New dims of an operator: `new If.0`, `new If.1`, ...
@@ -145,7 +137,12 @@ fn carried(
 ) -> Result<Vec<Fact>, Fault> {
     let one = |k: usize| {
         let what = format!("carried value {k}");
-        let ty = join(&what, &cx.fact(first + k)?.ty, &body.results[result + k].ty, fresh)?;
+        let next = &body.results[result + k].ty;
+        let ty = match (join(&what, &cx.fact(first + k)?.ty, next, fresh)?, next) {
+            // An optional at the start that the body makes a value of: the result is the value.
+            (Type::Optional(ty), Type::Tensor(_) | Type::Sequence(_) | Type::Map(..)) => *ty,
+            (ty, _) => ty,
+        };
         // The body must be made for every shape that the value can have.
         if let (Type::Tensor(t), Type::Tensor(p)) = (&ty, &body.params[first + k])
             && let Some((got, fixed)) = t.dims.iter().zip(&p.dims).find(|(d, p)| p.known().is_some() && d != p)

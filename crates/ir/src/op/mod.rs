@@ -205,7 +205,7 @@ impl<'a> Ctx<'a> {
     /// The tensor type of operand `i`.
     pub fn tensor(&self, i: usize) -> Result<&'a TensorType, Fault> {
         let f = self.fact(i)?;
-        f.ty.as_tensor().ok_or_else(|| fault!("operand {i} is {}, a tensor is needed", f.ty))
+        f.ty.as_tensor().ok_or_else(|| fault!("operand {i} is {}, a tensor of known rank is needed", f.ty))
     }
     /// The dims of operand `i`.
     pub fn dims(&self, i: usize) -> Result<&'a [Expr], Fault> {
@@ -388,7 +388,7 @@ fn name_new_dims(facts: &mut [Fact], op: &Op, inputs: &[Option<Value>], regions:
     let mut any = false;
     let mut look = |e: Expr| e.leaves(&mut |l| any |= is_new(l).is_some());
     for f in &*facts {
-        each_dim(&f.ty, &mut look);
+        f.ty.each_dim(&mut look);
         f.ints.iter().flatten().for_each(|&e| look(e));
     }
     if !any {
@@ -401,22 +401,8 @@ fn name_new_dims(facts: &mut [Fact], op: &Op, inputs: &[Option<Value>], regions:
     regions.iter().for_each(|r| suffix += &format!("_r{}", r.0));
     let name = |e: Expr| e.map(&|l| is_new(l).map_or(l, |s| Expr::sym(&format!("_{}{suffix}", s.replace('.', "_")))));
     for f in facts {
-        map_dims(&mut f.ty, &name);
+        f.ty = f.ty.map_dims(&name);
         f.ints.iter_mut().flatten().for_each(|e| *e = name(*e));
-    }
-}
-
-fn each_dim(ty: &Type, see: &mut dyn FnMut(Expr)) {
-    match ty {
-        Type::Tensor(t) => t.dims.iter().for_each(|&d| see(d)),
-        Type::Sequence(t) | Type::Optional(t) | Type::Map(_, t) => each_dim(t, see),
-    }
-}
-
-fn map_dims(ty: &mut Type, f: &dyn Fn(Expr) -> Expr) {
-    match ty {
-        Type::Tensor(t) => t.dims.iter_mut().for_each(|d| *d = f(*d)),
-        Type::Sequence(t) | Type::Optional(t) | Type::Map(_, t) => map_dims(t, f),
     }
 }
 

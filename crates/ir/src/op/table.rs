@@ -560,7 +560,7 @@ ops! {
         /// The tensors of a sequence joined along an axis.
         ConcatFromSequence "" "ConcatFromSequence" 11 (1, 1) (1, 1) [] { axis: i64, new_axis: i64 = 0 }
         /// A value as an optional.
-        Optional "" "Optional" 28 (0, 1) (1, 1) [] {  }
+        Optional "" "Optional" 28 (0, 1) (1, 1) [] { r#type: Option<Type> = None }
         /// The value in an optional.
         OptionalGetElement "" "OptionalGetElement" 28 (1, 1) (1, 1) [] {  }
         /// Is there a value?

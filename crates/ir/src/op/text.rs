@@ -3,7 +3,7 @@
 use super::*;
 
 gaps! {
-    ImageDecoder, RegexFullMatch
+    ImageDecoder
 }
 
 fn strings<'a>(cx: &Ctx<'a>, i: usize) -> Result<&'a TensorType, Fault> {
@@ -16,6 +16,24 @@ fn strings<'a>(cx: &Ctx<'a>, i: usize) -> Result<&'a TensorType, Fault> {
 impl OpDef for StringConcat {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         Ok(vec![Fact::tensor(DType::String, broadcast(&[&strings(cx, 0)?.dims, &strings(cx, 1)?.dims])?)])
+    }
+    fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        Ok(Meaning::Host)
+    }
+}
+
+impl RegexFullMatch {
+    /// The pattern, compiled.
+    pub(crate) fn regex(&self) -> Result<regex_lite::Regex, Fault> {
+        let pattern = self.pattern.as_deref().unwrap_or("");
+        regex_lite::Regex::new(&format!("^(?:{pattern})$")).map_err(|e| fault!("pattern '{pattern}' is not supported: {e}"))
+    }
+}
+
+impl OpDef for RegexFullMatch {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        self.regex()?;
+        Ok(vec![Fact::tensor(DType::Bool, strings(cx, 0)?.dims.clone())])
     }
     fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
         Ok(Meaning::Host)

@@ -310,6 +310,14 @@ pub(super) fn parse_type(c: &mut Cursor) -> Result<Type, Problem> {
             c.expect(",")?;
             return inner(c).map(|t| Type::Map(key, t));
         }
+        for (word, make) in [("any", Type::Any as fn(crate::DType) -> Type), ("nothing", Type::Nothing)] {
+            if c.eat(word) {
+                c.expect("(")?;
+                let dtype = c.dtype()?;
+                c.expect(")")?;
+                return Ok(make(dtype));
+            }
+        }
         let dtype = c.dtype()?;
         Ok(Type::tensor(dtype, c.exprs()?))
     })

@@ -97,7 +97,7 @@ pub fn needed(graph: &Graph, n: Node) -> i64 {
 /// The operator set from which a dtype is accepted by most operators; not beyond the newest version of this one.
 fn dtype(ty: &Type, since: i64) -> i64 {
     match ty {
-        Type::Tensor(t) => match t.dtype {
+        Type::Tensor(_) | Type::Any(_) | Type::Nothing(_) => match ty.dtype().unwrap_or(DType::F32) {
             DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ => 19.min(since),
             DType::U4 | DType::I4 => 21.min(since),
             DType::F4E2M1 => 23.min(since),

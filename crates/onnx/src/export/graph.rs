@@ -5,7 +5,7 @@ use crate::bodies::declared_params;
 use crate::proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, attribute_proto::AttributeType};
 use crate::{attrs, tensor, types};
 use infc_ir::graph::{Def, Node};
-use infc_ir::op::Attr;
+use infc_ir::op::{Attr, Op, Optional};
 use infc_ir::{Graph, Problem, Region, Value};
 use std::collections::HashSet;
 
@@ -97,7 +97,10 @@ fn node(graph: &Graph, n: Node, names: &mut Names, problems: &mut Vec<Problem>) 
     }
     let mut attribute: Vec<AttributeProto> = vec![];
     for (name, value) in &data.op.attrs().0 {
-        if name != "captures" || info.regions.is_empty() {
+        if let (Op::Optional(Optional { r#type: Some(ty) }), "type") = (&data.op, name.as_str()) {
+            let (tp, kind) = (Some(types::to_proto(ty, &HashSet::new())), Some(AttributeType::TypeProto as i32));
+            attribute.push(AttributeProto { name: Some(name.clone()), tp, r#type: kind, ..AttributeProto::default() });
+        } else if name != "captures" || info.regions.is_empty() {
             attribute.push(attrs::to_proto(name, value));
         }
     }

@@ -5,6 +5,7 @@
 
 mod contrib;
 mod steps;
+mod training;
 
 use infc_ir::graph::Value;
 use infc_ir::op::{Attr, AttrValue, Attrs, Builder, OPS, Op};
@@ -49,7 +50,7 @@ pub const ALWAYS: i64 = i64::MAX;
 
 /// All rows, oldest form first for each operator.
 pub fn all() -> impl Iterator<Item = &'static Step> {
-    contrib::STEPS.iter().chain(steps::STEPS)
+    contrib::STEPS.iter().chain(training::STEPS).chain(steps::STEPS)
 }
 
 /// Operators of the default domain by the operator set that introduced them, where that is newer than 7.
@@ -199,7 +200,7 @@ impl<'a> Raise<'a> {
         self.op = op.to_owned();
     }
     /// Adds a node of the default domain with one result.
-    fn node(&mut self, op: &str, attrs: &[(&str, Attr)], inputs: &[Value]) -> Result<Value, Fault> {
+    pub fn node(&mut self, op: &str, attrs: &[(&str, Attr)], inputs: &[Value]) -> Result<Value, Fault> {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         Ok(self.node_with(op, attrs, &inputs, 1)?[0])
     }
