@@ -90,6 +90,50 @@ pub struct Prefix {
     pub body: Scalar,
 }
 
+/// The order of elements along an axis: `out[.., n, ..]` is the index (`i64`) of the n-th of `extent` elements by `key`; of equal
+/// ones the lower index comes first. A NaN is larger than all numbers and equal to other NaNs; zeros are equal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Sort {
+    /// Output dims; `dims[axis]` is how many are asked for, at most `extent`.
+    pub dims: Vec<Expr>,
+    /// The axis sorted along.
+    pub axis: usize,
+    /// How many elements there are.
+    pub extent: Expr,
+    /// Extents of the axes of a compound key, compared in row-major order; empty for a key of one value.
+    pub parts: Vec<Expr>,
+    /// The key of the element that axis variable `axis` numbers, over the axes and (the next variables) its parts.
+    pub key: Scalar,
+    /// Largest first.
+    pub descending: bool,
+}
+
+/// Where a condition holds: `out[0]` is the number of such positions, `out[1..]` they are, as row-major positions (`i64`) in rising
+/// order; what follows is undefined.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Filter {
+    /// Output dims: one, the product of `over` plus 1.
+    pub dims: Vec<Expr>,
+    /// Extents of the positions, variables `0..over.len()`.
+    pub over: Vec<Expr>,
+    /// The condition.
+    pub cond: Scalar,
+}
+
+/// A greedy choice along the last axis: candidates `0..n` in order, each taken if `cond` holds, fewer than `most` are taken, and it
+/// clashes with none taken before. `out[.., 0]` is how many, `out[.., 1..]` which (`i64`); what follows is undefined.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Choice {
+    /// Output dims; the last one is the number of candidates plus 1.
+    pub dims: Vec<Expr>,
+    /// The most that are taken, `i64`, over all axes but the last.
+    pub most: Scalar,
+    /// May the candidate (the last axis variable) be taken?
+    pub cond: Scalar,
+    /// Does the candidate clash with the earlier one that variable `dims.len()` numbers?
+    pub clash: Scalar,
+}
+
 /// One step of a node's meaning; each makes one tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -99,6 +143,12 @@ pub enum Step {
     Scatter(Scatter),
     /// A running reduction.
     Prefix(Prefix),
+    /// Sorting.
+    Sort(Sort),
+    /// Selection.
+    Filter(Filter),
+    /// Greedy selection.
+    Choice(Choice),
 }
 
 impl Step {
@@ -108,6 +158,9 @@ impl Step {
             Step::Compute(c) => &c.dims,
             Step::Scatter(s) => &s.dims,
             Step::Prefix(p) => &p.dims,
+            Step::Sort(s) => &s.dims,
+            Step::Filter(f) => &f.dims,
+            Step::Choice(c) => &c.dims,
         }
     }
     /// Dtype of the tensor it makes.
@@ -116,6 +169,7 @@ impl Step {
             Step::Compute(c) => c.value.dtype(),
             Step::Scatter(s) => s.base.dtype(),
             Step::Prefix(p) => p.body.dtype(),
+            Step::Sort(_) | Step::Filter(_) | Step::Choice(_) => DType::I64,
         }
     }
     /// The scalars in it.
@@ -124,6 +178,9 @@ impl Step {
             Step::Compute(c) => c.reduction.iter().map(|r| r.body).chain([c.value]).collect(),
             Step::Scatter(s) => s.index.iter().copied().chain([s.base, s.value]).collect(),
             Step::Prefix(p) => vec![p.init, p.body],
+            Step::Sort(s) => vec![s.key],
+            Step::Filter(f) => vec![f.cond],
+            Step::Choice(c) => vec![c.most, c.cond, c.clash],
         }
     }
     /// Rewrites every scalar in it.
@@ -141,6 +198,9 @@ impl Step {
                 ..s.clone()
             }),
             Step::Prefix(p) => Step::Prefix(Prefix { init: f(p.init), body: f(p.body), ..p.clone() }),
+            Step::Sort(s) => Step::Sort(Sort { key: f(s.key), ..s.clone() }),
+            Step::Filter(s) => Step::Filter(Filter { cond: f(s.cond), ..s.clone() }),
+            Step::Choice(c) => Step::Choice(Choice { most: f(c.most), cond: f(c.cond), clash: f(c.clash), dims: c.dims.clone() }),
         }
     }
     /// Rewrites source numbers.
@@ -167,6 +227,14 @@ impl Step {
         all.sort_unstable();
         all.dedup();
         all
+    }
+}
+
+impl Filter {
+    /// Positions in `over` where `cond(axes)` holds.
+    pub fn new(over: &[Expr], cond: impl FnOnce(&[Expr]) -> Scalar) -> Filter {
+        let axes: Vec<Expr> = (0..over.len()).map(Expr::var).collect();
+        Filter { dims: vec![Expr::product(over.iter().copied()) + 1], over: over.to_vec(), cond: cond(&axes) }
     }
 }
 

@@ -126,6 +126,9 @@ impl Ranges {
     }
 }
 
+/// How names of [`Expr::datum`] begin.
+const DATUM: char = '~';
+
 impl Expr {
     fn of(node: Node) -> Expr {
         Expr(NODES.intern(node))
@@ -141,6 +144,16 @@ impl Expr {
     /// A symbolic dimension.
     pub fn sym(name: &str) -> Expr {
         Expr::of(Node::Sym(NAMES.intern(name.to_owned())))
+    }
+    /// A symbol for a number that comes from data, of any sign (all others are sizes, at least 0).
+    pub fn datum(name: &str) -> Expr {
+        Expr::sym(&format!("{DATUM}{name}"))
+    }
+    /// Does a number that comes from data occur in it?
+    pub fn has_datum(self) -> bool {
+        let mut found = false;
+        self.leaves(&mut |l| found |= matches!(l.node(), Node::Sym(s) if s.starts_with(DATUM)));
+        found
     }
     /// A loop variable or compute axis.
     pub fn var(index: usize) -> Expr {
@@ -354,6 +367,7 @@ impl Expr {
     pub fn range(self, env: &Ranges) -> Range {
         match self.0 {
             Node::Const(c) => Range::new(*c, *c),
+            Node::Sym(s) if s.starts_with(DATUM) => Range::ALL,
             Node::Sym(s) => env.syms.get(s).copied().unwrap_or(Range { lo: 0, hi: Range::MAX }),
             Node::Var(v) => env.vars.get(v).copied().unwrap_or(Range::ALL),
             Node::Sum { terms, constant } => {

@@ -267,6 +267,22 @@ pub fn step(s: &Step, sources: &[Option<TensorType>]) -> Result<(), Fault> {
             }
             same("init", p.init.dtype(), p.body.dtype())
         }
+        Step::Sort(s) => {
+            check("key", s.key, s.dims.len() + s.parts.len(), None)?;
+            if s.axis >= s.dims.len() { Err(fault!("axis {} of {} dims", s.axis, s.dims.len())) } else { Ok(()) }
+        }
+        Step::Filter(f) => {
+            check("condition", f.cond, f.over.len(), None)?;
+            same("condition", f.cond.dtype(), DType::Bool)
+        }
+        Step::Choice(c) => {
+            let rank = c.dims.len();
+            check("most", c.most, rank.saturating_sub(1), None)?;
+            check("condition", c.cond, rank, None)?;
+            check("clash", c.clash, rank + 1, None)?;
+            same("most", c.most.dtype(), DType::I64)?;
+            [c.cond, c.clash].iter().try_for_each(|s| same("condition", s.dtype(), DType::Bool))
+        }
     }
 }
 

@@ -19,6 +19,13 @@ pub fn operations(step: &Step) -> Expr {
             Expr::product(s.updates.iter().copied()) * Expr::int(each)
         }
         Step::Prefix(p) => Expr::product(p.dims.iter().copied()) * Expr::int(arithmetic(p.body) + 1),
+        // Each element is compared once at least.
+        Step::Sort(s) => {
+            let lines = s.dims.iter().enumerate().filter(|&(a, _)| a != s.axis).map(|(_, &d)| d);
+            Expr::product(lines) * s.extent * Expr::int(arithmetic(s.key) + 1)
+        }
+        Step::Filter(f) => Expr::product(f.over.iter().copied()) * Expr::int(arithmetic(f.cond)),
+        Step::Choice(c) => Expr::product(c.dims.iter().copied()) * Expr::int(arithmetic(c.cond) + arithmetic(c.clash)),
     }
 }
 

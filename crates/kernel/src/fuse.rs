@@ -68,6 +68,7 @@ impl Facts {
                 Item::Bind { from, .. } => {
                     self.pinned.insert(*from);
                 }
+                Item::Require { .. } => {}
             }
         }
     }
@@ -86,7 +87,7 @@ fn written(work: &Work, item: &Item, out: &mut HashSet<Id>) {
         }
         Item::If { then, otherwise, .. } => then.iter().chain(otherwise).for_each(|i| written(work, i, out)),
         Item::Loop { body, .. } => body.iter().for_each(|i| written(work, i, out)),
-        Item::Bind { .. } => {}
+        Item::Bind { .. } | Item::Require { .. } => {}
     }
 }
 
@@ -98,7 +99,7 @@ fn block(work: &Work, facts: &Facts, items: &mut Vec<Item>) {
                 block(work, facts, otherwise);
             }
             Item::Loop { body, .. } => block(work, facts, body),
-            Item::Task(_) | Item::Bind { .. } => {}
+            Item::Task(_) | Item::Bind { .. } | Item::Require { .. } => {}
         }
     }
     let writes: Vec<HashSet<Id>> = items
@@ -356,7 +357,7 @@ fn prologue(p: &Compute, c: &Compute, single: bool) -> Option<Compute> {
 }
 
 /// `value` with its axes replaced by index scalars; `None` if an index expression is not linear in one that depends on data.
-fn at(value: Scalar, index: &[Scalar]) -> Option<Scalar> {
+pub(crate) fn at(value: Scalar, index: &[Scalar]) -> Option<Scalar> {
     let exprs: Option<Vec<Expr>> = index.iter().map(|i| i.as_index()).collect();
     if let Some(exprs) = exprs {
         return Some(value.subst(&exprs));
@@ -364,6 +365,9 @@ fn at(value: Scalar, index: &[Scalar]) -> Option<Scalar> {
     let mut ok = true;
     let out = value.rewrite(&mut |n| match n.kind() {
         Kind::Index(e) => {
+            if let Node::Var(v) = e.node() {
+                return index[*v as usize];
+            }
             let (terms, constant) = e.linear();
             let mut sum = Scalar::index(constant);
             for (t, c) in terms {
@@ -476,14 +480,14 @@ pub fn simplify(work: &mut Work) {
                         s.index = s.index.iter().map(|&i| simplify_scalar(i, &updates)).collect();
                         t.step = Step::Scatter(s);
                     }
-                    Step::Prefix(_) => {}
+                    Step::Prefix(_) | Step::Sort(_) | Step::Filter(_) | Step::Choice(_) => {}
                 },
                 Item::If { then, otherwise, .. } => {
                     go(then);
                     go(otherwise);
                 }
                 Item::Loop { body, .. } => go(body),
-                Item::Bind { .. } => {}
+                Item::Bind { .. } | Item::Require { .. } => {}
             }
         }
     }

@@ -82,7 +82,7 @@ fn orders(work: &mut Work, items: &[Item], fixed: &HashSet<Id>, decided: &mut Ha
                 let order = match &task.step {
                     _ if is_convolution(work, task) => Some(channels_last(rank)),
                     Step::Compute(c) => followed(work, task, c, rank),
-                    Step::Scatter(_) | Step::Prefix(_) => None,
+                    Step::Scatter(_) | Step::Prefix(_) | Step::Sort(_) | Step::Filter(_) | Step::Choice(_) => None,
                 };
                 if let Some(order) = order {
                     work.tensors[root.index()].order = order;
@@ -93,7 +93,7 @@ fn orders(work: &mut Work, items: &[Item], fixed: &HashSet<Id>, decided: &mut Ha
                 orders(work, otherwise, fixed, decided);
             }
             Item::Loop { body, .. } => orders(work, body, fixed, decided),
-            Item::Bind { .. } => {}
+            Item::Bind { .. } | Item::Require { .. } => {}
         }
     }
 }
@@ -150,7 +150,7 @@ fn made_twice(items: &[Item], once: &mut HashSet<Id>, twice: &mut HashSet<Id>) {
                 made_twice(otherwise, once, twice);
             }
             Item::Loop { body, .. } => made_twice(body, once, twice),
-            Item::Bind { .. } => {}
+            Item::Bind { .. } | Item::Require { .. } => {}
         }
     }
 }
@@ -176,7 +176,7 @@ fn walk_borders(work: &mut Work, items: &mut Vec<Item>, seen: &HashSet<Id>, copi
                 let mut inner = HashMap::new();
                 walk_borders(work, body, seen, &mut inner);
             }
-            Item::Bind { .. } => {}
+            Item::Bind { .. } | Item::Require { .. } => {}
         }
         out.push(item);
     }

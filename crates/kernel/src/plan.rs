@@ -25,6 +25,12 @@ pub enum Plan {
     Scatter,
     /// A running reduction, one line after another.
     Prefix,
+    /// A heap for each line.
+    Sort,
+    /// Positions one after another.
+    Filter,
+    /// Candidates one after another.
+    Choice,
 }
 
 /// Sizes of a tiled contraction. Axes m are those of the first factor, n of the second; all other parallel axes are batch.
@@ -89,6 +95,9 @@ pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
     match step {
         Step::Scatter(_) => Plan::Scatter,
         Step::Prefix(_) => Plan::Prefix,
+        Step::Sort(_) => Plan::Sort,
+        Step::Filter(_) => Plan::Filter,
+        Step::Choice(_) => Plan::Choice,
         Step::Compute(c) => {
             if is_contraction(c)
                 && let Some(plan) = contract::plan(c, operands, target)
@@ -212,6 +221,9 @@ impl fmt::Display for Plan {
             Plan::RowReduce(r) => write!(f, "row_reduce lanes={} chunk={}", r.lanes, r.chunk),
             Plan::Scatter => f.write_str("scatter"),
             Plan::Prefix => f.write_str("prefix"),
+            Plan::Sort => f.write_str("sort"),
+            Plan::Filter => f.write_str("filter"),
+            Plan::Choice => f.write_str("choice"),
         }
     }
 }

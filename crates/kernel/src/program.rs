@@ -73,6 +73,7 @@ fn emit(mut work: Work, target: &TargetDesc, states: &States) -> Result<Lowered,
     cx.inputs();
     let mut steps = cx.requirements();
     steps.extend(cx.block(&items));
+    cx.check_symbols(&steps);
     cx.out.program.steps = steps;
     cx.outputs();
     cx.states(states);
@@ -220,8 +221,7 @@ impl Emit<'_> {
         let mut steps = vec![];
         for r in &work.requires {
             let (left, right) = (self.size(r.left), self.size(r.right));
-            self.out.program.messages.push(art::Message { node: r.at.clone(), text: r.text.clone() });
-            let code = self.out.program.messages.len() as u32 - 1;
+            let code = self.message(&r.at, &r.text);
             steps.push(Step::Require { left, right, or_one: r.or_one, code });
             self.position += 1;
         }
@@ -384,16 +384,66 @@ impl Emit<'_> {
                     self.loops.push((start, self.position - 1));
                     steps.push(Step::Loop { counter, count, cond, body });
                 }
-                Item::Bind { symbol, from } => {
+                Item::Bind { symbol, from, bound } => {
                     let Node::Sym(name) = symbol.node() else { unreachable!("only symbols are bound") };
                     let symbol = self.symbol(name, SymbolSource::Step);
                     let from = self.view(*from);
-                    steps.push(Step::Bind { symbol, from, bound: Size::constant(i64::MAX) });
+                    let bound = bound.map_or(Size::constant(i64::MAX), |b| self.size(b));
+                    steps.push(Step::Bind { symbol, from, bound });
+                    self.position += 1;
+                }
+                Item::Require { left, right, or_one, node, text } => {
+                    let (left, right) = (self.size(*left), self.size(*right));
+                    let code = self.message(node, text);
+                    steps.push(Step::Require { left, right, or_one: *or_one, code });
                     self.position += 1;
                 }
             }
         }
         steps
+    }
+
+    /// Every symbol that the inputs do not tell is set by a step.
+    fn check_symbols(&mut self, steps: &[Step]) {
+        fn set(steps: &[Step], out: &mut HashSet<u32>) {
+            for s in steps {
+                match s {
+                    Step::Bind { symbol, .. } => drop(out.insert(*symbol)),
+                    Step::If { then, otherwise, .. } => {
+                        set(then, out);
+                        set(otherwise, out);
+                    }
+                    Step::Loop { counter, body, .. } => {
+                        out.insert(*counter);
+                        set(body, out);
+                    }
+                    Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. } => {}
+                }
+            }
+        }
+        let mut known = HashSet::new();
+        set(steps, &mut known);
+        for (k, s) in self.out.program.symbols.clone().iter().enumerate() {
+            if s.source == SymbolSource::Step && !known.contains(&(k as u32)) {
+                let help = "give the model fixed dims with --dim, or simplify what computes this size";
+                self.problem(
+                    "the model",
+                    format!("the size '{}' depends on data in a way that compiled code does not follow yet", s.name),
+                    help,
+                );
+            }
+        }
+    }
+
+    /// The number of a message; equal ones are one.
+    fn message(&mut self, node: &str, text: &str) -> u32 {
+        let message = art::Message { node: node.to_owned(), text: text.to_owned() };
+        let all = &mut self.out.program.messages;
+        let at = all.iter().position(|m| *m == message).unwrap_or_else(|| {
+            all.push(message);
+            all.len() - 1
+        });
+        at as u32
     }
 
     fn view(&mut self, id: Id) -> View {

@@ -4,11 +4,14 @@
 //! dims) or control flow. Grouping, placement and builders work on this form and know no operator, with one exception: `Concat` is
 //! split into one step for each operand, writing into a range of the result.
 
+mod data;
+mod routine;
+
 use infc_ir::compute::{Compute, Step};
 use infc_ir::graph::{Def, Graph, Node, Region, Requirement, Value};
-use infc_ir::op::{Ctx, Meaning, signature};
+use infc_ir::op::{Ctx, Meaning, signature, sizes};
 use infc_ir::{Expr, Op, Problem, Problems, Scalar, Tensor, TensorType, Type};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A tensor of the work list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -119,6 +122,21 @@ pub enum Item {
         symbol: Expr,
         /// The scalar (`i64`).
         from: Id,
+        /// The most it can be, if that is known before.
+        bound: Option<Expr>,
+    },
+    /// An error of the model at run time unless two sizes are equal.
+    Require {
+        /// One size.
+        left: Expr,
+        /// The other one.
+        right: Expr,
+        /// 1 is fine for either.
+        or_one: bool,
+        /// The node in the model's words.
+        node: String,
+        /// What is wrong where they differ.
+        text: String,
     },
 }
 
@@ -166,12 +184,21 @@ impl Work {
 
 /// The work of a graph in which every node means steps, an alias or control flow.
 pub fn from_graph(graph: &Graph) -> Result<Work, Problems> {
-    let mut cx = Lower { graph, work: Work::default(), map: HashMap::new(), loops: 0, problems: vec![] };
+    let mut cx = Lower {
+        graph,
+        work: Work::default(),
+        map: HashMap::new(),
+        bound: HashSet::new(),
+        given: sizes::input_symbols(graph),
+        loops: 0,
+        problems: vec![],
+    };
     for (i, &v) in graph.inputs().iter().enumerate() {
         let name = graph.value(v).name.clone();
         match graph.ty(v) {
             Type::Tensor(t) => {
                 let id = cx.work.add(t.clone(), Memory::Input(i as u32), &name);
+                cx.know(&t.dims);
                 cx.map.insert(v, id);
                 cx.work.inputs.push((name, id));
             }
@@ -200,6 +227,10 @@ struct Lower<'a> {
     graph: &'a Graph,
     work: Work,
     map: HashMap<Value, Id>,
+    /// Symbols that have a value here.
+    bound: HashSet<&'static str>,
+    /// Those that the inputs tell.
+    given: HashSet<&'static str>,
     loops: usize,
     problems: Vec<Problem>,
 }
@@ -253,10 +284,14 @@ impl Lower<'_> {
 
     fn region(&mut self, region: Region) -> Vec<Item> {
         let mut items = vec![];
+        let outside = self.bound.clone();
         for &n in &self.graph.region(region).nodes {
             if let Err(message) = self.node(n, &mut items) {
                 self.problem(self.graph.describe(n), message);
             }
+        }
+        if region != Graph::MAIN {
+            self.bound = outside;
         }
         items
     }
@@ -264,12 +299,21 @@ impl Lower<'_> {
     fn node(&mut self, n: Node, items: &mut Vec<Item>) -> Result<(), String> {
         let graph = self.graph;
         let node = graph.node(n);
-        let facts: Vec<_> = node.inputs.iter().map(|v| v.map(|v| graph.fact(v))).collect();
+        let mut facts: Vec<_> = node.inputs.iter().map(|v| v.map(|v| graph.fact(v))).collect();
         let regions: Vec<_> = node.regions.iter().map(|&r| signature(graph, r)).collect();
-        let cx = Ctx { inputs: &facts, regions: &regions, outputs: node.outputs.len() };
         let types: Vec<Type> = node.outputs.iter().map(|&v| graph.ty(v).clone()).collect();
-        let meaning = node.op.meaning(&cx, &types).map_err(|f| f.0)?;
         let describe = graph.describe(n);
+        let cx = Ctx { inputs: &facts, regions: &regions, outputs: node.outputs.len() };
+        let mut meaning = node.op.meaning(&cx, &types);
+        let open = !matches!(meaning, Ok(Meaning::Routine(_) | Meaning::Control)) && !self.unknown(&types).is_empty();
+        if meaning.is_err() || open {
+            self.data(n, &mut facts);
+            self.sizes(n, &facts, &types, &describe, items)?;
+            let cx = Ctx { inputs: &facts, regions: &regions, outputs: node.outputs.len() };
+            meaning = node.op.meaning(&cx, &types);
+        }
+        let meaning = meaning.map_err(|f| f.0)?;
+        self.requirements(n, items);
         if let Op::Concat(op) = &node.op {
             return self.concat(n, op.axis, &describe, items);
         }
@@ -292,6 +336,7 @@ impl Lower<'_> {
                 // Operands that no step reads (a shape that inference has used up) need no tensor.
                 let mut sources: Vec<Option<Id>> = node.inputs.iter().map(|v| v.and_then(|v| self.get(v))).collect();
                 for (k, step) in steps.into_iter().enumerate() {
+                    let step = self.with_data(n, step, &describe, items)?;
                     let used = step.sources();
                     let ids: Option<Vec<Id>> = used.iter().map(|&s| sources.get(s as usize).copied().flatten()).collect();
                     let ids = ids.ok_or("reads an operand that is no tensor")?;
@@ -313,7 +358,7 @@ impl Lower<'_> {
             }
             Meaning::Control => self.control(n, &describe, items),
             Meaning::Decompose(_) => Err("was not decomposed before lowering: run the `decompose` pass".into()),
-            Meaning::Routine(r) => Err(format!("{r:?} has no native form yet")),
+            Meaning::Routine(r) => self.routine(n, r, &describe, items),
             Meaning::Host => Err("needs a host routine, which compiled code does not have yet".into()),
         }
     }
@@ -359,6 +404,7 @@ impl Lower<'_> {
                         self.map.insert(p, id);
                     }
                     let mut block = self.region(r);
+                    self.branch_sizes(n, r, describe, &mut block)?;
                     for (&v, &out) in graph.region(r).results.iter().zip(&outs) {
                         let id = self.get(v).ok_or("a branch's result is no tensor")?;
                         self.copy_into(id, out, describe, &mut block);
@@ -367,9 +413,10 @@ impl Lower<'_> {
                 }
                 let [then, otherwise] = <[_; 2]>::try_from(blocks).map_err(|_| "If has two bodies")?;
                 items.push(Item::If { cond, then, otherwise });
+                outs.iter().for_each(|&o| self.know(&self.work.tensor(o).ty.dims.clone()));
                 Ok(())
             }
-            Op::Loop(_) => self.repeat(n, describe, items),
+            Op::Loop(op) => self.repeat(n, op.captures, describe, items),
             Op::Scan(op) => self.scan(n, op, describe, items),
             other => Err(format!("{} is no control flow that compiled code knows", other.name())),
         }
@@ -469,27 +516,24 @@ impl Lower<'_> {
             })
     }
 
-    fn repeat(&mut self, n: Node, describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
+    fn repeat(&mut self, n: Node, captures: i64, describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
         let graph = self.graph;
         let node = graph.node(n);
         let region = graph.region(node.regions[0]);
+        let types = node.outputs.iter().chain(&region.params[2..]).map(|&v| graph.ty(v).clone());
+        let own = self.unknown(&types.collect::<Vec<_>>());
         let outs = self.outputs_of(n)?;
         // Results: condition, carried values, scan outputs. Parameters: counter, condition, carried values, captured values.
-        let carried = (0..outs.len())
-            .take_while(|&k| {
-                let rank = |v: Value| graph.ty(v).as_tensor().map(TensorType::rank);
-                rank(region.results[1 + k]) == rank(node.outputs[k])
-            })
-            .count();
+        let carried = usize::try_from(node.inputs.len() as i64 - 2 - captures).map_err(|_| "it has too few operands")?;
         let counter = self.counter();
         let count = match node.inputs.first().copied().flatten() {
-            None => return Err("a Loop without a trip count has no native form yet".into()),
+            None => Expr::int(i64::MAX),
             Some(v) => match graph.fact(v).ints.as_deref() {
                 Some([e]) => *e,
                 _ => {
                     let from = self.get(v).ok_or("the trip count is no tensor")?;
                     let symbol = Expr::sym(&format!("{counter}.count").replace('"', ""));
-                    items.push(Item::Bind { symbol, from });
+                    items.push(Item::Bind { symbol, from, bound: None });
                     symbol
                 }
             },
@@ -508,8 +552,18 @@ impl Lower<'_> {
         for (k, &out) in outs.iter().enumerate().take(carried) {
             let from =
                 node.inputs.get(2 + k).copied().flatten().and_then(|v| self.get(v)).ok_or("a carried value is no tensor")?;
+            let (param, given) = (tensor_type(graph.ty(region.params[2 + k]))?, self.work.tensor(from).ty.clone());
+            self.resize(n, &own, &[(&self.work.tensor(out).ty.clone(), &given), (&param, &given)], describe, items)?;
             self.copy_into(from, out, describe, items);
-            self.map.insert(region.params[2 + k], out);
+            self.know(&param.dims);
+            let id = if param == self.work.tensor(out).ty { out } else { self.seen_as(out, param) };
+            self.map.insert(region.params[2 + k], id);
+        }
+        // Scan outputs grow round by round, where their number is not known before.
+        for k in carried..outs.len() {
+            let out = self.work.tensor(outs[k]).ty.clone();
+            let empty = TensorType::new(out.dtype, vec![Expr::int(0); out.rank()]);
+            self.resize(n, &own, &[(&out, &empty)], describe, items)?;
         }
         for k in 2 + carried..region.params.len() {
             let from = node.inputs.get(k).copied().flatten().and_then(|v| self.get(v)).ok_or("a captured value is no tensor")?;
@@ -524,12 +578,27 @@ impl Lower<'_> {
         for k in carried..outs.len() {
             let ty = self.work.tensor(ids[1 + k]).ty.clone();
             let offset = counter * Expr::product(ty.dims.iter().copied());
+            let grown = TensorType::new(ty.dtype, [counter + 1].into_iter().chain(ty.dims.iter().copied()));
+            self.resize(n, &own, &[(&self.work.tensor(outs[k]).ty.clone(), &grown)], describe, &mut body)?;
             let slice = self.work.add(ty, Memory::Alias { of: outs[k], offset }, "");
             self.copy_into(ids[1 + k], slice, describe, &mut body);
         }
-        let mut state = vec![cond];
-        state.extend(&outs[..carried]);
-        self.carry(&ids[..=carried], &state, describe, &mut body);
+        let (mut results, mut state) = (vec![ids[0]], vec![cond]);
+        for (k, &out) in outs.iter().enumerate().take(carried) {
+            // A value that changes its shape: aside, then the new sizes, then back.
+            let (is, was) = (self.work.tensor(ids[1 + k]).ty.clone(), self.work.tensor(out).ty.clone());
+            let param = tensor_type(graph.ty(region.params[2 + k]))?;
+            let mut result = ids[1 + k];
+            if Self::changes(&own, &[&was, &param], &is) {
+                result = self.copy(result, "", describe, &mut body);
+                result = self.seen_as(result, was.clone());
+                self.resize(n, &own, &[(&was, &is), (&param, &is)], describe, &mut body)?;
+            }
+            results.push(result);
+            state.push(out);
+        }
+        self.carry(&results, &state, describe, &mut body);
+        outs.iter().for_each(|&o| self.know(&self.work.tensor(o).ty.dims.clone()));
         items.push(Item::Loop { counter, count, cond: Some(cond), body });
         Ok(())
     }

@@ -22,7 +22,8 @@ fn expand(site: &mut Site) -> Replacement {
     let regions: Vec<_> = node.regions.iter().map(|&r| signature(site.graph, r)).collect();
     let outs: Vec<Type> = node.outputs.iter().map(|&v| site.graph.ty(v).clone()).collect();
     let cx = Ctx { inputs: &facts, regions: &regions, outputs: count };
-    let Meaning::Decompose(build) = node.op.meaning(&cx, &outs)? else { return Ok(None) };
+    // A meaning that depends on data is no decomposition; who lowers the node says what is missing.
+    let Ok(Meaning::Decompose(build)) = node.op.meaning(&cx, &outs) else { return Ok(None) };
     let mut values = site.build(|b| build(b, &inputs))?;
     if values.len() < count {
         return Err(fault!("internal error: its decomposition has {} results, {count} are needed", values.len()));

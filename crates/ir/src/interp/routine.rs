@@ -27,7 +27,7 @@ pub fn run(routine: Routine, inputs: &[Option<Tensor>], outputs: usize) -> Resul
 }
 
 /// The order of two elements: numbers by value, NaN above all (and equal to NaN), strings by bytes.
-fn order(t: &Tensor, i: usize, j: usize) -> Ordering {
+fn value_order(t: &Tensor, i: usize, j: usize) -> Ordering {
     if let Data::Strings(s) = &t.data {
         return s[i].cmp(&s[j]);
     }
@@ -84,7 +84,7 @@ fn top_k(t: &Tensor, k: &Tensor, axis: usize, largest: bool) -> Result<Vec<Tenso
         for i in 0..inner {
             let at = |e: usize| (o * extent + e) * inner + i;
             let mut sorted: Vec<usize> = (0..extent).collect();
-            sorted.sort_by(|&a, &b| if largest { order(t, at(b), at(a)) } else { order(t, at(a), at(b)) });
+            sorted.sort_by(|&a, &b| if largest { value_order(t, at(b), at(a)) } else { value_order(t, at(a), at(b)) });
             for (n, &e) in sorted.iter().take(k).enumerate() {
                 places[(o * k + n) * inner + i] = at(e);
                 indices[(o * k + n) * inner + i] = e as i64;
@@ -127,7 +127,7 @@ fn unique(t: &Tensor, axis: Option<usize>, sorted: bool) -> Vec<Tensor> {
     let (outer, extent, inner) = split(t, axis);
     let compare = |a: usize, b: usize| {
         let places = |e: usize| (0..outer).flat_map(move |o| (0..inner).map(move |i| (o * extent + e) * inner + i));
-        places(a).zip(places(b)).map(|(x, y)| order(t, x, y)).find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
+        places(a).zip(places(b)).map(|(x, y)| value_order(t, x, y)).find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
     };
     let mut all: Vec<usize> = (0..extent).collect();
     all.sort_by(|&a, &b| compare(a, b));
@@ -194,9 +194,10 @@ fn non_max_suppression(
     let mut chosen: Vec<i64> = vec![];
     for batch in 0..*batches {
         for class in 0..*classes {
-            let of = |i: usize| score[(batch * classes + class) * n + i];
+            let first = (batch * classes + class) * n;
+            let of = |i: usize| score[first + i];
             let mut order: Vec<usize> = (0..*n).filter(|&i| least.is_none_or(|l| of(i) > l)).collect();
-            order.sort_by(|&a, &b| of(b).partial_cmp(&of(a)).unwrap_or(Ordering::Equal));
+            order.sort_by(|&a, &b| value_order(scores, first + b, first + a));
             let mut kept: Vec<[f32; 4]> = vec![];
             for i in order {
                 if kept.len() as i64 >= most {

@@ -1,7 +1,7 @@
 //! The slow twin: computes every element by [`crate::eval`], one at a time, in row-major order.
 
 use super::{concrete, opaque};
-use crate::compute::{Compute, Prefix, Reducer, Reduction, Scatter, Step};
+use crate::compute::{Choice, Compute, Filter, Prefix, Reducer, Reduction, Scatter, Sort, Step};
 use crate::dtype::DType;
 use crate::eval;
 use crate::expr::{Expr, Node};
@@ -20,6 +20,9 @@ pub fn run(step: &Step, sources: &[Option<Tensor>]) -> Result<Tensor, Fault> {
         Step::Compute(c) => walker.compute(c),
         Step::Scatter(s) => walker.scatter(s),
         Step::Prefix(p) => walker.prefix(p),
+        Step::Sort(s) => walker.sort(s),
+        Step::Filter(f) => walker.filter(f),
+        Step::Choice(c) => walker.choice(c),
     }
 }
 
@@ -177,6 +180,96 @@ impl Walker<'_> {
         })?;
         Ok(self.tensor(dtype, dims, values))
     }
+}
+
+impl Walker<'_> {
+    fn sort(&self, s: &Sort) -> Result<Tensor, Fault> {
+        let (dims, parts) = (concrete(&s.dims)?, concrete(&s.parts)?);
+        let extent = concrete(&[s.extent])?[0];
+        let asked = dims[s.axis];
+        if asked > extent {
+            return Err(fault!("{asked} of {extent} elements are asked for"));
+        }
+        let mut values = vec![0; count(&dims)];
+        let mut lines = dims.clone();
+        lines[s.axis] = usize::from(asked > 0);
+        each(&lines, &mut |line| {
+            let mut axes = line.to_vec();
+            let mut keys: Vec<(Vec<u64>, i64)> = vec![];
+            for k in 0..extent as i64 {
+                axes[s.axis] = k;
+                let mut key = vec![];
+                each(&parts, &mut |part| {
+                    key.push(self.eval(s.key, &[&axes[..], part].concat(), 0)?);
+                    Ok(())
+                })?;
+                keys.push((key, k));
+            }
+            let order = |a: &[u64], b: &[u64]| {
+                let parts = a.iter().zip(b).map(|(&x, &y)| ordering(s.key.dtype(), x, y));
+                parts.into_iter().find(|o| o.is_ne()).unwrap_or(std::cmp::Ordering::Equal)
+            };
+            keys.sort_by(|(a, _), (b, _)| if s.descending { order(b, a) } else { order(a, b) });
+            for (n, (_, k)) in keys.into_iter().enumerate().take(asked) {
+                axes[s.axis] = n as i64;
+                values[offset(&dims, &axes).expect("an axis within its extent")] = k as u64;
+            }
+            Ok(())
+        })?;
+        Ok(self.tensor(DType::I64, dims, values))
+    }
+
+    fn filter(&self, f: &Filter) -> Result<Tensor, Fault> {
+        let (mut at, mut values) = (0, vec![0]);
+        each(&concrete(&f.over)?, &mut |axes| {
+            if self.eval(f.cond, axes, 0)? != 0 {
+                values.push(at);
+            }
+            at += 1;
+            Ok(())
+        })?;
+        values[0] = values.len() as u64 - 1;
+        let dims = concrete(&f.dims)?;
+        values.resize(count(&dims), -1i64 as u64);
+        Ok(self.tensor(DType::I64, dims, values))
+    }
+
+    fn choice(&self, c: &Choice) -> Result<Tensor, Fault> {
+        let dims = concrete(&c.dims)?;
+        let (&last, lines) = dims.split_last().ok_or_else(|| fault!("a choice needs an axis"))?;
+        let mut values = vec![];
+        each(lines, &mut |line| {
+            let most = self.eval(c.most, line, 0)? as i64;
+            let mut taken: Vec<i64> = vec![];
+            for candidate in 0..last as i64 - 1 {
+                let axes = [line, &[candidate]].concat();
+                if taken.len() as i64 >= most || self.eval(c.cond, &axes, 0)? == 0 {
+                    continue;
+                }
+                let mut clashes = false;
+                for &t in &taken {
+                    clashes |= self.eval(c.clash, &[&axes[..], &[t]].concat(), 0)? != 0;
+                }
+                if !clashes {
+                    taken.push(candidate);
+                }
+            }
+            values.push(taken.len() as u64);
+            values.extend(taken.iter().map(|&t| t as u64));
+            values.resize(values.len().next_multiple_of(last), -1i64 as u64);
+            Ok(())
+        })?;
+        Ok(self.tensor(DType::I64, dims, values))
+    }
+}
+
+/// The order of two values: numbers by value, NaN above all and equal to NaN.
+fn ordering(dtype: DType, a: u64, b: u64) -> std::cmp::Ordering {
+    if dtype.is_float() {
+        let (a, b) = (f64::from_bits(a), f64::from_bits(b));
+        return a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()));
+    }
+    if dtype.is_signed() { (a as i64).cmp(&(b as i64)) } else { a.cmp(&b) }
 }
 
 /// The fault of an update whose place is not in the result.

@@ -232,7 +232,14 @@ impl<'a> Ctx<'a> {
     /// As [`Ctx::ints`], all constants.
     pub fn known_ints(&self, i: usize) -> Result<Vec<i64>, Fault> {
         let ints = self.ints(i)?;
-        ints.iter().map(|e| e.known().ok_or_else(|| fault!("operand {i} must be constant, it is {ints:?}"))).collect()
+        let fault = || match ints.iter().any(|e| e.has_datum()) {
+            true => fault!(
+                "operand {i} ({}) must be constant, but it depends on input data",
+                self.inputs[i].as_ref().expect("there").ty
+            ),
+            false => fault!("operand {i} must be constant, it is {ints:?}"),
+        };
+        ints.iter().map(|e| e.known().ok_or_else(fault)).collect()
     }
     /// The tensor type of result `k` among `outs`.
     pub fn out(outs: &[Type], k: usize) -> Result<&TensorType, Fault> {

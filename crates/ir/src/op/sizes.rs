@@ -4,7 +4,7 @@
 //! with the graph ([`Graph::requires`]), for the runs to check before anything is computed.
 
 use crate::expr::{Expr, Node as ExprNode};
-use crate::graph::{Graph, Requirement};
+use crate::graph::{Graph, Node, Requirement};
 use std::cell::RefCell;
 use std::collections::HashSet;
 
@@ -40,17 +40,21 @@ pub fn input_symbols(graph: &Graph) -> HashSet<&'static str> {
     dims.filter_map(|d| if let ExprNode::Sym(s) = d.node() { Some(*s) } else { None }).collect()
 }
 
+/// What one node takes for granted of the sizes of its operands.
+pub fn of_node(graph: &Graph, n: Node) -> Vec<Requirement> {
+    let node = graph.node(n);
+    NOTED.set(Some(vec![]));
+    let inferred = super::infer(graph, &node.op, &node.inputs, &node.regions, node.outputs.len());
+    let noted = NOTED.take().unwrap_or_default();
+    let at = |r| Requirement { at: graph.describe(n), ..r };
+    if inferred.is_ok() { noted.into_iter().map(at).collect() } else { vec![] }
+}
+
 /// What the nodes of the model take for granted of the sizes of its inputs. Bodies are left out: whether they run is open.
 pub fn requirements(graph: &Graph) -> Vec<Requirement> {
     let mut found = vec![];
     for &n in &graph.region(Graph::MAIN).nodes {
-        let node = graph.node(n);
-        NOTED.set(Some(vec![]));
-        let inferred = super::infer(graph, &node.op, &node.inputs, &node.regions, node.outputs.len());
-        let noted = NOTED.take().unwrap_or_default();
-        if inferred.is_ok() {
-            found.extend(noted.into_iter().map(|r| Requirement { at: graph.describe(n), ..r }));
-        }
+        found.extend(of_node(graph, n));
     }
     let known = input_symbols(graph);
     let checkable = |e: Expr| {

@@ -5,11 +5,14 @@
 //! compute[n] reduce sum[k] mul(b0:f32[i0, i1], b1:f32[i1]) = t0:f32
 //! scatter[n] from 0.0:f32 over [k] at [=b1:i64[i0]] add b2:f32[i0]
 //! prefix[n, 4] axis 1 add reverse exclusive from 0.0:f32 of b0:f32[i0, i1]
+//! sort[n, 4] axis 1 descending of [m] by [] b0:f32[i0, i1]
+//! filter[n + 1] over [n] b0:bool[i0]
+//! choice[c, n + 1] most 8:i64 where b0:bool[i0, i1] unless b1:bool[i1, i2]
 //! ```
 
 use super::cursor::Cursor;
 use super::scalar;
-use crate::compute::{Compute, Prefix, Reducer, Reduction, Scatter, Step};
+use crate::compute::{Choice, Compute, Filter, Prefix, Reducer, Reduction, Scatter, Sort, Step};
 use crate::expr::Expr;
 use crate::fault::Problem;
 use crate::scalar::{Binary, Scalar};
@@ -61,12 +64,34 @@ impl fmt::Display for Prefix {
     }
 }
 
+impl fmt::Display for Sort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let order = if self.descending { " descending" } else { "" };
+        write!(f, "sort{} axis {}{order} of [{}] by {} {}", dims(&self.dims), self.axis, self.extent, dims(&self.parts), self.key)
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "filter{} over {} {}", dims(&self.dims), dims(&self.over), self.cond)
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "choice{} most {} where {} unless {}", dims(&self.dims), self.most, self.cond, self.clash)
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::Compute(c) => c.fmt(f),
             Step::Scatter(s) => s.fmt(f),
             Step::Prefix(p) => p.fmt(f),
+            Step::Sort(s) => s.fmt(f),
+            Step::Filter(s) => s.fmt(f),
+            Step::Choice(c) => c.fmt(f),
         }
     }
 }
@@ -108,7 +133,29 @@ pub fn parse(c: &mut Cursor) -> Result<Step, Problem> {
         let init = after(c, "from")?;
         return Ok(Step::Prefix(Prefix { dims, axis, reverse, exclusive, combine, init, body: after(c, "of")? }));
     }
-    Err(c.expected("'compute', 'scatter' or 'prefix'"))
+    if c.eat("sort") {
+        let dims = c.exprs()?;
+        c.expect("axis")?;
+        let axis = c.number("an axis")?;
+        let descending = c.eat("descending");
+        c.expect("of")?;
+        let start = c.clone();
+        let &[extent] = c.exprs()?.as_slice() else { return Err(start.expected("one extent")) };
+        c.expect("by")?;
+        return Ok(Step::Sort(Sort { dims, axis, extent, parts: c.exprs()?, key: scalar::parse(c)?, descending }));
+    }
+    if c.eat("filter") {
+        let dims = c.exprs()?;
+        c.expect("over")?;
+        return Ok(Step::Filter(Filter { dims, over: c.exprs()?, cond: scalar::parse(c)? }));
+    }
+    if c.eat("choice") {
+        let dims = c.exprs()?;
+        let most = after(c, "most")?;
+        let cond = after(c, "where")?;
+        return Ok(Step::Choice(Choice { dims, most, cond, clash: after(c, "unless")? }));
+    }
+    Err(c.expected("'compute', 'scatter', 'prefix', 'sort', 'filter' or 'choice'"))
 }
 
 fn after(c: &mut Cursor, keyword: &str) -> Result<Scalar, Problem> {
@@ -140,6 +187,10 @@ mod tests {
             "scatter[n] from 0.0:f32 over [k] at [(i0 + 1)] set b2:f32[i0]",
             "prefix[n, 4] axis 1 add reverse exclusive from 0.0:f32 of b0:f32[i0, i1]",
             "prefix[4] axis 0 max from -inf:f32 of b0:f32[i0]",
+            "sort[n, 4] axis 1 descending of [m] by [] b0:f32[i0, i1]",
+            "sort[n] axis 0 of [n] by [2, 3] b0:f32[i1, i0, i2]",
+            "filter[2*n + 1] over [2, n] b0:bool[i1]",
+            "choice[c, n + 1] most b2:i64[] where b0:bool[i0, i1] unless b1:bool[i1, i2]",
         ] {
             assert_eq!(text.parse::<Step>().unwrap_or_else(|e| panic!("{e}: {text}")).to_string(), text);
         }

@@ -9,7 +9,9 @@ pub mod contract;
 pub mod elementwise;
 pub mod pack;
 pub mod row_reduce;
+pub mod select;
 pub mod serial;
+pub mod sort;
 
 use crate::loops::{Access, Buffer, Kernel, LoopKind, Space, Stmt};
 use crate::plan::Plan;
@@ -71,6 +73,9 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
         (Step::Compute(c), Plan::RowReduce(p)) => row_reduce::build(&mut cx, c, p),
         (Step::Scatter(s), Plan::Scatter) => serial::scatter(&mut cx, s),
         (Step::Prefix(p), Plan::Prefix) => serial::prefix(&mut cx, p),
+        (Step::Sort(s), Plan::Sort) => sort::build(&mut cx, s),
+        (Step::Filter(f), Plan::Filter) => select::filter(&mut cx, f),
+        (Step::Choice(c), Plan::Choice) => select::choice(&mut cx, c),
         _ => unreachable!("plan {plan} is not for this step"),
     }
     cx.finish(name)

@@ -7,7 +7,7 @@ use infc_ir::compute::{Prefix, Scatter};
 use infc_ir::scalar::Scalar;
 
 /// Loops over all `dims` around `body`.
-fn nest(vars: &[Expr], dims: &[Expr], mut body: Vec<Stmt>) -> Vec<Stmt> {
+pub fn nest(vars: &[Expr], dims: &[Expr], mut body: Vec<Stmt>) -> Vec<Stmt> {
     for (&v, &d) in vars.iter().zip(dims).rev() {
         body = vec![for_each(v, d, LoopKind::Serial, body)];
     }

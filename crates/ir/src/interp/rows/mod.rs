@@ -37,6 +37,7 @@ pub fn run(step: &Step, sources: &[Option<Tensor>]) -> Result<Tensor, Fault> {
         Step::Compute(c) => compute(c, sources),
         Step::Scatter(s) => scatter(s, sources),
         Step::Prefix(p) => prefix(p, sources),
+        Step::Sort(_) | Step::Filter(_) | Step::Choice(_) => walk::run(step, sources),
     }
 }
 

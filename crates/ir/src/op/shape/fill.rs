@@ -46,6 +46,7 @@ impl Range {
             let n = match delta.known() {
                 Some(0) => return Err(fault!("delta is 0")),
                 Some(d) if d < 0 => (start - limit).div_ceil(Expr::int(-d)),
+                _ if delta.range(&env).lo < 1 => Expr::int(0) - (start - limit).div(delta),
                 _ => (limit - start).div_ceil(delta),
             };
             return Ok(n.max(0.into()).simplify(&env));

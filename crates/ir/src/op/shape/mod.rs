@@ -65,7 +65,7 @@ fn small(dims: &[Expr]) -> Option<usize> {
     }
 }
 
-/// Ranges under which sizes are compared: every symbol in `exprs` is at least 1. (An empty tensor has no element that a wrong
+/// Ranges under which sizes are compared: every size in `exprs` is at least 1. (An empty tensor has no element that a wrong
 /// answer could concern, and almost every comparison of sizes would stay open.)
 pub(super) fn not_empty(exprs: &[Expr]) -> Ranges {
     let mut env = Ranges::default();

@@ -9,6 +9,9 @@ fn view(cx: &Ctx, dims: Vec<Expr>) -> Result<Vec<Fact>, Fault> {
 
 /// Dims for a Reshape of `data` to `target`, where -1 takes what is left.
 fn reshape_dims(data: &[Expr], target: &[Expr], allowzero: bool) -> Result<Vec<Expr>, Fault> {
+    if target.iter().any(|t| t.has_datum()) {
+        return Ok(reshape_by_data(data, target, allowzero));
+    }
     let mut dims = vec![];
     for (k, &t) in target.iter().enumerate() {
         dims.push(match t.known() {
@@ -57,6 +60,22 @@ fn reshape_dims(data: &[Expr], target: &[Expr], allowzero: bool) -> Result<Vec<E
             Ok(dims)
         }
     }
+}
+
+/// As [`reshape_dims`], where it depends on data which dims are 0 or -1.
+fn reshape_by_data(data: &[Expr], target: &[Expr], allowzero: bool) -> Vec<Expr> {
+    let (zero, one) = (Expr::int(0), Expr::int(1));
+    // 1 where the dim is -1, and 1 where it is 0.
+    let free = |t: Expr| (-t).max(zero);
+    let none = |t: Expr| (one - t).max(zero) - free(t) * 2;
+    let kept = |k: usize, t: Expr| match data.get(k) {
+        Some(&d) if !allowzero => t.max(zero) + none(t) * d,
+        _ => t.max(zero),
+    };
+    let kept: Vec<Expr> = target.iter().enumerate().map(|(k, &t)| kept(k, t)).collect();
+    let others = Expr::product(kept.iter().zip(target).map(|(&d, &t)| d + free(t)));
+    let rest = Expr::product(data.iter().copied()).div(others);
+    kept.iter().zip(target).map(|(&d, &t)| d + free(t) * rest).collect()
 }
 
 impl OpDef for Reshape {
@@ -191,6 +210,15 @@ mod tests {
         ];
         for (data, target, allowzero, want) in cases {
             assert_eq!(reshape_dims(&exprs(data), &exprs(target), allowzero), Ok(exprs(want)), "{data} to {target}");
+        }
+        // The same rules where data tells the target.
+        for (data, target, allowzero, want) in cases {
+            let (data, target) = (exprs(data), exprs(target));
+            let leaf = |e: Expr| if e == Expr::datum("t") { Expr::int(0) } else { e };
+            let known: Vec<Expr> = target.iter().map(|&t| t + Expr::datum("t")).collect();
+            let got = reshape_dims(&data, &known, allowzero).unwrap();
+            let number = |e: &Expr| e.map(&leaf).eval(&|_| Some(12)).unwrap();
+            assert_eq!(got.iter().map(number).collect::<Vec<_>>(), exprs(want).iter().map(number).collect::<Vec<_>>());
         }
         for (data, target) in [("2 3", "4 -1"), ("2 3", "-1 -1"), ("2 3", "7"), ("2", "2 0"), ("2", "-2")] {
             assert!(reshape_dims(&exprs(data), &exprs(target), false).is_err(), "{data} to {target}");

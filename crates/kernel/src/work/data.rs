@@ -1,0 +1,308 @@
+//! Sizes that only data tells: where a dim of a result follows from the elements of an operand (a Reshape to a computed shape, a Range
+//! with a computed limit), the program computes it as a scalar and sets a symbol from it, before the node itself runs.
+//!
+//! The elements of such an operand become symbols of their own ([`Expr::datum`]), inference runs again with them, and what it says
+//! of the new dims is computed. In the node's steps these symbols become reads of the operand.
+
+use super::{Id, Item, Lower, Memory, Task};
+use infc_ir::compute::{Compute, Step};
+use infc_ir::expr::Node as ExprNode;
+use infc_ir::graph::{Node, Region};
+use infc_ir::op::{Ctx, signature, sizes};
+use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
+use infc_ir::{DType, Expr, Fact, Op, TensorType, Type};
+
+/// The most elements of an operand that are followed.
+const FOLLOWED: i64 = 64;
+
+impl Lower<'_> {
+    /// Takes symbols that stand alone as known.
+    pub(super) fn know(&mut self, dims: &[Expr]) {
+        self.bound.extend(dims.iter().filter_map(|d| if let ExprNode::Sym(s) = d.node() { Some(*s) } else { None }));
+    }
+
+    /// Symbols in types that have no value yet.
+    pub(super) fn unknown(&self, types: &[Type]) -> Vec<Expr> {
+        let mut out: Vec<Expr> = vec![];
+        for t in types.iter().filter_map(Type::as_tensor) {
+            for d in &t.dims {
+                d.leaves(&mut |l| {
+                    if matches!(l.node(), ExprNode::Sym(s) if !self.bound.contains(s)) && !out.contains(&l) {
+                        out.push(l);
+                    }
+                });
+            }
+        }
+        out
+    }
+
+    /// Gives the elements of small integer operands of which nothing is known symbols of their own.
+    pub(super) fn data(&self, n: Node, facts: &mut [Option<Fact>]) {
+        let depth_is_float = matches!(self.graph.node(n).op, Op::OneHot(_));
+        for (k, fact) in facts.iter_mut().enumerate() {
+            let Some(f) = fact.as_mut().filter(|f| f.ints.is_none() && f.known.is_none()) else { continue };
+            let Some(t) = f.ty.as_tensor().filter(|t| t.dtype.is_int() || depth_is_float && k == 1) else { continue };
+            let count = Expr::product(t.dims.iter().copied()).known().filter(|c| t.rank() <= 1 && *c <= FOLLOWED);
+            f.ints = count.map(|c| (0..c).map(|j| Expr::datum(&format!("{k}.{j}"))).collect());
+        }
+    }
+
+    /// What a node takes for granted of sizes that the program computes itself; the graph lists what it takes for granted of its inputs.
+    pub(super) fn requirements(&self, n: Node, items: &mut Vec<Item>) {
+        for r in sizes::of_node(self.graph, n) {
+            let (mut known, mut given) = (true, true);
+            for e in [r.left, r.right] {
+                e.leaves(&mut |l| {
+                    let ExprNode::Sym(s) = l.node() else { return };
+                    known &= self.bound.contains(s);
+                    given &= self.given.contains(s);
+                });
+            }
+            if known && !given {
+                items.push(Item::Require { left: r.left, right: r.right, or_one: r.or_one, node: r.at, text: r.text });
+            }
+        }
+    }
+
+    /// Computes the sizes in the results' types that are not known, and sets their symbols.
+    pub(super) fn sizes(
+        &mut self,
+        n: Node,
+        facts: &[Option<Fact>],
+        types: &[Type],
+        describe: &str,
+        items: &mut Vec<Item>,
+    ) -> Result<(), String> {
+        let unknown = self.unknown(types);
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let node = self.graph.node(n);
+        if matches!(node.op, Op::Range(_)) && facts.iter().flatten().any(|f| f.ints.is_none()) {
+            let count = self.range_count(n)?;
+            return self.set_sizes(n, &[(unknown[0], count)], describe, items);
+        }
+        let regions: Vec<_> = node.regions.iter().map(|&r| signature(self.graph, r)).collect();
+        let told = node.op.infer(&Ctx { inputs: facts, regions: &regions, outputs: node.outputs.len() }).map_err(|f| f.0)?;
+        let dims = |t: &Type| t.as_tensor().map_or(vec![], |t| t.dims.clone());
+        let mut found = vec![];
+        for symbol in unknown {
+            let mut pairs = types.iter().zip(&told).flat_map(|(t, f)| dims(t).into_iter().zip(dims(&f.ty)));
+            let value = match pairs.find(|&(d, _)| d == symbol) {
+                Some((_, e)) => self.scalar_of(n, e)?,
+                None => None,
+            };
+            let value = value.ok_or_else(|| {
+                format!("the size {symbol} of its result depends on data in a way that compiled code does not follow yet")
+            })?;
+            found.push((symbol, value));
+        }
+        self.set_sizes(n, &found, describe, items)?;
+        if let Op::Reshape(_) = node.op {
+            let from = facts[0].as_ref().map_or(Expr::int(0), |f| Expr::product(dims(&f.ty)));
+            let text = "the data has another number of elements than the shape it is given".to_owned();
+            let right = Expr::product(dims(&types[0]));
+            items.push(Item::Require { left: from, right, or_one: false, node: describe.to_owned(), text });
+        }
+        Ok(())
+    }
+
+    /// The number of elements of a Range of floats.
+    fn range_count(&mut self, n: Node) -> Result<Scalar, String> {
+        let node = self.graph.node(n);
+        let operand = |k: usize| {
+            let t = node.inputs.get(k).copied().flatten().and_then(|v| self.graph.ty(v).as_tensor());
+            let t = t.ok_or("an operand is no tensor")?;
+            Ok::<_, String>(Scalar::read_at(t.dtype, k, &vec![Expr::int(0); t.rank()]).cast(DType::F64))
+        };
+        let n = (operand(1)? - operand(0)?) / operand(2)?;
+        Ok(Scalar::unary(Unary::Ceil, n).max(Scalar::float(DType::F64, 0.0)).cast(DType::I64))
+    }
+
+    /// Computes these values over the operands of a node, and sets the symbols.
+    fn set_sizes(&mut self, n: Node, sizes: &[(Expr, Scalar)], describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
+        let last = sizes.last().expect("some are unknown").1;
+        let dims = vec![Expr::from(sizes.len())];
+        let value = sizes[..sizes.len() - 1]
+            .iter()
+            .enumerate()
+            .rfold(last, |other, (k, &(_, v))| Scalar::select(Scalar::index(Expr::var(0)).eq_to(Scalar::index(k)), v, other));
+        let step = Step::Compute(Compute { dims, reduction: None, value });
+        let sources: Vec<Option<Id>> =
+            self.graph.node(n).inputs.clone().into_iter().map(|v| v.and_then(|v| self.get(v))).collect();
+        let all = self.task(step, &sources, "sizes", describe, items)?;
+        for (k, &(symbol, _)) in sizes.iter().enumerate() {
+            self.bind(symbol, all, Expr::from(k), None, items);
+        }
+        Ok(())
+    }
+
+    /// Adds a task whose step reads `sources` by number; gives its result.
+    pub(super) fn task(
+        &mut self,
+        step: Step,
+        sources: &[Option<Id>],
+        name: &str,
+        describe: &str,
+        items: &mut Vec<Item>,
+    ) -> Result<Id, String> {
+        let used = step.sources();
+        let ids: Option<Vec<Id>> = used.iter().map(|&s| sources.get(s as usize).copied().flatten()).collect();
+        let ids = ids.ok_or("reads an operand that is no tensor")?;
+        let position = |s: u32| used.iter().position(|&u| u == s).expect("listed") as u32;
+        let out = self.work.add(TensorType::new(step.dtype(), step.dims().iter().copied()), Memory::Temp, "");
+        let step = step.map_sources(&position);
+        items.push(Item::Task(Task { step, sources: ids, out, name: name.to_owned(), node: describe.to_owned() }));
+        Ok(out)
+    }
+
+    /// Sets a symbol from element `at` of an `i64` tensor.
+    pub(super) fn bind(&mut self, symbol: Expr, tensor: Id, at: Expr, bound: Option<Expr>, items: &mut Vec<Item>) {
+        let from = self.work.add(TensorType::new(DType::I64, []), Memory::Alias { of: tensor, offset: at }, "");
+        items.push(Item::Bind { symbol, from, bound });
+        self.know(&[symbol]);
+    }
+
+    /// At the end of a branch of an If: the sizes of the results where the branches differ.
+    pub(super) fn branch_sizes(&mut self, n: Node, r: Region, describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
+        let graph = self.graph;
+        let pairs = graph.region(r).results.iter().zip(&graph.node(n).outputs);
+        let pairs: Vec<_> = pairs.filter_map(|(&i, &o)| Some((graph.ty(o).as_tensor()?, graph.ty(i).as_tensor()?))).collect();
+        let own = self.unknown(&graph.node(n).outputs.iter().map(|&v| graph.ty(v).clone()).collect::<Vec<_>>());
+        let before = self.bound.clone();
+        self.resize(n, &own, &pairs, describe, items)?;
+        // The other branch has to do the same.
+        self.bound = before;
+        Ok(())
+    }
+
+    /// Sets those of the symbols `own` that are dims of the first of each two types to the other's dims there.
+    pub(super) fn resize(
+        &mut self,
+        n: Node,
+        own: &[Expr],
+        pairs: &[(&TensorType, &TensorType)],
+        describe: &str,
+        items: &mut Vec<Item>,
+    ) -> Result<(), String> {
+        let mut found: Vec<(Expr, Scalar)> = vec![];
+        for (to, from) in pairs {
+            for (&o, &i) in to.dims.iter().zip(&from.dims) {
+                if own.contains(&o) && o != i && !found.iter().any(|f| f.0 == o) {
+                    found.push((o, Scalar::index(i)));
+                }
+            }
+        }
+        if found.is_empty() { Ok(()) } else { self.set_sizes(n, &found, describe, items) }
+    }
+
+    /// Is one of the symbols `own` a dim of one of `types`, and another dim of `is`?
+    pub(super) fn changes(own: &[Expr], types: &[&TensorType], is: &TensorType) -> bool {
+        types.iter().any(|t| t.dims.iter().zip(&is.dims).any(|(&o, &i)| o != i && own.contains(&o)))
+    }
+
+    /// The same bytes as a tensor of another type.
+    pub(super) fn seen_as(&mut self, of: Id, ty: TensorType) -> Id {
+        self.work.add(ty, Memory::Alias { of, offset: Expr::int(0) }, "")
+    }
+
+    /// The step with reads of operands in the place of symbols that stand for their elements, and sizes of its own for extents.
+    pub(super) fn with_data(&mut self, n: Node, step: Step, describe: &str, items: &mut Vec<Item>) -> Result<Step, String> {
+        let mut sizes: Vec<(Expr, Expr, Scalar)> = vec![];
+        let mut step = step;
+        for e in extents(&mut step) {
+            if e.has_datum() {
+                let symbol = match sizes.iter().find(|s| s.0 == *e) {
+                    Some(known) => known.1,
+                    None => {
+                        let value = self.scalar_of(n, *e)?.ok_or_else(|| format!("the extent {e} is not known"))?;
+                        self.loops += 1;
+                        let symbol = Expr::sym(&format!("%size{}", self.loops));
+                        sizes.push((*e, symbol, value));
+                        symbol
+                    }
+                };
+                *e = symbol;
+            }
+        }
+        if !sizes.is_empty() {
+            let sizes: Vec<(Expr, Scalar)> = sizes.into_iter().map(|(_, symbol, value)| (symbol, value)).collect();
+            self.set_sizes(n, &sizes, describe, items)?;
+        }
+        let mut problem = None;
+        let out = step.map(&mut |s| {
+            s.rewrite(&mut |x| match x.kind() {
+                Kind::Index(e) if e.has_datum() => match self.scalar_of(n, *e) {
+                    Ok(found) => found.unwrap_or(x),
+                    Err(p) => {
+                        problem = Some(p);
+                        x
+                    }
+                },
+                _ => x,
+            })
+        });
+        problem.map_or(Ok(out), Err)
+    }
+
+    /// An expression with symbols for elements of operands as a scalar that reads them; `None` if another symbol in it has no value.
+    fn scalar_of(&self, n: Node, e: Expr) -> Result<Option<Scalar>, String> {
+        if !e.has_datum() {
+            let mut known = true;
+            e.leaves(&mut |l| known &= !matches!(l.node(), ExprNode::Sym(s) if !self.bound.contains(s)));
+            return Ok(known.then(|| Scalar::index(e)));
+        }
+        let two = |a: Expr, b: Expr, f: &dyn Fn(Scalar, Scalar) -> Scalar| {
+            Ok(self.scalar_of(n, a)?.zip(self.scalar_of(n, b)?).map(|(a, b)| f(a, b)))
+        };
+        let floor = |a: Scalar, b: Scalar| (a - Scalar::binary(Binary::Mod, a, b)) / b;
+        match e.node() {
+            ExprNode::Sym(s) => self.element(n, s).map(Some),
+            ExprNode::Sum { terms, constant } => {
+                let mut sum = None;
+                for &(t, c) in terms {
+                    let Some(t) = self.scalar_of(n, t)? else { return Ok(None) };
+                    let t = if c == 1 { t } else { t * Scalar::index(c) };
+                    sum = Some(sum.map_or(t, |s| s + t));
+                }
+                Ok(sum.map(|s| if *constant == 0 { s } else { s + Scalar::index(*constant) }))
+            }
+            ExprNode::Product(factors) => {
+                let mut product = None;
+                for &f in factors {
+                    let Some(f) = self.scalar_of(n, f)? else { return Ok(None) };
+                    product = Some(product.map_or(f, |p| p * f));
+                }
+                Ok(product)
+            }
+            ExprNode::Div(a, b) => two(*a, *b, &floor),
+            ExprNode::Mod(a, b) => two(*a, *b, &|a, b| Scalar::binary(Binary::Mod, a, b)),
+            ExprNode::Min(a, b) => two(*a, *b, &Scalar::min),
+            ExprNode::Max(a, b) => two(*a, *b, &Scalar::max),
+            ExprNode::Const(_) | ExprNode::Var(_) => Ok(Some(Scalar::index(e))),
+        }
+    }
+
+    /// The element of an operand that a symbol of [`Lower::data`] stands for.
+    fn element(&self, n: Node, symbol: &str) -> Result<Scalar, String> {
+        let number = |t: &str| t.parse::<usize>().ok();
+        let place = symbol.get(1..).and_then(|s| s.split_once('.')).and_then(|(k, j)| Some((number(k)?, number(j)?)));
+        let (k, j) = place.ok_or_else(|| format!("{symbol} is no element of an operand"))?;
+        let v = self.graph.node(n).inputs.get(k).copied().flatten();
+        let t = v.and_then(|v| self.graph.ty(v).as_tensor()).ok_or_else(|| format!("operand {k} is no tensor"))?;
+        let index: Vec<Expr> = t.dims.iter().map(|_| Expr::from(j)).collect();
+        Ok(Scalar::read_at(t.dtype, k, &index).cast(DType::I64))
+    }
+}
+
+/// Everything in a step that is a size.
+fn extents(step: &mut Step) -> Vec<&mut Expr> {
+    match step {
+        Step::Compute(c) => c.dims.iter_mut().chain(c.reduction.iter_mut().flat_map(|r| &mut r.axes)).collect(),
+        Step::Scatter(s) => s.dims.iter_mut().chain(&mut s.updates).collect(),
+        Step::Prefix(p) => p.dims.iter_mut().collect(),
+        Step::Sort(s) => s.dims.iter_mut().chain(&mut s.parts).chain([&mut s.extent]).collect(),
+        Step::Filter(f) => f.dims.iter_mut().chain(&mut f.over).collect(),
+        Step::Choice(c) => c.dims.iter_mut().collect(),
+    }
+}
