@@ -180,6 +180,8 @@ fn compile_run_bench_inspect() {
     let keys = ["load_ms", "first_ms", "min_ms", "median_ms", "p99_ms", "peak_mib"];
     check(&["bench", &out, "--seconds", "0", "--json"], 0, &keys);
     check(&["bench", &model, "--seconds", "0", "--json"], 0, &keys);
+    check(&["profile", &model, "--seconds", "0"], 0, &["GFLOP/s", "elementwise order=", "Add 'n_y'", "steps in"]);
+    check(&["profile", &model, "--seconds", "0", "--json"], 0, &["\"total_ms\"", "\"operations\"", "\"kernel\""]);
     check(&["inspect", &out], 0, &["input 'x': f32[n, 3]", "output 'y'"]);
     check(&["inspect", &out, "--check"], 0, &["all digests match"]);
     check(&["inspect", &model, "--json"], 0, &["\"Add\":1"]);

@@ -13,6 +13,7 @@ use infc_ir::compute::{Compute, Reducer, Reduction, Step, simplify_scalar};
 use infc_ir::expr::{Node, Ranges};
 use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
 use infc_ir::{DType, Expr};
+use petgraph::graph::{DiGraph, NodeIndex};
 use std::collections::{HashMap, HashSet};
 
 /// Largest number of distinct scalar nodes in a fused body.
@@ -102,14 +103,7 @@ fn block(work: &Work, facts: &Facts, items: &mut Vec<Item>) {
             Item::Task(_) | Item::Bind { .. } | Item::Require { .. } => {}
         }
     }
-    let writes: Vec<HashSet<Id>> = items
-        .iter()
-        .map(|i| {
-            let mut w = HashSet::new();
-            written(work, i, &mut w);
-            w
-        })
-        .collect();
+    let mut overwrites = Overwrites::of(work, items);
     let mut slots: Vec<Option<Item>> = std::mem::take(items).into_iter().map(Some).collect();
     let mut producer: HashMap<Id, usize> = HashMap::new();
     // Readers of each private tensor in this block, to know when the last one has taken it in.
@@ -133,12 +127,7 @@ fn block(work: &Work, facts: &Facts, items: &mut Vec<Item>) {
             let fused = consumer.sources.iter().enumerate().find_map(|(slot, &t)| {
                 let &p = producer.get(&t)?;
                 let Some(Some(Item::Task(source))) = slots.get(p) else { return None };
-                if !facts.private(work, t) || !here.contains(&t) {
-                    return None;
-                }
-                let roots: HashSet<Id> = source.sources.iter().map(|&s| work.root(s)).collect();
-                let hazard = (p + 1..=c).any(|k| slots_written(&writes, k, &roots));
-                if hazard {
+                if !facts.private(work, t) || !here.contains(&t) || overwrites.between(p, c) {
                     return None;
                 }
                 let single = local[&t] == 1;
@@ -147,6 +136,7 @@ fn block(work: &Work, facts: &Facts, items: &mut Vec<Item>) {
             });
             let Some((p, t, single, joined)) = fused else { break };
             // The reader now reads what the producer read, and no longer the producer's tensor.
+            overwrites.absorb(p, c);
             for s in &consumer.sources {
                 *local.get_mut(s).expect("counted") -= 1;
             }
@@ -168,8 +158,39 @@ fn block(work: &Work, facts: &Facts, items: &mut Vec<Item>) {
     *items = slots.into_iter().flatten().collect();
 }
 
-fn slots_written(writes: &[HashSet<Id>], k: usize, roots: &HashSet<Id>) -> bool {
-    writes[k].iter().any(|w| roots.contains(w))
+/// Dependences of a block that keep a step from moving down: an edge leads from an item to each later one that writes what it reads.
+struct Overwrites(DiGraph<(), ()>);
+
+impl Overwrites {
+    fn of(work: &Work, items: &[Item]) -> Overwrites {
+        let mut graph = DiGraph::new();
+        let mut readers: HashMap<Id, Vec<NodeIndex>> = HashMap::new();
+        for item in items {
+            let node = graph.add_node(());
+            if let Item::Task(t) = item {
+                t.sources.iter().for_each(|&s| readers.entry(work.root(s)).or_default().push(node));
+            }
+            let mut roots = HashSet::new();
+            written(work, item, &mut roots);
+            for &reader in roots.iter().filter_map(|r| readers.get(r)).flatten() {
+                graph.update_edge(reader, node, ());
+            }
+        }
+        Overwrites(graph)
+    }
+
+    /// Does anything after item `p`, up to and with item `c`, write what `p` reads?
+    fn between(&self, p: usize, c: usize) -> bool {
+        self.0.neighbors(NodeIndex::new(p)).any(|k| (p + 1..=c).contains(&k.index()))
+    }
+
+    /// Item `c` reads from now on what `p` reads.
+    fn absorb(&mut self, p: usize, c: usize) {
+        let later: Vec<NodeIndex> = self.0.neighbors(NodeIndex::new(p)).collect();
+        later.into_iter().for_each(|k| {
+            self.0.update_edge(NodeIndex::new(c), k, ());
+        });
+    }
 }
 
 /// The one step that does the work of `p` and `c`, of which `c` reads `p` as source `slot`; `None` if they stay apart.
