@@ -1,91 +1,12 @@
 //! The command line from outside: what it prints, exit codes, and that nothing half-written is left behind.
 
-#[path = "../../onnx/tests/kit/mod.rs"]
-mod kit;
+mod tool;
 
 use infc_ir::Tensor;
-use infc_onnx::proto::{ModelProto, StringStringEntryProto, TensorProto};
-use kit::*;
 use prost::Message;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-
-fn examples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/models")
-}
-
-fn infc(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_infc")).args(args).output().expect("the command line runs")
-}
-
-/// Runs, checks the exit code and that the output (both streams) has all parts.
-#[track_caller]
-fn check(args: &[&str], exit: i32, parts: &[&str]) -> String {
-    let out = infc(args);
-    let text = [out.stdout, out.stderr].map(|b| String::from_utf8_lossy(&b).into_owned()).concat();
-    assert_eq!(out.status.code(), Some(exit), "{args:?}\n{text}");
-    parts.iter().for_each(|p| assert!(text.contains(p), "{args:?}: '{p}' is not in:\n{text}"));
-    assert!(!text.contains("panicked"), "{text}");
-    text
-}
-
-/// A folder for one test, with a model in it.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Folder {
-        Folder(tempfile::tempdir().expect("a folder"))
-    }
-    fn path(&self, name: &str) -> String {
-        self.0.path().join(name).display().to_string()
-    }
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
-        fs::write(self.path(name), bytes).expect("writable");
-        self.path(name)
-    }
-    fn model(&self, m: &ModelProto) -> String {
-        self.write("model.onnx", m.encode_to_vec())
-    }
-    fn files(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.0.path()).expect("readable").flatten();
-        let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-        names.sort();
-        names
-    }
-}
-
-/// Compiling this model is refused with these words, and leaves nothing behind.
-#[track_caller]
-fn refused(m: &ModelProto, parts: &[&str]) {
-    let dir = Folder::new();
-    let model = dir.model(m);
-    check(&["compile", &model, "-o", &dir.path("out.infc")], 3, &[&["error"], parts].concat());
-    assert_eq!(dir.files(), ["model.onnx"]);
-}
-
-fn add() -> ModelProto {
-    let w = constant("w", &Tensor::from_vec([3], vec![1f32, 2.0, 3.0]));
-    model(17, graph(&["x f32[n, 3]"], vec![node("y = Add(x, w)", [])], &["y f32[n, 3]"], vec![w]))
-}
-
-/// An external tensor `w` in `location`.
-fn external(location: &str) -> ModelProto {
-    let entry = StringStringEntryProto { key: Some("location".into()), value: Some(location.into()) };
-    let w = TensorProto {
-        name: Some("w".into()),
-        dims: vec![3],
-        data_type: Some(1),
-        data_location: Some(1),
-        external_data: vec![entry],
-        ..TensorProto::default()
-    };
-    model(17, graph(&["x f32[n, 3]"], vec![node("y = Add(x, w)", [])], &["y f32[n, 3]"], vec![w]))
-}
-
-fn npy(t: &Tensor) -> Vec<u8> {
-    infc::npy::write(t).expect("NumPy has this dtype")
-}
+use tool::kit::*;
+use tool::*;
 
 #[test]
 fn usage_errors_exit_with_2() {

@@ -9,7 +9,7 @@
 
 use crate::files::{self, Files};
 use crate::proto::{FunctionProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension};
-use crate::{tensor, types};
+use crate::{tensor, types, wire};
 use bytes::Bytes;
 use infc_ir::expr::{Node as ExprNode, parse};
 use infc_ir::graph::Requirement;
@@ -111,10 +111,13 @@ pub fn import(path: &Path) -> Result<Graph, Problems> {
 
 /// Imports a serialised `ModelProto`; `base_dir` is the folder of external data.
 pub fn import_bytes(bytes: Bytes, base_dir: Option<&Path>) -> Result<Graph, Problems> {
-    let size = bytes.len();
-    let model = ModelProto::decode(bytes).map_err(|e| {
+    let model = ModelProto::decode(bytes.clone()).map_err(|e| {
         let help = "the file is truncated, damaged, or no ONNX model";
-        Problems::one("model", format!("is not a valid ONNX protobuf of {size} bytes: {e}"), help)
+        let what = match wire::damage(&bytes) {
+            Some((offset, what)) => format!("at offset {offset}: {what}"),
+            None => e.to_string(),
+        };
+        Problems::one("model", format!("is not a valid ONNX protobuf of {} bytes: {what}", bytes.len()), help)
     })?;
     let Some(graph) = &model.graph else {
         return Err(Problems::one("model", "contains no graph", "the file is truncated or no ONNX model"));

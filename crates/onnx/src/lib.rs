@@ -19,6 +19,7 @@ pub mod proto;
 mod tensor;
 mod types;
 mod versions;
+mod wire;
 
 pub use data::{read_test_value, value_name, write_test_value};
 pub use export::{export, write, write_with};

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use infc::compile::{self, Compiled, Options, Report};
 use infc::{native, target};
 use infc_ir::{Graph, Problems};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -147,7 +148,7 @@ pub fn import(path: &Path) -> std::result::Result<Graph, Failure> {
 
 /// A file that is missing or cannot be opened is told apart from a bad model.
 pub fn readable(path: &Path) -> std::result::Result<(), Failure> {
-    match std::fs::File::open(path).and_then(|f| f.metadata()) {
+    match fs::File::open(path).and_then(|f| f.metadata()) {
         Ok(m) if m.is_dir() => Err(Failure {
             exit: Exit::Io,
             problems: Problems::one(path.display().to_string(), "is a folder", "give a file: FOLDER/model.onnx"),
@@ -271,7 +272,16 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> std::result::Result<(), Failure>
 /// Writes files (path, bytes, rights) whole or none of them: to temporary ones beside them, which are renamed when all are written.
 fn write_files<B: AsRef<[u8]>>(files: &[(PathBuf, B, u32)]) -> std::result::Result<(), Failure> {
     let mut written = vec![];
-    for (path, bytes, mode) in files {
+    // A pipe or a device is written to; a file that was renamed to it would replace it.
+    let special = |path: &Path| fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir());
+    for (path, bytes, _) in files.iter().filter(|f| special(&f.0)) {
+        fs::write(path, bytes.as_ref()).map_err(|e| Failure::io(path, &e))?;
+    }
+    let files: Vec<_> = files.iter().filter(|f| !special(&f.0)).collect();
+    for (path, bytes, mode) in &files {
+        if path.is_dir() {
+            return Err(Failure::io(path, &std::io::ErrorKind::IsADirectory.into()));
+        }
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let write = || -> std::io::Result<tempfile::NamedTempFile> {
             let mut file = tempfile::Builder::new().prefix(".infc-").tempfile_in(folder)?;
@@ -280,7 +290,7 @@ fn write_files<B: AsRef<[u8]>>(files: &[(PathBuf, B, u32)]) -> std::result::Resu
             #[cfg(unix)]
             {
                 use std::os::unix::fs::PermissionsExt;
-                file.as_file().set_permissions(std::fs::Permissions::from_mode(*mode))?;
+                file.as_file().set_permissions(fs::Permissions::from_mode(*mode))?;
             }
             let _ = mode;
             Ok(file)
@@ -288,9 +298,6 @@ fn write_files<B: AsRef<[u8]>>(files: &[(PathBuf, B, u32)]) -> std::result::Resu
         written.push(write().map_err(|e| Failure::io(path, &e))?);
     }
     for (file, (path, _, _)) in written.into_iter().zip(files) {
-        if path.is_dir() {
-            return Err(Failure::io(path, &std::io::ErrorKind::IsADirectory.into()));
-        }
         file.persist(path).map_err(|e| Failure::io(path, &e.error))?;
     }
     Ok(())

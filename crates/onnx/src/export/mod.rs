@@ -43,8 +43,12 @@ pub fn write(graph: &Graph, path: &Path) -> Result<(), Problems> {
 
 /// As [`write`], with another limit.
 pub fn write_with(graph: &Graph, path: &Path, inline_limit: usize) -> Result<(), Problems> {
-    let mut model = model(graph)?;
     let failed = |e: std::io::Error| Problems::one(path.display().to_string(), format!("cannot be written: {e}"), "");
+    if fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+        // A pipe or a device must not be replaced by a file.
+        return fs::write(path, export(graph)?).map_err(failed);
+    }
+    let mut model = model(graph)?;
     let name = path.file_name().ok_or_else(|| failed(std::io::Error::other("is no file name")))?.to_string_lossy().into_owned();
     let data = path.with_file_name(format!("{name}.data"));
     let external = model.encoded_len() > inline_limit;
