@@ -8,6 +8,7 @@ pub mod bisect;
 pub mod cases;
 pub mod compare;
 pub mod compile;
+pub mod effort;
 pub mod engine;
 pub mod inputs;
 pub mod loops_engine;

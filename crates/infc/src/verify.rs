@@ -4,6 +4,7 @@ use crate::bisect::{self, Finding};
 use crate::cases::Case;
 use crate::compare::{self, Outcome, Tolerance};
 use crate::compile;
+use crate::effort;
 use crate::engine::{self, Backend};
 use crate::inputs::{self, Source};
 use infc_ir::interp::Item;
@@ -28,6 +29,8 @@ pub struct Options {
     pub fixed: bool,
     /// Where outputs differ, look for the first node, pass or kernel where they part.
     pub bisect: bool,
+    /// Leave out models whose runs take more than so many million operations.
+    pub max_mflop: Option<f64>,
     /// How many models at a time.
     pub jobs: usize,
     /// Values of symbolic dims for made-up inputs; the others are 1.
@@ -45,6 +48,8 @@ pub enum Verdict {
     Failed(String),
     /// There is nothing to compare with.
     NoOutputs,
+    /// A run takes so many million operations, more than asked for.
+    TooLarge(f64),
 }
 
 /// What verification found about a model.
@@ -100,6 +105,11 @@ pub fn all(cases: &[Case], options: &Options, done: &mut dyn FnMut(&Report)) -> 
 /// Verifies a case. A panic on the way is a failure of this case.
 pub fn one(case: &Case, options: &Options) -> Report {
     let start = Instant::now();
+    let large = catch_panic(|| too_large(case, options));
+    if let Ok(Ok(Some(mflop))) = large {
+        let (worst, time) = (Outcome::default(), start.elapsed());
+        return Report { name: case.name.clone(), verdict: Verdict::TooLarge(mflop), sets: 0, worst, time };
+    }
     let (verdict, sets, worst) = match catch_panic(|| check(case, options)) {
         Ok(Ok((sets, worst))) => {
             let verdict = match &worst.fault {
@@ -113,6 +123,15 @@ pub fn one(case: &Case, options: &Options) -> Report {
         Err(panic) => (Verdict::Failed(format!("a bug in infc: {panic}")), 0, Outcome::default()),
     };
     Report { name: case.name.clone(), verdict, sets, worst, time: start.elapsed() }
+}
+
+/// The million operations of a run on the first data set, if that is more than the limit.
+fn too_large(case: &Case, options: &Options) -> Result<Option<f64>, Problems> {
+    let (Some(most), Some(set)) = (options.max_mflop, case.sets.first()) else { return Ok(None) };
+    let graph = infc_onnx::import(&case.model)?;
+    let inputs = set.read_inputs(&graph)?;
+    let mflop = effort::operations(&compile::lower(graph, &options.compile)?, &inputs) / 1e6;
+    Ok(Some(mflop).filter(|&m| m > most))
 }
 
 /// The number of sets compared, and the worst outcome.

@@ -333,6 +333,7 @@ impl Lower<'_> {
                 Ok(())
             }
             Meaning::Steps { steps, outputs } => {
+                self.check_indices(n, &steps, &facts, &describe, items)?;
                 // Operands that no step reads (a shape that inference has used up) need no tensor.
                 let mut sources: Vec<Option<Id>> = node.inputs.iter().map(|v| v.and_then(|v| self.get(v))).collect();
                 for (k, step) in steps.into_iter().enumerate() {

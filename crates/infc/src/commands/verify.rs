@@ -42,6 +42,9 @@ pub struct Args {
     /// passes, loops, machine code
     #[arg(long)]
     bisect: bool,
+    /// Leave out models that take more than so many million operations for their first data set; they are listed and not counted.
+    #[arg(long, value_name = "MFLOP", value_parser = tolerance)]
+    max_mflop: Option<f64>,
     /// Models at a time.
     #[arg(long, short, default_value_t = 2)]
     jobs: usize,
@@ -74,7 +77,7 @@ pub fn run(args: &Args) -> Result {
         }
         found.extend(cases::find(path)?);
     }
-    let Args { backend, rtol, atol, fixed, bisect, jobs, .. } = *args;
+    let Args { backend, rtol, atol, fixed, bisect, max_mflop, jobs, .. } = *args;
     let target =
         target::find(args.target.as_deref().unwrap_or("native")).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
     let options = Options {
@@ -83,6 +86,7 @@ pub fn run(args: &Args) -> Result {
         atol,
         fixed,
         bisect,
+        max_mflop,
         jobs,
         dims: args.dims.iter().cloned().collect(),
         compile: infc::Options::for_target(target),
@@ -123,6 +127,9 @@ fn line(r: &Report, width: usize, style: Style) -> String {
             let indent = " ".repeat(width + 20);
             format!("{}  {name:width$}  {}  {}", style.red("FAIL"), style.dim(&time), why.replace('\n', &format!("\n{indent}")))
         }
+        Verdict::TooLarge(mflop) => {
+            format!("{}     {name:width$}  left out: a run takes {mflop:.0} million operations", style.dim("-"))
+        }
         Verdict::NoOutputs => format!("{}     {name:width$}  no stored outputs to compare with", style.dim("-")),
     }
 }
@@ -132,6 +139,7 @@ fn as_json(r: &Report) -> serde_json::Value {
         Verdict::Passed => ("passed", None),
         Verdict::Failed(why) => ("failed", Some(why)),
         Verdict::NoOutputs => ("no_outputs", None),
+        Verdict::TooLarge(_) => ("too_large", None),
     };
     // JSON has no infinity: a difference that is no number is null.
     let error = Some(r.worst.error).filter(|e| e.is_finite());

@@ -5,12 +5,13 @@
 //! of the new dims is computed. In the node's steps these symbols become reads of the operand.
 
 use super::{Id, Item, Lower, Memory, Task};
-use infc_ir::compute::{Compute, Step};
+use infc_ir::compute::{Compute, Reducer, Step};
 use infc_ir::expr::Node as ExprNode;
-use infc_ir::graph::{Node, Region};
+use infc_ir::graph::{Def, Node, Region};
+use infc_ir::interp::run_step;
 use infc_ir::op::{Ctx, signature, sizes};
 use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
-use infc_ir::{DType, Expr, Fact, Op, TensorType, Type};
+use infc_ir::{DType, Expr, Fact, Op, Tensor, TensorType, Type};
 
 /// The most elements of an operand that are followed.
 const FOLLOWED: i64 = 64;
@@ -135,6 +136,90 @@ impl Lower<'_> {
             self.bind(symbol, all, Expr::from(k), None, items);
         }
         Ok(())
+    }
+
+    /// Counts the indices that lie outside of what they index, before a gather or scatter uses them: there must be none.
+    pub(super) fn check_indices(
+        &mut self,
+        n: Node,
+        steps: &[Step],
+        facts: &[Option<Fact>],
+        describe: &str,
+        items: &mut Vec<Item>,
+    ) -> Result<(), String> {
+        let op = &self.graph.node(n).op;
+        let indexed =
+            matches!(op, Op::Gather(_) | Op::GatherElements(_) | Op::GatherND(_) | Op::ScatterElements(_) | Op::ScatterND(_));
+        let [step] = steps else { return Ok(()) };
+        if !indexed || facts.iter().flatten().any(|f| f.ty.as_tensor().is_some_and(|t| t.dtype == DType::String)) {
+            return Ok(());
+        }
+        let (mut good, mut extents) = (Scalar::always(), step.dims());
+        let mut inside = |index: &[Scalar], dims: &[Expr]| {
+            for (&i, &d) in index.iter().zip(dims).filter(|(i, _)| i.as_index().is_none()) {
+                good = good.and(i.within(0, d));
+            }
+        };
+        match step {
+            Step::Scatter(s) => {
+                inside(&s.index, &s.dims);
+                extents = &s.updates;
+            }
+            other => other.scalars().iter().for_each(|s| {
+                s.visit(&mut |x| {
+                    let Kind::Read { source, index, guard: None } = x.kind() else { return };
+                    if let Some(t) = facts.get(*source as usize).and_then(|f| f.as_ref()?.ty.as_tensor()) {
+                        inside(index, &t.dims);
+                    }
+                })
+            }),
+        }
+        if good == Scalar::always() || self.constant_inside(n, good, extents) {
+            return Ok(());
+        }
+        // Only over the axes that the indices depend on.
+        let mut used: Vec<usize> = vec![];
+        good.visit(&mut |x| {
+            if let Kind::Index(e) = x.kind() {
+                used.extend((0..extents.len()).filter(|&v| e.uses_var(v as u32)));
+            }
+        });
+        used.sort_unstable();
+        used.dedup();
+        let place = |v: usize| used.iter().position(|&u| u == v).map_or(Expr::int(0), Expr::var);
+        let places: Vec<Expr> = (0..extents.len()).map(place).collect();
+        let bad = Scalar::unary(Unary::Not, good.subst(&places)).cast(DType::I64);
+        let axes: Vec<Expr> = used.iter().map(|&v| extents[v]).collect();
+        let count = Step::Compute(Compute::reduce(&[], &axes, Reducer::Sum, |_, _| bad, |_, sum| sum));
+        let sources: Vec<Option<Id>> =
+            self.graph.node(n).inputs.clone().into_iter().map(|v| v.and_then(|v| self.get(v))).collect();
+        let count = self.task(count, &sources, "check", describe, items)?;
+        self.loops += 1;
+        let symbol = Expr::sym(&format!("%outside{}", self.loops));
+        items.push(Item::Bind { symbol, from: count, bound: Some(Expr::product(axes)) });
+        let text = "the number of indices that lie outside of the data must be 0".to_owned();
+        items.push(Item::Require { left: symbol, right: Expr::int(0), or_one: false, node: describe.to_owned(), text });
+        Ok(())
+    }
+
+    /// True if constants alone decide a condition over axes of these extents, and it holds everywhere.
+    fn constant_inside(&self, n: Node, good: Scalar, extents: &[Expr]) -> bool {
+        let tensors: Vec<Option<Tensor>> = (self.graph.node(n).inputs.iter())
+            .map(|v| match v.map(|v| &self.graph.value(v).def) {
+                Some(Def::Constant(t)) => Some(t.clone()),
+                _ => None,
+            })
+            .collect();
+        let step = Step::Compute(Compute { dims: extents.to_vec(), reduction: None, value: good });
+        let known = step.sources().iter().all(|&s| tensors.get(s as usize).is_some_and(|t| t.is_some()));
+        let small = Expr::product(extents.iter().copied()).known().is_some_and(|n| n <= 1 << 20);
+        let mut sizes = true;
+        good.visit(&mut |x| {
+            if let Kind::Index(e) = x.kind() {
+                e.leaves(&mut |l| sizes &= !matches!(l.node(), ExprNode::Sym(_)));
+            }
+        });
+        known && small && sizes && run_step(&step, &tensors).is_ok_and(|t| t.to_ints().iter().all(|&g| g != 0))
     }
 
     /// Adds a task whose step reads `sources` by number; gives its result.
