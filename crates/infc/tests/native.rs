@@ -11,7 +11,7 @@ use infc_ir::Tensor;
 use infc_onnx::proto::ModelProto;
 use infc_runtime::{Model, Session, TensorRef};
 use kit::*;
-use object::{Object, ObjectSymbol};
+use object::{Object, ObjectSection, ObjectSymbol};
 use prost::Message as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -343,6 +343,15 @@ fn only_the_public_functions_are_seen_and_nothing_else_is_needed() {
     fs::write(dir.path("main.c"), c).expect("writable");
     dir.run("cc", &format!("{STRICT} main.c gru.o mlp.o -o main"), 0);
     dir.run(dir.path("main"), "", 0);
+}
+
+#[test]
+fn running_an_artifact_needs_no_llvm() {
+    let bytes = fs::read(env!("CARGO_BIN_EXE_infc")).expect("the command line");
+    let file = object::File::parse(&*bytes).expect("an executable");
+    let names = file.section_by_name(".dynstr").expect("names of libraries").data().expect("readable");
+    let has = |text: &[u8]| names.windows(text.len()).any(|w| w == text);
+    assert!(has(b"libc.so") && !has(b"libLLVM"), "LLVM is to be loaded when code is first generated");
 }
 
 #[test]

@@ -70,7 +70,8 @@ impl Tensor {
     /// From values in the 64-bit form of [`crate::eval`].
     pub fn from_values(dtype: DType, dims: impl Into<Vec<usize>>, values: impl IntoIterator<Item = u64>) -> Tensor {
         let width = dtype.bytes();
-        let mut bytes = vec![];
+        let values = values.into_iter();
+        let mut bytes = Vec::with_capacity(values.size_hint().0 * width);
         for v in values {
             bytes.extend_from_slice(&eval::to_memory(dtype, v).to_le_bytes()[..width]);
         }

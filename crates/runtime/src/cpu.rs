@@ -1,7 +1,6 @@
 //! What this machine can do, by LLVM's feature names, so that an artifact for another one is refused before any code runs.
 
 use crate::error::{Error, fail};
-use alloc::vec::Vec;
 use infc_artifact::container::Requirements;
 
 /// The instruction set architecture that this runtime was built for.
@@ -20,7 +19,7 @@ pub fn check(required: &Requirements) -> Result<(), Error> {
     if !required.arch.is_empty() && required.arch != ARCH {
         fail!(Machine, "the artifact is for {}, this machine is {ARCH}; compile the model for this machine", required.arch);
     }
-    let missing: Vec<&str> = required.features.iter().map(|f| f.as_str()).filter(|f| !has(f)).collect();
+    let missing = imp::missing(required.features.iter().map(|f| f.as_str()));
     if !missing.is_empty() {
         let all = required.features.join(", ");
         fail!(
@@ -34,7 +33,7 @@ pub fn check(required: &Requirements) -> Result<(), Error> {
 
 /// Whether the CPU has a feature and the operating system lets programs use it. Unknown features are absent.
 pub fn has(feature: &str) -> bool {
-    imp::has(feature)
+    imp::missing([feature].into_iter()).is_empty()
 }
 
 /// Whether [`has`] knows what the feature is; no artifact that requires another one can ever be loaded.
@@ -60,6 +59,7 @@ pub(crate) fn enable(required: &Requirements) -> Result<(), Error> {
 
 #[cfg(target_arch = "x86_64")]
 mod imp {
+    use alloc::vec::Vec;
     use core::arch::x86_64::{__cpuid_count, CpuidResult};
 
     #[derive(Clone, Copy)]
@@ -107,18 +107,23 @@ mod imp {
         ("prfchw", 0x8000_0001, 0, Ecx, 8, No), ("64bit", 0x8000_0001, 0, Edx, 29, No),
     ];
 
-    fn leaf(leaf: u32, subleaf: u32) -> CpuidResult {
+    /// What one CPU says of itself. `cpuid` traps in virtual machines, where each takes microseconds, so each leaf is read once.
+    struct Leaves([(u32, u32, CpuidResult); 4], u64);
+
+    fn read() -> Leaves {
         let zero = CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
-        if leaf > __cpuid_count(leaf & 0x8000_0000, 0).eax || subleaf > 0 && __cpuid_count(leaf, 0).eax < subleaf {
-            return zero;
-        }
-        __cpuid_count(leaf, subleaf)
+        let (most, most_extended) = (__cpuid_count(0, 0).eax, __cpuid_count(0x8000_0000, 0).eax);
+        let leaf = |known: bool, leaf: u32, subleaf: u32| if known { __cpuid_count(leaf, subleaf) } else { zero };
+        let (first, seventh) = (leaf(most >= 1, 1, 0), leaf(most >= 7, 7, 0));
+        let more = leaf(most >= 7 && seventh.eax >= 1, 7, 1);
+        let extended = leaf(most_extended >= 0x8000_0001, 0x8000_0001, 0);
+        Leaves([(1, 0, first), (7, 0, seventh), (7, 1, more), (0x8000_0001, 0, extended)], saved(first.ecx))
     }
 
     /// XCR0: which register state the operating system saves.
-    fn saved() -> u64 {
+    fn saved(ecx: u32) -> u64 {
         const OSXSAVE: u32 = 1 << 27;
-        if leaf(1, 0).ecx & OSXSAVE == 0 {
+        if ecx & OSXSAVE == 0 {
             return 0;
         }
         let (low, high): (u32, u32);
@@ -127,29 +132,36 @@ mod imp {
         u64::from(high) << 32 | u64::from(low)
     }
 
-    pub(super) fn knows(feature: &str) -> bool {
-        FEATURES.iter().any(|f| f.0 == feature)
+    /// Those of the features that the CPU lacks or the operating system does not support, and those that are not known.
+    pub(super) fn missing<'a>(features: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+        let Leaves(leaves, saved) = read();
+        let has = |feature: &str| {
+            FEATURES.iter().find(|f| f.0 == feature).is_some_and(|&(_, number, subleaf, reg, bit, os)| {
+                let leaf = leaves.iter().find(|l| (l.0, l.1) == (number, subleaf));
+                let value = leaf.map_or(0, |(_, _, r)| match reg {
+                    Eax => r.eax,
+                    Ebx => r.ebx,
+                    Ecx => r.ecx,
+                    Edx => r.edx,
+                });
+                value >> bit & 1 == 1 && (os == No || saved & os as u64 == os as u64)
+            })
+        };
+        features.filter(|f| !has(f)).collect()
     }
 
-    pub(super) fn has(feature: &str) -> bool {
-        FEATURES.iter().find(|f| f.0 == feature).is_some_and(|&(_, number, subleaf, reg, bit, os)| {
-            let r = leaf(number, subleaf);
-            let value = match reg {
-                Eax => r.eax,
-                Ebx => r.ebx,
-                Ecx => r.ecx,
-                Edx => r.edx,
-            };
-            value >> bit & 1 == 1 && (os == No || saved() & os as u64 == os as u64)
-        })
+    pub(super) fn knows(feature: &str) -> bool {
+        FEATURES.iter().any(|f| f.0 == feature)
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 mod imp {
-    /// Only what every machine of the architecture has.
-    pub(super) fn has(feature: &str) -> bool {
-        cfg!(target_arch = "aarch64") && matches!(feature, "neon" | "fp-armv8")
+    use alloc::vec::Vec;
+
+    /// All but what every machine of the architecture has.
+    pub(super) fn missing<'a>(features: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+        features.filter(|f| !(cfg!(target_arch = "aarch64") && matches!(*f, "neon" | "fp-armv8"))).collect()
     }
     /// Features of other architectures are not listed here.
     pub(super) fn knows(_: &str) -> bool {

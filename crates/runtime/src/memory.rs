@@ -9,7 +9,18 @@ use infc_artifact::abi::ALIGN;
 pub(crate) struct Aligned {
     start: NonNull<u8>,
     bytes: usize,
+    /// What holds a large block.
+    #[cfg(feature = "std")]
+    map: Option<memmap2::MmapMut>,
 }
+
+/// Blocks from here on are pages of their own, which the operating system gives as zeros.
+#[cfg(feature = "std")]
+const LARGE: usize = 128 << 10;
+/// Up to here all pages are taken at once, which is several times faster than one by one as they are touched. Larger blocks may be
+/// bounds that a run does not reach.
+#[cfg(feature = "std")]
+const AT_ONCE: usize = 64 << 20;
 
 // Safety: it owns its memory, as a `Vec<u8>` does.
 unsafe impl Send for Aligned {}
@@ -24,7 +35,12 @@ const _: () = assert!(align_of::<Nothing>() == ALIGN);
 impl Default for Aligned {
     fn default() -> Aligned {
         // Never read or written, as it has no bytes; aligned as kernels expect.
-        Aligned { start: NonNull::from(&NOTHING).cast(), bytes: 0 }
+        Aligned {
+            start: NonNull::from(&NOTHING).cast(),
+            bytes: 0,
+            #[cfg(feature = "std")]
+            map: None,
+        }
     }
 }
 
@@ -34,12 +50,37 @@ impl Aligned {
         if bytes == 0 {
             return Ok(Aligned::default());
         }
+        #[cfg(feature = "std")]
+        if let Some(large) = usize::try_from(bytes).ok().filter(|&b| b >= LARGE) {
+            return Aligned::pages(large);
+        }
         let layout = usize::try_from(bytes).ok().and_then(|b| Layout::from_size_align(b, ALIGN).ok());
         // Safety: the layout has a size that is not zero.
         let start = layout.and_then(|l| NonNull::new(unsafe { alloc_zeroed(l) }));
         match (start, layout) {
-            (Some(start), Some(layout)) => Ok(Aligned { start, bytes: layout.size() }),
+            (Some(start), Some(layout)) => Ok(Aligned {
+                start,
+                bytes: layout.size(),
+                #[cfg(feature = "std")]
+                map: None,
+            }),
             _ => fail!(Memory, "out of memory: {bytes} bytes are needed"),
+        }
+    }
+    #[cfg(feature = "std")]
+    fn pages(bytes: usize) -> Result<Aligned, Error> {
+        let map = memmap2::MmapMut::map_anon(bytes).ok();
+        #[cfg(target_os = "linux")]
+        if let Some(map) = &map {
+            // Both are hints, which older systems do not take.
+            let _ = map.advise(memmap2::Advice::HugePage);
+            if bytes <= AT_ONCE {
+                let _ = map.advise(memmap2::Advice::PopulateWrite);
+            }
+        }
+        match map.and_then(|mut map| Some((NonNull::new(map.as_mut_ptr())?, map))) {
+            Some((start, map)) => Ok(Aligned { start, bytes, map: Some(map) }),
+            None => fail!(Memory, "out of memory: {bytes} bytes are needed"),
         }
     }
     /// Makes it at least this large. If it grows, its contents become zeros.
@@ -79,6 +120,10 @@ impl Aligned {
 
 impl Drop for Aligned {
     fn drop(&mut self) {
+        #[cfg(feature = "std")]
+        if self.map.is_some() {
+            return;
+        }
         if self.bytes > 0 {
             // Safety: allocated in `zeroed` with this layout.
             unsafe { dealloc(self.start.as_ptr(), Layout::from_size_align_unchecked(self.bytes, ALIGN)) }

@@ -3,9 +3,10 @@
 //! A kernel becomes LLVM assembly text (`emit`, `access`, `index`, `ops`, `narrow`, over the writer in `ir`), LLVM optimises it
 //! and writes an object (`codegen`), and the object becomes one position-independent image (`image`). An object file for other
 //! linkers has that image, the constants and a driver made from the program's steps (`driver`, `object`). Knows loops, no graph and no
-//! ONNX. The emitted code calls no library: everything without an instruction is expanded here or in `helpers`.
+//! ONNX. LLVM's library is loaded when it is first needed (`library`). The emitted code calls no library: everything without an
+//! instruction is expanded here or in `helpers`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod access;
 mod codegen;
@@ -15,6 +16,8 @@ mod helpers;
 mod image;
 mod index;
 mod ir;
+#[allow(unsafe_code, reason = "calls functions that are found at run time")]
+mod library;
 mod machines;
 mod narrow;
 mod object;
@@ -51,7 +54,14 @@ impl Llvm {
 
 /// Whether LLVM reads and accepts assembly text, as that of [`Backend::emit_text`]; the error is LLVM's.
 pub fn check_text(text: &str) -> Result<(), String> {
+    library::load()?;
     codegen::check_text(text)
+}
+
+/// LLVM must be there before any code is generated.
+fn library() -> Result<(), Problems> {
+    let help = "install LLVM (Debian, Ubuntu: apt-get install llvm-22, or the version that this compiler was built for)";
+    library::load().map_err(|e| Problems::one("LLVM", e, help))
 }
 
 impl Backend for Llvm {
@@ -60,6 +70,7 @@ impl Backend for Llvm {
     }
 
     fn emit(&self, kernels: &[Kernel]) -> Result<Code, Problems> {
+        library()?;
         let (modules, scratch) = codegen::compile(kernels, &self.target)?;
         let (mut bytes, mut entries) = (vec![], vec![]);
         for module in modules {
@@ -98,6 +109,7 @@ impl Backend for Llvm {
     }
 
     fn emit_text(&self, kernels: &[Kernel], kind: &str) -> Result<String, Problems> {
+        library()?;
         match kind {
             "llvm-ir" => codegen::llvm_ir(kernels, &self.target, false),
             "llvm-ir-opt" => codegen::llvm_ir(kernels, &self.target, true),
