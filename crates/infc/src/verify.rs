@@ -156,8 +156,10 @@ fn check(case: &Case, options: &Options) -> Result<(usize, Outcome), Problems> {
             engine = Some(engine::prepare(graph.clone(), options.backend, &compile).map_err(named)?);
         }
         let engine = engine.as_mut().expect("made above, or for this set");
-        let got = engine.run(&inputs).map_err(named)?;
         let want = set.read_outputs(&graph).map_err(named)?;
+        let find =
+            || bisect::find(&graph, &inputs, Some(&want), options.backend, &set_options(&graph, &inputs, options), allowed);
+        let got = engine.run(&inputs).map_err(|p| if options.bisect { located(p, find()) } else { p }).map_err(named)?;
         for (i, want) in want.iter().enumerate() {
             let name = &graph.value(graph.outputs()[i]).name;
             let mut outcome = compare::compare(name, &got[i], want, kinds[i], allowed);
@@ -165,8 +167,7 @@ fn check(case: &Case, options: &Options) -> Result<(usize, Outcome), Problems> {
             worst = worst.worse(outcome);
         }
         if options.bisect && found.is_none() && worst.fault.is_some() {
-            let compile = set_options(&graph, &inputs, options);
-            found = Some(bisect::find(&graph, &inputs, Some(&want), options.backend, &compile, allowed));
+            found = Some(find());
         }
         sets += 1;
     }
@@ -182,16 +183,31 @@ fn set_options(graph: &Graph, inputs: &[Item], options: &Options) -> compile::Op
     compile
 }
 
+type Found = Result<Option<Finding>, Problems>;
+
+/// What bisection found, in a line.
+fn place(found: Found) -> String {
+    match found {
+        Ok(Some(finding)) => finding.to_string(),
+        Ok(None) => "the links agree when they are run one by one: what is wrong is kept between runs".to_owned(),
+        Err(problems) => format!("no place was found: {problems}"),
+    }
+}
+
 /// Adds to what is wrong what bisection found, for the first inputs with a difference.
-fn explained(mut outcome: Outcome, found: Option<Result<Option<Finding>, Problems>>) -> Outcome {
-    let more = match found {
-        None => return outcome,
-        Some(Ok(Some(finding))) => finding.to_string(),
-        Some(Ok(None)) => "the links agree when they are run one by one: what is wrong is kept between runs".to_owned(),
-        Some(Err(problems)) => format!("no place was found: {problems}"),
-    };
-    outcome.fault = outcome.fault.map(|fault| format!("{fault}\n{more}"));
+fn explained(mut outcome: Outcome, found: Option<Found>) -> Outcome {
+    if let (Some(fault), Some(found)) = (&mut outcome.fault, found) {
+        *fault += &format!("\n{}", place(found));
+    }
     outcome
+}
+
+/// Adds what bisection found to why a run stopped.
+fn located(mut problems: Problems, found: Found) -> Problems {
+    if let Some(last) = problems.0.last_mut() {
+        last.message += &format!("\n{}", place(found));
+    }
+    problems
 }
 
 /// How many seeds a model alone is tried with.
