@@ -1,11 +1,16 @@
 #!/usr/bin/env python3
-"""Writes the node tests that the `onnx` package generates at run time as folders in ONNX's test layout.
+"""Writes the node tests that the `onnx` package generates at run time as an archive of folders in ONNX's test layout.
 
-Usage: generate.py OUT_DIR      (needs: pip install onnx==1.23.2 pillow ml_dtypes)
+Usage: generate.py OUT.tar.xz      (needs: pip install onnx==1.23.2 pillow ml_dtypes)
+
+A folder has model.onnx, tol.json, and input_<j>.pb and output_<j>.pb for each data set. The archive holds no times or owners and its
+files in order, so that it depends on nothing but the package.
 """
+import io
 import json
-import pathlib
+import lzma
 import sys
+import tarfile
 
 from onnx import TensorProto, numpy_helper
 from onnx.backend.test.loader import load_model_tests
@@ -23,25 +28,27 @@ def to_proto(value, info):
     return convert(value, info.name)
 
 
-def write(case, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.onnx").write_bytes(case.model.SerializeToString())
-    (folder / "tol.json").write_text(json.dumps({"rtol": case.rtol, "atol": case.atol}))
+def files(case):
+    """The files of a test, by path."""
+    yield f"{case.name}/model.onnx", case.model.SerializeToString()
+    yield f"{case.name}/tol.json", json.dumps({"rtol": case.rtol, "atol": case.atol}).encode()
     graph = case.model.graph
     for number, (inputs, outputs) in enumerate(case.data_sets or []):
-        data = folder / f"test_data_set_{number}"
-        data.mkdir(exist_ok=True)
         for role, values, infos in (("input", inputs, graph.input), ("output", outputs, graph.output)):
             for j, (value, info) in enumerate(zip(values, infos)):
-                (data / f"{role}_{j}.pb").write_bytes(to_proto(value, info).SerializeToString())
+                path = f"{case.name}/test_data_set_{number}/{role}_{j}.pb"
+                yield path, to_proto(value, info).SerializeToString()
 
 
 def main():
-    out = pathlib.Path(sys.argv[1])
     cases = load_model_tests(kind="node")
-    for case in cases:
-        write(case, out / case.name)
-    print(f"{len(cases)} tests in {out}")
+    everything = sorted(file for case in cases for file in files(case))
+    with lzma.open(sys.argv[1], "wb", preset=9 | lzma.PRESET_EXTREME) as out, tarfile.open(fileobj=out, mode="w") as archive:
+        for path, data in everything:
+            info = tarfile.TarInfo(path)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    print(f"{len(cases)} tests in {sys.argv[1]}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ pub mod compare;
 pub mod compile;
 pub mod effort;
 pub mod engine;
+pub mod gaps;
 pub mod inputs;
 pub mod loops_engine;
 pub mod native;

@@ -46,6 +46,8 @@ pub enum Verdict {
     Passed,
     /// Something is wrong: what, in a line or more.
     Failed(String),
+    /// Something is wrong, and the list of gaps says so: its reason.
+    Gap(String),
     /// There is nothing to compare with.
     NoOutputs,
     /// A run takes so many million operations, more than asked for.
@@ -70,8 +72,8 @@ pub struct Report {
 /// Stack of a thread that works on a model: deeply nested expressions are recursive.
 const STACK: usize = 256 << 20;
 
-/// Verifies all cases; `done` gets the reports in order.
-pub fn all(cases: &[Case], options: &Options, done: &mut dyn FnMut(&Report)) -> Vec<Report> {
+/// Verifies all cases; `done` gets the reports in order, and may judge anew.
+pub fn all(cases: &[Case], options: &Options, done: &mut dyn FnMut(&mut Report)) -> Vec<Report> {
     let next = AtomicUsize::new(0);
     let (send, receive) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -93,7 +95,7 @@ pub fn all(cases: &[Case], options: &Options, done: &mut dyn FnMut(&Report)) -> 
         let mut told = 0;
         for (i, report) in receive {
             reports[i] = Some(report);
-            while let Some(Some(report)) = reports.get(told) {
+            while let Some(Some(report)) = reports.get_mut(told) {
                 done(report);
                 told += 1;
             }

@@ -321,7 +321,11 @@ impl<'m> Importer<'m> {
                 continue; // a default value, which we take as the value
             }
             let at = format!("input '{name}'");
-            let read = |d: &dimension::Value, axis: usize| Ok(input_dim(d, axis, name, &params));
+            let list = is_list_of_ints(input);
+            let read = |d: &dimension::Value, axis: usize| match d {
+                dimension::Value::DimValue(0) if list => Ok(Expr::int(0)),
+                d => Ok(input_dim(d, axis, name, &params)),
+            };
             let declared = input.r#type.as_ref().ok_or_else(|| Fault("no type is declared".into()));
             let named = match declared.and_then(|t| types::from_proto(t, name, &mut { read })) {
                 Ok(ty) => {
@@ -403,6 +407,15 @@ impl<'m> Importer<'m> {
 fn has_initializer(g: &GraphProto, name: &str) -> bool {
     let sparse = g.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
     g.initializer.iter().chain(sparse).any(|t| t.name() == name)
+}
+
+/// Of a list of integers (axes, sizes) length 0 means that it is empty.
+fn is_list_of_ints(input: &ValueInfoProto) -> bool {
+    let Some(crate::proto::type_proto::Value::TensorType(t)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+        return false;
+    };
+    let dtype = infc_ir::DType::from_onnx(t.elem_type.unwrap_or(0));
+    dtype.is_some_and(|d| d.is_int()) && t.shape.as_ref().is_some_and(|s| s.dim.len() == 1)
 }
 
 /// A declared dim of an input. 0 and negative numbers are how some exporters say "unknown".

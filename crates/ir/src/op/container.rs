@@ -118,3 +118,33 @@ impl OpDef for SequenceMap {
         Ok(Meaning::Control)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::testing::*;
+    use super::*;
+
+    #[test]
+    fn elements_of_a_sequence() {
+        let fact = |t: &str| Fact::of(t.parse::<Type>().unwrap());
+        let insert =
+            |list: &str, x: &str| fact_of(SequenceInsert {}, &[fact(list), fact(x)]).map_or_else(|f| f.0, |f| f.ty.to_string());
+        assert_eq!(fact_of(SequenceEmpty { dtype: Some(1) }, &[]).unwrap().ty.to_string(), "seq(nothing(f32))");
+        assert_eq!(insert("seq(nothing(f32))", "f32[n, 3]"), "seq(f32[n, 3])");
+        assert_eq!(insert("seq(f32[n, 3])", "f32[n, 3]"), "seq(f32[n, 3])");
+        assert_eq!(insert("seq(f32[3])", "f32[]"), "seq(any(f32))");
+        assert_eq!(insert("seq(any(f32))", "f32[3]"), "seq(any(f32))");
+        assert_eq!(insert("seq(f32[3])", "i64[3]"), "elements of types i64[3] and f32[3] cannot be in one sequence");
+        assert_eq!(insert("f32[3]", "f32[3]"), "operand 0 is f32[3], a sequence is needed");
+    }
+
+    #[test]
+    fn an_optional_has_a_type() {
+        let empty = |ty: Option<&str>| {
+            let op = Optional { r#type: ty.map(|t| t.parse().unwrap()) };
+            fact_of(op, &[]).map_or_else(|f| f.0, |f| f.ty.to_string())
+        };
+        assert_eq!(empty(Some("seq(f32[5])")), "optional(seq(f32[5]))");
+        assert_eq!(empty(None), "has neither an operand nor the attribute 'type'");
+    }
+}

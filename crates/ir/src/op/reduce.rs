@@ -13,51 +13,99 @@ gaps! {}
 pub(super) struct Reduced {
     /// Operand dims.
     dims: Vec<Expr>,
-    /// For each axis: is it reduced?
-    gone: Vec<bool>,
+    /// For each axis: 1 if it is reduced, else 0. An expression of the elements of operand 1 if those are data.
+    gone: Vec<Expr>,
     keepdims: bool,
+    /// Rank of the result.
+    left: usize,
+}
+
+/// 1 if `a` is `b`, else 0.
+fn same(a: Expr, b: Expr) -> Expr {
+    Expr::int(1) - (a - b).max(b - a).min(Expr::int(1))
 }
 
 impl Reduced {
     /// From normalised axes.
     pub(super) fn new(dims: &[Expr], axes: &[usize], keepdims: bool) -> Reduced {
-        Reduced { dims: dims.to_vec(), gone: (0..dims.len()).map(|i| axes.contains(&i)).collect(), keepdims }
+        let gone: Vec<Expr> = (0..dims.len()).map(|i| Expr::int(i64::from(axes.contains(&i)))).collect();
+        let left = if keepdims { dims.len() } else { gone.iter().filter(|g| g.is(0)).count() };
+        Reduced { dims: dims.to_vec(), gone, keepdims, left }
+    }
+    /// From axes that only the data tells. They must be distinct.
+    fn open(dims: &[Expr], axes: &[Expr], keepdims: bool) -> Reduced {
+        let rank = dims.len();
+        let chosen = |i: usize| axes.iter().fold(Expr::int(0), |n, &a| n + same(a, i.into()) + same(a + rank as i64, i.into()));
+        let gone = (0..rank).map(|i| chosen(i).min(Expr::int(1))).collect();
+        Reduced { dims: dims.to_vec(), gone, keepdims, left: if keepdims { rank } else { rank.saturating_sub(axes.len()) } }
+    }
+    /// 1 if operand axis `axis` is the result's axis `j`, else 0.
+    fn becomes(&self, axis: usize, j: usize) -> Expr {
+        let kept = |i: usize| Expr::int(1) - self.gone[i];
+        let place = (0..axis).fold(Expr::int(0), |n, i| n + kept(i));
+        if self.keepdims { Expr::int(i64::from(axis == j)) } else { kept(axis) * same(place, j.into()) }
     }
     /// Dims of the result.
     pub(super) fn out(&self) -> Vec<Expr> {
-        let pairs = self.dims.iter().zip(&self.gone);
-        pairs.filter(|(_, gone)| self.keepdims || !**gone).map(|(&d, &gone)| if gone { Expr::int(1) } else { d }).collect()
+        let extent = |i: usize| if self.keepdims { self.dims[i] - self.gone[i] * (self.dims[i] - 1) } else { self.dims[i] };
+        let dim = |j: usize| (0..self.dims.len()).fold(Expr::int(0), |sum, i| sum + self.becomes(i, j) * extent(i));
+        (0..self.left).map(dim).collect()
     }
-    /// Extents of the reduction axes.
+    /// Extents of the reduction axes: those of all axes that may be reduced.
     pub(super) fn extents(&self) -> Vec<Expr> {
-        self.dims.iter().zip(&self.gone).filter(|(_, gone)| **gone).map(|(&d, _)| d).collect()
+        self.dims.iter().zip(&self.gone).filter(|(_, gone)| !gone.is(0)).map(|(&d, _)| d).collect()
     }
     /// Number of elements that each result is made of.
     pub(super) fn count(&self) -> Expr {
-        Expr::product(self.extents())
+        Expr::product(self.dims.iter().zip(&self.gone).map(|(&d, &gone)| if gone.is(1) { d } else { gone * (d - 1) + 1 }))
     }
     /// Index of the operand at result axes `outer` and reduction axes `inner`.
     pub(super) fn index(&self, outer: &[Expr], inner: &[Expr]) -> Vec<Expr> {
-        let (mut o, mut i) = (outer.iter(), inner.iter());
-        let mut pick = |gone: bool| {
-            if gone {
-                if self.keepdims {
-                    o.next();
-                }
-                *i.next().expect("one variable for each reduced axis")
-            } else {
-                *o.next().expect("one variable for each kept axis")
+        let mut inner = inner.iter();
+        let mut at = |i: usize| {
+            let taken = (0..self.left).fold(Expr::int(0), |sum, j| sum + self.becomes(i, j) * outer[j]);
+            match self.gone[i] {
+                g if g.is(0) => taken,
+                g if g.is(1) => *inner.next().expect("one variable for each reduced axis"),
+                g => taken + g * *inner.next().expect("one variable for each axis that may be reduced"),
             }
         };
-        self.gone.iter().map(|&gone| pick(gone)).collect()
+        (0..self.dims.len()).map(&mut at).collect()
+    }
+    /// Where axes are data, one that is not reduced counts at the first position of its reduction axis only.
+    fn counts(&self, inner: &[Expr]) -> Scalar {
+        let open = self.gone.iter().filter(|g| !g.is(0)).zip(inner).filter(|(g, _)| !g.is(1));
+        open.fold(Scalar::always(), |all, (&g, &i)| all.and(Scalar::index((Expr::int(1) - g) * i).eq_to(Scalar::index(0))))
+    }
+}
+
+impl Reduced {
+    /// `body` of the operand's element in dtype `wide`; what does not count is the identity of `kind`.
+    fn element(
+        &self,
+        t: &TensorType,
+        wide: DType,
+        outer: &[Expr],
+        inner: &[Expr],
+        kind: Reducer,
+        body: &dyn Fn(Scalar) -> Scalar,
+    ) -> Scalar {
+        let counts = self.counts(inner);
+        let index = self.index(outer, inner).into_iter().map(Scalar::index);
+        let x = Scalar::read_if(0, index, counts, Scalar::number(t.dtype, 0.0)).cast(wide);
+        let value = body(x);
+        Scalar::select(counts, value, kind.identity(value.dtype()))
     }
 }
 
 /// The axes from operand 1; all if there are none and that is no no-op.
 fn reduced(cx: &Ctx, keepdims: bool, noop: bool) -> Result<Reduced, Fault> {
     let dims = cx.dims(0)?;
-    let given = if cx.has(1) { cx.known_ints(1)? } else { vec![] };
-    let mut axes = given.iter().map(|&a| normal_axis(a, dims.len())).collect::<Result<Vec<_>, _>>()?;
+    let given = if cx.has(1) { cx.ints(1)? } else { vec![] };
+    let Some(known) = given.iter().map(|e| e.known()).collect::<Option<Vec<i64>>>() else {
+        return Ok(Reduced::open(dims, &given, keepdims));
+    };
+    let mut axes = known.iter().map(|&a| normal_axis(a, dims.len())).collect::<Result<Vec<_>, _>>()?;
     if axes.is_empty() && !noop {
         axes = (0..dims.len()).collect();
     }
@@ -92,6 +140,7 @@ fn open_dims(cx: &Ctx, op: &str, keepdims: bool, noop: bool) -> Result<Vec<Expr>
 fn reduce_step(
     t: &TensorType,
     r: &Reduced,
+    out: &[Expr],
     wide: DType,
     kind: Reducer,
     body: impl Fn(Scalar) -> Scalar,
@@ -99,10 +148,10 @@ fn reduce_step(
 ) -> Step {
     let count = Scalar::index(r.count());
     Step::Compute(Compute::reduce(
-        &r.out(),
+        out,
         &r.extents(),
         kind,
-        |outer, inner| body(Scalar::read_at(t.dtype, 0, &r.index(outer, inner)).cast(wide)),
+        |outer, inner| r.element(t, wide, outer, inner, kind, &body),
         |_, acc| finish(acc, count).cast(t.dtype),
     ))
 }
@@ -119,15 +168,15 @@ macro_rules! reductions {
                 }
                 let r = reduced(cx, self.keepdims, self.noop_with_empty_axes)?;
                 // Of a small integer vector, reduced to one element.
-                let $e = cx.fact(0)?.ints.as_deref().filter(|_| t.rank() == 1 && r.gone[0]);
+                let $e = cx.fact(0)?.ints.as_deref().filter(|_| t.rank() == 1 && r.gone[0].is(1));
                 let ints: Option<Expr> = $int;
                 Ok(vec![Fact::tensor(t.dtype, r.out()).with_ints(ints.map(|e| vec![e]))])
             }
-            fn meaning(&self, cx: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+            fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
                 let r = reduced(cx, self.keepdims, self.noop_with_empty_axes)?;
-                let t = cx.tensor(0)?;
+                let (t, out) = (cx.tensor(0)?, Ctx::out(outs, 0)?);
                 let wide = arithmetic(stringify!($name), t.dtype);
-                let step = reduce_step(t, &r, wide, Reducer::$kind, |$x| $body, |$acc, $n| { let _ = $n; $finish });
+                let step = reduce_step(t, &r, &out.dims, wide, Reducer::$kind, |$x| $body, |$acc, $n| { let _ = $n; $finish });
                 Ok(Meaning::one(cx.inputs.len(), step))
             }
         }
@@ -169,20 +218,24 @@ impl OpDef for ReduceLogSumExp {
         Ok(vec![Fact::tensor(t.dtype, dims)])
     }
     /// m + ln(sum(e^(x - m))) with m the largest element (0 where that is infinite).
-    fn meaning(&self, cx: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+    fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
         let r = reduced(cx, self.keepdims, self.noop_with_empty_axes)?;
         let (t, n) = (cx.tensor(0)?, cx.inputs.len());
         let wide = arithmetic("ReduceLogSumExp", t.dtype);
-        let (out, extents) = (r.out(), r.extents());
-        let read = |o: &[Expr], i: &[Expr]| Scalar::read_at(t.dtype, 0, &r.index(o, i)).cast(wide);
-        let largest =
-            Compute::reduce(&out, &extents, Reducer::Max, read, |_, acc| Scalar::select(un(U::IsInf, acc), num(acc, 0.0), acc));
+        let (out, extents) = (&Ctx::out(outs, 0)?.dims, r.extents());
+        let largest = Compute::reduce(
+            out,
+            &extents,
+            Reducer::Max,
+            |o, i| r.element(t, wide, o, i, Reducer::Max, &|x| x),
+            |_, acc| Scalar::select(un(U::IsInf, acc), num(acc, 0.0), acc),
+        );
         let m = |o: &[Expr]| Scalar::read_at(wide, n, o);
         let sum = Compute::reduce(
-            &out,
+            out,
             &extents,
             Reducer::Sum,
-            |o, i| un(U::Exp, read(o, i) - m(o)),
+            |o, i| r.element(t, wide, o, i, Reducer::Sum, &|x| un(U::Exp, x - m(o))),
             |o, acc| (un(U::Log, acc) + m(o)).cast(t.dtype),
         );
         Ok(Meaning::Steps { steps: vec![Step::Compute(largest), Step::Compute(sum)], outputs: vec![n as u32 + 1] })
@@ -252,19 +305,34 @@ fn running(cx: &Ctx, exclusive: bool, reverse: bool, combine: B) -> Result<Meani
     let wide = t.dtype.accumulator();
     let init = Scalar::number(wide, if combine == B::Mul { 1.0 } else { 0.0 });
     let body = Scalar::read_at(t.dtype, 0, &axes(t.rank())).cast(wide);
+    let along = |axis: usize| Step::Prefix(Prefix { dims: t.dims.clone(), axis, reverse, exclusive, combine, init, body });
     let axis = running_axis(cx)?;
-    let mut steps = vec![Step::Prefix(Prefix { dims: t.dims.clone(), axis, reverse, exclusive, combine, init, body })];
-    if wide != t.dtype {
-        steps.push(Step::Compute(Compute::map(&t.dims, |v| Scalar::read_at(wide, 2, v).cast(t.dtype))));
+    // Where the axis is data, all of them are gone along, and the right one is taken.
+    let choices: Vec<usize> = match axis.known() {
+        Some(axis) => vec![normal_axis(axis, t.rank())?],
+        None => (0..t.rank()).collect(),
+    };
+    let mut steps: Vec<Step> = choices.iter().map(|&a| along(a)).collect();
+    if wide != t.dtype || choices.len() > 1 {
+        steps.push(Step::Compute(Compute::map(&t.dims, |v| {
+            let made = (0..choices.len()).map(|k| Scalar::read_at(wide, 2 + k, v));
+            let is = |k: usize| same(axis, k.into()) + same(axis + t.rank() as i64, k.into());
+            let pick = |(k, last): (usize, Scalar), x: Scalar| {
+                (k + 1, Scalar::select(Scalar::index(is(k)).eq_to(Scalar::index(1)), x, last))
+            };
+            let first = made.clone().next().expect("at least one axis");
+            made.fold((0, first), pick).1.cast(t.dtype)
+        })));
     }
     let last = 1 + steps.len() as u32;
     Ok(Meaning::Steps { steps, outputs: vec![last] })
 }
 
-fn running_axis(cx: &Ctx) -> Result<usize, Fault> {
-    match cx.known_ints(1)?[..] {
-        [axis] => normal_axis(axis, cx.tensor(0)?.rank()),
-        _ => Err(fault!("operand 1 is {}; one axis is needed", cx.tensor(1)?)),
+/// The axis that operand 1 holds, in range if it is known.
+fn running_axis(cx: &Ctx) -> Result<Expr, Fault> {
+    match (&cx.ints(1)?[..], cx.tensor(0)?.rank()) {
+        (&[axis], rank @ 1..) => axis.known().map_or(Ok(axis), |a| normal_axis(a, rank).map(|_| axis)),
+        _ => Err(fault!("operand 1 is {} for {}; one axis is needed", cx.tensor(1)?, cx.tensor(0)?)),
     }
 }
 
@@ -400,5 +468,28 @@ mod tests {
         let shape = Fact::tensor(DType::I64, [Expr::int(2)]).with_ints(Some(vec![Expr::sym("n"), Expr::int(4)]));
         let size = fact_of(ReduceProd { keepdims: false, noop_with_empty_axes: false }, &[shape]).unwrap();
         assert_eq!(size.ints, Some(vec![Expr::sym("n") * 4]));
+    }
+
+    /// The axis as a variable: everything about the result is an expression of them that is right for each value.
+    #[test]
+    fn axes_that_are_data() {
+        let dims = [2, 3, 5].map(Expr::int);
+        for (keepdims, axis) in [(true, 1), (false, 1), (false, -1), (true, -3)] {
+            let open = Reduced::open(&dims, &[Expr::var(9)], keepdims);
+            let known = Reduced::new(&dims, &[normal_axis(axis, 3).unwrap()], keepdims);
+            let at = |e: Expr| e.map(&|l| if l == Expr::var(9) { Expr::int(axis) } else { l });
+            assert_eq!(open.out().into_iter().map(at).collect::<Vec<_>>(), known.out(), "axis {axis}");
+            assert_eq!((at(open.count()), open.extents()), (known.count(), dims.to_vec()));
+            let outer: Vec<Expr> = (0..known.out().len()).map(Expr::var).collect();
+            let inner = [Expr::sym("x"), Expr::sym("y"), Expr::sym("z")];
+            let chosen = [inner[normal_axis(axis, 3).unwrap()]];
+            // A kept dimension is indexed by `outer` alone; a reduced one has extent 1 there, index 0.
+            let zero = |e: Expr| {
+                let gone = Expr::var(normal_axis(axis, 3).unwrap());
+                if keepdims { e.map(&|l| if l == gone { Expr::int(0) } else { l }) } else { e }
+            };
+            let got: Vec<Expr> = open.index(&outer, &inner).into_iter().map(|e| zero(at(e))).collect();
+            assert_eq!(got, known.index(&outer, &chosen), "axis {axis}");
+        }
     }
 }

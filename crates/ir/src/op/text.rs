@@ -274,3 +274,46 @@ impl OpDef for CategoryMapper {
         Ok(self.table(cx.dtype(0)? == DType::String)?.meaning())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::testing::*;
+    use super::*;
+
+    fn words(list: &[&str]) -> Tensor {
+        Tensor::from_strings([list.len()], list.iter().map(|s| bytes::Bytes::copy_from_slice(s.as_bytes())))
+    }
+    fn matches(pattern: &str, list: &[&str]) -> Result<Vec<i64>, String> {
+        let op = RegexFullMatch { pattern: Some(pattern.to_owned()) }.into();
+        crate::interp::eval_op(&op, &[Some(words(list))], 1).map(|t| t[0].to_ints()).map_err(|f| f.0)
+    }
+
+    #[test]
+    fn the_whole_string_must_match() {
+        assert_eq!(matches("a|b+", &["a", "bb", "ab", ""]).unwrap(), [1, 1, 0, 0]);
+        assert!(matches("(", &["a"]).unwrap_err().contains("pattern '(' is not supported"));
+    }
+
+    #[test]
+    fn splits_are_padded_with_empty_strings() {
+        let op = |delimiter: Option<&str>, maxsplit| StringSplit { delimiter: delimiter.map(str::to_owned), maxsplit }.into();
+        let run = |op: Op, text: &[&str]| crate::interp::eval_op(&op, &[Some(words(text))], 2).unwrap();
+        let made = run(op(Some(","), None), &["a,b,", "c"]);
+        assert_eq!((&made[0].dims[..], made[0].strings()), (&[2, 3][..], words(&["a", "b", "", "c", "", ""]).strings()));
+        assert_eq!(made[1].to_ints(), [3, 1]);
+        assert_eq!(run(op(None, Some(1)), &["  a b  c "])[0].strings(), words(&["a", "b  c"]).strings());
+    }
+
+    #[test]
+    fn a_table_has_a_default() {
+        let op = CategoryMapper {
+            cats_int64s: vec![7, 8],
+            cats_strings: vec!["x".into(), "y".into()],
+            default_int64: -1,
+            default_string: "none".into(),
+        };
+        let made = crate::interp::eval_op(&op.clone().into(), &[Some(words(&["y", "z"]))], 1).unwrap();
+        assert_eq!(made[0].to_ints(), [8, -1]);
+        check_type(op, &[(DType::F32, &["n"])], "operand 0 is f32[n], the keys are i64");
+    }
+}

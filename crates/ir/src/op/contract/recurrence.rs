@@ -2,7 +2,6 @@
 
 use super::super::common::*;
 use super::super::*;
-use super::attention::{join_heads, split_heads};
 
 impl LinearAttention {
     fn gated(&self) -> bool {
@@ -56,12 +55,13 @@ impl OpDef for LinearAttention {
 }
 
 impl LinearAttention {
-    /// Operands as `[batch, heads, token, size]` in f32; the state starts at zero if there is none.
+    /// Operands as `[token, batch, heads, size]` in f32; the state starts at zero if there is none.
     fn scan(&self, b: &mut Builder, v: &[Option<Value>], d_k: Expr, state: &TensorType) -> Result<Vec<Value>, Fault> {
         let dtype = b.tensor(v[0].expect("arity"))?.dtype;
         let unpack = |b: &mut Builder, x: Value, heads: i64| -> Result<Value, Fault> {
             let x = cast_to(b, x, DType::F32)?;
-            split_heads(b, x, heads)
+            let x = reshape(b, x, &[0, 0, heads, -1])?;
+            b.op(Transpose { perm: vec![1, 0, 2, 3] }, &[x])
         };
         let q = unpack(b, v[0].expect("arity"), self.q_num_heads)?;
         let k = unpack(b, v[1].expect("arity"), self.kv_num_heads)?;
@@ -88,21 +88,22 @@ impl LinearAttention {
         let mut types = vec![b.graph.ty(start).clone()];
         for &s in &sequences {
             let mut dims = b.dims(s)?;
-            dims.remove(2);
+            dims.remove(0);
             types.push(Type::tensor(DType::F32, dims));
         }
         let body = b.region("token", &types, |b, params| self.token(b, params[0], &params[1..], d_k))?;
         let scan = Scan {
             captures: 0,
             num_scan_inputs: n as i64,
-            scan_input_axes: vec![2; n],
+            scan_input_axes: vec![],
             scan_input_directions: vec![],
-            scan_output_axes: vec![2],
+            scan_output_axes: vec![],
             scan_output_directions: vec![],
         };
         let operands: Vec<Option<Value>> = [start].iter().chain(&sequences).copied().map(Some).collect();
         let results = b.node(scan, &operands, vec![body], 2)?;
-        let y = join_heads(b, results[1])?;
+        let y = b.op(Transpose { perm: vec![1, 0, 2, 3] }, &[results[1]])?;
+        let y = reshape(b, y, &[0, 0, -1])?;
         Ok(vec![cast_to(b, y, dtype)?, cast_to(b, results[0], state.dtype)?])
     }
 

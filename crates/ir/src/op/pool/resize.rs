@@ -25,6 +25,16 @@ struct Axis {
     region: Option<(Scalar, Scalar)>,
 }
 
+impl Axis {
+    /// Another extent, with the scale that follows from it.
+    fn resize(&mut self, to: Expr) {
+        self.to = to;
+        if self.known_scale.is_none() {
+            self.scale = float(to) / float(self.from);
+        }
+    }
+}
+
 /// Operand `i` if it is there and not empty.
 fn present(cx: &Ctx, i: usize) -> bool {
     cx.has(i) && cx.dims(i).is_ok_and(|d| !d.first().is_some_and(|d| d.is(0)))
@@ -276,7 +286,9 @@ impl OpDef for Resize {
     }
     fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
         let (x, out) = (cx.tensor(0)?, Ctx::out(outs, 0)?);
-        let plan = self.plan(cx)?;
+        let mut plan = self.plan(cx)?;
+        // Sizes that are data are known to the program as dims of the result.
+        plan.iter_mut().filter(|a| a.to.known().is_none()).for_each(|a| a.resize(out.dims[a.axis]));
         let plan: Vec<&Axis> = plan.iter().filter(|a| !is_identity(a)).collect();
         if plan.is_empty() {
             return Ok(Meaning::Alias(0));
