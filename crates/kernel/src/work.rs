@@ -458,17 +458,28 @@ impl Lower<'_> {
         let region = graph.region(node.regions[0]);
         let scans = usize::try_from(op.num_scan_inputs).map_err(|_| "num_scan_inputs is negative")?;
         let declared = region.params.len();
-        let axis_ok = |axes: &[i64]| axes.iter().all(|&a| a == 0);
-        if !axis_ok(&op.scan_input_axes) || !axis_ok(&op.scan_output_axes) {
-            return Err("scans along an axis other than 0, which compiled code does not do yet".into());
-        }
-        let inputs: Vec<Id> = (0..declared)
+        let mut inputs: Vec<Id> = (0..declared)
             .map(|k| node.inputs.get(k).copied().flatten().and_then(|v| self.get(v)).ok_or(format!("operand {k} is no tensor")))
             .collect::<Result<_, _>>()?;
         let outs = self.outputs_of(n)?;
         let results = region.results.len();
+        let axis_of = |cx: &Self, axes: &[i64], k: usize, id: Id| {
+            infc_ir::op::normal_axis(axes.get(k).copied().unwrap_or(0), cx.work.tensor(id).ty.rank()).map_err(|f| f.0)
+        };
         let scan_outputs = (0..=results).find(|&s| self.scan_split(n, results - s, scans)).unwrap_or(0);
         let states = results - scan_outputs;
+        // What is scanned along another axis than the first is turned before, or after.
+        for (k, input) in inputs[states..].iter_mut().enumerate().take(scans) {
+            let axis = axis_of(self, &op.scan_input_axes, k, *input)?;
+            *input = self.axis_first(*input, axis, describe, items)?;
+        }
+        let mut stacks = vec![];
+        for (k, &out) in outs[states..].iter().enumerate() {
+            let axis = axis_of(self, &op.scan_output_axes, k, out)?;
+            let mut ty = self.work.tensor(out).ty.clone();
+            ty.dims[..=axis].rotate_right(1);
+            stacks.push((axis, if axis == 0 { out } else { self.work.add(ty, Memory::Temp, "") }));
+        }
         let count = self.work.tensor(inputs[states]).ty.dims[0];
         let counter = self.counter();
         for k in 0..states {
@@ -493,7 +504,7 @@ impl Lower<'_> {
         let ids: Vec<Id> =
             region.results.iter().map(|&v| self.get(v).ok_or("a result is no tensor")).collect::<Result<_, _>>()?;
         for k in 0..scan_outputs {
-            let out = outs[states + k];
+            let out = stacks[k].1;
             let ty = self.work.tensor(ids[states + k]).ty.clone();
             let reverse = op.scan_output_directions.get(k) == Some(&1);
             let offset = position(reverse) * Expr::product(ty.dims.iter().copied());
@@ -502,7 +513,35 @@ impl Lower<'_> {
         }
         self.carry(&ids[..states], &outs[..states], describe, &mut body);
         items.push(Item::Loop { counter, count, cond: None, body });
+        for (&out, &(axis, stack)) in outs[states..].iter().zip(&stacks) {
+            if axis > 0 {
+                let ty = self.work.tensor(out).ty.clone();
+                let step = Step::Compute(Compute::map(&ty.dims, |i| {
+                    let mut index = i.to_vec();
+                    index[..=axis].rotate_right(1);
+                    Scalar::read_at(ty.dtype, 0, &index)
+                }));
+                let name = "Transpose".into();
+                items.push(Item::Task(Task { step, sources: vec![stack], out, name, node: describe.to_owned() }));
+            }
+        }
         Ok(())
+    }
+
+    /// The tensor with `axis` in front of the others.
+    fn axis_first(&mut self, id: Id, axis: usize, describe: &str, items: &mut Vec<Item>) -> Result<Id, String> {
+        if axis == 0 {
+            return Ok(id);
+        }
+        let ty = self.work.tensor(id).ty.clone();
+        let mut dims = ty.dims.clone();
+        dims[..=axis].rotate_right(1);
+        let step = Step::Compute(Compute::map(&dims, |i| {
+            let mut index = i.to_vec();
+            index[..=axis].rotate_left(1);
+            Scalar::read_at(ty.dtype, 0, &index)
+        }));
+        self.task(step, &[Some(id)], "Transpose", describe, items)
     }
 
     /// True if the first `states` results of a Scan are states: their types equal the parameters', the others' have one dim less.
