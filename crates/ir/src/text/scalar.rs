@@ -300,7 +300,7 @@ fn call(name: &str, args: &[Scalar]) -> Result<Scalar, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::Expr;
     use proptest::prelude::*;

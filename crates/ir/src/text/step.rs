@@ -174,7 +174,36 @@ impl std::str::FromStr for Step {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scalar::tests::any_scalar;
     use super::*;
+    use crate::DType;
+    use crate::scalar::Kind;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn random_steps_round_trip(a in any_scalar(), b in any_scalar(), pick in 0usize..7, size in 0i64..6, flag: bool) {
+            let dims = vec![Expr::sym("n") + size, Expr::int(size)];
+            let cond = Scalar::binary(Binary::Lt, a, b);
+            let place = Scalar::raw(DType::I64, Kind::Cast(a));
+            let kinds = [Reducer::Sum, Reducer::Prod, Reducer::Min, Reducer::Max, Reducer::ArgMax { last: flag }, Reducer::ArgMin { last: flag }];
+            let reduction = flag.then(|| Reduction { axes: dims.clone(), kind: kinds[size as usize], body: a });
+            let combine = Binary::Add;
+            let step = match pick {
+                0 | 1 => Step::Compute(Compute { dims, reduction, value: b }),
+                2 => {
+                    let index = vec![place, Scalar::index(size)];
+                    Step::Scatter(Scatter { updates: vec![dims[0]], dims, base: a, index, value: b, combine: flag.then_some(combine) })
+                }
+                3 => Step::Prefix(Prefix { dims, axis: 1, reverse: flag, exclusive: !flag, combine, init: b, body: a }),
+                4 => Step::Filter(Filter { over: vec![dims[1]], dims, cond }),
+                5 => Step::Sort(Sort { parts: vec![dims[1]], extent: dims[0], dims, axis: 0, key: a, descending: flag }),
+                _ => Step::Choice(Choice { dims, most: place, cond, clash: cond }),
+            };
+            let text = step.to_string();
+            prop_assert_eq!(text.parse::<Step>().map_err(|e| format!("{e}: {text}")), Ok(step));
+        }
+    }
 
     #[test]
     fn steps_round_trip() {
