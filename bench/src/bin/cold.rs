@@ -15,7 +15,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let artifact = std::env::args_os().nth(1).ok_or("usage: cold ARTIFACT")?;
-    let mut session = Session::new(Model::open(artifact)?, Options { threads: 1, ..Options::default() })?;
+    let mut session = Session::new(Model::open(artifact)?, Options { threads: Some(1), ..Options::default() })?;
     for i in 0..session.model().inputs().len() {
         let size = |d: &Dim| if let Dim::Fixed(n) = d { *n } else { 1 };
         let dims: Vec<i64> = session.model().inputs()[i].dims.iter().map(size).collect();
