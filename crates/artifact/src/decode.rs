@@ -44,7 +44,7 @@ pub fn decode(bytes: &[u8]) -> Result<Program, DecodeError> {
         messages: input.list(|d| Ok(Message { node: d.text()?, text: d.text()? }))?,
         states: input.list(|d| Ok((d.id()?, d.id()?)))?,
         arena: input.optional()?,
-        threads: input.optional()?.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+        threads: if input.flag()? { Some(input.id()?) } else { None },
     };
     input.end()?;
     Ok(program)

@@ -147,6 +147,14 @@ proptest! {
 }
 
 #[test]
+fn numbers_beyond_their_range_are_refused() {
+    let mut bytes = encode(&Program { threads: Some(u32::MAX), ..Program::default() });
+    assert_eq!(decode(&bytes).unwrap().threads, Some(u32::MAX));
+    *bytes.last_mut().unwrap() = 0x7f;
+    assert!(decode(&bytes).is_err());
+}
+
+#[test]
 fn an_artifact_reads_back() {
     let bytes = sample();
     assert_eq!(bytes, sample(), "the same bytes each time");

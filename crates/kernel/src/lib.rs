@@ -14,5 +14,6 @@ pub mod math;
 pub mod place;
 pub mod plan;
 pub mod program;
+pub mod rows;
 pub mod target;
 pub mod work;

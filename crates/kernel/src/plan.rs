@@ -52,6 +52,8 @@ pub struct Brgemm {
     pub nc: usize,
     /// How the vector factor is brought into panels.
     pub panels: Panels,
+    /// The row of [`crate::rows::ROWS`] that adds the products up.
+    pub row: &'static str,
 }
 
 /// How the vector factor of a contraction lies.
@@ -212,8 +214,8 @@ impl fmt::Display for Plan {
         match self {
             Plan::Brgemm(b) => write!(
                 f,
-                "brgemm mr={} nr={} mc={} nc={} m={:?} n={} broadcast={} panels={:?}",
-                b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels
+                "brgemm mr={} nr={} mc={} nc={} m={:?} n={} broadcast={} panels={:?} row={}",
+                b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels, b.row
             ),
             Plan::Elementwise(e) => {
                 write!(f, "elementwise order={:?} lanes={} jam={} chunk={}", e.order, e.lanes, e.jam, e.chunk)

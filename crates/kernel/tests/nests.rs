@@ -192,8 +192,9 @@ proptest! {
         let target = target(16, 16, false);
         let tensors = [small(&[m, 5], seed), small(&[5, n], seed + 1), small(&[n], seed + 2)];
         let nr = 4 * nv;
-        for panels in [plan::Panels::Packed, plan::Panels::InPlace, plan::Panels::Scratch] {
-            let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * mb, nc: nr * nb, panels };
+        let all = [plan::Panels::Packed, plan::Panels::InPlace, plan::Panels::Scratch];
+        for (panels, row) in all.into_iter().flat_map(|p| infc_kernel::rows::ROWS.iter().map(move |r| (p, r.name))) {
+            let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * mb, nc: nr * nb, panels, row };
             let n_axis_exists = n > 1 && m > 1;
             if n_axis_exists {
                 check(&matmul(m, 5, n, false), &tensors, &[plain(2), plain(2), plain(1), plain(2)], &[false, true, false], &target, Some(Plan::Brgemm(p)));

@@ -6,9 +6,10 @@
 //! Rows beyond the last are computed again instead of the last one and not stored; columns beyond the last are masked.
 
 use super::elementwise::with_accumulator;
-use super::{Cx, Operand, accumulate, for_each, pack};
+use super::{Cx, Operand, for_each, pack};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::{Brgemm, Panels, guess};
+use crate::rows::{self, Row};
 use crate::target::TargetDesc;
 use infc_ir::Expr;
 use infc_ir::compute::{Compute, Reducer};
@@ -104,19 +105,20 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
             }
         };
     let rows: i64 = m.iter().map(|&a| guess(c.dims[a])).product();
-    let (mr, nr) = tile(rows, guess(c.dims[n]), lanes, target.vector_registers as usize);
+    let row_of_sums = rows::choose(r.body.dtype(), target);
+    let (mr, nr) = tile(rows, guess(c.dims[n]), lanes, target.vector_registers as usize, row_of_sums);
     let depth = depth.unwrap_or(64).max(1);
     // Rows of a convolution overlap: what a row takes of the operand is less than the depth.
     let a = &operands[f[broadcast].source].buffer;
     let shared = Expr::product(a.dims.iter().copied()).known().map_or(depth, |all| all / rows.max(1));
     let row = depth.min(shared.max(1)) * bytes as i64;
     let (mc, nc) = blocks(c, &m, n, rows, depth, row, (mr, nr), bytes as i64, target);
-    Some(Brgemm { broadcast, n, m, mr, nr, mc, nc, panels })
+    Some(Brgemm { broadcast, n, m, mr, nr, mc, nc, panels, row: row_of_sums.name })
 }
 
-/// Rows and columns of the register tile: the fewest cycles over the whole product, by a model of two FMAs and two loads a cycle,
-/// four cycles of latency, and a cycle for each round of the k loop.
-fn tile(rows: i64, columns: i64, lanes: usize, registers: usize) -> (usize, usize) {
+/// Rows and columns of the register tile: the fewest cycles over the whole product, by what the row says of its steps, two loads a
+/// cycle, and a cycle for each round of the k loop.
+fn tile(rows: i64, columns: i64, lanes: usize, registers: usize, row: &Row) -> (usize, usize) {
     let mut best = (f64::INFINITY, 1, lanes);
     for vectors in 1..=8usize {
         for mr in 1..=14usize {
@@ -125,9 +127,9 @@ fn tile(rows: i64, columns: i64, lanes: usize, registers: usize) -> (usize, usiz
             }
             let nr = vectors * lanes;
             let tiles = (rows.max(1) as f64 / mr as f64).ceil() * (columns.max(1) as f64 / nr as f64).ceil();
-            let fma = (mr * vectors) as f64 / 2.0;
+            let steps = (mr * vectors) as f64 / row.per_cycle;
             let loads = (mr + vectors) as f64 / 2.0;
-            let cycles = tiles * (fma.max(loads).max(4.0) + 1.0);
+            let cycles = tiles * (steps.max(loads).max(row.latency) + 1.0);
             if cycles < best.0 * 0.999 {
                 best = (cycles, mr, nr);
             }
@@ -383,8 +385,9 @@ impl Tile<'_> {
             }
         };
         let right = self.b.scalar.rewrite(&mut |n| if n == self.b.read { read } else { n });
-        let product = if self.p.broadcast == 0 { left * right } else { right * left };
-        let next = accumulate(Reducer::Sum, cx.at(acc, &[i, v]), product, cx.target.fma);
+        let (x, y) = if self.p.broadcast == 0 { (left, right) } else { (right, left) };
+        let row = rows::named(self.p.row).expect("a plan names a row of the table");
+        let next = (row.step)(cx.at(acc, &[i, v]), x, y);
         let sum = each(i, v, vec![cx.put(acc, &[i, v], next)]);
         let ahead = self.next_panel(dtype.bytes(), &k).filter(|_| !tail);
         let mut sum: Vec<Stmt> = ahead.into_iter().chain([sum]).collect();
