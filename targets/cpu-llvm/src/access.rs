@@ -245,8 +245,65 @@ impl Emit<'_> {
     }
 
     fn masked_load(&mut self, ty: Ty, p: Val, mask: Val, align: u32) -> Val {
-        let args = [p, Val::int(Elem::I32, i64::from(align)), mask, zero_of(ty)];
-        self.f.intrinsic("llvm.masked.load", &[ty, p.ty], ty, &args)
+        let pieces = self.pieces(ty);
+        let parts: Vec<Val> = (0..ty.lanes / pieces.lanes)
+            .map(|i| {
+                let (at, mask) = self.piece(p, mask, ty, pieces, i);
+                let args = [at, Val::int(Elem::I32, i64::from(align)), mask, zero_of(pieces)];
+                self.f.intrinsic("llvm.masked.load", &[pieces, p.ty], pieces, &args)
+            })
+            .collect();
+        self.joined(parts)
+    }
+
+    fn masked_store(&mut self, v: Val, p: Val, mask: Val, align: u32) {
+        let pieces = self.pieces(v.ty);
+        for i in 0..v.ty.lanes / pieces.lanes {
+            let (at, mask) = self.piece(p, mask, v.ty, pieces, i);
+            let part = self.lanes_of(v, i * pieces.lanes, pieces.lanes);
+            let args = [part, at, Val::int(Elem::I32, i64::from(align)), mask];
+            self.f.intrinsic_void("llvm.masked.store", &[pieces, p.ty], &args);
+        }
+    }
+
+    /// The part of a vector that one register holds. Masked accesses are cut to it here: where LLVM 22 does it for AVX2, a half whose
+    /// mask turns out to be false for all lanes is read without a mask.
+    fn pieces(&self, ty: Ty) -> Ty {
+        let fit = (self.width as u32 * 32 / ty.elem.bits()).max(1);
+        Ty::new(ty.elem, ty.lanes.min(fit))
+    }
+
+    /// Address and mask of piece `i` of an access to a vector of type `ty`.
+    fn piece(&mut self, p: Val, mask: Val, ty: Ty, pieces: Ty, i: u32) -> (Val, Val) {
+        let first = i * pieces.lanes;
+        let at = self.f.gep(p, ty.elem, Val::i64(i64::from(first)));
+        (at, self.lanes_of(mask, first, pieces.lanes))
+    }
+
+    /// Lanes `first` to `first + count` of a vector.
+    fn lanes_of(&mut self, v: Val, first: u32, count: u32) -> Val {
+        if v.ty.lanes == count {
+            return v;
+        }
+        let order = Val { ty: Ty::new(Elem::I32, count), op: Operand::Lanes(i64::from(first), 1) };
+        let (x, order) = (self.f.t(v), self.f.t(order));
+        self.f.inst(Ty::new(v.ty.elem, count), format_args!("shufflevector {x}, {} poison, {order}", v.ty))
+    }
+
+    /// Vectors one after another, a power of two of them.
+    fn joined(&mut self, mut parts: Vec<Val>) -> Val {
+        while parts.len() > 1 {
+            parts = parts
+                .chunks(2)
+                .map(|pair| {
+                    let ty = Ty::new(pair[0].ty.elem, 2 * pair[0].ty.lanes);
+                    let order = Val { ty: ty.with(Elem::I32), op: Operand::Lanes(0, 1) };
+                    let (a, b, order) = (self.f.t(pair[0]), self.f.t(pair[1]), self.f.t(order));
+                    self.f.inst(ty, format_args!("shufflevector {a}, {b}, {order}"))
+                })
+                .collect();
+        }
+        parts[0]
     }
 
     /// Every `step`th element from `p` on: loads that together touch nothing beyond the last of them.
@@ -318,10 +375,7 @@ impl Emit<'_> {
                 let v = self.f.splat(v, lanes);
                 match self.mask {
                     None => self.f.store(v, p, align),
-                    Some(mask) => {
-                        let args = [v, p, Val::int(Elem::I32, i64::from(align)), mask];
-                        self.f.intrinsic_void("llvm.masked.store", &[v.ty, p.ty], &args);
-                    }
+                    Some(mask) => self.masked_store(v, p, mask, align),
                 }
             }
             Shape::Step(p, -1) if self.mask.is_none() => {

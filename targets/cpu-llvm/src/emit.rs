@@ -59,7 +59,7 @@ pub(crate) struct Emit<'a> {
     /// Lanes of the vector loop that is open.
     pub lanes: Option<u32>,
     /// Lanes of 32 bits in a register.
-    width: i64,
+    pub width: i64,
     /// Lanes that take part, if not all do.
     pub mask: Option<Val>,
     /// Lets that are index expressions.
