@@ -78,6 +78,13 @@ pub struct NodeData {
     pub origin: BTreeSet<Source>,
 }
 
+impl NodeData {
+    /// Operand `i`; `None` if it is absent or left out at the end.
+    pub fn operand(&self, i: usize) -> Option<Value> {
+        self.inputs.get(i).copied().flatten()
+    }
+}
+
 /// All about a region.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct RegionData {
@@ -115,6 +122,8 @@ pub struct Requirement {
     pub at: String,
     /// Why.
     pub text: String,
+    /// Sizes for which it does not hold are right too, but give values of other ranks than the types in the graph say.
+    pub assumed: bool,
 }
 
 impl Requirement {
@@ -126,7 +135,11 @@ impl Requirement {
     }
     /// What to say where it does not hold.
     pub fn problem(&self) -> Problem {
-        Problem { at: self.at.clone(), message: self.text.clone(), help: "give inputs of other sizes".to_owned() }
+        let help = match self.assumed {
+            true => "compile the model for these sizes: give symbolic dims their values (--dim)",
+            false => "give inputs of other sizes",
+        };
+        Problem { at: self.at.clone(), message: self.text.clone(), help: help.to_owned() }
     }
 }
 

@@ -177,8 +177,8 @@ fn row_reduce(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<
     if matches!(r.kind, Reducer::ArgMax { .. } | Reducer::ArgMin { .. }) {
         return None;
     }
-    let last = (c.dims.len() + r.axes.len() - 1) as u32;
     let extent = *r.axes.last()?;
+    let last = (c.dims.len() + r.axes.len() - 1) as u32;
     let lanes = target.lanes(widest(c));
     if lanes < 2 || extent.known().is_some_and(|e| e < lanes as i64) {
         return None;

@@ -221,7 +221,8 @@ impl Emit<'_> {
         let mut steps = vec![];
         for r in &work.requires {
             let (left, right) = (self.size(r.left), self.size(r.right));
-            let code = self.message(&r.at, &r.text);
+            let text = if r.assumed { format!("{}; {}", r.text, r.problem().help) } else { r.text.clone() };
+            let code = self.message(&r.at, &text);
             steps.push(Step::Require { left, right, or_one: r.or_one, code });
             self.position += 1;
         }

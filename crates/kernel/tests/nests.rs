@@ -354,3 +354,13 @@ proptest! {
         check(&Step::Choice(c), &sources, &[plain(2), plain(1), plain(2)], &[false, false], &target, None);
     }
 }
+
+#[test]
+fn a_reduction_without_axes() {
+    let scalar = Tensor::from_vec([], vec![3.0f32]);
+    for dims in [vec![], vec![3]] {
+        let c = Compute::reduce(&e(&dims), &[], Reducer::Sum, |_, _| read(0, &[]), |_, acc| acc + acc);
+        let layouts = [plain(0), plain(dims.len())];
+        check(&Step::Compute(c.simplify()), std::slice::from_ref(&scalar), &layouts, &[false], &target(32, 16, true), None);
+    }
+}

@@ -99,7 +99,8 @@ impl<'m> Importer<'m> {
             "its condition is {} for these sizes, but the rest of the model fits the other branch only",
             if taken { "false" } else { "true" }
         );
-        self.requires.push(Requirement { left, right: if taken { one } else { Expr::int(0) }, or_one: false, at, text });
+        let right = if taken { one } else { Expr::int(0) };
+        self.requires.push(Requirement { left, right, or_one: false, at, text, assumed: false });
         Ok(Some(taken))
     }
 

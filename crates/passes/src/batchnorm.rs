@@ -198,7 +198,7 @@ fn gemm(site: &mut Site, linear: Node, affine: &Affine, op: Gemm) -> Replacement
 /// A product with a constant matrix takes the factor; the shift stays an addition.
 fn matmul(site: &mut Site, linear: Node, affine: &Affine) -> Replacement {
     let Ok(Some(w)) = optional_constant(site, linear, 1) else { return Ok(None) };
-    let Some(x) = site.graph.node(linear).inputs[0] else { return Ok(None) };
+    let Some(x) = site.graph.node(linear).operand(0) else { return Ok(None) };
     // Channels of a batch normalisation are axis 1, those of the product are the last one.
     let last = site.graph.ty(affine.of).as_tensor().is_some_and(|t| t.rank() == 2);
     let batchnorm = matches!(site.op(), Op::BatchNormalization(_));

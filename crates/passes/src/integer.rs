@@ -73,7 +73,7 @@ fn stored(site: &Site, v: Value) -> Option<Stored> {
     let data = site.graph.node(node);
     let Op::DequantizeLinear(op) = &data.op else { return None };
     let constant = |i: usize| data.inputs.get(i).copied().flatten().map(|v| site.graph.constant(v).cloned());
-    let value = data.inputs[0]?;
+    let value = data.operand(0)?;
     let ty = site.graph.ty(value).as_tensor()?;
     let (scale, zero) = (constant(1)??, constant(2));
     let zero = match zero {
@@ -164,7 +164,7 @@ fn contraction(site: &mut Site, v: Value, to: &Target) -> Replacement {
         // The innermost is applied first: an outer limit is applied to what it gives.
         (lo, hi) = (least.max(lo).min(hi), most.max(lo).min(hi));
         nodes.push(n);
-        at = site.graph.node(n).inputs[0].expect("has a data operand");
+        at = site.graph.node(n).operand(0).expect("has a data operand");
     }
     let Some(p) = product(site, at) else { return Ok(None) };
     let Some(bias) = integer_bias(&p) else { return Ok(None) };
@@ -230,7 +230,7 @@ fn product(site: &Site, v: Value) -> Option<Product> {
     let mut bias = None;
     if let Op::Add(_) = site.graph.node(node).op {
         // The bias of a matrix product.
-        let (a, b) = (site.graph.node(node).inputs[0]?, site.graph.node(node).inputs[1]?);
+        let (a, b) = (site.graph.node(node).operand(0)?, site.graph.node(node).operand(1)?);
         let (inner, c) = [(a, b), (b, a)].into_iter().find(|&(x, _)| {
             site.used_once(x) && site.producer(x).is_some_and(|n| matches!(site.graph.node(n).op, Op::MatMul(_)))
         })?;

@@ -331,13 +331,13 @@ impl Walk<'_> {
     }
 }
 
-/// Infers the facts of a node's results anew, from its operands.
-pub fn infer_node(g: &Graph, n: Node) -> Result<Vec<Fact>, Fault> {
+/// Infers the facts of a node's results anew, from its operands. `same_ranks`: other ranks than before are a bug.
+pub fn infer_node(g: &Graph, n: Node, same_ranks: bool) -> Result<Vec<Fact>, Fault> {
     let node = g.node(n);
     let facts = infer(g, &node.op, &node.inputs, &node.regions, node.outputs.len())?;
     for (&v, f) in node.outputs.iter().zip(&facts) {
         let (Some(old), Some(new)) = (g.ty(v).as_tensor(), f.ty.as_tensor()) else { continue };
-        if old.dtype != new.dtype || old.rank() != new.rank() {
+        if old.dtype != new.dtype || same_ranks && old.rank() != new.rank() {
             return Err(fault!("internal error: the type of a result changed from {old} to {new}"));
         }
     }

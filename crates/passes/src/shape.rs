@@ -6,16 +6,43 @@ use crate::dce::{capture_params, captures};
 use crate::rewrite::{Context, infer_node};
 use infc_ir::expr::{Expr, Node as ExprNode};
 use infc_ir::graph::{Def, Graph, Node, Region, Requirement, Value};
+use infc_ir::op::sizes;
 use infc_ir::{Fact, Fault, Op, Problem, Problems, Type};
 use std::collections::{BTreeSet, HashMap};
 
 /// Runs the pass; counts values of which more is known than before.
 pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
-    let dims = std::mem::take(&mut cx.bind);
-    let bound = bind(g, &dims)?;
-    let mut changed = vec![];
-    infer_region(g, Graph::MAIN, &mut changed)?;
-    Ok(bound + changed.len())
+    let mut dims = std::mem::take(&mut cx.bind);
+    let mut count = 0;
+    loop {
+        let mut changed = vec![];
+        let bound = bind(g, &dims)?;
+        infer_region(g, Graph::MAIN, &mut changed)?;
+        if bound > 0 {
+            // With these sizes some types have other ranks, and less is taken for granted.
+            g.requires.extend(sizes::requirements(g).into_iter().filter(|r| r.assumed));
+        }
+        count += bound + changed.len();
+        dims = decided(g);
+        if dims.is_empty() {
+            return Ok(count);
+        }
+    }
+}
+
+/// Symbols that can only have one value in a run: some operator requires that they are equal to a number.
+fn decided(g: &Graph) -> Vec<(String, i64)> {
+    let symbols = bound_symbols(g);
+    let pair = |a: Expr, b: Expr| match (a.node(), b.known()) {
+        (ExprNode::Sym(s), Some(n)) if n >= 0 && symbols.contains(s) => Some(((*s).to_owned(), n)),
+        _ => None,
+    };
+    let certain = g.requires.iter().filter(|r| !r.or_one && !r.assumed);
+    let mut dims: Vec<(String, i64)> = certain.filter_map(|r| pair(r.left, r.right).or_else(|| pair(r.right, r.left))).collect();
+    // Of two values one cannot be met: the other requirement says so when the first is bound.
+    dims.sort();
+    dims.dedup_by(|a, b| a.0 == b.0);
+    dims
 }
 
 /// The symbols in the types of the model's inputs.
@@ -85,6 +112,7 @@ pub fn bind(g: &mut Graph, dims: &[(String, i64)]) -> Result<usize, Problems> {
     for r in &mut g.requires {
         (r.left, r.right) = (r.left.map(&leaf), r.right.map(&leaf));
     }
+    g.requires.retain(|r| !r.assumed);
     let broken: Vec<_> = g.requires.iter().filter(|r| r.holds(&|_| None) == Some(false)).map(Requirement::problem).collect();
     g.requires.retain(|r| r.left != r.right && r.holds(&|_| None).is_none());
     if broken.is_empty() { Ok(count) } else { Err(Problems(broken)) }
@@ -93,7 +121,7 @@ pub fn bind(g: &mut Graph, dims: &[(String, i64)]) -> Result<usize, Problems> {
 fn infer_region(g: &mut Graph, r: Region, changed: &mut Vec<Value>) -> Result<(), Problems> {
     let mut problems = vec![];
     for n in g.region(r).nodes.clone() {
-        match refresh(g, n) {
+        match update(g, n, false) {
             Ok(values) => changed.extend(values),
             Err(f) => problems.push(Problem { at: g.describe(n), message: f.0, help: String::new() }),
         }
@@ -103,6 +131,11 @@ fn infer_region(g: &mut Graph, r: Region, changed: &mut Vec<Value>) -> Result<()
 
 /// Infers the results of one node (and its bodies) again; gives the values of which something new is known.
 pub fn refresh(g: &mut Graph, n: Node) -> Result<Vec<Value>, Fault> {
+    update(g, n, true)
+}
+
+/// As [`refresh`]; ranks may change where symbols were bound.
+fn update(g: &mut Graph, n: Node, same_ranks: bool) -> Result<Vec<Value>, Fault> {
     let mut changed = vec![];
     let regions = g.node(n).regions.clone();
     if !regions.is_empty() {
@@ -119,7 +152,7 @@ pub fn refresh(g: &mut Graph, n: Node) -> Result<Vec<Value>, Fault> {
             infer_region(g, r, &mut changed).map_err(|p| Fault(p.to_string()))?;
         }
     }
-    let facts = infer_node(g, n)?;
+    let facts = infer_node(g, n, same_ranks)?;
     for (v, fact) in g.node(n).outputs.clone().into_iter().zip(facts) {
         improve(g, v, &fact, false, &mut changed);
     }

@@ -3,8 +3,10 @@
 //! ```text
 //! // pass: fold, dce
 //! // bind: batch=1
+//! // sizes: n=1
 //! ```
 //!
+//! `sizes` are those of the runs, where not any will do.
 //! The graph is verified, run by the interpreter on random inputs, rewritten, verified again, and run again: outputs must agree by
 //! the class of the passes. The printed result is a snapshot. `INSTA_UPDATE=always cargo test` writes new snapshots.
 
@@ -22,6 +24,7 @@ use std::path::Path;
 struct Header {
     passes: Vec<String>,
     bind: Vec<(String, i64)>,
+    sizes: Vec<(String, i64)>,
     limit: Option<usize>,
     small: bool,
 }
@@ -31,9 +34,11 @@ fn header(source: &str) -> Header {
     for line in source.lines().map_while(|l| l.strip_prefix("//")) {
         let Some((key, value)) = line.split_once(':') else { continue };
         let items = value.split(',').map(|s| s.trim().to_owned());
+        let pairs = || items.clone().filter_map(|i| i.split_once('=').map(|(n, v)| (n.to_owned(), v.parse().unwrap()))).collect();
         match key.trim() {
             "pass" => h.passes = items.collect(),
-            "bind" => h.bind = items.filter_map(|i| i.split_once('=').map(|(n, v)| (n.to_owned(), v.parse().unwrap()))).collect(),
+            "bind" => h.bind = pairs(),
+            "sizes" => h.sizes = pairs(),
             "limit" => h.limit = Some(value.trim().parse().unwrap()),
             "inputs" => h.small = value.trim() == "integers",
             _ => {}
@@ -58,7 +63,7 @@ fn check(path: &Path) -> Result<String, String> {
     }
     let class = h.passes.iter().filter_map(|p| pass(p)).map(|p| p.class).max().unwrap_or(Class::Exact);
     for seed in 0..3 {
-        let mut sizes: HashMap<String, i64> = h.bind.iter().cloned().collect();
+        let mut sizes: HashMap<String, i64> = h.bind.iter().chain(&h.sizes).cloned().collect();
         let given = inputs(&before, &mut sizes, h.small, seed);
         let want = interp::run_tensors(&before, &given).map_err(|p| format!("running the original: {p}"))?;
         let got = interp::run_tensors(&after, &given).map_err(|p| format!("running the result: {p}\n{printed}"))?;

@@ -15,21 +15,26 @@ thread_local! {
 
 /// Notes that two sizes must be equal.
 pub(crate) fn must_equal(left: Expr, right: Expr, text: &dyn Fn() -> String) {
-    note(left, right, false, text);
+    note(left, right, [false, false], text);
+}
+
+/// Notes that two sizes are equal in the types that inference gives; others are right too, but give other ranks.
+pub(super) fn taken_equal(left: Expr, right: Expr, text: &dyn Fn() -> String) {
+    note(left, right, [false, true], text);
 }
 
 /// Notes that two sizes must be equal, or one of them 1.
 pub(super) fn must_broadcast(left: Expr, right: Expr, text: &dyn Fn() -> String) {
-    note(left, right, true, text);
+    note(left, right, [true, false], text);
 }
 
-fn note(left: Expr, right: Expr, or_one: bool, text: &dyn Fn() -> String) {
+fn note(left: Expr, right: Expr, [or_one, assumed]: [bool; 2], text: &dyn Fn() -> String) {
     if left == right || left.known().is_some() && right.known().is_some() {
         return; // inference itself decides it
     }
     NOTED.with_borrow_mut(|noted| {
         if let Some(noted) = noted {
-            noted.push(Requirement { left, right, or_one, at: String::new(), text: text() });
+            noted.push(Requirement { left, right, or_one, at: String::new(), text: text(), assumed });
         }
     });
 }
@@ -63,7 +68,7 @@ pub fn requirements(graph: &Graph) -> Vec<Requirement> {
         all
     };
     let mut seen = HashSet::new();
-    found.retain(|r| checkable(r.left) && checkable(r.right) && seen.insert((r.left, r.right, r.or_one)));
+    found.retain(|r| checkable(r.left) && checkable(r.right) && seen.insert((r.left, r.right, r.or_one, r.assumed)));
     found
 }
 

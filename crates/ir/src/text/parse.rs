@@ -68,12 +68,12 @@ impl Parser {
                 let key = c.quoted()?;
                 c.expect("=")?;
                 self.g.metadata.push((key, c.quoted()?));
-            } else if c.eat("require") {
+            } else if let Some(assumed) = ["require", "assume"].into_iter().position(|word| c.eat(word)).map(|k| k == 1) {
                 let left = c.expr()?;
                 let or_one = c.eat("broadcasts");
                 c.expect(if or_one { "with" } else { "==" })?;
                 let (right, at, text) = (c.expr()?, c.quoted()?, c.quoted()?);
-                self.g.requires.push(Requirement { left, right, or_one, at, text });
+                self.g.requires.push(Requirement { left, right, or_one, at, text, assumed });
             } else if c.eat("source") {
                 let start = c.clone();
                 if c.number::<usize>("a number")? != self.g.sources.len() {

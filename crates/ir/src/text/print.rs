@@ -54,7 +54,8 @@ impl Printer<'_> {
             writeln!(self.out, "  metadata {key:?} = {value:?}")?;
         }
         for r in &g.requires {
-            writeln!(self.out, "  require {r} {:?} {:?}", r.at, r.text)?;
+            let word = if r.assumed { "assume" } else { "require" };
+            writeln!(self.out, "  {word} {r} {:?} {:?}", r.at, r.text)?;
         }
         for (i, s) in g.sources.iter().enumerate() {
             writeln!(self.out, "  source {i} {:?} {:?} {}", s.name, s.op, s.opset)?;

@@ -38,7 +38,7 @@ const TINY: &str = r#"graph "tiny \"quoted\"" {
 
 #[test]
 fn example_round_trips() {
-    let requires = "  require batch broadcasts with 4 \"Add 'y'\" \"why\"\n  require mod(n, 2) == 0 \"at\" \"text\"\n  source 0";
+    let requires = "  require batch broadcasts with 4 \"Add 'y'\" \"why\"\n  require mod(n, 2) == 0 \"at\" \"text\"\n  assume n == 2 \"at\" \"text\"\n  source 0";
     for text in [TINY.to_owned(), TINY.replacen("  source 0", requires, 1)] {
         let g = parse(&text).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(print(&g), text);

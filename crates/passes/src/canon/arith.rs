@@ -48,7 +48,7 @@ fn twice(site: &Site) -> Option<Value> {
         return None;
     }
     match site.op() {
-        Op::Not(_) | Op::Neg(_) | Op::BitwiseNot(_) => inner.inputs[0],
+        Op::Not(_) | Op::Neg(_) | Op::BitwiseNot(_) => inner.operand(0),
         Op::Relu(_) | Op::Abs(_) | Op::Sign(_) | Op::Floor(_) | Op::Ceil(_) | Op::Round(_) => Some(x),
         _ => None,
     }
@@ -130,7 +130,7 @@ fn not_negative(site: &Site, v: Value, depth: usize) -> bool {
 fn casts(site: &mut Site, op: Cast) -> Replacement {
     let Some(inner) = site.input(0).and_then(|v| site.producer(v)) else { return Ok(None) };
     let node = site.graph.node(inner);
-    let (Op::Cast(_), Some(x)) = (&node.op, node.inputs[0]) else { return Ok(None) };
+    let (Op::Cast(_), Some(x)) = (&node.op, node.operand(0)) else { return Ok(None) };
     let dtype = |v: Value| site.graph.ty(v).as_tensor().map(|t| t.dtype);
     let (Some(from), Some(wide)) = (dtype(x), dtype(node.outputs[0])) else { return Ok(None) };
     if !holds_exactly(wide, from) {

@@ -52,7 +52,7 @@ fn reshape(site: &mut Site, x: Value, symbols: &BTreeSet<&'static str>) -> Repla
 fn chain(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replacement {
     let Some(inner) = site.input(0).and_then(|v| site.producer(v)) else { return Ok(None) };
     let node = site.graph.node(inner);
-    let (Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_), Some(x)) = (&node.op, node.inputs[0]) else {
+    let (Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_), Some(x)) = (&node.op, node.operand(0)) else {
         return Ok(None);
     };
     site.absorb(inner);
@@ -75,7 +75,7 @@ fn transpose(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replacement {
     }
     let Some(inner) = site.producer(x) else { return Ok(None) };
     let node = site.graph.node(inner);
-    let (Op::Transpose(first), Some(source)) = (&node.op, node.inputs[0]) else { return Ok(None) };
+    let (Op::Transpose(first), Some(source)) = (&node.op, node.operand(0)) else { return Ok(None) };
     let first = permutation(first, perm.len());
     let perm = perm.iter().map(|&p| first[p] as i64).collect();
     site.absorb(inner);
@@ -89,7 +89,7 @@ fn expanded(site: &mut Site) -> Replacement {
     for k in 0..inputs.len() {
         let Some(inner) = site.producer(inputs[k]) else { continue };
         let node = site.graph.node(inner);
-        let (Op::Expand(_), Some(x)) = (&node.op, node.inputs[0]) else { continue };
+        let (Op::Expand(_), Some(x)) = (&node.op, node.operand(0)) else { continue };
         let mut changed = inputs.clone();
         changed[k] = x;
         let dims: Vec<_> = changed.iter().filter_map(|&v| Some(site.graph.ty(v).as_tensor()?.dims.as_slice())).collect();

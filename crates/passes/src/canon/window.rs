@@ -61,8 +61,8 @@ pub(super) fn rule(site: &mut Site) -> Replacement {
 fn spatial(site: &Site, n: infc_ir::Node, pad: &Pad) -> Option<Vec<i64>> {
     let node = site.graph.node(n);
     let ints = |v: Value| site.graph.fact(v).ints?.iter().map(|e| e.known()).collect::<Option<Vec<i64>>>();
-    let rank = site.graph.ty(node.inputs[0]?).as_tensor()?.rank();
-    let pads = ints(node.inputs[1]?)?;
+    let rank = site.graph.ty(node.operand(0)?).as_tensor()?.rank();
+    let pads = ints(node.operand(1)?)?;
     let axes: Vec<i64> = match node.inputs.get(3).copied().flatten() {
         Some(v) => ints(v)?.iter().map(|&a| if a < 0 { a + rank as i64 } else { a }).collect(),
         None => (0..rank as i64).collect(),

@@ -40,7 +40,7 @@ fn gelu(site: &Site, p: &mut Product) -> Option<(Op, Value)> {
     let found = pair(p, |v| {
         let (sum, one, f) = plus_constant(site, v)?;
         let (n, data) = site.inner(f)?;
-        (one == 1.0).then_some((sum, n, data.op.clone(), data.inputs[0]?))
+        (one == 1.0).then_some((sum, n, data.op.clone(), data.operand(0)?))
     });
     let (x, (sum, n, op, argument)) = found?;
     p.nodes.extend([sum, n]);
@@ -65,7 +65,7 @@ fn cubic(site: &Site, inner: &Product, x: Value, p: &mut Product) -> Option<bool
     if let [sum] = inner.values[..] {
         let (n, data) = site.inner(sum)?;
         let Op::Add(_) = data.op else { return Some(false) };
-        let (a, b) = (data.inputs[0]?, data.inputs[1]?);
+        let (a, b) = (data.operand(0)?, data.operand(1)?);
         let cube = product(site, if a == x { b } else { a });
         let good = (a == x || b == x) && near(cube.factor, 0.044715) && cube.values == [x, x, x];
         p.nodes.push(n);
@@ -87,7 +87,7 @@ fn swish(site: &Site, p: &mut Product) -> Option<(Op, Value)> {
     }
     let (x, (n, argument)) = pair(p, |v| {
         let (n, data) = site.inner(v)?;
-        matches!(data.op, Op::Sigmoid(_)).then_some((n, data.inputs[0]?))
+        matches!(data.op, Op::Sigmoid(_)).then_some((n, data.operand(0)?))
     })?;
     p.nodes.push(n);
     if argument == x {
@@ -104,7 +104,7 @@ fn hard(site: &Site, p: &mut Product) -> Option<(Op, Value)> {
         let (n, data) = site.inner(v)?;
         let bound = |i: usize| site.scalar(data.inputs.get(i).copied().flatten()?);
         let Op::Clip(_) = data.op else { return None };
-        let (sum, three, x) = plus_constant(site, data.inputs[0]?)?;
+        let (sum, three, x) = plus_constant(site, data.operand(0)?)?;
         (bound(1) == Some(0.0) && bound(2) == Some(6.0) && three == 3.0).then_some((n, sum, x))
     };
     if near(p.factor, 1.0 / 6.0) {
@@ -123,7 +123,7 @@ fn hard(site: &Site, p: &mut Product) -> Option<(Op, Value)> {
     let (x, (n, same)) = pair(p, |v| {
         let (n, data) = site.inner(v)?;
         let Op::HardSigmoid(op) = &data.op else { return None };
-        (near(f64::from(op.alpha), 1.0 / 6.0) && op.beta == 0.5).then_some((n, data.inputs[0]?))
+        (near(f64::from(op.alpha), 1.0 / 6.0) && op.beta == 0.5).then_some((n, data.operand(0)?))
     })?;
     p.nodes.push(n);
     (x == same).then(|| (HardSwish {}.into(), x))

@@ -55,12 +55,12 @@ fn find(site: &Site) -> Option<Found> {
         return None;
     }
     let mut nodes = vec![softmax];
-    let mut scores = data.inputs[0]?;
+    let mut scores = data.operand(0)?;
     let mut mask = None;
     if let Some((n, data)) = site.inner(scores)
         && let Op::Add(_) = data.op
     {
-        let (a, b) = (data.inputs[0]?, data.inputs[1]?);
+        let (a, b) = (data.operand(0)?, data.operand(1)?);
         let is_product = |v: Value| !product_of_two(site, v).2.is_empty();
         let (s, m) = if is_product(a) { (a, b) } else { (b, a) };
         let (dims, all) = (&site.graph.ty(m).as_tensor()?.dims, &site.graph.ty(s).as_tensor()?.dims);
@@ -75,12 +75,12 @@ fn find(site: &Site) -> Option<Found> {
     let n = matmul.filter(|_| !parts.is_empty())?;
     let data = site.graph.node(n);
     // Factors may stand before the product, at either side.
-    let (q, k) = (product(site, data.inputs[0]?), product(site, data.inputs[1]?));
+    let (q, k) = (product(site, data.operand(0)?), product(site, data.operand(1)?));
     let ([q_value], [k_value]) = (&q.values[..], &k.values[..]) else { return None };
     scale *= q.factor * k.factor;
     let simple = |p: &super::product::Product, v: Value| if p.factor == 1.0 { v } else { p.values[0] };
     let (q_value, k_value) = (simple(&q, *q_value), simple(&k, *k_value));
-    if !site.used_once(data.inputs[0]?) && q.factor != 1.0 || !rank4(q_value) || !rank4(k_value) {
+    if !site.used_once(data.operand(0)?) && q.factor != 1.0 || !rank4(q_value) || !rank4(k_value) {
         return None;
     }
     nodes.extend(q.nodes.iter().chain(&k.nodes));
@@ -91,7 +91,7 @@ fn find(site: &Site) -> Option<Found> {
     // What is wanted is the permutation with its last two places exchanged.
     let wanted: Vec<i64> = [0, 1, 3, 2].iter().map(|&i: &usize| perm[i] as i64).collect();
     let plain = wanted.iter().enumerate().all(|(i, &p)| p == i as i64);
-    Some(Found { q: q_value, k: data.inputs[0]?, perm: (!plain).then_some(wanted), v, mask, scale, nodes })
+    Some(Found { q: q_value, k: data.operand(0)?, perm: (!plain).then_some(wanted), v, mask, scale, nodes })
 }
 
 /// A product of constants and one matrix product: the factor, the matrix product, and the nodes.

@@ -43,7 +43,7 @@ impl Site<'_> {
     /// The axes of a reduction that keeps them, from 0 and sorted; `None` if they are not known.
     pub fn reduced(&self, n: Node, keepdims: bool) -> Option<Vec<usize>> {
         let data = self.graph.node(n);
-        let rank = self.graph.ty(data.inputs[0]?).as_tensor()?.rank();
+        let rank = self.graph.ty(data.operand(0)?).as_tensor()?.rank();
         if !keepdims {
             return None;
         }
@@ -61,7 +61,7 @@ impl Site<'_> {
     pub fn mean(&self, v: Value) -> Option<(Node, Value, Vec<usize>)> {
         let n = self.producer(v)?;
         let Op::ReduceMean(op) = &self.graph.node(n).op else { return None };
-        Some((n, self.graph.node(n).inputs[0]?, self.reduced(n, op.keepdims)?))
+        Some((n, self.graph.node(n).operand(0)?, self.reduced(n, op.keepdims)?))
     }
 }
 

@@ -25,8 +25,8 @@ pub(super) fn rule(site: &mut Site) -> Replacement {
 fn root(site: &Site, v: Value, exponent: f64) -> Option<(Value, Node)> {
     let (n, data) = site.inner(v)?;
     match &data.op {
-        Op::Sqrt(_) if exponent > 0.0 => Some((data.inputs[0]?, n)),
-        Op::Pow(_) if site.scalar(data.inputs[1]?) == Some(exponent) => Some((data.inputs[0]?, n)),
+        Op::Sqrt(_) if exponent > 0.0 => Some((data.operand(0)?, n)),
+        Op::Pow(_) if site.scalar(data.operand(1)?) == Some(exponent) => Some((data.operand(0)?, n)),
         _ => None,
     }
 }
@@ -38,8 +38,8 @@ fn inverse_root(site: &Site, v: Value) -> Option<(Value, Vec<Node>)> {
     }
     let (n, data) = site.inner(v)?;
     let inner = match &data.op {
-        Op::Reciprocal(_) => data.inputs[0]?,
-        Op::Div(_) if site.scalar(data.inputs[0]?) == Some(1.0) => data.inputs[1]?,
+        Op::Reciprocal(_) => data.operand(0)?,
+        Op::Div(_) if site.scalar(data.operand(0)?) == Some(1.0) => data.operand(1)?,
         _ => return None,
     };
     root(site, inner, 0.5).map(|(v, m)| (v, vec![n, m]))
@@ -69,15 +69,15 @@ fn find_spread(site: &Site) -> Option<(LayerNormalization, [Value; 3], Vec<Node>
     let Op::Add(_) = site.op() else { return None };
     let product = |v: Value| {
         let (n, data) = site.inner(v)?;
-        if matches!(data.op, Op::Mul(_)) { Some((n, data.inputs[0]?, data.inputs[1]?)) } else { None }
+        if matches!(data.op, Op::Mul(_)) { Some((n, data.operand(0)?, data.operand(1)?)) } else { None }
     };
     let (a, b) = (site.input(0)?, site.input(1)?);
     let ((first, p, q), (sub, data)) = [(a, b), (b, a)].into_iter().find_map(|(m, s)| {
         let (n, data) = site.inner(s)?;
         Some((product(m)?, matches!(data.op, Op::Sub(_)).then_some((n, data))?))
     })?;
-    let bias = data.inputs[0]?;
-    let (second, r, s) = product(data.inputs[1]?)?;
+    let bias = data.operand(0)?;
+    let (second, r, s) = product(data.operand(1)?)?;
     // The factor that both products have is g.
     let (x, mean, g) = [(p, q), (q, p)].into_iter().find_map(|(x, g)| {
         let mean = if r == g {
@@ -91,14 +91,14 @@ fn find_spread(site: &Site) -> Option<(LayerNormalization, [Value; 3], Vec<Node>
     })?;
     let n = site.producer(g)?;
     let data = site.graph.node(n);
-    let (Op::Mul(_), c, d) = (&data.op, data.inputs[0]?, data.inputs[1]?) else { return None };
+    let (Op::Mul(_), c, d) = (&data.op, data.operand(0)?, data.operand(1)?) else { return None };
     let (scale, (v, roots)) = [(c, d), (d, c)].into_iter().find_map(|(k, r)| Some((k, inverse_root(site, r)?)))?;
     let (sum, epsilon, variance) = super::product::plus_constant(site, v)?;
     let (m, squared, axes) = site.mean(variance).filter(|_| site.used_once(variance))?;
     let (square, of) = square(site, squared)?;
     let (mean_node, mean_of, mean_axes) = site.mean(mean)?;
     let centred = site.graph.node(site.producer(of)?);
-    let is_centred = matches!(centred.op, Op::Sub(_)) && centred.inputs[0] == Some(x) && centred.inputs[1] == Some(mean);
+    let is_centred = matches!(centred.op, Op::Sub(_)) && centred.operand(0) == Some(x) && centred.operand(1) == Some(mean);
     if !is_centred || mean_of != x || mean_axes != axes || epsilon < 0.0 {
         return None;
     }
@@ -120,8 +120,8 @@ fn find_spread(site: &Site) -> Option<(LayerNormalization, [Value; 3], Vec<Node>
 fn square(site: &Site, v: Value) -> Option<(Node, Value)> {
     let (n, data) = site.inner(v)?;
     match &data.op {
-        Op::Mul(_) if data.inputs[0] == data.inputs[1] => Some((n, data.inputs[0]?)),
-        Op::Pow(_) if site.scalar(data.inputs[1]?) == Some(2.0) => Some((n, data.inputs[0]?)),
+        Op::Mul(_) if data.operand(0) == data.inputs[1] => Some((n, data.operand(0)?)),
+        Op::Pow(_) if site.scalar(data.operand(1)?) == Some(2.0) => Some((n, data.operand(0)?)),
         _ => None,
     }
 }
@@ -164,8 +164,8 @@ fn find(site: &Site) -> Option<(Op, Value, Tensor, Vec<Node>)> {
     let centred = |v: Value| {
         let n = site.producer(v)?;
         let data = site.graph.node(n);
-        let (Op::Sub(_), x) = (&data.op, data.inputs[0]?) else { return None };
-        let (m, of, axes) = site.mean(data.inputs[1]?)?;
+        let (Op::Sub(_), x) = (&data.op, data.operand(0)?) else { return None };
+        let (m, of, axes) = site.mean(data.operand(1)?)?;
         (of == x).then_some((x, axes, [n, m]))
     };
     if let (Some((x, mean_axes, from)), Some((same, _, again))) = (centred(d), centred(of))
@@ -183,11 +183,11 @@ fn find(site: &Site) -> Option<(Op, Value, Tensor, Vec<Node>)> {
 fn scale(site: &mut Site) -> Replacement {
     let Some((n, c)) = after(site, |op| matches!(op, Op::Mul(_))) else { return Ok(None) };
     let data = site.graph.node(n);
-    let unit = data.inputs[1].and_then(|v| site.scalar(v)) == Some(1.0) && data.inputs.len() == 2;
+    let unit = data.operand(1).and_then(|v| site.scalar(v)) == Some(1.0) && data.inputs.len() == 2;
     if !unit || data.outputs.len() != 1 {
         return Ok(None);
     }
-    let (op, x) = (data.op.clone(), data.inputs[0].expect("has data"));
+    let (op, x) = (data.op.clone(), data.operand(0).expect("has data"));
     site.absorb(n);
     site.replace(op, &[x, c])
 }
@@ -199,7 +199,7 @@ fn bias(site: &mut Site) -> Replacement {
     if !matches!(data.op, Op::LayerNormalization(_)) || data.inputs.len() != 2 || data.outputs.len() != 1 {
         return Ok(None);
     }
-    let (op, x, scale) = (data.op.clone(), data.inputs[0].expect("has data"), data.inputs[1].expect("has a scale"));
+    let (op, x, scale) = (data.op.clone(), data.operand(0).expect("has data"), data.operand(1).expect("has a scale"));
     site.absorb(n);
     site.replace(op, &[x, scale, c])
 }
@@ -217,7 +217,7 @@ fn after(site: &Site, is: impl Fn(&Op) -> bool) -> Option<(Node, Value)> {
             Op::RMSNormalization(op) => op.axis,
             _ => return None,
         };
-        let ty = site.graph.ty(data.inputs[0]?).as_tensor()?;
+        let ty = site.graph.ty(data.operand(0)?).as_tensor()?;
         let first = if axis < 0 { axis + ty.rank() as i64 } else { axis } as usize;
         let dims = &site.graph.ty(c).as_tensor()?.dims;
         (site.graph.constant(c).is_some() && dims[..] == ty.dims[first..]).then_some((n, c))

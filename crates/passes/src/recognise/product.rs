@@ -65,7 +65,7 @@ fn collect(site: &Site, v: Value, first: bool, times: usize, p: &mut Product) {
 pub fn plus_constant(site: &Site, v: Value) -> Option<(Node, f64, Value)> {
     let (n, data) = site.inner(v)?;
     let Op::Add(_) = data.op else { return None };
-    let (a, b) = (data.inputs[0]?, data.inputs[1]?);
+    let (a, b) = (data.operand(0)?, data.operand(1)?);
     match (site.scalar(a), site.scalar(b)) {
         (Some(c), None) => Some((n, c, b)),
         (None, Some(c)) => Some((n, c, a)),

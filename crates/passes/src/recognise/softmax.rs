@@ -17,13 +17,13 @@ fn find(site: &Site) -> Option<(Softmax, infc_ir::Value, Vec<infc_ir::Node>)> {
     let (sum, data) = site.inner(total)?;
     let Op::ReduceSum(op) = &data.op else { return None };
     let axes = site.reduced(sum, op.keepdims)?;
-    let exp = site.producer(e).filter(|_| site.uses(e) == 2 && data.inputs[0] == Some(e))?;
+    let exp = site.producer(e).filter(|_| site.uses(e) == 2 && data.operand(0) == Some(e))?;
     let Op::Exp(_) = site.graph.node(exp).op else { return None };
-    let (sub, data) = site.inner(site.graph.node(exp).inputs[0]?)?;
+    let (sub, data) = site.inner(site.graph.node(exp).operand(0)?)?;
     let Op::Sub(_) = data.op else { return None };
-    let x = data.inputs[0]?;
-    let (max, data) = site.inner(data.inputs[1]?)?;
+    let x = data.operand(0)?;
+    let (max, data) = site.inner(data.operand(1)?)?;
     let Op::ReduceMax(op) = &data.op else { return None };
-    let same = data.inputs[0] == Some(x) && site.reduced(max, op.keepdims)? == axes && axes.len() == 1;
+    let same = data.operand(0) == Some(x) && site.reduced(max, op.keepdims)? == axes && axes.len() == 1;
     same.then(|| (Softmax { axis: axes[0] as i64 }, x, vec![sum, exp, sub, max]))
 }

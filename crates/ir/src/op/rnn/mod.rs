@@ -71,6 +71,16 @@ impl Net {
         };
         want(w, [directions, hidden * self.gates, x.dims[2]], "input weights W")?;
         want(r, [directions, hidden * self.gates, hidden], "recurrent weights R")?;
+        let batch = x.dims[1 - self.layout as usize];
+        for (i, what) in [(5, "initial states"), (6, "initial cells")].into_iter().take(states) {
+            if cx.has(i) {
+                let state = match self.layout {
+                    0 => [directions, batch, hidden],
+                    _ => [batch, directions, hidden],
+                };
+                want(cx.tensor(i)?, state, what)?;
+            }
+        }
         let (y, last) = match self.layout {
             0 => ([x.dims[0], directions, x.dims[1], hidden], [directions, x.dims[1], hidden]),
             _ => ([x.dims[0], x.dims[1], directions, hidden], [x.dims[0], directions, hidden]),
@@ -102,7 +112,10 @@ impl Net {
             let mut initial = vec![];
             for s in 0..states {
                 initial.push(match at(5 + s) {
-                    Some(v) => part(b, v, self.layout, d)?,
+                    Some(v) => {
+                        let v = part(b, v, self.layout, d)?;
+                        same_batch(b, v, x, weights.recurrent)?
+                    }
                     None => zeros(b, x, weights.recurrent)?,
                 });
             }
@@ -285,11 +298,26 @@ fn slice(b: &mut Builder, v: Value, start: i64, end: i64) -> Result<Value, Fault
     folded(b, Slice {}, &[v, start, end])
 }
 
-/// Zeros `[B, H]` for a sequence `[T, B, I]` and recurrent weights `[H, G H]`.
-fn zeros(b: &mut Builder, x: Value, recurrent: Value) -> Result<Value, Fault> {
+/// `[B, H]` for a sequence `[T, B, I]` and recurrent weights `[H, G H]`.
+fn state_dims(b: &mut Builder, x: Value, recurrent: Value) -> Result<Value, Fault> {
     let batch = b.op(Shape { start: 1, end: Some(2) }, &[x])?;
     let hidden = b.op(Shape { start: 0, end: Some(1) }, &[recurrent])?;
-    let dims = b.op(Concat { axis: 0 }, &[batch, hidden])?;
+    b.op(Concat { axis: 0 }, &[batch, hidden])
+}
+
+/// The state `v` with the dims that the body's states have, `[B, H]`; inference requires that they are equal in a run, but they
+/// may be written differently: a state `[1, H]` for a batch of `n`.
+fn same_batch(b: &mut Builder, v: Value, x: Value, recurrent: Value) -> Result<Value, Fault> {
+    if b.dims(v)? == [b.dims(x)?[1], b.dims(recurrent)?[0]] {
+        return Ok(v);
+    }
+    let dims = state_dims(b, x, recurrent)?;
+    b.op(Reshape { allowzero: true }, &[v, dims])
+}
+
+/// Zeros `[B, H]` for a sequence `[T, B, I]` and recurrent weights `[H, G H]`.
+fn zeros(b: &mut Builder, x: Value, recurrent: Value) -> Result<Value, Fault> {
+    let dims = state_dims(b, x, recurrent)?;
     let zero = Tensor::zeros(b.tensor(x)?.dtype, [1]);
     b.op(ConstantOfShape { value: Some(zero) }, &[dims])
 }
