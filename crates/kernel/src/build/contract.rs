@@ -78,32 +78,30 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     let side_of = |a: usize| (0..2).find(|&k| only[k].contains(&a));
     let widest = |k: usize| only[k].iter().copied().max_by_key(|&a| guess(c.dims[a]));
     let constant = |k: usize| operands[f[k].source].constant.is_some();
-    let (vector, n) = match contiguous.and_then(|a| Some((side_of(a)?, a))) {
-        Some(found) => found,
-        None => {
-            let mut sides: Vec<usize> = vec![0, 1];
-            sides.sort_by_key(|&k| !constant(k));
-            sides.into_iter().find_map(|k| Some((k, widest(k)?)))?
-        }
-    };
-    let broadcast = 1 - vector;
-    let mut m: Vec<usize> = only[broadcast].clone();
-    m.sort_by_key(|&a| (std::cmp::Reverse(out.buffer.strides[a].known().unwrap_or(i64::MAX)), a));
-    let b = &f[vector];
     let depth: Option<i64> = r.axes.iter().map(|e| e.known()).product();
     let bytes = r.body.dtype().bytes();
     let lanes = target.lanes(bytes).max(1);
-    let panels =
+    let panels = |vector: usize, n: usize| {
+        let b = &f[vector];
         if constant(vector) && depth.is_some() && c.dims[n].known().is_some() && pack_index(b, n, c, r.axes.len()).is_some() {
-            Panels::Packed
-        } else {
-            let index: Vec<Scalar> = b.index.iter().map(|&e| Scalar::index(e)).collect();
-            match operands[b.source].offset(&index)?.affine_in(n as u32)? {
-                (1, _) => Panels::InPlace,
-                _ if depth.is_some_and(|d| d * (8 * lanes * bytes) as i64 <= 1 << 19) => Panels::Scratch,
-                _ => return None,
-            }
-        };
+            return Some(Panels::Packed);
+        }
+        let index: Vec<Scalar> = b.index.iter().map(|&e| Scalar::index(e)).collect();
+        match operands[b.source].offset(&index)?.affine_in(n as u32)? {
+            (1, _) => Some(Panels::InPlace),
+            _ if depth.is_some_and(|d| d * (8 * lanes * bytes) as i64 <= 1 << 19) => Some(Panels::Scratch),
+            _ => None,
+        }
+    };
+    let mut sides: Vec<usize> = vec![0, 1];
+    sides.sort_by_key(|&k| !constant(k));
+    // Where the contiguous side cannot be brought into panels, the result's columns are stored one by one.
+    let ways = contiguous.and_then(|a| Some((side_of(a)?, a))).into_iter();
+    let mut ways = ways.chain(sides.into_iter().filter_map(|k| Some((k, widest(k)?))));
+    let (vector, n, panels) = ways.find_map(|(k, n)| Some((k, n, panels(k, n)?)))?;
+    let broadcast = 1 - vector;
+    let mut m: Vec<usize> = only[broadcast].clone();
+    m.sort_by_key(|&a| (std::cmp::Reverse(out.buffer.strides[a].known().unwrap_or(i64::MAX)), a));
     let rows: i64 = m.iter().map(|&a| guess(c.dims[a])).product();
     let row_of_sums = rows::choose(r.body.dtype(), target);
     let (mr, nr) = tile(rows, guess(c.dims[n]), lanes, target.vector_registers as usize, row_of_sums);
