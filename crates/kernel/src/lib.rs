@@ -17,3 +17,4 @@ pub mod program;
 pub mod rows;
 pub mod target;
 pub mod work;
+pub mod zero_point;

@@ -5,7 +5,7 @@ use crate::loops::{Access, Buffer, Kernel, Space};
 use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
 use crate::work::{Id, Item, Memory, Task, Work};
-use crate::{cost, fuse, place, work};
+use crate::{cost, fuse, place, work, zero_point};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
 use infc_artifact::program::{self as art, Place, Program, Size, SizeOp, Step, SymbolSource, View};
@@ -48,6 +48,7 @@ pub type States = Vec<(String, String)>;
 /// Lowers a decomposed graph for a target.
 pub fn lower(graph: &Graph, target: &TargetDesc, states: &States) -> Result<Lowered, Problems> {
     let mut work = work::from_graph(graph)?;
+    zero_point::lift(&mut work);
     fuse::simplify(&mut work);
     fuse::fuse(&mut work);
     place::place(&mut work);
