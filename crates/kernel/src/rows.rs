@@ -1,4 +1,4 @@
-//! Intrinsic rows: one step of a sum of products as a machine does it, as data. A row says what it computes in our own terms, which
+//! Intrinsic rows: a step of a sum of products as a machine does it, as data. A row says what it computes in our own terms, which
 //! is also its generic form: a backend that has no instruction for it computes just that, with the same bits.
 //!
 //! The contraction builder asks here for the step of its inner loop, and its tile follows from the row's cost. A new instruction is a
@@ -8,42 +8,70 @@ use crate::target::TargetDesc;
 use infc_ir::DType;
 use infc_ir::scalar::{Binary, Scalar};
 
-/// One way to add a product to a sum.
+/// One way to add products to a sum.
 #[derive(Debug)]
 pub struct Row {
     /// Its name in plans.
     pub name: &'static str,
-    /// The sum after a step, of the sum before and two factors of its dtype.
-    pub step: fn(sum: Scalar, a: Scalar, b: Scalar) -> Scalar,
-    /// May sums of this dtype be made by it on this machine?
-    pub legal: fn(DType, &TargetDesc) -> bool,
+    /// How many products a step adds: neighbours along k, of both factors. With more than one, the vector factor lies in groups of
+    /// as many for each column.
+    pub depth: usize,
+    /// The sum after a step, of the sum before and `depth` pairs of factors of its dtype.
+    pub step: fn(sum: Scalar, a: &[Scalar], b: &[Scalar]) -> Scalar,
+    /// May it make these sums on this machine?
+    pub legal: fn(&Sums, &TargetDesc) -> bool,
     /// Steps on whole vectors that begin in a cycle.
     pub per_cycle: f64,
     /// Cycles from one step of a sum to its next.
     pub latency: f64,
 }
 
+/// What is to be added up.
+#[derive(Clone, Copy, Debug)]
+pub struct Sums {
+    /// The sums.
+    pub dtype: DType,
+    /// The factor that is broadcast, as it lies in memory.
+    pub broadcast: DType,
+    /// The factor that is read in vectors, as it lies in memory.
+    pub vector: DType,
+    /// Groups of so many neighbours along k can be read: their places follow each other, and k is a multiple of it.
+    pub groups: usize,
+}
+
 /// All rows, the best ones first.
 pub static ROWS: &[Row] = &[
     Row {
+        name: "byte_dot",
+        depth: 4,
+        step: |sum, a, b| a.iter().zip(b).fold(sum, |sum, (&a, &b)| sum + a * b),
+        legal: |sums, target| {
+            target.byte_dot && sums.groups == 4 && (sums.dtype, sums.broadcast, sums.vector) == (DType::I32, DType::U8, DType::I8)
+        },
+        per_cycle: 2.0,
+        latency: 4.0,
+    },
+    Row {
         name: "fma",
-        step: |sum, a, b| Scalar::fma(a, b, sum),
-        legal: |dtype, target| target.fma && dtype.is_float(),
+        depth: 1,
+        step: |sum, a, b| Scalar::fma(a[0], b[0], sum),
+        legal: |sums, target| target.fma && sums.dtype.is_float(),
         per_cycle: 2.0,
         latency: 4.0,
     },
     Row {
         name: "mul_add",
-        step: |sum, a, b| Scalar::binary(Binary::Add, sum, a * b),
+        depth: 1,
+        step: |sum, a, b| Scalar::binary(Binary::Add, sum, a[0] * b[0]),
         legal: |_, _| true,
         per_cycle: 1.0, // two instructions, of which only the sum is in the chain
         latency: 4.0,
     },
 ];
 
-/// The best row for sums of a dtype on a machine.
-pub fn choose(dtype: DType, target: &TargetDesc) -> &'static Row {
-    ROWS.iter().find(|r| (r.legal)(dtype, target)).expect("the last row is always legal")
+/// The best row for sums on a machine.
+pub fn choose(sums: &Sums, target: &TargetDesc) -> &'static Row {
+    ROWS.iter().find(|r| (r.legal)(sums, target)).expect("the last row is always legal")
 }
 
 /// The row of that name.
@@ -62,9 +90,11 @@ mod tests {
         for dtype in [DType::F32, DType::F64, DType::I32, DType::I64] {
             for row in ROWS.iter().filter(|r| r.name != "fma" || dtype.is_float()) {
                 let number = |v: i64| Scalar::number(dtype, v as f64);
-                let sum = (row.step)(number(-7), number(3), number(5));
+                let (a, b): (Vec<_>, Vec<_>) = (0..row.depth as i64).map(|k| (number(3 + k), number(5 - 2 * k))).unzip();
+                let sum = (row.step)(number(-7), &a, &b);
+                let want = (0..row.depth as i64).map(|k| (3 + k) * (5 - 2 * k)).sum::<i64>() - 7;
                 assert_eq!(sum.dtype(), dtype, "{}", row.name);
-                assert_eq!(eval::fold(sum), number(8), "{} of {dtype}", row.name);
+                assert_eq!(eval::fold(sum), number(want), "{} of {dtype}", row.name);
             }
         }
         let mut target = TargetDesc::from_toml(
@@ -72,9 +102,13 @@ mod tests {
              fma = true\nl1_bytes = 32768\nl2_bytes = 524288\nl3_bytes = 2097152\n",
         )
         .expect("a machine file");
-        assert_eq!([DType::F32, DType::I32].map(|d| choose(d, &target).name), ["fma", "mul_add"]);
-        target.fma = false;
-        assert_eq!(choose(DType::F32, &target).name, "mul_add");
+        let sums = |dtype, broadcast, vector| Sums { dtype, broadcast, vector, groups: 4 };
+        let (floats, bytes) = (sums(DType::F32, DType::F32, DType::F32), sums(DType::I32, DType::U8, DType::I8));
+        let signed = sums(DType::I32, DType::I8, DType::I8);
+        assert_eq!([floats, bytes, signed].map(|s| choose(&s, &target).name), ["fma", "mul_add", "mul_add"]);
+        (target.fma, target.byte_dot) = (false, true);
+        assert_eq!([floats, bytes, signed].map(|s| choose(&s, &target).name), ["mul_add", "byte_dot", "mul_add"]);
+        assert_eq!(choose(&Sums { groups: 1, ..bytes }, &target).name, "mul_add");
         assert!(ROWS.iter().all(|r| std::ptr::eq(named(r.name).expect("listed"), r)));
     }
 }

@@ -22,6 +22,9 @@ pub struct TargetDesc {
     pub vector_registers: u32,
     /// Fused multiply-add in hardware.
     pub fma: bool,
+    /// An instruction that adds four products of unsigned with signed bytes to each i32 of a vector, without saturation.
+    #[serde(default)]
+    pub byte_dot: bool,
     /// Bytes of L1 data cache.
     pub l1_bytes: u64,
     /// Bytes of L2 cache of one core.

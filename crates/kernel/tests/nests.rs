@@ -23,6 +23,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         vector_bytes,
         vector_registers,
         fma,
+        byte_dot: false,
         l1_bytes: 32 << 10,
         l2_bytes: 512 << 10,
         l3_bytes: 4 << 20,
@@ -193,13 +194,35 @@ proptest! {
         let tensors = [small(&[m, 5], seed), small(&[5, n], seed + 1), small(&[n], seed + 2)];
         let nr = 4 * nv;
         let all = [plan::Panels::Packed, plan::Panels::InPlace, plan::Panels::Scratch];
-        for (panels, row) in all.into_iter().flat_map(|p| infc_kernel::rows::ROWS.iter().map(move |r| (p, r.name))) {
+        for (panels, row) in all.into_iter().flat_map(|p| infc_kernel::rows::ROWS.iter().filter(|r| r.depth == 1).map(move |r| (p, r.name))) {
             let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * mb, nc: nr * nb, panels, row };
             let n_axis_exists = n > 1 && m > 1;
             if n_axis_exists {
                 check(&matmul(m, 5, n, false), &tensors, &[plain(2), plain(2), plain(1), plain(2)], &[false, true, false], &target, Some(Plan::Brgemm(p)));
             }
         }
+    }
+
+    #[test]
+    fn dot_products_of_bytes(m in 1usize..20, k in 1usize..9, n in 1usize..40, c in 1usize..3, swap in any::<bool>(), seed: u64) {
+        let target = TargetDesc { byte_dot: true, ..target(64, 32, true) };
+        let bytes = |dims: &[usize], seed: u64| small(dims, seed).to_ints();
+        let x: Vec<u8> = bytes(&[m, c, 4 * k], seed).iter().map(|&v| (v * 31 + 128) as u8).collect();
+        let w: Vec<i8> = bytes(&[c, 4 * k, n], seed + 1).iter().map(|&v| (v * 31) as i8).collect();
+        let tensors = [Tensor::from_vec([m, c, 4 * k], x), Tensor::from_vec([c, 4 * k, n], w)];
+        let step = Compute::reduce(
+            &e(&[m, n]),
+            &e(&[c, 4 * k]),
+            Reducer::Sum,
+            |o, r| {
+                let x = Scalar::read_at(DType::U8, 0, &[o[0], r[0], r[1]]).cast(DType::I32);
+                let w = Scalar::read_at(DType::I8, 1, &[r[0], r[1], o[1]]).cast(DType::I32);
+                if swap { w * x } else { x * w }
+            },
+            |_, acc| acc,
+        );
+        let layouts = [plain(3), plain(3), plain(2)];
+        check(&Step::Compute(step.simplify()), &tensors, &layouts, &[false, true], &target, None);
     }
 
     #[test]

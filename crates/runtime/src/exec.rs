@@ -282,6 +282,8 @@ impl Exec<'_> {
     fn address(&self, number: usize, view: &View, bytes: usize) -> Result<*mut u8, Error> {
         let (buffer, offset) = (view.buffer as usize, self.value(&view.offset));
         let size = self.plan.sizes[buffer];
+        // A part of what is empty is empty, wherever it lies.
+        let offset = if bytes == 0 && size == 0 { 0 } else { offset };
         let end = u64::try_from(offset).ok().and_then(|o| o.checked_add(bytes as u64));
         if end.is_none_or(|end| end > size) {
             fail!(Run, "step {number}: bytes {offset}..+{bytes} of buffer {buffer}, which has {size}");

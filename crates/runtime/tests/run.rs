@@ -341,6 +341,22 @@ fn offsets_are_checked_while_running() {
     assert_eq!(error, "step 3: bytes 24..+4 of buffer 3, which has 12");
 }
 
+/// As in a concatenation along axis 1 of nothing along axis 0.
+#[test]
+fn parts_of_what_is_empty_are_empty() {
+    let bytes = || Size(vec![SizeOp::Symbol(0), SizeOp::Const(4), SizeOp::Mul]);
+    let part = |buffer: u32| View { buffer, offset: c(4) };
+    let program = Program {
+        inputs: vec![port("x", vec![Size::symbol(0)], 0)],
+        outputs: vec![port("y", vec![Size::symbol(0)], 1)],
+        symbols: vec![Symbol { name: "n".into(), source: SymbolSource::Input { input: 0, axis: 0 } }],
+        buffers: vec![buffer(bytes(), Place::Input(0)), buffer(bytes(), Place::Output(0))],
+        steps: vec![Step::Copy { from: part(0), to: part(1), bytes: c(0) }],
+        ..Program::default()
+    };
+    assert_eq!(run(&mut session(&program), &[("x", &[0], &[])]), Ok(vec![vec![]]));
+}
+
 #[test]
 fn the_float_environment_of_the_caller_does_not_matter() {
     let program = Program {

@@ -13,7 +13,7 @@ use infc_ir::{DType, Expr, Fault, Scalar, fault};
 use infc_kernel::loops::{Access, Space};
 
 /// The addresses of an access.
-enum Shape {
+pub(crate) enum Shape {
     /// One for all lanes.
     One(Val),
     /// Of lane 0, and the distance between lanes in elements.
@@ -55,7 +55,7 @@ impl Emit<'_> {
         }
     }
 
-    fn shape(&mut self, buffer: usize, index: &[Scalar]) -> Result<Shape, Fault> {
+    pub(crate) fn shape(&mut self, buffer: usize, index: &[Scalar]) -> Result<Shape, Fault> {
         let b = &self.kernel.buffers[buffer];
         let base = self.places[buffer].ok_or_else(|| fault!("buffer '{}' is used before its Alloc", b.name))?;
         if index.len() != b.strides.len() {
@@ -281,7 +281,7 @@ impl Emit<'_> {
     }
 
     /// Lanes `first` to `first + count` of a vector.
-    fn lanes_of(&mut self, v: Val, first: u32, count: u32) -> Val {
+    pub(crate) fn lanes_of(&mut self, v: Val, first: u32, count: u32) -> Val {
         if v.ty.lanes == count {
             return v;
         }
@@ -291,7 +291,7 @@ impl Emit<'_> {
     }
 
     /// Vectors one after another, a power of two of them.
-    fn joined(&mut self, mut parts: Vec<Val>) -> Val {
+    pub(crate) fn joined(&mut self, mut parts: Vec<Val>) -> Val {
         while parts.len() > 1 {
             parts = parts
                 .chunks(2)

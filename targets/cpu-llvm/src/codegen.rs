@@ -176,8 +176,9 @@ fn with_module<T>(
 fn machine(target: &TargetDesc) -> Result<TargetMachine, Fault> {
     let triple = TargetTriple::create(TRIPLE);
     let llvm = Target::from_triple(&triple).map_err(|e| fault!("LLVM: {e}"))?;
-    // A machine of one's own gets the general tuning.
-    let cpu = if target.name.starts_with("x86-64-v") { target.name.as_str() } else { "x86-64" };
+    // A machine of one's own gets the general tuning; the features say what there is beyond a level.
+    let level = ["x86-64-v2", "x86-64-v3", "x86-64-v4"].into_iter().find(|level| target.name.starts_with(level));
+    let cpu = level.unwrap_or("x86-64");
     let features: Vec<String> = target.features.iter().map(|f| format!("+{f}")).collect();
     llvm.create_target_machine(&triple, cpu, &features.join(","), OptimizationLevel::Aggressive, RelocMode::PIC, CodeModel::Small)
         .ok_or_else(|| fault!("LLVM has no machine '{}'", target.name))

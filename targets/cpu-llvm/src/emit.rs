@@ -60,6 +60,8 @@ pub(crate) struct Emit<'a> {
     pub lanes: Option<u32>,
     /// Lanes of 32 bits in a register.
     pub width: i64,
+    /// Dot products of bytes are an instruction.
+    byte_dot: bool,
     /// Lanes that take part, if not all do.
     pub mask: Option<Val>,
     /// Lets that are index expressions.
@@ -90,6 +92,7 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
         memo: HashMap::new(),
         lanes: None,
         width: target.lanes(4) as i64,
+        byte_dot: target.byte_dot,
         mask: None,
         indices: HashMap::new(),
         loops: vec![],
@@ -412,6 +415,13 @@ impl Emit<'_> {
             }
             Kind::Binary(op, a, b) => match self.index_comparison(*op, *a, *b)? {
                 Some(v) => v,
+                None if self.byte_dot && *op == Binary::Add && s.dtype() == DType::I32 => match self.dot(s)? {
+                    Some(v) => v,
+                    None => {
+                        let (x, y) = (self.scalar(*a)?, self.scalar(*b)?);
+                        ops::binary(&mut self.f, *op, a.dtype(), x, y)?
+                    }
+                },
                 None => {
                     let (x, y) = (self.scalar(*a)?, self.scalar(*b)?);
                     ops::binary(&mut self.f, *op, a.dtype(), x, y)?

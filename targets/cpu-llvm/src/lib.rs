@@ -1,6 +1,6 @@
 //! Prints loop IR through LLVM as x86-64 machine code.
 //!
-//! A kernel becomes LLVM assembly text (`emit`, `access`, `index`, `ops`, `narrow`, over the writer in `ir`), LLVM optimises it
+//! A kernel becomes LLVM assembly text (`emit`, `access`, `index`, `ops`, `dot`, `narrow`, over the writer in `ir`), LLVM optimises it
 //! and writes an object (`codegen`), and the object becomes one position-independent image (`image`). An object file for other
 //! linkers has that image, the constants and a driver made from the program's steps (`driver`, `object`). Knows loops, no graph and no
 //! ONNX. LLVM's library is loaded when it is first needed (`library`). The emitted code calls no library: everything without an
@@ -10,6 +10,7 @@
 
 mod access;
 mod codegen;
+mod dot;
 mod driver;
 mod emit;
 mod helpers;

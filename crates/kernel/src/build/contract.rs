@@ -9,7 +9,7 @@ use super::elementwise::with_accumulator;
 use super::{Cx, Operand, for_each, pack};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::{Brgemm, Panels, guess};
-use crate::rows::{self, Row};
+use crate::rows::{self, Row, Sums};
 use crate::target::TargetDesc;
 use infc_ir::Expr;
 use infc_ir::compute::{Compute, Reducer};
@@ -51,7 +51,8 @@ pub fn in_memory_order(mut c: Compute, operands: &[Operand]) -> Compute {
         moving.map(|f| of(f).unwrap_or(i64::MAX)).max().unwrap_or(0)
     };
     let mut order: Vec<usize> = (0..r.axes.len()).collect();
-    order.sort_by_key(|&k| std::cmp::Reverse(stride(k)));
+    // Axes of one element go first: the last one is that of neighbours.
+    order.sort_by_key(|&k| std::cmp::Reverse(if r.axes[k].is(1) { i64::MAX } else { stride(k) }));
     let mut map: Vec<Expr> = (0..rank + order.len()).map(Expr::var).collect();
     for (new, &old) in order.iter().enumerate() {
         map[rank + old] = Expr::var(rank + new);
@@ -103,7 +104,13 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     let mut m: Vec<usize> = only[broadcast].clone();
     m.sort_by_key(|&a| (std::cmp::Reverse(out.buffer.strides[a].known().unwrap_or(i64::MAX)), a));
     let rows: i64 = m.iter().map(|&a| guess(c.dims[a])).product();
-    let row_of_sums = rows::choose(r.body.dtype(), target);
+    let sums = Sums {
+        dtype: r.body.dtype(),
+        broadcast: f[broadcast].read.dtype(),
+        vector: f[vector].read.dtype(),
+        groups: if panels == Panels::Packed { groups(c, &f[broadcast], &operands[f[broadcast].source]) } else { 1 },
+    };
+    let row_of_sums = rows::choose(&sums, target);
     let (mr, nr) = tile(rows, guess(c.dims[n]), lanes, target.vector_registers as usize, row_of_sums);
     let depth = depth.unwrap_or(64).max(1);
     // Rows of a convolution overlap: what a row takes of the operand is less than the depth.
@@ -112,6 +119,17 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     let row = depth.min(shared.max(1)) * bytes as i64;
     let (mc, nc) = blocks(c, &m, n, rows, depth, row, (mr, nr), bytes as i64, target);
     Some(Brgemm { broadcast, n, m, mr, nr, mc, nc, panels, row: row_of_sums.name })
+}
+
+/// Neighbours along k that the broadcast factor has side by side, four at most; 1 if that is not so for all of k.
+fn groups(c: &Compute, a: &Factor, operand: &Operand) -> usize {
+    let axes = &c.reduction.as_ref().expect("a contraction reduces").axes;
+    let index: Vec<Scalar> = a.index.iter().map(|&e| Scalar::index(e)).collect();
+    let last = (c.dims.len() + axes.len() - 1) as u32;
+    let plain = matches!(a.scalar.kind(), Kind::Cast(read) if *read == a.read);
+    let side_by_side = operand.offset(&index).and_then(|o| o.affine_in(last)).is_some_and(|(step, _)| step == 1);
+    let whole = axes.last().and_then(|e| e.known()).is_some_and(|e| e % 4 == 0);
+    if plain && side_by_side && whole { 4 } else { 1 }
 }
 
 /// Rows and columns of the register tile: the fewest cycles over the whole product, by what the row says of its steps, two loads a
@@ -260,7 +278,8 @@ fn vector_source(cx: &mut Cx, c: &Compute, p: &Brgemm, b: &Factor) -> Source {
             let tensor = cx.operand(b.source).constant.clone().expect("checked by the plan");
             let n = c.dims[p.n].known().expect("checked by the plan") as usize;
             let packed = pack::panels(&tensor, &index, n, &depth, p.nr).expect("a constant read in bounds");
-            cx.pack(b.source, packed);
+            let group = rows::named(p.row).expect("a plan names a row of the table").depth;
+            cx.pack(b.source, if group == 1 { packed } else { pack::grouped(&packed, group) });
             Source::Packed(b.source)
         }
     }
@@ -341,10 +360,12 @@ impl Tile<'_> {
 
     /// In each step of the k loop, something of the panel that comes next: when its turn comes, all of it is near. Panels are
     /// read from memory once a run, and what the machine fetches ahead by itself ends at a page.
-    fn next_panel(&self, bytes: usize, k: &[Expr]) -> Option<Stmt> {
+    fn next_panel(&self, group: i64, k: &[Expr]) -> Option<Stmt> {
         let Source::Packed(source) = self.source else { return None };
-        let dims: Vec<i64> = self.k_axes().iter().map(|e| e.known()).collect::<Option<_>>()?;
-        let (depth, nr, tiles) = (dims.iter().product::<i64>(), self.p.nr as i64, (self.p.mc / self.p.mr) as i64);
+        let bytes = self.b.read.dtype().bytes();
+        let mut dims: Vec<i64> = self.k_axes().iter().map(|e| e.known()).collect::<Option<_>>()?;
+        *dims.last_mut()? /= group;
+        let (depth, nr, tiles) = (dims.iter().product::<i64>(), self.p.nr as i64 * group, (self.p.mc / self.p.mr) as i64);
         let step = (nr + tiles - 1) / tiles; // elements in each step of k, so that all tiles together fetch a panel
         if depth * nr * bytes as i64 <= PAGE || step * bytes as i64 > LINE {
             return None;
@@ -352,10 +373,32 @@ impl Tile<'_> {
         let flat = k.iter().zip(&dims).fold(Expr::int(0), |flat, (&v, &d)| flat * d + v);
         let tile = self.m_tile.min(Expr::int(nr / step - 1).max(Expr::int(0)));
         let at = tile * (depth * step) + flat * step;
-        let last = self.columns.div_ceil(Expr::int(nr)) - 1;
-        let mut index = vec![Expr::int(0); dims.len() + 2];
-        (index[0], index[dims.len() + 1]) = ((self.n0.div(Expr::int(nr)) + 1).min(last), at);
+        let columns = Expr::from(self.p.nr);
+        let last = self.columns.div_ceil(columns) - 1;
+        let innermost = if group == 1 { dims.len() + 1 } else { dims.len() + 2 };
+        let mut index = vec![Expr::int(0); innermost + 1];
+        (index[0], index[innermost]) = ((self.n0.div(columns) + 1).min(last), at);
         Some(Stmt::Prefetch { buffer: source as u32, index: index.into_iter().map(Scalar::index).collect() })
+    }
+
+    /// The broadcast factor in row `i` and the vector factor in column `v`, member `j` of a group along k.
+    fn factors_at(&self, cx: &Cx, k: &[Expr], (i, v): (Expr, Expr), (j, group): (i64, i64), tail: bool) -> (Scalar, Scalar) {
+        let mut member = k.to_vec();
+        if let Some(last) = member.last_mut().filter(|_| group > 1) {
+            *last = *last * group + j;
+        }
+        let row: Vec<Expr> = self.row(i).into_iter().chain(member.iter().copied()).collect();
+        let read = match self.source {
+            Source::InPlace => self.b_at(&member, self.n0 + v, tail),
+            Source::Scratch(panel) => cx.at(panel, &member.iter().copied().chain([v]).collect::<Vec<_>>()),
+            Source::Packed(source) => {
+                let mut at: Vec<Expr> =
+                    [self.n0.div(Expr::from(self.p.nr))].into_iter().chain(k.iter().copied()).chain([v]).collect();
+                at.extend((group > 1).then_some(Expr::int(j)));
+                Scalar::read_at(self.b.read.dtype(), source, &at)
+            }
+        };
+        (self.a.scalar.subst(&row), self.b.scalar.rewrite(&mut |n| if n == self.b.read { read } else { n }))
     }
 
     /// One register tile: clear, accumulate over k, finish and store.
@@ -371,25 +414,20 @@ impl Tile<'_> {
 
         let (i, v) = two(cx);
         let k: Vec<Expr> = self.k_axes().iter().map(|_| cx.var()).collect();
-        let row: Vec<Expr> = self.row(i).into_iter().chain(k.iter().copied()).collect();
-        let left = self.a.scalar.subst(&row);
-        let read = match self.source {
-            Source::InPlace => self.b_at(&k, self.n0 + v, tail),
-            Source::Scratch(panel) => cx.at(panel, &k.iter().copied().chain([v]).collect::<Vec<_>>()),
-            Source::Packed(source) => {
-                let tile = self.n0.div(nr);
-                let at: Vec<Expr> = [tile].into_iter().chain(k.iter().copied()).chain([v]).collect();
-                Scalar::read_at(self.b.read.dtype(), source, &at)
-            }
-        };
-        let right = self.b.scalar.rewrite(&mut |n| if n == self.b.read { read } else { n });
-        let (x, y) = if self.p.broadcast == 0 { (left, right) } else { (right, left) };
         let row = rows::named(self.p.row).expect("a plan names a row of the table");
-        let next = (row.step)(cx.at(acc, &[i, v]), x, y);
+        let group = row.depth as i64;
+        let (left, right): (Vec<Scalar>, Vec<Scalar>) =
+            (0..group).map(|j| self.factors_at(cx, &k, (i, v), (j, group), tail)).unzip();
+        let (x, y) = if self.p.broadcast == 0 || group > 1 { (left, right) } else { (right, left) };
+        let next = (row.step)(cx.at(acc, &[i, v]), &x, &y);
         let sum = each(i, v, vec![cx.put(acc, &[i, v], next)]);
-        let ahead = self.next_panel(dtype.bytes(), &k).filter(|_| !tail);
+        let ahead = self.next_panel(group, &k).filter(|_| !tail);
         let mut sum: Vec<Stmt> = ahead.into_iter().chain([sum]).collect();
-        for (&var, &e) in k.iter().zip(self.k_axes()).rev() {
+        let mut extents = self.k_axes().to_vec();
+        if let Some(last) = extents.last_mut().filter(|_| group > 1) {
+            *last = last.div(Expr::int(group));
+        }
+        for (&var, &e) in k.iter().zip(&extents).rev() {
             sum = vec![for_each(var, e, LoopKind::Serial, sum)];
         }
 

@@ -114,6 +114,25 @@ pub fn panels(t: &Tensor, index: &[Expr], n: usize, k: &[usize], nr: usize) -> O
     Some(Tensor::from_bytes(t.dtype, dims, to))
 }
 
+/// Panels whose last but one dim (along k) is cut into groups: `[..., k, nr]` becomes `[..., k / group, nr, group]`.
+pub fn grouped(panels: &Tensor, group: usize) -> Tensor {
+    let rank = panels.dims.len();
+    let (k, nr, width) = (panels.dims[rank - 2], panels.dims[rank - 1], panels.dtype.bytes());
+    let (from, mut to) = (panels.bytes(), vec![0u8; panels.bytes().len()]);
+    for (number, block) in to.chunks_exact_mut((group * nr * width).max(1)).enumerate() {
+        let base = number * group * nr;
+        for column in 0..nr {
+            for j in 0..group {
+                let (place, at) = ((column * group + j) * width, (base + j * nr + column) * width);
+                block[place..place + width].copy_from_slice(&from[at..at + width]);
+            }
+        }
+    }
+    let mut dims = panels.dims[..rank - 2].to_vec();
+    dims.extend([k / group, nr, group]);
+    Tensor::from_bytes(panels.dtype, dims, to)
+}
+
 /// True for dtypes whose elements can be moved as bytes.
 pub fn movable(dtype: DType) -> bool {
     dtype.bytes() > 0

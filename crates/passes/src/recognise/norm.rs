@@ -120,7 +120,7 @@ fn find_spread(site: &Site) -> Option<(LayerNormalization, [Value; 3], Vec<Node>
 fn square(site: &Site, v: Value) -> Option<(Node, Value)> {
     let (n, data) = site.inner(v)?;
     match &data.op {
-        Op::Mul(_) if data.operand(0) == data.inputs[1] => Some((n, data.operand(0)?)),
+        Op::Mul(_) if data.operand(0) == data.operand(1) => Some((n, data.operand(0)?)),
         Op::Pow(_) if site.scalar(data.operand(1)?) == Some(2.0) => Some((n, data.operand(0)?)),
         _ => None,
     }
@@ -129,7 +129,7 @@ fn square(site: &Site, v: Value) -> Option<(Node, Value)> {
 /// The first of the trailing axes, if `axes` are those.
 fn trailing(axes: &[usize], rank: usize) -> Option<usize> {
     let first = *axes.first()?;
-    (axes.len() == rank - first && axes.windows(2).all(|w| w[1] == w[0] + 1)).then_some(first)
+    (rank.checked_sub(first) == Some(axes.len()) && axes.windows(2).all(|w| w[1] == w[0] + 1)).then_some(first)
 }
 
 fn core(site: &mut Site) -> Replacement {
