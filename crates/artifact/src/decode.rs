@@ -2,6 +2,7 @@
 
 use crate::encode::VERSION;
 use crate::program::*;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -45,6 +46,7 @@ pub fn decode(bytes: &[u8]) -> Result<Program, DecodeError> {
         states: input.list(|d| Ok((d.id()?, d.id()?)))?,
         arena: input.optional()?,
         threads: if input.flag()? { Some(input.id()?) } else { None },
+        slots: input.list(|d| Ok(Slot { ty: d.host_type()?, place: d.slot_place()? }))?,
     };
     input.end()?;
     Ok(program)
@@ -110,6 +112,14 @@ impl<'a> Decoder<'a> {
     }
     pub(crate) fn text(&mut self) -> Decoded<String> {
         let at = self.at;
+        match String::from_utf8(self.blob()?) {
+            Ok(text) => Ok(text),
+            Err(_) => self.fail(at, "a text that is not UTF-8"),
+        }
+    }
+    /// Bytes behind their number.
+    fn blob(&mut self) -> Decoded<Vec<u8>> {
+        let at = self.at;
         let len = self.number()?;
         let rest = self.bytes.len() - self.at;
         if len > rest as u64 {
@@ -117,10 +127,7 @@ impl<'a> Decoder<'a> {
         }
         let bytes = &self.bytes[self.at..self.at + len as usize];
         self.at += len as usize;
-        match core::str::from_utf8(bytes) {
-            Ok(text) => Ok(text.into()),
-            Err(_) => self.fail(at, "a text that is not UTF-8"),
-        }
+        Ok(bytes.to_vec())
     }
     /// Every item takes at least one byte, so that a count larger than the rest is wrong; memory grows only with items that are there.
     pub(crate) fn list<T>(&mut self, mut each: impl FnMut(&mut Self) -> Decoded<T>) -> Decoded<Vec<T>> {
@@ -214,7 +221,50 @@ impl<'a> Decoder<'a> {
                 cond: if self.flag()? { Some(self.view()?) } else { None },
                 body: self.steps()?,
             },
+            6 => Step::Host {
+                routine: self.text()?,
+                attributes: self.blob()?,
+                inputs: self.list(Decoder::host_value)?,
+                outputs: self.list(|d| match d.host_value()? {
+                    Some(value) => Ok(value),
+                    None => d.fail(d.at - 1, "a result that is left out"),
+                })?,
+                code: self.id()?,
+            },
             _ => return self.fail(self.at - 1, "an unknown kind of step"),
         })
+    }
+    fn host_value(&mut self) -> Decoded<Option<HostValue>> {
+        Ok(match self.byte()? {
+            0 => None,
+            1 => Some(HostValue::Slot(self.id()?)),
+            2 => Some(HostValue::Tensor { dtype: self.byte()?, dims: self.list(Decoder::size)?, view: self.view()? }),
+            _ => return self.fail(self.at - 1, "an unknown kind of operand"),
+        })
+    }
+    fn slot_place(&mut self) -> Decoded<SlotPlace> {
+        Ok(match self.byte()? {
+            0 => SlotPlace::Input(self.id()?),
+            1 => SlotPlace::Output(self.id()?),
+            2 => SlotPlace::Constant { offset: self.number()?, bytes: self.number()? },
+            3 => SlotPlace::Temp,
+            _ => return self.fail(self.at - 1, "an unknown place of a slot"),
+        })
+    }
+    fn host_type(&mut self) -> Decoded<HostType> {
+        if self.depth == NESTING {
+            return self.fail(self.at, "types that nest too deeply");
+        }
+        self.depth += 1;
+        let ty = match self.byte()? {
+            0 => HostType::Tensor(self.byte()?, self.list(Decoder::optional)?),
+            1 => HostType::Any(self.byte()?),
+            2 => HostType::Sequence(Box::new(self.host_type()?)),
+            3 => HostType::Optional(Box::new(self.host_type()?)),
+            4 => HostType::Map(self.byte()?, Box::new(self.host_type()?)),
+            _ => return self.fail(self.at - 1, "an unknown kind of type"),
+        };
+        self.depth -= 1;
+        Ok(ty)
     }
 }

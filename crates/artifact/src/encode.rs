@@ -6,7 +6,7 @@ use crate::program::*;
 use alloc::vec::Vec;
 
 /// The version of this form, its first number.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// The bytes of a program.
 pub fn encode(program: &Program) -> Vec<u8> {
@@ -32,6 +32,7 @@ pub fn encode(program: &Program) -> Vec<u8> {
     });
     out.optional(program.arena);
     out.optional(program.threads.map(u64::from));
+    out.list(&program.slots, Encoder::slot);
     out.bytes
 }
 
@@ -188,6 +189,77 @@ impl Encoder {
                     }
                 }
                 self.list(body, Encoder::step);
+            }
+            Step::Host { routine, attributes, inputs, outputs, code } => {
+                self.tag(6);
+                self.text(routine);
+                self.number(attributes.len() as u64);
+                self.bytes.extend_from_slice(attributes);
+                self.list(inputs, |out, value| match value {
+                    None => out.tag(0),
+                    Some(value) => out.host_value(value),
+                });
+                self.list(outputs, Encoder::host_value);
+                self.number((*code).into());
+            }
+        }
+    }
+    fn host_value(&mut self, value: &HostValue) {
+        match value {
+            HostValue::Slot(slot) => {
+                self.tag(1);
+                self.number((*slot).into());
+            }
+            HostValue::Tensor { dtype, dims, view } => {
+                self.tag(2);
+                self.tag(*dtype);
+                self.list(dims, Encoder::size);
+                self.view(view);
+            }
+        }
+    }
+    fn slot(&mut self, slot: &Slot) {
+        self.host_type(&slot.ty);
+        match slot.place {
+            SlotPlace::Input(i) => {
+                self.tag(0);
+                self.number(i.into());
+            }
+            SlotPlace::Output(i) => {
+                self.tag(1);
+                self.number(i.into());
+            }
+            SlotPlace::Constant { offset, bytes } => {
+                self.tag(2);
+                self.number(offset);
+                self.number(bytes);
+            }
+            SlotPlace::Temp => self.tag(3),
+        }
+    }
+    fn host_type(&mut self, ty: &HostType) {
+        match ty {
+            HostType::Tensor(dtype, dims) => {
+                self.tag(0);
+                self.tag(*dtype);
+                self.list(dims, |out, d| out.optional(*d));
+            }
+            HostType::Any(dtype) => {
+                self.tag(1);
+                self.tag(*dtype);
+            }
+            HostType::Sequence(of) => {
+                self.tag(2);
+                self.host_type(of);
+            }
+            HostType::Optional(of) => {
+                self.tag(3);
+                self.host_type(of);
+            }
+            HostType::Map(key, of) => {
+                self.tag(4);
+                self.tag(*key);
+                self.host_type(of);
             }
         }
     }

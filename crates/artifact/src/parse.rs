@@ -4,6 +4,7 @@ use crate::decode::NESTING;
 use crate::dtype;
 use crate::program::*;
 use crate::text::symbol_names;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -47,7 +48,7 @@ enum Token {
     Mark(&'static str),
 }
 
-const MARKS: &[&str] = &["->", "==", "..=", "=", "+", "*", "/", "%", "(", ")", "[", "]", "{", "}", ",", "@", "#"];
+const MARKS: &[&str] = &["->", "==", "..=", "=", "+", "*", "/", "%", "(", ")", "[", "]", "{", "}", ",", "@", "#", "&", "?"];
 
 fn tokens(text: &str) -> Parsed<Vec<(usize, Token)>> {
     let mut out = Vec::new();
@@ -220,6 +221,11 @@ impl Parser {
                     self.next_of(out.buffers.len())?;
                     out.buffers.push(self.buffer()?);
                 }
+                "slot" => {
+                    self.expect("&")?;
+                    self.next_of(out.slots.len())?;
+                    out.slots.push(self.slot()?);
+                }
                 "arena" => {
                     self.expect("bytes")?;
                     out.arena = Some(self.number()?);
@@ -287,6 +293,89 @@ impl Parser {
         self.expect(",")?;
         self.expect("bytes")?;
         Ok(Buffer { bytes: self.size()?, place })
+    }
+
+    fn slot(&mut self) -> Parsed<Slot> {
+        let ty = self.host_type()?;
+        let place = match self.word()?.as_str() {
+            "input" => SlotPlace::Input(self.number()?),
+            "output" => SlotPlace::Output(self.number()?),
+            "constants" => {
+                self.expect("at")?;
+                let offset = self.number()?;
+                self.expect("bytes")?;
+                SlotPlace::Constant { offset, bytes: self.number()? }
+            }
+            "temp" => SlotPlace::Temp,
+            other => return self.fail(format!("unknown place '{other}'")),
+        };
+        Ok(Slot { ty, place })
+    }
+
+    fn host_type(&mut self) -> Parsed<HostType> {
+        self.depth += 1;
+        if self.depth > 4 * Size::DEPTH {
+            return self.fail("types nest too deeply");
+        }
+        let known = |p: &Parser, word: &str| matches!(p.peek(), Some(Token::Word(w)) if w == word);
+        let ty = if known(self, "seq") {
+            HostType::Sequence(Box::new(self.wrapped()?))
+        } else if known(self, "optional") {
+            HostType::Optional(Box::new(self.wrapped()?))
+        } else if self.accept("any") {
+            self.expect("(")?;
+            let dtype = self.element()?;
+            self.expect(")")?;
+            HostType::Any(dtype)
+        } else if self.accept("map") {
+            self.expect("(")?;
+            let key = self.element()?;
+            self.expect(",")?;
+            let of = self.host_type()?;
+            self.expect(")")?;
+            HostType::Map(key, Box::new(of))
+        } else {
+            let dtype = self.element()?;
+            HostType::Tensor(dtype, self.list("[", "]", |p| if p.accept("?") { Ok(None) } else { p.number().map(Some) })?)
+        };
+        self.depth -= 1;
+        Ok(ty)
+    }
+    /// A type in parentheses behind a word.
+    fn wrapped(&mut self) -> Parsed<HostType> {
+        self.word()?;
+        self.expect("(")?;
+        let ty = self.host_type()?;
+        self.expect(")")?;
+        Ok(ty)
+    }
+    /// An element type by its name, or `#3`.
+    fn element(&mut self) -> Parsed<DTypeCode> {
+        if self.accept("#") {
+            return self.number();
+        }
+        let word = self.word()?;
+        match dtype::DTYPES.iter().find(|d| d.1 == word) {
+            Some(d) => Ok(d.0),
+            None => self.fail(format!("unknown element type '{word}'")),
+        }
+    }
+    fn host_value(&mut self) -> Parsed<HostValue> {
+        if self.accept("&") {
+            return Ok(HostValue::Slot(self.number()?));
+        }
+        let dtype = self.element()?;
+        let dims = self.list("[", "]", Parser::size)?;
+        Ok(HostValue::Tensor { dtype, dims, view: self.view()? })
+    }
+    /// Bytes as two hexadecimal digits each, in quotes.
+    fn blob(&mut self) -> Parsed<Vec<u8>> {
+        let text = self.text()?;
+        let byte = |pair: &[u8]| core::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok());
+        match text.as_bytes().chunks(2).map(byte).collect::<Option<Vec<u8>>>() {
+            Some(bytes) if text.len().is_multiple_of(2) => Ok(bytes),
+            _ => self.fail("bytes are no pairs of hexadecimal digits"),
+        }
     }
 
     /// `a + b`, where nested operations are in parentheses.
@@ -409,6 +498,14 @@ impl Parser {
                 let count = self.size()?;
                 let cond = if self.accept("while") { Some(self.view()?) } else { None };
                 Step::Loop { counter, count, cond, body: self.steps()? }
+            }
+            "host" => {
+                let (routine, attributes) = (self.text()?, self.blob()?);
+                let inputs = self.list("(", ")", |p| if p.accept("_") { Ok(None) } else { p.host_value().map(Some) })?;
+                self.expect("->")?;
+                let outputs = self.list("(", ")", Parser::host_value)?;
+                self.expect("message")?;
+                Step::Host { routine, attributes, inputs, outputs, code: self.number()? }
             }
             other => return self.fail(format!("unknown step '{other}'")),
         })

@@ -3,6 +3,7 @@
 //! Sizes that depend on the model's symbols are [`Size`] expressions, evaluated when shapes are bound. Steps run in order;
 //! the runtime needs to know nothing else about a model.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -39,14 +40,79 @@ pub type DTypeCode = u8;
 pub struct Port {
     /// The model's name for it.
     pub name: String,
-    /// Element type.
+    /// Element type. For a value of the host: that of strings, or 0 if it is no tensor.
     pub dtype: DTypeCode,
-    /// Bytes of one element.
+    /// Bytes of one element; 0 for a value of the host.
     pub element: u8,
     /// Dims.
     pub dims: Vec<Size>,
-    /// The buffer it is.
+    /// The buffer it is; for a value of the host the slot.
     pub buffer: u32,
+}
+
+impl Port {
+    /// True for a value of the host, which has no buffer: `buffer` is its slot.
+    pub fn is_host(&self) -> bool {
+        self.element == 0
+    }
+}
+
+/// A place for a value of the host: strings, a sequence, an optional, a map, or a tensor on its way there or back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// What is in it.
+    pub ty: HostType,
+    /// Where that comes from.
+    pub place: SlotPlace,
+}
+
+/// Where the value of a slot comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotPlace {
+    /// The caller's value for an input.
+    Input(u32),
+    /// The value of an output.
+    Output(u32),
+    /// In the artifact's constants, in the form of the host's values.
+    Constant {
+        /// First byte.
+        offset: u64,
+        /// How many.
+        bytes: u64,
+    },
+    /// A step makes it.
+    Temp,
+}
+
+/// The type of a value of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostType {
+    /// A tensor with dims that are known or not.
+    Tensor(DTypeCode, Vec<Option<u64>>),
+    /// A tensor of any rank.
+    Any(DTypeCode),
+    /// A list.
+    Sequence(Box<HostType>),
+    /// A value or nothing.
+    Optional(Box<HostType>),
+    /// A dictionary with keys of this type.
+    Map(DTypeCode, Box<HostType>),
+}
+
+/// An operand or result of a [`Step::Host`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostValue {
+    /// The value in a slot.
+    Slot(u32),
+    /// A tensor in a buffer.
+    Tensor {
+        /// Element type.
+        dtype: DTypeCode,
+        /// Dims; of a result, what it must have.
+        dims: Vec<Size>,
+        /// Its first element.
+        view: View,
+    },
 }
 
 /// A symbolic dimension.
@@ -176,6 +242,19 @@ pub enum Step {
         /// What runs.
         body: Vec<Step>,
     },
+    /// Calls a routine of the host. What goes wrong in it is an error of the node that message `code` names.
+    Host {
+        /// Its name.
+        routine: String,
+        /// Its attributes, in a form of its own.
+        attributes: Vec<u8>,
+        /// Operands; `None` is one that is left out.
+        inputs: Vec<Option<HostValue>>,
+        /// Results.
+        outputs: Vec<HostValue>,
+        /// The message with the node.
+        code: u32,
+    },
 }
 
 /// A compiled kernel.
@@ -221,6 +300,35 @@ pub struct Program {
     pub arena: Option<u64>,
     /// Threads of a session that is not told how many; 0 is one for each CPU. Without it, one.
     pub threads: Option<u32>,
+    /// Places for values of the host.
+    pub slots: Vec<Slot>,
+}
+
+impl Program {
+    /// The nodes that run on the host, in the order of the steps, each once: `StringConcat 'join' (opset 20)`.
+    pub fn host_nodes(&self) -> Vec<&str> {
+        fn walk<'a>(program: &'a Program, steps: &[Step], out: &mut Vec<&'a str>) {
+            for step in steps {
+                match step {
+                    Step::Host { code, .. } => {
+                        let node = program.messages.get(*code as usize).map_or("", |m| m.node.as_str());
+                        if !out.contains(&node) {
+                            out.push(node);
+                        }
+                    }
+                    Step::If { then, otherwise, .. } => {
+                        walk(program, then, out);
+                        walk(program, otherwise, out);
+                    }
+                    Step::Loop { body, .. } => walk(program, body, out),
+                    Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => {}
+                }
+            }
+        }
+        let mut out = Vec::new();
+        walk(self, &self.steps, &mut out);
+        out
+    }
 }
 
 /// The most threads that a program may ask for.

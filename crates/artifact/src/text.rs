@@ -64,6 +64,15 @@ impl fmt::Display for Program {
         if let Some(threads) = self.threads {
             writeln!(f, "threads {threads}")?;
         }
+        for (i, slot) in self.slots.iter().enumerate() {
+            write!(f, "slot &{i} {} ", slot.ty)?;
+            match slot.place {
+                SlotPlace::Input(n) => writeln!(f, "input {n}")?,
+                SlotPlace::Output(n) => writeln!(f, "output {n}")?,
+                SlotPlace::Constant { offset, bytes } => writeln!(f, "constants at {offset:#x} bytes {bytes}")?,
+                SlotPlace::Temp => writeln!(f, "temp")?,
+            }
+        }
         for (i, k) in self.kernels.iter().enumerate() {
             writeln!(f, "kernel {i} {:?} entry {:#x} scratch {}", k.name, k.entry, k.scratch)?;
         }
@@ -73,6 +82,34 @@ impl fmt::Display for Program {
         writeln!(f, "steps {{")?;
         printer.steps(f, &self.steps, &mut 0, 1)?;
         writeln!(f, "}}")
+    }
+}
+
+/// An element type: its name, or `#3` if it has none.
+struct Element(DTypeCode);
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match dtype::name(self.0) {
+            Some(name) => f.write_str(name),
+            None => write!(f, "#{}", self.0),
+        }
+    }
+}
+
+/// `string[?, 3]`, `any(f32)`, `seq(...)`, `optional(...)`, `map(i64, ...)`.
+impl fmt::Display for HostType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostType::Tensor(dtype, dims) => {
+                let dims: Vec<String> = dims.iter().map(|d| d.map_or_else(|| "?".into(), |n| format!("{n}"))).collect();
+                write!(f, "{}[{}]", Element(*dtype), dims.join(", "))
+            }
+            HostType::Any(dtype) => write!(f, "any({})", Element(*dtype)),
+            HostType::Sequence(of) => write!(f, "seq({of})"),
+            HostType::Optional(of) => write!(f, "optional({of})"),
+            HostType::Map(key, of) => write!(f, "map({}, {of})", Element(*key)),
+        }
     }
 }
 
@@ -89,6 +126,15 @@ impl Printer<'_> {
         match view.offset.known() {
             Some(0) => format!("@{}", view.buffer),
             _ => format!("@{} + {}", view.buffer, self.size(&view.offset)),
+        }
+    }
+    fn host_value(&self, value: &HostValue) -> String {
+        match value {
+            HostValue::Slot(slot) => format!("&{slot}"),
+            HostValue::Tensor { dtype, dims, view } => {
+                let dims: Vec<String> = dims.iter().map(|d| self.size(d)).collect();
+                format!("{}[{}] {}", Element(*dtype), dims.join(", "), self.view(view))
+            }
         }
     }
     fn steps(&self, f: &mut fmt::Formatter<'_>, steps: &[Step], number: &mut u32, depth: usize) -> fmt::Result {
@@ -132,6 +178,14 @@ impl Printer<'_> {
                 writeln!(f, "for {} below {}{cond} {{", self.size(&Size::symbol(*counter)), self.size(count))?;
                 self.steps(f, body, number, depth + 1)?;
                 writeln!(f, "{close}")
+            }
+            Step::Host { routine, attributes, inputs, outputs, code } => {
+                let hex: String = attributes.iter().map(|b| format!("{b:02x}")).collect();
+                let inputs: Vec<String> =
+                    inputs.iter().map(|v| v.as_ref().map_or_else(|| "_".into(), |v| self.host_value(v))).collect();
+                let outputs: Vec<String> = outputs.iter().map(|v| self.host_value(v)).collect();
+                let (inputs, outputs) = (inputs.join(", "), outputs.join(", "));
+                writeln!(f, "host {routine:?} {hex:?} ({inputs}) -> ({outputs}) message {code}")
             }
         }
     }

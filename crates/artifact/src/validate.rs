@@ -39,7 +39,7 @@ pub fn count_steps(steps: &[Step]) -> usize {
     let nested = steps.iter().map(|step| match step {
         Step::If { then, otherwise, .. } => 1 + count_steps(then) + count_steps(otherwise),
         Step::Loop { body, .. } => 1 + count_steps(body),
-        Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => 1,
+        Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => 1,
     });
     nested.sum()
 }
@@ -49,6 +49,7 @@ impl Program {
     pub fn validate(&self, code: u64, constants: u64) -> Checked {
         self.check_ports()?;
         self.check_symbols()?;
+        self.check_slots(constants)?;
         let few = self.threads.is_none_or(|n| n <= MAX_THREADS);
         check(few, || "threads".into(), format!("at most {MAX_THREADS} can be asked for"))?;
         let steps = count_steps(&self.steps) as u64;
@@ -78,15 +79,19 @@ impl Program {
         for (ports, kind) in [(&self.inputs, "input"), (&self.outputs, "output")] {
             for (i, port) in ports.iter().enumerate() {
                 let place = || format!("{kind} {i} '{}'", port.name);
-                let bytes = dtype::bytes(port.dtype);
+                let bytes = if port.dtype == 0 { Some(0) } else { dtype::bytes(port.dtype) };
                 check(bytes.is_some(), place, format!("unknown element type {}", port.dtype))?;
-                check(bytes == Some(port.element) && port.element > 0, place, "elements have no such width")?;
+                check(bytes == Some(port.element), place, "elements have no such width")?;
                 for dim in &port.dims {
                     self.size(dim, place)?;
                     let early = kind == "output" || dim.symbols().all(|s| self.symbols[s as usize].source != SymbolSource::Step);
                     check(early, place, "a dim is known only while the program runs")?;
                 }
                 let number = i as u32;
+                if port.is_host() {
+                    self.check_host_port(port, kind == "input", number, place)?;
+                    continue;
+                }
                 let fits = match self.buffers.get(port.buffer as usize).map(|b| &b.place) {
                     Some(Place::Input(n)) => kind == "input" && *n == number,
                     Some(Place::Output(n)) => kind == "output" && *n == number,
@@ -100,6 +105,7 @@ impl Program {
             let place = || format!("state {i}");
             let (from, to) = (self.outputs.get(output as usize), self.inputs.get(input as usize));
             let (Some(from), Some(to)) = (from, to) else { return check(false, place, "no such output or input") };
+            check(!from.is_host() && !to.is_host(), place, "a value of the host cannot be state")?;
             check(from.dtype == to.dtype, place, format!("'{}' and '{}' differ in element type", from.name, to.name))?;
             let twice = self.states[..i].iter().any(|s| s.0 == output || s.1 == input);
             check(!twice, place, "an output or input is in two states")?;
@@ -117,14 +123,88 @@ impl Program {
         Ok(())
     }
 
+    /// The port of a value of the host and its slot belong to each other.
+    fn check_host_port(&self, port: &Port, is_input: bool, number: u32, place: impl Fn() -> String) -> Checked {
+        let Some(slot) = self.slots.get(port.buffer as usize) else {
+            return check(false, place, format!("there is no slot {}", port.buffer));
+        };
+        let want = if is_input { SlotPlace::Input(number) } else { SlotPlace::Output(number) };
+        check(slot.place == want, &place, format!("slot {} is not the place of this port", port.buffer))?;
+        let fits = match &slot.ty {
+            HostType::Tensor(dtype, dims) => *dtype == port.dtype && dims.len() == port.dims.len(),
+            _ => port.dtype == 0 && port.dims.is_empty(),
+        };
+        check(fits, place, format!("slot {} holds {}, which is another type", port.buffer, slot.ty))
+    }
+
+    fn check_slots(&self, constants: u64) -> Checked {
+        for (i, slot) in self.slots.iter().enumerate() {
+            let place = || format!("slot {i}");
+            let mut ty = &slot.ty;
+            loop {
+                let (dtype, inner) = match ty {
+                    HostType::Tensor(dtype, _) | HostType::Any(dtype) => (Some(*dtype), None),
+                    HostType::Sequence(of) | HostType::Optional(of) => (None, Some(of)),
+                    HostType::Map(key, of) => (Some(*key), Some(of)),
+                };
+                check(dtype.is_none_or(|d| dtype::bytes(d).is_some()), place, "its type has an unknown element type")?;
+                match inner {
+                    Some(inner) => ty = inner,
+                    None => break,
+                }
+            }
+            let has = |ports: &[Port], n: u32| ports.get(n as usize).is_some_and(|p| p.is_host() && p.buffer as usize == i);
+            match slot.place {
+                SlotPlace::Input(n) => check(has(&self.inputs, n), place, format!("input {n} is another value"))?,
+                SlotPlace::Output(n) => check(has(&self.outputs, n), place, format!("output {n} is another value"))?,
+                SlotPlace::Constant { offset, bytes } => {
+                    let inside = offset.checked_add(bytes).is_some_and(|end| end <= constants);
+                    check(inside, place, format!("it is not in {constants} bytes of constants"))?;
+                }
+                SlotPlace::Temp => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// An operand or result of a host step.
+    fn check_host_value(&self, own: u32, value: &HostValue, result: bool) -> Checked {
+        let place = || format!("step {own}");
+        match value {
+            HostValue::Slot(slot) => match self.slots.get(*slot as usize).map(|s| s.place) {
+                None => check(false, place, format!("there is no slot {slot}")),
+                Some(SlotPlace::Input(_) | SlotPlace::Constant { .. }) => {
+                    check(!result, place, format!("it writes slot {slot}, which is only read"))
+                }
+                Some(SlotPlace::Output(_) | SlotPlace::Temp) => Ok(()),
+            },
+            HostValue::Tensor { dtype, dims, view } => {
+                let width = dtype::bytes(*dtype).filter(|&w| w > 0);
+                check(width.is_some(), place, format!("a buffer has no elements of type {dtype}"))?;
+                dims.iter().try_for_each(|d| self.size(d, place))?;
+                let known = dims.iter().try_fold(i64::from(width.unwrap_or(0)), |n, d| n.checked_mul(d.known()?));
+                self.check_view(own, own, view, known.or(Some(0)))?;
+                let target = &self.buffers[view.buffer as usize].place;
+                let written = result && matches!(target, Place::Constant(_) | Place::Input(_));
+                check(!written, place, "it writes into memory that is only read")
+            }
+        }
+    }
+
     fn check_buffer(&self, i: usize, buffer: &Buffer, constants: u64, steps: u64) -> Checked {
         let place = || format!("buffer {i}");
         self.size(&buffer.bytes, place)?;
         let known = buffer.bytes.known();
         check(known.is_none_or(|b| b >= 0), place, "its size is negative")?;
         match buffer.place {
-            Place::Input(n) => check((n as usize) < self.inputs.len(), place, format!("there is no input {n}")),
-            Place::Output(n) => check((n as usize) < self.outputs.len(), place, format!("there is no output {n}")),
+            Place::Input(n) => {
+                let flat = self.inputs.get(n as usize).is_some_and(|p| !p.is_host());
+                check(flat, place, format!("there is no input {n} with memory"))
+            }
+            Place::Output(n) => {
+                let flat = self.outputs.get(n as usize).is_some_and(|p| !p.is_host());
+                check(flat, place, format!("there is no output {n} with memory"))
+            }
             Place::State(n) => check((n as usize) < self.buffers.len(), place, format!("state number {n} is too large")),
             Place::Constant(offset) => {
                 let end = known.and_then(|b| offset.checked_add(b as u64));
@@ -214,6 +294,11 @@ impl Program {
                     view(cond, Some(1), own)?;
                     self.check_steps(then, number, depth + 1)?;
                     self.check_steps(otherwise, number, depth + 1)?;
+                }
+                Step::Host { inputs, outputs, code, .. } => {
+                    inputs.iter().flatten().try_for_each(|v| self.check_host_value(own, v, false))?;
+                    outputs.iter().try_for_each(|v| self.check_host_value(own, v, true))?;
+                    check((*code as usize) < self.messages.len(), place, format!("there is no message {code}"))?;
                 }
                 Step::Loop { counter, count, cond, body } => {
                     self.check_set(*counter, place)?;

@@ -33,6 +33,11 @@ fn view(size: &BoxedStrategy<Size>) -> impl Strategy<Value = View> + use<> {
 
 fn step(size: BoxedStrategy<Size>) -> impl Strategy<Value = Step> {
     let view = view(&size).boxed();
+    let value = prop_oneof![
+        any::<u32>().prop_map(HostValue::Slot),
+        (0u8..30, vec(size.clone(), 0..3), view.clone())
+            .prop_map(|(dtype, dims, view)| HostValue::Tensor { dtype, dims, view }),
+    ];
     let leaf = prop_oneof![
         (any::<u32>(), vec(view.clone(), 0..3), vec(size.clone(), 0..3), size.clone())
             .prop_map(|(kernel, buffers, extents, tasks)| Step::Launch { kernel, buffers, extents, tasks }),
@@ -44,6 +49,8 @@ fn step(size: BoxedStrategy<Size>) -> impl Strategy<Value = Step> {
             or_one,
             code
         }),
+        (".{0,4}", vec(any::<u8>(), 0..4), vec(prop::option::of(value.clone()), 0..3), vec(value, 0..3), any::<u32>())
+            .prop_map(|(routine, attributes, inputs, outputs, code)| Step::Host { routine, attributes, inputs, outputs, code }),
     ];
     leaf.prop_recursive(4, 20, 3, move |inner| {
         prop_oneof![
@@ -56,6 +63,27 @@ fn step(size: BoxedStrategy<Size>) -> impl Strategy<Value = Step> {
                 .prop_map(|(counter, count, cond, body)| Step::Loop { counter, count, cond, body }),
         ]
     })
+}
+
+fn slot() -> impl Strategy<Value = Slot> {
+    let leaf = prop_oneof![
+        (0u8..30, vec(any::<Option<u64>>(), 0..3)).prop_map(|(d, dims)| HostType::Tensor(d, dims)),
+        (0u8..30).prop_map(HostType::Any),
+    ];
+    let ty = leaf.prop_recursive(3, 3, 1, |inner| {
+        prop_oneof![
+            inner.clone().prop_map(|t| HostType::Sequence(Box::new(t))),
+            inner.clone().prop_map(|t| HostType::Optional(Box::new(t))),
+            (0u8..30, inner).prop_map(|(k, t)| HostType::Map(k, Box::new(t))),
+        ]
+    });
+    let place = prop_oneof![
+        any::<u32>().prop_map(SlotPlace::Input),
+        any::<u32>().prop_map(SlotPlace::Output),
+        any::<(u64, u64)>().prop_map(|(offset, bytes)| SlotPlace::Constant { offset, bytes }),
+        Just(SlotPlace::Temp),
+    ];
+    (ty, place).prop_map(|(ty, place)| Slot { ty, place })
 }
 
 fn program(size: BoxedStrategy<Size>) -> impl Strategy<Value = Program> {
@@ -77,8 +105,9 @@ fn program(size: BoxedStrategy<Size>) -> impl Strategy<Value = Program> {
     let kernel = (".{0,4}", any::<(u64, u64)>()).prop_map(|(name, (entry, scratch))| Kernel { name, entry, scratch });
     let message = (".{0,4}", ".{0,4}").prop_map(|(node, text)| Message { node, text });
     let lists = (vec(port.clone(), 0..3), vec(port, 0..3), vec(symbol, 0..3), vec(buffer, 0..4), vec(kernel, 0..3));
-    (lists, vec(step(size), 0..4), vec(message, 0..2), vec(any::<(u32, u32)>(), 0..2), any::<(Option<u64>, Option<u32>)>())
-        .prop_map(|((inputs, outputs, symbols, buffers, kernels), steps, messages, states, (arena, threads))| Program {
+    let rest = (vec(message, 0..2), vec(any::<(u32, u32)>(), 0..2), any::<(Option<u64>, Option<u32>)>(), vec(slot(), 0..3));
+    (lists, vec(step(size), 0..4), rest)
+        .prop_map(|((inputs, outputs, symbols, buffers, kernels), steps, (messages, states, (arena, threads), slots))| Program {
             inputs,
             outputs,
             symbols,
@@ -89,6 +118,7 @@ fn program(size: BoxedStrategy<Size>) -> impl Strategy<Value = Program> {
             states,
             arena,
             threads,
+            slots,
         })
 }
 

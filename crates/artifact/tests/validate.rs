@@ -44,7 +44,93 @@ fn good() -> Program {
         states: vec![(0, 0)],
         arena: Some(128),
         threads: None,
+        slots: vec![],
     }
+}
+
+/// `y = g(s)`, a tensor of `n` strings to numbers, by way of a constant and a temporary.
+fn host() -> Program {
+    let slot = |ty, place| Slot { ty, place };
+    let text = |dim| HostType::Tensor(8, vec![dim]);
+    Program {
+        inputs: vec![Port { name: "s".into(), dtype: 8, element: 0, dims: vec![Size::symbol(0)], buffer: 0 }],
+        outputs: vec![
+            Port { name: "y".into(), dtype: 1, element: 4, dims: vec![Size::symbol(0)], buffer: 0 },
+            Port { name: "z".into(), dtype: 0, element: 0, dims: vec![], buffer: 3 },
+        ],
+        symbols: vec![Symbol { name: "n".into(), source: SymbolSource::Input { input: 0, axis: 0 } }],
+        buffers: vec![Buffer { bytes: Size(vec![SizeOp::Const(4), SizeOp::Symbol(0), SizeOp::Mul]), place: Place::Output(0) }],
+        slots: vec![
+            slot(text(None), SlotPlace::Input(0)),
+            slot(text(Some(1)), SlotPlace::Constant { offset: 8, bytes: 20 }),
+            slot(HostType::Map(7, Box::new(HostType::Any(1))), SlotPlace::Temp),
+            slot(HostType::Sequence(Box::new(HostType::Optional(Box::new(text(None))))), SlotPlace::Output(1)),
+        ],
+        steps: vec![
+            Step::Host {
+                routine: "StringConcat".into(),
+                attributes: vec![],
+                inputs: vec![Some(HostValue::Slot(0)), None, Some(HostValue::Slot(1))],
+                outputs: vec![HostValue::Slot(2)],
+                code: 0,
+            },
+            Step::Host {
+                routine: "Cast".into(),
+                attributes: vec![1, 0xff],
+                inputs: vec![Some(HostValue::Slot(2))],
+                outputs: vec![HostValue::Tensor { dtype: 1, dims: vec![Size::symbol(0)], view: view(0, 0) }, HostValue::Slot(3)],
+                code: 0,
+            },
+        ],
+        messages: vec![Message { node: "G 'g'".into(), text: "fails".into() }],
+        ..Program::default()
+    }
+}
+
+#[test]
+fn values_of_the_host() {
+    host().validate(0, 28).unwrap();
+    let text = host().to_string();
+    assert_eq!(infc_artifact::parse::parse(&text), Ok(host()), "{text}");
+    assert_eq!(host().host_nodes(), ["G 'g'"]);
+    let check = |change: fn(&mut Program), expected: &str| {
+        let mut program = host();
+        change(&mut program);
+        assert_eq!(program.validate(0, 28).expect_err(expected).to_string(), expected);
+    };
+    fn values(p: &mut Program, step: usize) -> (&mut Vec<Option<HostValue>>, &mut Vec<HostValue>) {
+        let Step::Host { inputs, outputs, .. } = &mut p.steps[step] else { panic!("a host step") };
+        (inputs, outputs)
+    }
+    check(|p| p.inputs[0].buffer = 9, "input 0 's': there is no slot 9");
+    check(|p| p.inputs[0].buffer = 2, "input 0 's': slot 2 is not the place of this port");
+    check(|p| p.inputs[0].dims = vec![], "input 0 's': slot 0 holds string[?], which is another type");
+    check(|p| p.inputs[0].dtype = 1, "input 0 's': elements have no such width");
+    check(|p| p.slots[0].place = SlotPlace::Temp, "input 0 's': slot 0 is not the place of this port");
+    check(|p| p.slots[2].place = SlotPlace::Input(0), "slot 2: input 0 is another value");
+    check(|p| p.slots[2].place = SlotPlace::Output(0), "slot 2: output 0 is another value");
+    check(|p| p.slots[1].place = SlotPlace::Constant { offset: 9, bytes: 20 }, "slot 1: it is not in 28 bytes of constants");
+    check(|p| p.slots[1].place = SlotPlace::Constant { offset: u64::MAX, bytes: 20 }, "slot 1: it is not in 28 bytes of constants");
+    check(|p| p.slots[2].ty = HostType::Map(99, Box::new(HostType::Any(1))), "slot 2: its type has an unknown element type");
+    check(|p| p.buffers[0].place = Place::Input(0), "output 0 'y': buffer 0 is not the memory of this output");
+    check(|p| p.buffers.push(Buffer { bytes: c(4), place: Place::Input(0) }), "buffer 1: there is no input 0 with memory");
+    check(|p| p.states = vec![(0, 0)], "state 0: a value of the host cannot be state");
+    check(|p| values(p, 0).0[0] = Some(HostValue::Slot(4)), "step 0: there is no slot 4");
+    check(|p| values(p, 0).1[0] = HostValue::Slot(1), "step 0: it writes slot 1, which is only read");
+    check(|p| values(p, 0).1[0] = HostValue::Slot(0), "step 0: it writes slot 0, which is only read");
+    check(
+        |p| values(p, 1).1[0] = HostValue::Tensor { dtype: 8, dims: vec![], view: view(0, 0) },
+        "step 1: a buffer has no elements of type 8",
+    );
+    check(
+        |p| values(p, 1).1[0] = HostValue::Tensor { dtype: 1, dims: vec![], view: view(1, 0) },
+        "step 1: there is no buffer 1",
+    );
+    check(
+        |p| values(p, 1).1[0] = HostValue::Tensor { dtype: 1, dims: vec![Size::symbol(7)], view: view(0, 0) },
+        "step 1: a size uses a symbol that does not exist",
+    );
+    check(|p| p.messages.clear(), "step 0: there is no message 0");
 }
 
 fn check(change: impl FnOnce(&mut Program), expected: &str) {
@@ -102,7 +188,7 @@ fn buffers_and_kernels() {
         |p| p.buffers[4].place = Place::Arena { first: 1, last: 2, offset: Some(64) },
         "buffer 4: it overlaps buffer 3 while both live",
     );
-    check(|p| p.buffers[4].place = Place::Input(1), "buffer 4: there is no input 1");
+    check(|p| p.buffers[4].place = Place::Input(1), "buffer 4: there is no input 1 with memory");
     check(|p| p.kernels[0].entry = 32, "kernel 0 'f': entry 0x20 is not in 32 bytes of code");
 }
 

@@ -12,6 +12,7 @@ pub mod expr;
 pub mod fault;
 pub mod float8;
 pub mod graph;
+pub mod host;
 mod intern;
 pub mod interp;
 pub mod op;

@@ -5,7 +5,6 @@
 //! values), control flow, routines. It knows no target and no loops.
 
 mod control;
-mod host;
 mod routine;
 mod rows;
 mod walk;
@@ -19,7 +18,6 @@ use crate::graph::{Def, Graph, Node, Region, Requirement, Value};
 use crate::op::{Builder, Ctx, DimVector, Meaning, Op};
 use crate::tensor::Tensor;
 use crate::types::{Fact, TensorType, Type};
-use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
@@ -36,14 +34,7 @@ pub enum Item {
     Map(Vec<(Key, Item)>),
 }
 
-/// A key of a dictionary.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Key {
-    /// An integer of any dtype.
-    Int(i64),
-    /// A string.
-    Text(Bytes),
-}
+pub use infc_host::Key;
 
 impl Item {
     /// The tensor it is, if it is one.
@@ -295,7 +286,7 @@ fn apply(op: &Op, inputs: &[Option<Item>], types: &[Option<&Type>], outputs: usi
             results.into_iter().map(Item::Tensor).collect()
         }
         Meaning::Control => return Err(fault!("a body is needed to run it")),
-        Meaning::Host => host::run(op, inputs)?,
+        Meaning::Host => crate::host::run(op, inputs)?,
     };
     if results.len() < outputs {
         return Err(fault!("has {} results, {outputs} are asked for", results.len()));

@@ -15,6 +15,13 @@ fn element<'a>(cx: &Ctx<'a>, i: usize) -> Result<&'a Type, Fault> {
     }
 }
 
+/// The type of one element: elements may differ in dims of which only a symbol is known, so that each gets symbols of its own.
+fn taken(ty: &Type, op: &str) -> Type {
+    let Type::Tensor(t) = ty else { return ty.clone() };
+    let dims = t.dims.iter().enumerate().map(|(k, &d)| if d.known().is_some() { d } else { new_dim(op, k) });
+    Type::tensor(t.dtype, dims.collect::<Vec<_>>())
+}
+
 /// A type for both `a` and `b` as elements of a sequence.
 fn joined(a: &Type, b: &Type, op: &str) -> Result<Type, Fault> {
     let mut count = 0;
@@ -64,15 +71,16 @@ host_ops! {
         Ok(sequence(joined(new, old, "SequenceInsert")?))
     };
     SequenceErase |_op, cx| Ok(sequence(element(cx, 0)?.clone()));
-    SequenceAt |_op, cx| Ok(vec![Fact::of(element(cx, 0)?.clone())]);
+    SequenceAt |_op, cx| Ok(vec![Fact::of(taken(element(cx, 0)?, "SequenceAt"))]);
     SequenceLength |_op, cx| element(cx, 0).map(|_| vec![Fact::tensor(DType::I64, [])]);
     ConcatFromSequence |op, cx| {
         let t = element(cx, 0)?.as_tensor().ok_or_else(|| fault!("the elements of {} are no tensors of one rank", cx.inputs[0].as_ref().map_or(String::new(), |f| f.ty.to_string())))?;
-        let mut dims = t.dims.clone();
+        let joined = new_dim("ConcatFromSequence", t.rank());
+        let Type::Tensor(TensorType { mut dims, .. }) = taken(&Type::Tensor(t.clone()), "ConcatFromSequence") else { unreachable!("a tensor") };
         let axis = normal_axis(op.axis, dims.len() + op.new_axis as usize)?;
         match op.new_axis {
-            0 => dims[axis] = new_dim("ConcatFromSequence", 0),
-            _ => dims.insert(axis, new_dim("ConcatFromSequence", 0)),
+            0 => dims[axis] = joined,
+            _ => dims.insert(axis, joined),
         }
         Ok(vec![Fact::tensor(t.dtype, dims)])
     };
@@ -99,7 +107,7 @@ host_ops! {
     };
     OptionalHasElement |_op, _cx| Ok(vec![Fact::tensor(DType::Bool, [])]);
     OptionalGetElement |_op, cx| match &cx.fact(0)?.ty {
-        Type::Optional(t) => Ok(vec![Fact::of((**t).clone())]),
+        Type::Optional(t) => Ok(vec![Fact::of(taken(t, "OptionalGetElement"))]),
         other => Ok(vec![Fact::of(other.clone())]),
     };
 }

@@ -22,17 +22,9 @@ impl OpDef for StringConcat {
     }
 }
 
-impl RegexFullMatch {
-    /// The pattern, compiled.
-    pub(crate) fn regex(&self) -> Result<regex_lite::Regex, Fault> {
-        let pattern = self.pattern.as_deref().unwrap_or("");
-        regex_lite::Regex::new(&format!("^(?:{pattern})$")).map_err(|e| fault!("pattern '{pattern}' is not supported: {e}"))
-    }
-}
-
 impl OpDef for RegexFullMatch {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
-        self.regex()?;
+        self.pattern()?;
         Ok(vec![Fact::tensor(DType::Bool, strings(cx, 0)?.dims.clone())])
     }
     fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
@@ -42,9 +34,7 @@ impl OpDef for RegexFullMatch {
 
 impl OpDef for StringNormalizer {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
-        if !matches!(&*self.case_change_action, "NONE" | "LOWER" | "UPPER") {
-            return Err(fault!("case_change_action '{}' is none of NONE, LOWER, UPPER", self.case_change_action));
-        }
+        self.case()?;
         let mut dims = strings(cx, 0)?.dims.clone();
         match dims.len() {
             1 | 2 if self.stopwords.is_empty() => {}
@@ -69,27 +59,10 @@ impl OpDef for StringSplit {
     }
 }
 
-impl TfIdfVectorizer {
-    /// Length of a result row.
-    pub(crate) fn width(&self) -> Result<usize, Fault> {
-        let most = self.ngram_indexes.iter().copied().max().unwrap_or(-1);
-        usize::try_from(most + 1).map_err(|_| fault!("ngram_indexes {:?} are negative", self.ngram_indexes))
-    }
-}
-
 impl OpDef for TfIdfVectorizer {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let t = cx.tensor(0)?;
-        let width = Expr::from(self.width()?);
-        if !matches!(&*self.mode, "TF" | "IDF" | "TFIDF") {
-            return Err(fault!("mode '{}' is none of TF, IDF, TFIDF", self.mode));
-        }
-        if self.ngram_counts.is_empty() || self.min_gram_length < 1 || self.max_gram_length < self.min_gram_length {
-            return Err(fault!("n-grams of {} to {} elements are not possible", self.min_gram_length, self.max_gram_length));
-        }
-        if !self.weights.is_empty() && self.weights.len() != self.ngram_indexes.len() {
-            return Err(fault!("{} weights for {} n-grams", self.weights.len(), self.ngram_indexes.len()));
-        }
+        let width = Expr::from(self.counter()?.width());
         match t.dims[..] {
             [_] => Ok(vec![Fact::tensor(DType::F32, [width])]),
             [n, _] => Ok(vec![Fact::tensor(DType::F32, [n, width])]),
@@ -109,15 +82,22 @@ fn map_types(cx: &Ctx) -> Result<(DType, DType), Fault> {
     }
 }
 
+impl CastMap {
+    /// The dtype of the result.
+    pub(crate) fn dtype(&self) -> Result<DType, Fault> {
+        match &*self.cast_to {
+            "TO_FLOAT" => Ok(DType::F32),
+            "TO_INT64" => Ok(DType::I64),
+            "TO_STRING" => Ok(DType::String),
+            other => Err(fault!("cast_to '{other}' is none of TO_FLOAT, TO_INT64, TO_STRING")),
+        }
+    }
+}
+
 impl OpDef for CastMap {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         map_types(cx)?;
-        let dtype = match &*self.cast_to {
-            "TO_FLOAT" => DType::F32,
-            "TO_INT64" => DType::I64,
-            "TO_STRING" => DType::String,
-            other => return Err(fault!("cast_to '{other}' is not known")),
-        };
+        let dtype = self.dtype()?;
         let width = if self.map_form == "SPARSE" { Expr::int(self.max_map) } else { new_dim("CastMap", 0) };
         Ok(vec![Fact::tensor(dtype, [1.into(), width])])
     }
@@ -191,6 +171,11 @@ impl Table {
             t if t.dtype == self.keys.dtype => Ok(vec![Fact::tensor(self.values.dtype, t.dims.clone())]),
             t => Err(fault!("operand 0 is {t}, the keys are {}", self.keys.dtype)),
         }
+    }
+
+    /// The routine that looks up strings.
+    pub(crate) fn routine(&self) -> Result<infc_host::Routine, Fault> {
+        Ok(infc_host::Routine::table(crate::host::to_host_tensor(&self.keys)?, crate::host::to_host_tensor(&self.values)?)?)
     }
 
     /// The first key that is equal says where the value stands. NaN is equal to NaN.

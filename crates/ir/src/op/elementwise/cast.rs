@@ -46,14 +46,31 @@ fn cast_fact(cx: &Ctx, to: DType, round_mode: &str) -> Result<Vec<Fact>, Fault> 
 
 fn cast_meaning(cx: &Ctx, outs: &[Type], saturate: bool, round_mode: &str) -> Result<Meaning, Fault> {
     let (x, out) = (cx.tensor(0)?, Ctx::out(outs, 0)?);
-    if x.dtype == DType::String || out.dtype == DType::String {
-        return Ok(if x.dtype == out.dtype { Meaning::Alias(0) } else { Meaning::Host });
-    }
     if x.dtype == out.dtype {
         return Ok(Meaning::Alias(0));
     }
+    if x.dtype == DType::String || out.dtype == DType::String {
+        return Ok(text_meaning(x.dtype, out.dtype));
+    }
     let c = Compute::map(&out.dims, |axes| convert(Scalar::read_at(x.dtype, 0, axes), out.dtype, saturate, round_mode));
     Ok(Meaning::one(cx.inputs.len(), Step::Compute(c)))
+}
+
+/// Numbers have text in a few dtypes; the others go through one of these that holds all their values.
+fn text_meaning(from: DType, to: DType) -> Meaning {
+    let number = if from == DType::String { to } else { from };
+    let by = match number {
+        DType::F32 | DType::F64 | DType::I64 | DType::U64 => return Meaning::Host,
+        // Printing finds the shortest text in f32.
+        d if d.is_float() && to == DType::String => DType::F32,
+        d if d.is_float() || to == DType::Bool => DType::F64,
+        _ => DType::I64,
+    };
+    Meaning::decompose(move |b, inputs| {
+        let x = inputs.first().copied().flatten().ok_or_else(|| fault!("operand 0 is missing"))?;
+        let x = cast_to(b, x, by)?;
+        Ok(vec![cast_to(b, x, to)?])
+    })
 }
 
 /// `x` as `to` by the rules of ONNX's Cast. `saturate` is for the 8-bit floats, `round_mode` for `f8e8m0`.

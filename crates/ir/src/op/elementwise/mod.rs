@@ -292,9 +292,6 @@ impl OpDef for Where {
         Ok(vec![Fact::tensor(cx.dtype(1)?, broadcast_all(cx)?).with_ints(ints)])
     }
     fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
-        if cx.dtype(1)? == DType::String {
-            return Ok(Meaning::Host);
-        }
         pointwise(cx, outs, |v| Scalar::select(v[0], v[1], v[2]))
     }
 }
