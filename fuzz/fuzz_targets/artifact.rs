@@ -4,7 +4,7 @@
 use infc_artifact::container::{Artifact, Reader, Requirements, Variant};
 use infc_artifact::program::{Program, Step};
 use infc_artifact::{decode::decode, encode::encode, parse::parse};
-use infc_runtime::{Model, Options, Session};
+use infc_runtime::{Model, Options, Session, Tensor, Value};
 use libfuzzer_sys::fuzz_target;
 
 /// Every symbolic dim of the inputs that are tried.
@@ -49,20 +49,41 @@ fn load(program: &Program) {
         if dims.iter().fold(1i64, |a, &d| a.saturating_mul(d)) > LIMIT {
             return;
         }
-        let _ = session.input_mut(i, &dims);
+        if port.is_host() {
+            for value in values(&dims) {
+                let _ = session.set_value(i, value);
+            }
+        } else {
+            let _ = session.input_mut(i, &dims);
+        }
     }
     if session.run().is_ok() {
         for i in 0..program.outputs.len() {
+            let _ = session.value(i);
+            if program.outputs[i].is_host() {
+                continue;
+            }
             let sum: u64 = session.output(i).unwrap().bytes.iter().map(|&b| u64::from(b)).sum();
             std::hint::black_box(sum);
         }
     }
 }
 
+/// Values of which one may be what an input of the host takes.
+fn values(dims: &[i64]) -> Vec<Value> {
+    let dims: Vec<usize> = dims.iter().map(|&d| d.max(0) as usize).collect();
+    let words = ["1", "a b", ""].map(|w| w.as_bytes().to_vec().into());
+    let strings = Tensor::from_strings(dims.clone(), words.into_iter().cycle().take(dims.iter().product())).map(Value::Tensor);
+    let floats = Value::from(Tensor::from_floats(vec![2], &[1.5, -2.0]).unwrap());
+    let mut all = vec![Value::Optional(None), Value::Map(vec![]), Value::Sequence(vec![]), floats.clone(), Value::Sequence(vec![floats])];
+    all.extend(strings);
+    all
+}
+
 /// No machine code, no loop that may take for ever.
 fn plain(steps: &[Step]) -> bool {
     steps.iter().all(|step| match step {
-        Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => true,
+        Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => true,
         Step::If { then, otherwise, .. } => plain(then) && plain(otherwise),
         Step::Launch { .. } | Step::Loop { .. } => false,
     })

@@ -35,8 +35,7 @@ fn step(size: BoxedStrategy<Size>) -> impl Strategy<Value = Step> {
     let view = view(&size).boxed();
     let value = prop_oneof![
         any::<u32>().prop_map(HostValue::Slot),
-        (0u8..30, vec(size.clone(), 0..3), view.clone())
-            .prop_map(|(dtype, dims, view)| HostValue::Tensor { dtype, dims, view }),
+        (0u8..30, vec(size.clone(), 0..3), view.clone()).prop_map(|(dtype, dims, view)| HostValue::Tensor { dtype, dims, view }),
     ];
     let leaf = prop_oneof![
         (any::<u32>(), vec(view.clone(), 0..3), vec(size.clone(), 0..3), size.clone())
@@ -106,8 +105,8 @@ fn program(size: BoxedStrategy<Size>) -> impl Strategy<Value = Program> {
     let message = (".{0,4}", ".{0,4}").prop_map(|(node, text)| Message { node, text });
     let lists = (vec(port.clone(), 0..3), vec(port, 0..3), vec(symbol, 0..3), vec(buffer, 0..4), vec(kernel, 0..3));
     let rest = (vec(message, 0..2), vec(any::<(u32, u32)>(), 0..2), any::<(Option<u64>, Option<u32>)>(), vec(slot(), 0..3));
-    (lists, vec(step(size), 0..4), rest)
-        .prop_map(|((inputs, outputs, symbols, buffers, kernels), steps, (messages, states, (arena, threads), slots))| Program {
+    (lists, vec(step(size), 0..4), rest).prop_map(
+        |((inputs, outputs, symbols, buffers, kernels), steps, (messages, states, (arena, threads), slots))| Program {
             inputs,
             outputs,
             symbols,
@@ -119,7 +118,8 @@ fn program(size: BoxedStrategy<Size>) -> impl Strategy<Value = Program> {
             arena,
             threads,
             slots,
-        })
+        },
+    )
 }
 
 /// A small artifact with two variants.

@@ -110,7 +110,10 @@ fn values_of_the_host() {
     check(|p| p.slots[2].place = SlotPlace::Input(0), "slot 2: input 0 is another value");
     check(|p| p.slots[2].place = SlotPlace::Output(0), "slot 2: output 0 is another value");
     check(|p| p.slots[1].place = SlotPlace::Constant { offset: 9, bytes: 20 }, "slot 1: it is not in 28 bytes of constants");
-    check(|p| p.slots[1].place = SlotPlace::Constant { offset: u64::MAX, bytes: 20 }, "slot 1: it is not in 28 bytes of constants");
+    check(
+        |p| p.slots[1].place = SlotPlace::Constant { offset: u64::MAX, bytes: 20 },
+        "slot 1: it is not in 28 bytes of constants",
+    );
     check(|p| p.slots[2].ty = HostType::Map(99, Box::new(HostType::Any(1))), "slot 2: its type has an unknown element type");
     check(|p| p.buffers[0].place = Place::Input(0), "output 0 'y': buffer 0 is not the memory of this output");
     check(|p| p.buffers.push(Buffer { bytes: c(4), place: Place::Input(0) }), "buffer 1: there is no input 0 with memory");
@@ -122,10 +125,7 @@ fn values_of_the_host() {
         |p| values(p, 1).1[0] = HostValue::Tensor { dtype: 8, dims: vec![], view: view(0, 0) },
         "step 1: a buffer has no elements of type 8",
     );
-    check(
-        |p| values(p, 1).1[0] = HostValue::Tensor { dtype: 1, dims: vec![], view: view(1, 0) },
-        "step 1: there is no buffer 1",
-    );
+    check(|p| values(p, 1).1[0] = HostValue::Tensor { dtype: 1, dims: vec![], view: view(1, 0) }, "step 1: there is no buffer 1");
     check(
         |p| values(p, 1).1[0] = HostValue::Tensor { dtype: 1, dims: vec![Size::symbol(7)], view: view(0, 0) },
         "step 1: a size uses a symbol that does not exist",

@@ -3,11 +3,8 @@
 use crate::Fault;
 use crate::fault::fault;
 use crate::tensor::{Data, Tensor};
-use crate::value::{Key, Value};
+use crate::value::{Key, NESTING, Value};
 use bytes::Bytes;
-
-/// How deep values may nest.
-const NESTING: usize = 16;
 
 impl Value {
     /// Its bytes: a tag for each kind, numbers as LEB128 varints, little-endian elements.

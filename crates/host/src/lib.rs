@@ -7,6 +7,8 @@
 
 mod codec;
 mod fault;
+mod image;
+mod jpeg;
 mod list;
 mod map;
 mod routine;
@@ -16,6 +18,7 @@ mod tensor;
 mod tfidf;
 mod value;
 
+pub use self::image::Pixels;
 pub use fault::Fault;
 pub use routine::{Pattern, Routine};
 pub use strings::{Case, NUMBERS};

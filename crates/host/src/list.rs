@@ -15,8 +15,8 @@ fn position(inputs: Inputs, i: usize, elements: usize, limit: usize) -> Result<u
 }
 
 /// The list of all operands.
-pub fn construct(inputs: Inputs) -> Value {
-    Value::Sequence(inputs.iter().flatten().map(|&v| v.clone()).collect())
+pub fn construct(inputs: Inputs) -> Result<Value, Fault> {
+    Ok(Value::Sequence(inputs.iter().flatten().map(|v| v.inner()).collect::<Result<_, _>>()?))
 }
 
 /// A new element at a position, or at the end. -1 is before the last element.
@@ -24,7 +24,7 @@ pub fn insert(inputs: Inputs) -> Result<Value, Fault> {
     let mut items = sequence(inputs, 0)?.to_vec();
     let n = items.len();
     let at = if optional(inputs, 2).is_some() { position(inputs, 2, n, n + 1)? } else { n };
-    items.insert(at, operand(inputs, 1)?.clone());
+    items.insert(at, operand(inputs, 1)?.inner()?);
     Ok(Value::Sequence(items))
 }
 
@@ -110,8 +110,8 @@ pub fn split(axis: i64, keepdims: bool, inputs: Inputs) -> Result<Value, Fault> 
 }
 
 /// An optional with the operand, or with nothing.
-pub fn wrap(inputs: Inputs) -> Value {
-    Value::Optional(optional(inputs, 0).map(|v| Box::new(v.clone())))
+pub fn wrap(inputs: Inputs) -> Result<Value, Fault> {
+    Ok(Value::Optional(optional(inputs, 0).map(Value::inner).transpose()?.map(Box::new)))
 }
 
 /// Is there a value? A value that is no optional is one.
@@ -138,7 +138,8 @@ pub fn shape(inputs: Inputs) -> Result<Value, Fault> {
 /// Elements of all tensors after the first, taken as one row, at the places that the first one says.
 pub fn pick(inputs: Inputs) -> Result<Value, Fault> {
     let places = tensor(inputs, 0)?;
-    let parts: Vec<Tensor> = (1..inputs.len()).map(|i| tensor(inputs, i)?.reshape(vec![tensor(inputs, i)?.len()])).collect::<Result<_, _>>()?;
+    let parts: Vec<Tensor> =
+        (1..inputs.len()).map(|i| tensor(inputs, i)?.reshape(vec![tensor(inputs, i)?.len()])).collect::<Result<_, _>>()?;
     let all = Tensor::concat(&parts, 0)?;
     let at = places.ints()?.into_iter().map(|p| {
         usize::try_from(p).ok().filter(|&p| p < all.len()).ok_or_else(|| fault!("place {p} is outside of {} elements", all.len()))
@@ -206,7 +207,12 @@ mod tests {
         assert_eq!(run(Routine::OptionalGetElement, &[none.clone()]).unwrap_err(), "the optional is empty");
         let some = run(Routine::Optional, &[ints(&[1])]).unwrap();
         assert_eq!(run(Routine::OptionalGetElement, &[some.clone()]), Ok(ints(&[1])));
-        let has = |v: &[Value]| run(Routine::OptionalHasElement, v).unwrap() == Tensor::from_bools(vec![], &[true]).unwrap().into();
+        // Wrapping again and again ends.
+        let mut deep = some.clone();
+        let error = (0..100).find_map(|_| run(Routine::Optional, &[deep.clone()]).map(|v| deep = v).err());
+        assert_eq!(error.unwrap(), "a value nests too deeply");
+        let has =
+            |v: &[Value]| run(Routine::OptionalHasElement, v).unwrap() == Tensor::from_bools(vec![], &[true]).unwrap().into();
         assert_eq!([has(&[]), has(&[none]), has(&[some]), has(&[ints(&[])])], [false, false, true, true]);
     }
 

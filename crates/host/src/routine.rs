@@ -2,6 +2,7 @@
 
 use crate::Fault;
 use crate::fault::fault;
+use crate::image::{self, Pixels};
 use crate::list;
 use crate::map;
 use crate::strings::{self, Case, NUMBERS};
@@ -107,6 +108,11 @@ pub enum Routine {
     DictVectorizer {
         /// The words.
         vocabulary: Vec<Key>,
+    },
+    /// The bytes of a coded image as pixels.
+    ImageDecoder {
+        /// What its samples are.
+        pixels: Pixels,
     },
 }
 
@@ -229,6 +235,7 @@ impl Routine {
             Routine::ZipMap { .. } => "ZipMap",
             Routine::CastMap { .. } => "CastMap",
             Routine::DictVectorizer { .. } => "DictVectorizer",
+            Routine::ImageDecoder { .. } => "ImageDecoder",
         }
     }
 
@@ -290,6 +297,7 @@ impl Routine {
                 width.iter().for_each(|&w| out.put("width", vector(&[w as i64])));
             }
             Routine::DictVectorizer { vocabulary } => out.put("vocabulary", key_tensor(vocabulary).map(Value::Tensor)),
+            Routine::ImageDecoder { pixels } => out.put("pixels", vector(&[*pixels as i64])),
             _ => return vec![],
         }
         Value::Map(out.0).encode()
@@ -316,9 +324,7 @@ impl Routine {
             "SequenceErase" => Routine::SequenceErase,
             "SequenceAt" => Routine::SequenceAt,
             "SequenceLength" => Routine::SequenceLength,
-            "ConcatFromSequence" => {
-                Routine::ConcatFromSequence { axis: from.int("axis")?, new_axis: from.int("new_axis")? != 0 }
-            }
+            "ConcatFromSequence" => Routine::ConcatFromSequence { axis: from.int("axis")?, new_axis: from.int("new_axis")? != 0 },
             "SplitToSequence" => Routine::SplitToSequence { axis: from.int("axis")?, keepdims: from.int("keepdims")? != 0 },
             "Optional" => Routine::Optional,
             "OptionalHasElement" => Routine::OptionalHasElement,
@@ -355,6 +361,14 @@ impl Routine {
                 width: from.get("width").map(|_| from.size("width")).transpose()?,
             },
             "DictVectorizer" => Routine::DictVectorizer { vocabulary: keys_of("vocabulary")? },
+            "ImageDecoder" => Routine::ImageDecoder {
+                pixels: match from.int("pixels")? {
+                    0 => Pixels::Rgb,
+                    1 => Pixels::Bgr,
+                    2 => Pixels::Gray,
+                    other => return Err(fault!("there is no pixel format {other}")),
+                },
+            },
             other => return Err(fault!("there is no host routine '{other}'")),
         })
     }
@@ -370,7 +384,7 @@ impl Routine {
                 let parts = (0..inputs.len()).map(|i| tensor(inputs, i).cloned()).collect::<Result<_, _>>()?;
                 one(list::join(parts, *axis, false))
             }
-            Routine::SequenceConstruct => one(Ok(list::construct(inputs))),
+            Routine::SequenceConstruct => one(list::construct(inputs)),
             Routine::SequenceEmpty => one(Ok(Value::Sequence(vec![]))),
             Routine::SequenceInsert => one(list::insert(inputs)),
             Routine::SequenceErase => one(list::erase(inputs)),
@@ -378,7 +392,7 @@ impl Routine {
             Routine::SequenceLength => one(list::length(inputs)),
             Routine::ConcatFromSequence { axis, new_axis } => one(list::concat(*axis, *new_axis, inputs)),
             Routine::SplitToSequence { axis, keepdims } => one(list::split(*axis, *keepdims, inputs)),
-            Routine::Optional => one(Ok(list::wrap(inputs))),
+            Routine::Optional => one(list::wrap(inputs)),
             Routine::OptionalHasElement => one(list::has_element(inputs)),
             Routine::OptionalGetElement => one(list::get_element(inputs)),
             Routine::StringConcat => one(strings::concat(inputs)),
@@ -394,6 +408,7 @@ impl Routine {
             Routine::ZipMap { labels } => one(map::zip(labels, inputs)),
             Routine::CastMap { to, width } => one(map::cast_map(*to, *width, inputs)),
             Routine::DictVectorizer { vocabulary } => one(map::vector(vocabulary, inputs)),
+            Routine::ImageDecoder { pixels } => one(image::decode(*pixels, inputs)),
         }
     }
 }
@@ -466,6 +481,7 @@ mod tests {
             Routine::ZipMap { labels: vec![Key::Int(3), Key::Int(-1)] },
             Routine::CastMap { to: dtype::I64, width: Some(7) },
             Routine::DictVectorizer { vocabulary: vec![Key::Text(Bytes::from_static(b"a"))] },
+            Routine::ImageDecoder { pixels: Pixels::Gray },
         ]
     }
 
@@ -482,7 +498,8 @@ mod tests {
         let tensor = prop_oneof![
             vec(-3i64..9, 0..5).prop_map(|v| Tensor::from_ints(vec![v.len()], &v).unwrap()),
             (-3i64..9).prop_map(|v| Tensor::from_ints(vec![], &[v]).unwrap()),
-            vec("[a-c ]{0,3}", 0..5).prop_map(|v| Tensor::from_strings(vec![1, v.len()], v.into_iter().map(Bytes::from)).unwrap()),
+            vec("[a-c ]{0,3}", 0..5)
+                .prop_map(|v| Tensor::from_strings(vec![1, v.len()], v.into_iter().map(Bytes::from)).unwrap()),
             vec(any::<f32>(), 0..5).prop_map(|v| Tensor::from_floats(vec![v.len(), 1], &v).unwrap()),
             vec(any::<u8>(), 0..5).prop_map(|v| Tensor::from_bytes(dtype::U8, vec![v.len()], v).unwrap()),
         ]

@@ -195,7 +195,10 @@ mod tests {
     fn strings_become_numbers_and_back() {
         let parsed = |list: &[&str], to| cast(to, &[Some(&words(list))]).map(|v| v.as_tensor().unwrap().clone()).map_err(|f| f.0);
         assert_eq!(parsed(&["1.5", " -2 "], dtype::F64).unwrap().floats().unwrap(), [1.5, -2.0]);
-        assert_eq!(parsed(&["9007199254740993", "2.9", "1e30"], dtype::I64).unwrap().ints().unwrap(), [9007199254740993, 2, i64::MAX]);
+        assert_eq!(
+            parsed(&["9007199254740993", "2.9", "1e30"], dtype::I64).unwrap().ints().unwrap(),
+            [9007199254740993, 2, i64::MAX]
+        );
         assert_eq!(parsed(&["x"], dtype::F32).unwrap_err(), "'x' is no number");
         assert_eq!(parsed(&["1"], dtype::U8).unwrap_err(), "string[1] cannot become u8");
         let floats: Value = Tensor::from_floats(vec![4], &[0.1, f32::NAN, f32::NEG_INFINITY, 3.0]).unwrap().into();
@@ -232,7 +235,10 @@ mod tests {
         let [parts, counts] = split(Some(","), None, &["a,b,", "c"]);
         assert_eq!(parts.to_string(), "string[2, 3]");
         assert_eq!(counts.as_tensor().unwrap().ints().unwrap(), [3, 1]);
-        assert_eq!(split(None, Some(1), &["  a b  c "])[0].as_tensor().unwrap().strings(), words(&["a", "b  c"]).as_tensor().unwrap().strings());
+        assert_eq!(
+            split(None, Some(1), &["  a b  c "])[0].as_tensor().unwrap().strings(),
+            words(&["a", "b  c"]).as_tensor().unwrap().strings()
+        );
         assert_eq!(split(Some("-"), Some(0), &["a-b"])[0].to_string(), "string[1, 1]");
     }
 }

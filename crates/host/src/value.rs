@@ -38,6 +38,26 @@ impl Value {
     }
 }
 
+/// How deep values may nest: far deeper than types of models do, and no danger to what walks them.
+pub(crate) const NESTING: usize = 16;
+
+impl Value {
+    /// True if it nests at most so many levels.
+    fn within(&self, levels: usize) -> bool {
+        match self {
+            Value::Tensor(_) | Value::Optional(None) => true,
+            _ if levels == 0 => false,
+            Value::Sequence(items) => items.iter().all(|v| v.within(levels - 1)),
+            Value::Optional(Some(v)) => v.within(levels - 1),
+            Value::Map(entries) => entries.iter().all(|(_, v)| v.within(levels - 1)),
+        }
+    }
+    /// It as a part of another value.
+    pub(crate) fn inner(&self) -> Result<Value, Fault> {
+        if self.within(NESTING - 1) { Ok(self.clone()) } else { Err(fault!("a value nests too deeply")) }
+    }
+}
+
 impl From<Tensor> for Value {
     fn from(t: Tensor) -> Value {
         Value::Tensor(t)

@@ -210,7 +210,7 @@ pub fn launches(steps: &[infc_artifact::program::Step]) -> usize {
         Step::Launch { .. } => 1,
         Step::If { then, otherwise, .. } => launches(then) + launches(otherwise),
         Step::Loop { body, .. } => launches(body),
-        Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => 0,
+        Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => 0,
     };
     steps.iter().map(count).sum()
 }

@@ -2,9 +2,10 @@
 
 use crate::compile::{self, Options};
 use crate::loops_engine::Loops;
+use infc_artifact::program::HostType;
 use infc_ir::graph::Graph;
 use infc_ir::interp::{self, Item};
-use infc_ir::{DType, Expr, Problems, Tensor, Type};
+use infc_ir::{DType, Expr, Problems, Tensor, Type, host};
 use infc_runtime::{Dim, Model, PortInfo, Session, TensorRef};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,6 +63,10 @@ impl Backend {
 pub trait Engine {
     /// Runs it. The inputs are in the model's order, the outputs too.
     fn run(&mut self, inputs: &[Item]) -> Result<Vec<Item>, Problems>;
+    /// The nodes that run on the host, if it is compiled code.
+    fn host_nodes(&self) -> Vec<String> {
+        vec![]
+    }
 }
 
 /// Makes an imported model ready.
@@ -112,8 +117,10 @@ impl Native {
 impl Engine for Native {
     fn run(&mut self, inputs: &[Item]) -> Result<Vec<Item>, Problems> {
         for (i, item) in inputs.iter().enumerate() {
-            let Some(t) = item.as_tensor() else {
-                return Err(Problems::one(format!("input {i}"), "only tensors can be inputs of compiled code", ""));
+            let Some(t) = item.as_tensor().filter(|t| t.dtype != DType::String) else {
+                let value = host::to_host(item).map_err(|f| Problems::one(format!("input {i}"), f.0, ""))?;
+                self.0.set_value(i, value).map_err(problem)?;
+                continue;
             };
             let dims: Vec<i64> = t.dims.iter().map(|&d| d as i64).collect();
             let dtype = infc_runtime::DType(t.dtype.onnx() as u8);
@@ -123,11 +130,19 @@ impl Engine for Native {
         let outputs = 0..self.0.model().outputs().len();
         outputs
             .map(|i| {
+                if self.0.model().outputs()[i].host.is_some() {
+                    let value = self.0.value(i).map_err(problem)?;
+                    return host::from_host(value).map_err(|f| Problems::one(format!("output {i}"), f.0, ""));
+                }
                 let t = self.0.output(i).map_err(problem)?;
                 let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
                 Ok(Item::Tensor(Tensor::from_bytes(dtype(t.dtype), dims, t.bytes.to_vec())))
             })
             .collect()
+    }
+
+    fn host_nodes(&self) -> Vec<String> {
+        self.0.model().program().host_nodes().into_iter().map(str::to_owned).collect()
     }
 }
 
@@ -145,7 +160,26 @@ fn port(port: &PortInfo) -> (String, Type) {
         Dim::Symbol(name) => Expr::sym(name),
         Dim::Expr(text) => text.parse().unwrap_or_else(|_| Expr::sym(text)),
     };
-    (port.name.clone(), Type::tensor(dtype(port.dtype), port.dims.iter().map(dim)))
+    let ty = match &port.host {
+        Some(ty) if port.dtype.0 == 0 => host_type(ty),
+        _ => Type::tensor(dtype(port.dtype), port.dims.iter().map(dim)),
+    };
+    (port.name.clone(), ty)
+}
+
+/// The type of a value of the host; dims that are not known are symbols that stand for any.
+fn host_type(ty: &HostType) -> Type {
+    let code = |d: u8| dtype(infc_runtime::DType(d));
+    match ty {
+        HostType::Tensor(d, dims) => {
+            let dim = |(k, d): (usize, &Option<u64>)| d.map_or_else(|| Expr::sym(&format!("any{k}")), |n| Expr::int(n as i64));
+            Type::tensor(code(*d), dims.iter().enumerate().map(dim))
+        }
+        HostType::Any(d) => Type::Any(code(*d)),
+        HostType::Sequence(of) => Type::Sequence(Box::new(host_type(of))),
+        HostType::Optional(of) => Type::Optional(Box::new(host_type(of))),
+        HostType::Map(key, of) => Type::Map(code(*key), Box::new(host_type(of))),
+    }
 }
 
 /// The values of the model's symbols that inputs of these shapes give.

@@ -67,7 +67,14 @@ mod tests {
     use crate::compare::Outcome;
 
     fn report(name: &str, verdict: Verdict) -> Report {
-        Report { name: name.to_owned(), verdict, sets: 1, worst: Outcome::default(), time: std::time::Duration::ZERO }
+        Report {
+            name: name.to_owned(),
+            verdict,
+            sets: 1,
+            worst: Outcome::default(),
+            host: vec![],
+            time: std::time::Duration::ZERO,
+        }
     }
 
     fn read(text: &str) -> Result<Gaps, Problems> {

@@ -4,9 +4,10 @@
 //! poisoned before a run, and every launch gets copies where two of its views share a buffer.
 
 use crate::engine::Engine;
-use infc_artifact::program::{Message, Place, Program, Size, Step, SymbolSource, View};
+use infc_artifact::program::{HostValue, Message, Place, Program, Size, Slot, SlotPlace, Step, SymbolSource, View};
+use infc_host::{Routine, Value};
 use infc_ir::interp::Item;
-use infc_ir::{DType, Problem, Problems, Tensor};
+use infc_ir::{DType, Problem, Problems, Tensor, host};
 use infc_kernel::loops::interp::{self, Stop};
 use infc_kernel::loops::{Access, Kernel};
 use infc_kernel::program::Lowered;
@@ -53,6 +54,9 @@ impl Engine for Loops {
     fn run(&mut self, inputs: &[Item]) -> Result<Vec<Item>, Problems> {
         self.run_with(inputs, None)
     }
+    fn host_nodes(&self) -> Vec<String> {
+        self.lowered.program.host_nodes().into_iter().map(str::to_owned).collect()
+    }
 }
 
 impl Loops {
@@ -61,10 +65,24 @@ impl Loops {
         self.run_with(inputs, Some(watch))
     }
 
+    /// The values that slots begin with.
+    fn slots(&self, inputs: &[Item]) -> Result<Vec<Option<Value>>, Problems> {
+        let value = |slot: &Slot| match slot.place {
+            SlotPlace::Input(i) => host::to_host(&inputs[i as usize]).map(Some).map_err(|f| internal(f.0)),
+            SlotPlace::Constant { offset, bytes } => {
+                let bytes = &self.lowered.constants[offset as usize..(offset + bytes) as usize];
+                Value::decode(bytes).map(Some).map_err(|f| internal(f.0))
+            }
+            SlotPlace::Output(_) | SlotPlace::Temp => Ok(None),
+        };
+        self.lowered.program.slots.iter().map(value).collect()
+    }
+
     fn run_with(&mut self, inputs: &[Item], watch: Option<Watch>) -> Result<Vec<Item>, Problems> {
         let program = &self.lowered.program;
-        let inputs: Vec<&Tensor> = tensors(program, inputs)?;
-        let symbols = bind(program, &inputs)?;
+        check_inputs(program, inputs)?;
+        let symbols = bind(program, inputs)?;
+        let slots = self.slots(inputs)?;
         let ranges = ranges(program, &symbols)?;
         let (mut memory, mut growable) = (vec![], vec![]);
         for (i, buffer) in program.buffers.iter().enumerate() {
@@ -74,7 +92,7 @@ impl Loops {
                 bytes = 0;
             }
             memory.push(match buffer.place {
-                Place::Input(i) => inputs[i as usize].bytes().to_vec(),
+                Place::Input(i) => inputs[i as usize].as_tensor().map_or(vec![], |t| t.bytes().to_vec()),
                 Place::Constant(at) => self.lowered.constants[at as usize..][..bytes].to_vec(),
                 Place::State(n) => match self.states.get(n as usize) {
                     Some(kept) if kept.len() == bytes => kept.clone(),
@@ -83,7 +101,7 @@ impl Loops {
                 Place::Output(_) | Place::Arena { .. } => vec![0xa5; bytes],
             });
         }
-        let mut run = Run { program, kernels: &self.lowered.kernels, symbols, memory, growable, watch };
+        let mut run = Run { program, kernels: &self.lowered.kernels, symbols, memory, growable, slots, watch };
         run.list(&program.steps)?;
         let outputs = run.outputs()?;
         let memory = run.memory;
@@ -97,39 +115,41 @@ impl Loops {
     }
 }
 
-fn tensors<'a>(program: &Program, inputs: &'a [Item]) -> Result<Vec<&'a Tensor>, Problems> {
+fn check_inputs(program: &Program, inputs: &[Item]) -> Result<(), Problems> {
     if inputs.len() != program.inputs.len() {
         let message = format!("the model has {} inputs, {} are given", program.inputs.len(), inputs.len());
         return Err(Problems::one("inputs", message, "give one value for each input"));
     }
     let mut problems = vec![];
-    let mut out = vec![];
     for (item, port) in inputs.iter().zip(&program.inputs) {
         match item {
-            Item::Tensor(t) if t.dtype.onnx() == i32::from(port.dtype) && t.dims.len() == port.dims.len() => out.push(t),
+            Item::Tensor(t) if t.dtype.onnx() == i32::from(port.dtype) && t.dims.len() == port.dims.len() => {}
+            // Values of the host are checked by the routines that take them.
+            _ if port.dtype == 0 => {}
             Item::Tensor(t) => {
                 let message = format!("{}{:?} has the wrong dtype or rank", t.dtype, t.dims);
                 problems.push(Problem { at: format!("input '{}'", port.name), message, help: String::new() });
             }
             Item::Sequence(_) | Item::Optional(_) | Item::Map(_) => {
-                let message = "only tensors can be inputs of compiled code".to_owned();
+                let message = "is no tensor, which is needed".to_owned();
                 problems.push(Problem { at: format!("input '{}'", port.name), message, help: String::new() });
             }
         }
     }
-    if problems.is_empty() { Ok(out) } else { Err(Problems(problems)) }
+    if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
 }
 
 /// Values of the symbols; those that steps set are 0. All dims of the inputs must agree with them.
-fn bind(program: &Program, inputs: &[&Tensor]) -> Result<Vec<i64>, Problems> {
+fn bind(program: &Program, inputs: &[Item]) -> Result<Vec<i64>, Problems> {
+    let dims = |item: &Item| item.as_tensor().map_or(vec![], |t| t.dims.clone());
     let symbols: Vec<i64> = (program.symbols.iter())
         .map(|s| match s.source {
-            SymbolSource::Input { input, axis } => inputs[input as usize].dims[axis as usize] as i64,
+            SymbolSource::Input { input, axis } => dims(&inputs[input as usize])[axis as usize] as i64,
             SymbolSource::Step => 0,
         })
         .collect();
-    for (port, t) in program.inputs.iter().zip(inputs) {
-        for (axis, (dim, &got)) in port.dims.iter().zip(&t.dims).enumerate() {
+    for (port, item) in program.inputs.iter().zip(inputs) {
+        for (axis, (dim, &got)) in port.dims.iter().zip(&dims(item)).enumerate() {
             if let Some(want) = dim.eval(&symbols)
                 && want != got as i64
             {
@@ -157,7 +177,7 @@ fn ranges(program: &Program, symbols: &[i64]) -> Result<Vec<(i64, i64)>, Problem
                     changed |= widen(then, ranges) | widen(otherwise, ranges);
                     continue;
                 }
-                Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. } => continue,
+                Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. } | Step::Host { .. } => continue,
             };
             let range = &mut ranges[symbol as usize];
             changed |= top > range.1;
@@ -185,6 +205,8 @@ struct Run<'a, 'w> {
     memory: Vec<Vec<u8>>,
     /// Buffers that get their size when a step sets a symbol.
     growable: Vec<usize>,
+    /// Values of the host.
+    slots: Vec<Option<Value>>,
     watch: Option<Watch<'w>>,
 }
 
@@ -231,6 +253,10 @@ impl Run<'_, '_> {
                     Err(self.failed(*code, &format!(" ({a} and {b})")))
                 }
             }
+            Step::Host { routine, attributes, inputs, outputs, code } => {
+                let routine = Routine::decode(routine, attributes).map_err(|f| internal(f.0))?;
+                self.host(&routine, inputs, outputs, *code)
+            }
             Step::If { cond, then, otherwise } => match self.read(cond, 1)? {
                 [0] => self.list(otherwise),
                 _ => self.list(then),
@@ -248,6 +274,49 @@ impl Run<'_, '_> {
                 Ok(())
             }
         }
+    }
+
+    /// A call of a host routine.
+    fn host(
+        &mut self,
+        routine: &Routine,
+        inputs: &[Option<HostValue>],
+        outputs: &[HostValue],
+        code: u32,
+    ) -> Result<(), Problems> {
+        let mut operands = vec![];
+        for value in inputs {
+            operands.push(match value {
+                None => None,
+                Some(HostValue::Slot(s)) => {
+                    Some(self.slots[*s as usize].clone().ok_or_else(|| internal(format!("slot {s} has no value")))?)
+                }
+                Some(HostValue::Tensor { dtype, dims, view }) => {
+                    let dims = dims.iter().map(|d| self.value(d)).collect::<Result<Vec<_>, _>>()?;
+                    let width = infc_host::dtype::width(*dtype).unwrap_or(0);
+                    let bytes = self.read(view, dims.iter().product::<usize>() * width)?.to_vec();
+                    let tensor = infc_host::Tensor::from_bytes(*dtype, dims, bytes).map_err(|f| internal(f.0))?;
+                    Some(Value::Tensor(tensor))
+                }
+            });
+        }
+        let operands: Vec<Option<&Value>> = operands.iter().map(Option::as_ref).collect();
+        let node = &self.program.messages[code as usize].node;
+        let made = routine.run(&operands).map_err(|f| Problems::one(node, f.0, ""))?;
+        for (value, made) in outputs.iter().zip(made) {
+            match value {
+                HostValue::Slot(s) => self.slots[*s as usize] = Some(made),
+                HostValue::Tensor { dtype, dims, view } => {
+                    let dims = dims.iter().map(|d| self.value(d)).collect::<Result<Vec<_>, _>>()?;
+                    let tensor = made.as_tensor().filter(|t| t.dtype() == *dtype && t.dims() == dims);
+                    let tensor = tensor.ok_or_else(|| Problems::one(node, format!("its result is {made}, not {dims:?}"), ""))?;
+                    let bytes = tensor.bytes();
+                    let at = self.offset(view, bytes.len())?;
+                    self.memory[view.buffer as usize][at..at + bytes.len()].copy_from_slice(bytes);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A launch that is about to happen.
@@ -310,6 +379,12 @@ impl Run<'_, '_> {
     fn outputs(&self) -> Result<Vec<Item>, Problems> {
         let mut out = vec![];
         for port in &self.program.outputs {
+            if port.is_host() {
+                let value = self.slots[port.buffer as usize].clone();
+                let value = value.ok_or_else(|| internal(format!("output '{}' has no value", port.name)))?;
+                out.push(host::from_host(value).map_err(|f| internal(f.0))?);
+                continue;
+            }
             let dims = port.dims.iter().map(|d| self.value(d)).collect::<Result<Vec<_>, _>>()?;
             let dtype = DType::from_onnx(i32::from(port.dtype)).ok_or_else(|| internal("an output has an unknown dtype"))?;
             let bytes = dims.iter().product::<usize>() * dtype.bytes();

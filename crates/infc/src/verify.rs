@@ -65,6 +65,8 @@ pub struct Report {
     pub sets: usize,
     /// The largest difference.
     pub worst: Outcome,
+    /// Operators that ran on the host, each once.
+    pub host: Vec<String>,
     /// How long it took.
     pub time: Duration,
 }
@@ -110,9 +112,10 @@ pub fn one(case: &Case, options: &Options) -> Report {
     let large = catch_panic(|| too_large(case, options));
     if let Ok(Ok(Some(mflop))) = large {
         let (worst, time) = (Outcome::default(), start.elapsed());
-        return Report { name: case.name.clone(), verdict: Verdict::TooLarge(mflop), sets: 0, worst, time };
+        return Report { name: case.name.clone(), verdict: Verdict::TooLarge(mflop), sets: 0, worst, host: vec![], time };
     }
-    let (verdict, sets, worst) = match catch_panic(|| check(case, options)) {
+    let mut host = vec![];
+    let (verdict, sets, worst) = match catch_panic(|| check(case, options, &mut host)) {
         Ok(Ok((sets, worst))) => {
             let verdict = match &worst.fault {
                 _ if sets == 0 => Verdict::NoOutputs,
@@ -124,7 +127,7 @@ pub fn one(case: &Case, options: &Options) -> Report {
         Ok(Err(problems)) => (Verdict::Failed(problems.to_string()), 0, Outcome::default()),
         Err(panic) => (Verdict::Failed(format!("a bug in infc: {panic}")), 0, Outcome::default()),
     };
-    Report { name: case.name.clone(), verdict, sets, worst, time: start.elapsed() }
+    Report { name: case.name.clone(), verdict, sets, worst, host, time: start.elapsed() }
 }
 
 /// The million operations of a run on the first data set, if that is more than the limit.
@@ -136,14 +139,23 @@ fn too_large(case: &Case, options: &Options) -> Result<Option<f64>, Problems> {
     Ok(Some(mflop).filter(|&m| m > most))
 }
 
-/// The number of sets compared, and the worst outcome.
-fn check(case: &Case, options: &Options) -> Result<(usize, Outcome), Problems> {
+/// The operators of nodes as they are described (`Gather 'embed' (opset 18)`), each once.
+fn operators(nodes: &[String], out: &mut Vec<String>) {
+    for name in nodes.iter().filter_map(|n| n.split_whitespace().next()) {
+        if !out.iter().any(|o| o == name) {
+            out.push(name.to_owned());
+        }
+    }
+}
+
+/// The number of sets compared, and the worst outcome; tells the operators that run on the host.
+fn check(case: &Case, options: &Options, host: &mut Vec<String>) -> Result<(usize, Outcome), Problems> {
     if !case.alone && !case.has_outputs() {
         return Ok((0, Outcome::default()));
     }
     let graph = infc_onnx::import(&case.model)?;
     if case.alone {
-        return check_alone(&graph, options);
+        return check_alone(&graph, options, host);
     }
     let kinds = compare::output_kinds(&graph);
     let allowed = case.tolerance.unwrap_or_default();
@@ -158,6 +170,7 @@ fn check(case: &Case, options: &Options) -> Result<(usize, Outcome), Problems> {
             engine = Some(engine::prepare(graph.clone(), options.backend, &compile).map_err(named)?);
         }
         let engine = engine.as_mut().expect("made above, or for this set");
+        operators(&engine.host_nodes(), host);
         let want = set.read_outputs(&graph).map_err(named)?;
         let find =
             || bisect::find(&graph, &inputs, Some(&want), options.backend, &set_options(&graph, &inputs, options), allowed);
@@ -216,13 +229,14 @@ fn located(mut problems: Problems, found: Found) -> Problems {
 const SEEDS: u64 = 3;
 
 /// Compares the backend with the interpreter on made-up inputs.
-fn check_alone(graph: &Graph, options: &Options) -> Result<(usize, Outcome), Problems> {
+fn check_alone(graph: &Graph, options: &Options, host: &mut Vec<String>) -> Result<(usize, Outcome), Problems> {
     let kinds = compare::output_kinds(graph);
     let default = Tolerance::default();
     let allowed = Tolerance { rtol: options.rtol.unwrap_or(default.rtol), atol: options.atol.unwrap_or(default.atol) };
     let dims: Vec<(String, i64)> = options.dims.iter().map(|(n, v)| (n.clone(), *v)).collect();
     let compile = compile::Options { dims: if options.fixed { dims } else { vec![] }, ..options.compile.clone() };
     let mut engine = engine::prepare(graph.clone(), options.backend, &compile)?;
+    operators(&engine.host_nodes(), host);
     let (mut worst, mut found) = (Outcome::default(), None);
     for seed in 0..SEEDS {
         let value = |&v: &Value| inputs::make(&Source::Random(seed), &graph.value(v).name, graph.ty(v), &options.dims);

@@ -9,7 +9,7 @@ use crate::interp::Item;
 use crate::op::*;
 use crate::tensor::{Data, Tensor};
 use bytes::Bytes;
-use infc_host::{Case, Key, Pattern, Routine, TfIdf, Value, Weighting};
+use infc_host::{Case, Key, Pattern, Pixels, Routine, TfIdf, Value, Weighting};
 
 impl From<infc_host::Fault> for Fault {
     fn from(f: infc_host::Fault) -> Fault {
@@ -40,11 +40,9 @@ pub fn routine(op: &Op, dtypes: &[Option<DType>]) -> Result<(Routine, usize), Fa
             Routine::Cast { to: to.onnx() as u8 }
         }
         Op::RegexFullMatch(op) => Routine::RegexFullMatch { pattern: op.pattern()? },
-        Op::StringNormalizer(op) => Routine::StringNormalizer {
-            case: op.case()?,
-            sensitive: op.is_case_sensitive != 0,
-            stopwords: op.stopwords.clone(),
-        },
+        Op::StringNormalizer(op) => {
+            Routine::StringNormalizer { case: op.case()?, sensitive: op.is_case_sensitive != 0, stopwords: op.stopwords.clone() }
+        }
         Op::StringSplit(op) => {
             Routine::StringSplit { delimiter: op.delimiter.clone(), most: op.maxsplit.map(|n| n.max(0) as usize) }
         }
@@ -58,6 +56,7 @@ pub fn routine(op: &Op, dtypes: &[Option<DType>]) -> Result<(Routine, usize), Fa
             Routine::CastMap { to: op.dtype()?.onnx() as u8, width: if sparse { Some(width?) } else { None } }
         }
         Op::DictVectorizer(op) => Routine::DictVectorizer { vocabulary: keys(&op.int64_vocabulary, &op.string_vocabulary) },
+        Op::ImageDecoder(op) => Routine::ImageDecoder { pixels: op.pixels()? },
         other => return Err(fault!("{} is no work for the host", other.name())),
     };
     let most = made.arity().1.min(dtypes.len());
@@ -91,6 +90,18 @@ impl StringNormalizer {
             "LOWER" => Ok(Case::Lower),
             "UPPER" => Ok(Case::Upper),
             other => Err(fault!("case_change_action '{other}' is none of NONE, LOWER, UPPER")),
+        }
+    }
+}
+
+impl ImageDecoder {
+    /// What the samples of the result are.
+    pub(crate) fn pixels(&self) -> Result<Pixels, Fault> {
+        match &*self.pixel_format {
+            "RGB" => Ok(Pixels::Rgb),
+            "BGR" => Ok(Pixels::Bgr),
+            "Grayscale" => Ok(Pixels::Gray),
+            other => Err(fault!("pixel_format '{other}' is none of RGB, BGR, Grayscale")),
         }
     }
 }

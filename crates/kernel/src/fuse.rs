@@ -8,7 +8,7 @@
 //! A step never moves past a write to something that it reads, and never writes what it reads. Rounding is untouched: values keep
 //! their dtype at every operator, so both rules are exact.
 
-use crate::work::{Id, Item, Memory, Task, Work};
+use crate::work::{Arg, Id, Item, Memory, Task, Work};
 use infc_ir::compute::{Compute, Reducer, Reduction, Step, simplify_scalar};
 use infc_ir::expr::{Node, Ranges};
 use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
@@ -45,7 +45,8 @@ impl Facts {
                 facts.pinned.insert(of);
             }
         }
-        facts.pinned.extend(work.outputs.iter().map(|&(_, id)| id));
+        facts.pinned.extend(work.output_tensors());
+        facts.pinned.extend(&work.shared);
         facts.walk(items);
         facts
     }
@@ -69,7 +70,7 @@ impl Facts {
                 Item::Bind { from, .. } => {
                     self.pinned.insert(*from);
                 }
-                Item::Require { .. } => {}
+                Item::Require { .. } | Item::Host { .. } => {}
             }
         }
     }
@@ -88,6 +89,9 @@ fn written(work: &Work, item: &Item, out: &mut HashSet<Id>) {
         }
         Item::If { then, otherwise, .. } => then.iter().chain(otherwise).for_each(|i| written(work, i, out)),
         Item::Loop { body, .. } => body.iter().for_each(|i| written(work, i, out)),
+        Item::Host { outputs, .. } => {
+            out.extend(outputs.iter().filter_map(|a| if let Arg::Tensor(id) = a { Some(work.root(*id)) } else { None }));
+        }
         Item::Bind { .. } | Item::Require { .. } => {}
     }
 }
@@ -100,7 +104,7 @@ fn block(work: &Work, facts: &Facts, items: &mut Vec<Item>) {
                 block(work, facts, otherwise);
             }
             Item::Loop { body, .. } => block(work, facts, body),
-            Item::Task(_) | Item::Bind { .. } | Item::Require { .. } => {}
+            Item::Task(_) | Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
         }
     }
     let mut overwrites = Overwrites::of(work, items);
@@ -508,7 +512,7 @@ pub fn simplify(work: &mut Work) {
                     go(otherwise);
                 }
                 Item::Loop { body, .. } => go(body),
-                Item::Bind { .. } | Item::Require { .. } => {}
+                Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
             }
         }
     }

@@ -5,7 +5,7 @@
 //! - A convolution that pads its input would test every read. Instead the input keeps a border of the padding's value around
 //!   it, written once in a run, and reads need no test.
 //!
-//! Model inputs and outputs, and whatever is seen under other dims (aliases), stay row-major.
+//! Model inputs and outputs, what host steps see, and whatever is seen under other dims (aliases), stay row-major.
 
 use crate::fuse::{is_contraction, simplify};
 use crate::work::{Id, Item, Memory, Task, Work, copy_of};
@@ -35,7 +35,8 @@ pub fn place(work: &mut Work) {
 
 /// Tensors that stay row-major: inputs, outputs, constants, and both sides of every alias.
 fn fixed(work: &Work) -> HashSet<Id> {
-    let mut fixed: HashSet<Id> = work.outputs.iter().map(|&(_, id)| id).collect();
+    let mut fixed: HashSet<Id> = work.output_tensors().collect();
+    fixed.extend(work.shared.iter().map(|&id| work.whole(id)));
     for (k, t) in work.tensors.iter().enumerate() {
         match t.memory {
             Memory::Input(_) | Memory::Constant(_) => {
@@ -93,7 +94,7 @@ fn orders(work: &mut Work, items: &[Item], fixed: &HashSet<Id>, decided: &mut Ha
                 orders(work, otherwise, fixed, decided);
             }
             Item::Loop { body, .. } => orders(work, body, fixed, decided),
-            Item::Bind { .. } | Item::Require { .. } => {}
+            Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
         }
     }
 }
@@ -150,7 +151,7 @@ fn made_twice(items: &[Item], once: &mut HashSet<Id>, twice: &mut HashSet<Id>) {
                 made_twice(otherwise, once, twice);
             }
             Item::Loop { body, .. } => made_twice(body, once, twice),
-            Item::Bind { .. } | Item::Require { .. } => {}
+            Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
         }
     }
 }
@@ -176,7 +177,7 @@ fn walk_borders(work: &mut Work, items: &mut Vec<Item>, seen: &HashSet<Id>, copi
                 let mut inner = HashMap::new();
                 walk_borders(work, body, seen, &mut inner);
             }
-            Item::Bind { .. } | Item::Require { .. } => {}
+            Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
         }
         out.push(item);
     }

@@ -4,15 +4,17 @@ use crate::build::{self, Nest, Operand};
 use crate::loops::{Access, Buffer, Kernel, Space};
 use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
-use crate::work::{Id, Item, Memory, Task, Work};
+use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
 use crate::{cost, fuse, place, work, zero_point};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
-use infc_artifact::program::{self as art, Place, Program, Size, SizeOp, Step, SymbolSource, View};
+use infc_artifact::program::{
+    self as art, HostType, HostValue, Place, Program, Size, SizeOp, SlotPlace, Step, SymbolSource, View,
+};
 use infc_ir::compute::Step::Compute;
 use infc_ir::expr::Node;
 use infc_ir::graph::Graph;
-use infc_ir::{Expr, Problem, Problems, Tensor};
+use infc_ir::{DType, Expr, Problem, Problems, Tensor, Type};
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 
@@ -110,6 +112,20 @@ fn physical_dims(data: &work::Data) -> Vec<Expr> {
     dims.map(|(a, &d)| data.halo.get(a).map_or(d, |&(lo, hi)| d + lo + hi)).collect()
 }
 
+/// A type in the artifact's terms.
+fn host_type(ty: &Type) -> HostType {
+    let code = |d: &DType| d.onnx() as u8;
+    match ty {
+        Type::Tensor(t) => {
+            HostType::Tensor(code(&t.dtype), t.dims.iter().map(|d| d.known().and_then(|n| u64::try_from(n).ok())).collect())
+        }
+        Type::Any(d) | Type::Nothing(d) => HostType::Any(code(d)),
+        Type::Sequence(of) => HostType::Sequence(Box::new(host_type(of))),
+        Type::Optional(of) => HostType::Optional(Box::new(host_type(of))),
+        Type::Map(key, of) => HostType::Map(code(key), Box::new(host_type(of))),
+    }
+}
+
 /// All views of all steps.
 fn each_view(steps: &[Step], see: &mut dyn FnMut(&View)) {
     for step in steps {
@@ -126,6 +142,13 @@ fn each_view(steps: &[Step], see: &mut dyn FnMut(&View)) {
             Step::Loop { cond, body, .. } => {
                 cond.iter().for_each(&mut *see);
                 each_view(body, see);
+            }
+            Step::Host { inputs, outputs, .. } => {
+                for value in inputs.iter().flatten().chain(outputs) {
+                    if let HostValue::Tensor { view, .. } = value {
+                        see(view);
+                    }
+                }
             }
         }
     }
@@ -199,20 +222,25 @@ impl Emit<'_> {
 
     fn inputs(&mut self) {
         let work = self.work;
-        for (i, (_, id)) in work.inputs.iter().enumerate() {
-            for (axis, d) in work.tensor(*id).ty.dims.iter().enumerate() {
+        self.slots();
+        for (i, (_, arg)) in work.inputs.iter().enumerate() {
+            for (axis, d) in self.port_dims(*arg).iter().enumerate() {
                 if let Node::Sym(s) = d.node() {
                     self.symbol(s, SymbolSource::Input { input: i as u32, axis: axis as u32 });
                 }
             }
         }
-        for (i, (name, id)) in work.inputs.iter().enumerate() {
-            let buffer = self.add_buffer(*id, Place::Input(i as u32));
-            let port = self.port(name, *id, buffer);
+        for (i, (name, arg)) in work.inputs.iter().enumerate() {
+            if let Arg::Tensor(id) = arg {
+                self.add_buffer(*id, Place::Input(i as u32));
+            }
+            let port = self.port(name, *arg);
             self.out.program.inputs.push(port);
         }
-        for (i, (_, id)) in work.outputs.iter().enumerate() {
-            self.add_buffer(*id, Place::Output(i as u32));
+        for (i, (_, arg)) in work.outputs.iter().enumerate() {
+            if let Arg::Tensor(id) = arg {
+                self.add_buffer(*id, Place::Output(i as u32));
+            }
         }
     }
 
@@ -232,8 +260,8 @@ impl Emit<'_> {
 
     fn outputs(&mut self) {
         let work = self.work;
-        for (name, id) in &work.outputs {
-            let port = self.port(name, *id, self.buffers[id]);
+        for (name, arg) in &work.outputs {
+            let port = self.port(name, *arg);
             self.out.program.outputs.push(port);
         }
     }
@@ -244,10 +272,16 @@ impl Emit<'_> {
             let i = self.work.inputs.iter().position(|(n, _)| n == input);
             match (o, i) {
                 (Some(o), Some(i)) => {
-                    let (a, b) = (self.work.outputs[o].1, self.work.inputs[i].1);
-                    if self.work.tensor(a).ty != self.work.tensor(b).ty {
-                        let message = format!("{} and {} differ", self.work.tensor(a).ty, self.work.tensor(b).ty);
-                        self.problem(&format!("state {output}={input}"), message, "state needs an output of the input's type");
+                    let at = format!("state {output}={input}");
+                    match (self.work.outputs[o].1, self.work.inputs[i].1) {
+                        (Arg::Tensor(a), Arg::Tensor(b)) => {
+                            let (a, b) = (&self.work.tensor(a).ty, &self.work.tensor(b).ty);
+                            if a != b {
+                                let message = format!("{a} and {b} differ");
+                                self.problem(&at, message, "state needs an output of the input's type");
+                            }
+                        }
+                        _ => self.problem(&at, "is no tensor of numbers", "keep it in the caller and set it before each run"),
                     }
                     self.out.program.states.push((o as u32, i as u32));
                 }
@@ -260,10 +294,52 @@ impl Emit<'_> {
         }
     }
 
-    fn port(&mut self, name: &str, id: Id, buffer: u32) -> art::Port {
-        let ty = &self.work.tensor(id).ty;
-        let dims = ty.dims.iter().map(|&d| self.size(d)).collect();
-        art::Port { name: name.to_owned(), dtype: ty.dtype.onnx() as u8, element: ty.dtype.bytes() as u8, dims, buffer }
+    /// Dims of an input or output; none if it is no tensor.
+    fn port_dims(&self, arg: Arg) -> Vec<Expr> {
+        match arg {
+            Arg::Tensor(id) => self.work.tensor(id).ty.dims.clone(),
+            Arg::Slot(slot) => self.work.slots[slot as usize].ty.as_tensor().map_or(vec![], |t| t.dims.clone()),
+        }
+    }
+
+    fn port(&mut self, name: &str, arg: Arg) -> art::Port {
+        let dims = self.port_dims(arg).iter().map(|&d| self.size(d)).collect();
+        let (dtype, element, buffer) = match arg {
+            Arg::Tensor(id) => {
+                let dtype = self.work.tensor(id).ty.dtype;
+                (dtype.onnx() as u8, dtype.bytes() as u8, self.buffers[&id])
+            }
+            Arg::Slot(slot) => {
+                let text = self.work.slots[slot as usize].ty.as_tensor().map(|t| t.dtype.onnx() as u8);
+                (text.unwrap_or(0), 0, slot)
+            }
+        };
+        art::Port { name: name.to_owned(), dtype, element, dims, buffer }
+    }
+
+    /// The places for values of the host; constants get their bytes at the end.
+    fn slots(&mut self) {
+        for slot in &self.work.slots {
+            let place = match slot.memory {
+                SlotMemory::Input(i) => SlotPlace::Input(i),
+                SlotMemory::Output(i) => SlotPlace::Output(i),
+                SlotMemory::Constant(_) => SlotPlace::Constant { offset: 0, bytes: 0 },
+                SlotMemory::Temp => SlotPlace::Temp,
+            };
+            self.out.program.slots.push(art::Slot { ty: host_type(&slot.ty), place });
+        }
+    }
+
+    fn host_value(&mut self, arg: Arg, access: Access) -> HostValue {
+        match arg {
+            Arg::Slot(slot) => HostValue::Slot(slot),
+            Arg::Tensor(id) => {
+                let (_, buffer, offset) = self.operand(id, access);
+                let ty = self.work.tensor(id).ty.clone();
+                let dims = ty.dims.iter().map(|&d| self.size(d)).collect();
+                HostValue::Tensor { dtype: ty.dtype.onnx() as u8, dims, view: View { buffer, offset: self.size(offset) } }
+            }
+        }
     }
 
     fn add_buffer(&mut self, id: Id, place: Place) -> u32 {
@@ -304,6 +380,13 @@ impl Emit<'_> {
             let size = Size::constant(t.bytes().len() as i64);
             self.out.program.buffers[*b as usize] = art::Buffer { bytes: size, place: Place::Constant(data.len() as u64) };
             data.extend_from_slice(t.bytes());
+        }
+        for (slot, made) in self.work.slots.iter().zip(&mut self.out.program.slots) {
+            if let SlotMemory::Constant(value) = &slot.memory {
+                let value = value.encode();
+                made.place = SlotPlace::Constant { offset: data.len() as u64, bytes: value.len() as u64 };
+                data.extend(value);
+            }
         }
     }
 
@@ -394,6 +477,14 @@ impl Emit<'_> {
                     steps.push(Step::Bind { symbol, from, bound });
                     self.position += 1;
                 }
+                Item::Host { routine, inputs, outputs, node } => {
+                    let inputs = inputs.iter().map(|a| a.map(|a| self.host_value(a, Access::Read))).collect();
+                    let outputs = outputs.iter().map(|&a| self.host_value(a, Access::Write)).collect();
+                    let code = self.message(node, "a host routine fails");
+                    let (routine, attributes) = (routine.name().to_owned(), routine.attributes());
+                    steps.push(Step::Host { routine, attributes, inputs, outputs, code });
+                    self.position += 1;
+                }
                 Item::Require { left, right, or_one, node, text } => {
                     let (left, right) = (self.size(*left), self.size(*right));
                     let code = self.message(node, text);
@@ -419,7 +510,7 @@ impl Emit<'_> {
                         out.insert(*counter);
                         set(body, out);
                     }
-                    Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. } => {}
+                    Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. } | Step::Host { .. } => {}
                 }
             }
         }

@@ -5,12 +5,15 @@
 //! split into one step for each operand, writing into a range of the result.
 
 mod data;
+mod host;
 mod routine;
+
+pub use host::{Arg, Slot, SlotMemory};
 
 use infc_ir::compute::{Compute, Step};
 use infc_ir::graph::{Def, Graph, Node, Region, Requirement, Value};
 use infc_ir::op::{Ctx, Meaning, signature, sizes};
-use infc_ir::{Expr, Op, Problem, Problems, Scalar, Tensor, TensorType, Type};
+use infc_ir::{DType, Expr, Op, Problem, Problems, Scalar, Tensor, TensorType, Type};
 use std::collections::{HashMap, HashSet};
 
 /// A tensor of the work list.
@@ -138,6 +141,17 @@ pub enum Item {
         /// What is wrong where they differ.
         text: String,
     },
+    /// A call of a host routine.
+    Host {
+        /// Which one.
+        routine: infc_host::Routine,
+        /// Operands; `None` is one that is left out.
+        inputs: Vec<Option<Arg>>,
+        /// Results.
+        outputs: Vec<Arg>,
+        /// The node in the model's words.
+        node: String,
+    },
 }
 
 /// A model as work.
@@ -148,14 +162,22 @@ pub struct Work {
     /// What runs, in order.
     pub items: Vec<Item>,
     /// Model inputs.
-    pub inputs: Vec<(String, Id)>,
+    pub inputs: Vec<(String, Arg)>,
     /// Model outputs.
-    pub outputs: Vec<(String, Id)>,
+    pub outputs: Vec<(String, Arg)>,
+    /// Places for values of the host.
+    pub slots: Vec<Slot>,
+    /// Tensors that host steps read or make: row-major, each in memory of its own.
+    pub shared: Vec<Id>,
     /// Conditions on the sizes of the inputs.
     pub requires: Vec<Requirement>,
 }
 
 impl Work {
+    /// Model outputs that are tensors.
+    pub fn output_tensors(&self) -> impl Iterator<Item = Id> + '_ {
+        self.outputs.iter().filter_map(|(_, out)| if let Arg::Tensor(id) = out { Some(*id) } else { None })
+    }
     /// The data of a tensor.
     pub fn tensor(&self, id: Id) -> &Data {
         &self.tensors[id.index()]
@@ -188,6 +210,7 @@ pub fn from_graph(graph: &Graph) -> Result<Work, Problems> {
         graph,
         work: Work::default(),
         map: HashMap::new(),
+        slots: HashMap::new(),
         bound: HashSet::new(),
         given: sizes::input_symbols(graph),
         loops: 0,
@@ -195,29 +218,39 @@ pub fn from_graph(graph: &Graph) -> Result<Work, Problems> {
     };
     for (i, &v) in graph.inputs().iter().enumerate() {
         let name = graph.value(v).name.clone();
-        match graph.ty(v) {
-            Type::Tensor(t) => {
-                let id = cx.work.add(t.clone(), Memory::Input(i as u32), &name);
-                cx.know(&t.dims);
-                cx.map.insert(v, id);
-                cx.work.inputs.push((name, id));
-            }
-            other => {
-                cx.problem(format!("input '{name}'"), format!("has type {other}; only tensors can be inputs of compiled code"))
-            }
-        }
+        let ty = graph.ty(v);
+        cx.know(ty.as_tensor().map_or(&[], |t| &t.dims));
+        let arg = match host::flat(ty) {
+            Some(t) => Arg::Tensor(cx.work.add(t.clone(), Memory::Input(i as u32), &name)),
+            None => Arg::Slot(cx.slot(ty.clone(), SlotMemory::Input(i as u32))),
+        };
+        cx.stands_for(v, arg);
+        cx.work.inputs.push((name, arg));
     }
     cx.work.requires = graph.requires.clone();
     let items = cx.region(Graph::MAIN);
     cx.work.items = items;
-    for &v in graph.outputs() {
+    for (i, &v) in graph.outputs().iter().enumerate() {
         let name = graph.value(v).name.clone();
-        match cx.get(v) {
-            Some(id) => {
+        match cx.arg(v) {
+            Some(Arg::Tensor(id)) => {
                 let id = cx.own_output(id, &name);
-                cx.work.outputs.push((name, id));
+                cx.work.outputs.push((name, Arg::Tensor(id)));
             }
-            None => cx.problem(format!("output '{name}'"), "is not a tensor that compiled code can make".to_owned()),
+            Some(from @ Arg::Slot(_)) => {
+                let out = Arg::Slot(cx.slot(graph.ty(v).clone(), SlotMemory::Output(i as u32)));
+                let mut items = std::mem::take(&mut cx.work.items);
+                let made = match graph.value(v).def {
+                    Def::Output(n, _) => graph.describe(n),
+                    Def::Param(..) | Def::Constant(_) => format!("output '{name}'"),
+                };
+                let mut at = host::At { describe: &made, items: &mut items };
+                cx.call(infc_host::Routine::Identity, vec![Some(from)], vec![out], &mut at);
+                cx.work.items = items;
+                cx.work.outputs.push((name, out));
+            }
+            None if cx.problems.is_empty() => cx.problem(format!("output '{name}'"), "has no value".to_owned()),
+            None => {}
         }
     }
     if cx.problems.is_empty() { Ok(cx.work) } else { Err(Problems(cx.problems)) }
@@ -227,6 +260,8 @@ struct Lower<'a> {
     graph: &'a Graph,
     work: Work,
     map: HashMap<Value, Id>,
+    /// Slots of values that are no tensors in memory.
+    slots: HashMap<Value, u32>,
     /// Symbols that have a value here.
     bound: HashSet<&'static str>,
     /// Those that the inputs tell.
@@ -252,7 +287,7 @@ impl Lower<'_> {
         }
         let data = self.graph.value(v);
         let Def::Constant(t) = &data.def else { return None };
-        let ty = data.ty.as_tensor()?.clone();
+        let ty = host::flat(&data.ty)?.clone();
         let id = self.work.add(ty, Memory::Constant(t.clone()), &data.name);
         self.map.insert(v, id);
         Some(id)
@@ -260,7 +295,7 @@ impl Lower<'_> {
 
     /// A model output needs memory of its own: copies what is an input, a constant, an alias or another output.
     fn own_output(&mut self, id: Id, name: &str) -> Id {
-        let taken = self.work.outputs.iter().any(|&(_, o)| self.work.root(o) == self.work.root(id));
+        let taken = self.work.output_tensors().any(|o| self.work.root(o) == self.work.root(id));
         if matches!(self.work.tensor(id).memory, Memory::Temp) && !taken {
             return id;
         }
@@ -305,7 +340,8 @@ impl Lower<'_> {
         let describe = graph.describe(n);
         let cx = Ctx { inputs: &facts, regions: &regions, outputs: node.outputs.len() };
         let mut meaning = node.op.meaning(&cx, &types);
-        let open = !matches!(meaning, Ok(Meaning::Routine(_) | Meaning::Control)) && !self.unknown(&types).is_empty();
+        let own = matches!(meaning, Ok(Meaning::Routine(_) | Meaning::Control | Meaning::Host));
+        let open = !own && !self.unknown(&types).is_empty();
         if meaning.is_err() || open {
             self.data(n, &mut facts);
             self.sizes(n, &facts, &types, &describe, items)?;
@@ -314,10 +350,18 @@ impl Lower<'_> {
         }
         let meaning = meaning.map_err(|f| f.0)?;
         self.requirements(n, items);
+        let strings = types.iter().any(|t| t.as_tensor().is_some_and(|t| t.dtype == DType::String));
         if let Op::Concat(op) = &node.op {
+            if strings {
+                return self.join_strings(n, op.axis, &mut host::At { describe: &describe, items });
+            }
             return self.concat(n, op.axis, &describe, items);
         }
         match meaning {
+            Meaning::Alias(k) if host::flat(&types[0]).is_none() => {
+                let from = node.inputs.get(k).copied().flatten().ok_or("its operand is missing")?;
+                self.same_value(from, node.outputs[0], &mut host::At { describe: &describe, items })
+            }
             Meaning::Alias(k) => {
                 let of = node.inputs.get(k).copied().flatten().and_then(|v| self.get(v)).ok_or("its operand is no tensor")?;
                 let ty = tensor_type(&types[0])?;
@@ -336,8 +380,11 @@ impl Lower<'_> {
                 self.check_indices(n, &steps, &facts, &describe, items)?;
                 // Operands that no step reads (a shape that inference has used up) need no tensor.
                 let mut sources: Vec<Option<Id>> = node.inputs.iter().map(|v| v.and_then(|v| self.get(v))).collect();
+                let mut at = host::At { describe: &describe, items };
+                let table = if strings { Some(self.as_places(n, &mut sources, &mut at)?) } else { None };
                 for (k, step) in steps.into_iter().enumerate() {
                     let step = self.with_data(n, step, &describe, items)?;
+                    let step = table.iter().fold(step, |step, (_, total)| Self::on_places(step, *total));
                     let used = step.sources();
                     let ids: Option<Vec<Id>> = used.iter().map(|&s| sources.get(s as usize).copied().flatten()).collect();
                     let ids = ids.ok_or("reads an operand that is no tensor")?;
@@ -353,14 +400,19 @@ impl Lower<'_> {
                 }
                 for (&v, &o) in node.outputs.iter().zip(&outputs) {
                     let id = sources.get(o as usize).copied().flatten().ok_or("a result is no tensor")?;
-                    self.map.insert(v, id);
+                    match &table {
+                        Some((table, _)) if host::flat(graph.ty(v)).is_none() => {
+                            self.picked_strings(id, table, v, &mut host::At { describe: &describe, items })?;
+                        }
+                        _ => drop(self.map.insert(v, id)),
+                    }
                 }
                 Ok(())
             }
             Meaning::Control => self.control(n, &describe, items),
             Meaning::Decompose(_) => Err("was not decomposed before lowering: run the `decompose` pass".into()),
             Meaning::Routine(r) => self.routine(n, r, &describe, items),
-            Meaning::Host => Err("needs a host routine, which compiled code does not have yet".into()),
+            Meaning::Host => self.host(n, &mut host::At { describe: &describe, items }),
         }
     }
 
@@ -397,40 +449,58 @@ impl Lower<'_> {
         match &node.op {
             Op::If(_) => {
                 let cond = operand(self, 0)?;
-                let outs = self.outputs_of(n)?;
+                let outs: Vec<Arg> = node.outputs.iter().map(|&v| self.out_of_body(v)).collect();
                 let mut blocks = vec![];
                 for &r in &node.regions {
                     for (k, &p) in graph.region(r).params.iter().enumerate() {
-                        let id = operand(self, 1 + k)?;
-                        self.map.insert(p, id);
+                        let v = node.inputs.get(1 + k).copied().flatten();
+                        let arg = v.and_then(|v| self.arg(v)).ok_or(format!("operand {} has no value", 1 + k))?;
+                        self.stands_for(p, arg);
                     }
+                    let before = self.problems.len();
                     let mut block = self.region(r);
+                    if self.problems.len() > before {
+                        // What is wrong inside is told already.
+                        return Ok(());
+                    }
                     self.branch_sizes(n, r, describe, &mut block)?;
                     for (&v, &out) in graph.region(r).results.iter().zip(&outs) {
-                        let id = self.get(v).ok_or("a branch's result is no tensor")?;
-                        self.copy_into(id, out, describe, &mut block);
+                        self.put(v, out, &mut host::At { describe, items: &mut block })?;
                     }
                     blocks.push(block);
                 }
                 let [then, otherwise] = <[_; 2]>::try_from(blocks).map_err(|_| "If has two bodies")?;
                 items.push(Item::If { cond, then, otherwise });
-                outs.iter().for_each(|&o| self.know(&self.work.tensor(o).ty.dims.clone()));
+                for &v in &node.outputs {
+                    self.know(graph.ty(v).as_tensor().map_or(&[], |t| &t.dims));
+                }
                 Ok(())
             }
             Op::Loop(op) => self.repeat(n, op.captures, describe, items),
             Op::Scan(op) => self.scan(n, op, describe, items),
+            Op::SequenceMap(op) => self.sequence_map(n, op, &mut host::At { describe, items }),
             other => Err(format!("{} is no control flow that compiled code knows", other.name())),
         }
     }
 
     fn outputs_of(&mut self, n: Node) -> Result<Vec<Id>, String> {
+        Ok(self.outputs_except(n, &[])?.into_iter().flatten().collect())
+    }
+
+    /// Memory for the results of a node but these.
+    fn outputs_except(&mut self, n: Node, others: &[usize]) -> Result<Vec<Option<Id>>, String> {
         let node = self.graph.node(n);
         let mut outs = vec![];
-        for &v in &node.outputs {
-            let ty = tensor_type(self.graph.ty(v))?;
+        for (k, &v) in node.outputs.iter().enumerate() {
+            if others.contains(&k) {
+                outs.push(None);
+                continue;
+            }
+            let ty = host::flat(self.graph.ty(v)).cloned();
+            let ty = ty.ok_or_else(|| format!("stacks results of type {}; it can stack tensors of numbers", self.graph.ty(v)))?;
             let id = self.work.add(ty, Memory::Temp, &self.graph.value(v).name);
             self.map.insert(v, id);
-            outs.push(id);
+            outs.push(Some(id));
         }
         Ok(outs)
     }
@@ -562,9 +632,10 @@ impl Lower<'_> {
         let region = graph.region(node.regions[0]);
         let types = node.outputs.iter().chain(&region.params[2..]).map(|&v| graph.ty(v).clone());
         let own = self.unknown(&types.collect::<Vec<_>>());
-        let outs = self.outputs_of(n)?;
         // Results: condition, carried values, scan outputs. Parameters: counter, condition, carried values, captured values.
         let carried = usize::try_from(node.inputs.len() as i64 - 2 - captures).map_err(|_| "it has too few operands")?;
+        let on_host = self.carried_on_host(n, carried);
+        let outs = self.outputs_except(n, &on_host)?;
         let counter = self.counter();
         let count = match node.inputs.first().copied().flatten() {
             None => Expr::int(i64::MAX),
@@ -589,7 +660,9 @@ impl Lower<'_> {
         self.copy_into(initial, cond, describe, items);
         self.map.insert(region.params[0], index);
         self.map.insert(region.params[1], cond);
-        for (k, &out) in outs.iter().enumerate().take(carried) {
+        let states = self.start_on_host(n, &on_host, &mut host::At { describe, items })?;
+        for (k, out) in outs.iter().enumerate().take(carried) {
+            let Some(out) = *out else { continue };
             let from =
                 node.inputs.get(2 + k).copied().flatten().and_then(|v| self.get(v)).ok_or("a carried value is no tensor")?;
             let (param, given) = (tensor_type(graph.ty(region.params[2 + k]))?, self.work.tensor(from).ty.clone());
@@ -600,35 +673,44 @@ impl Lower<'_> {
             self.map.insert(region.params[2 + k], id);
         }
         // Scan outputs grow round by round, where their number is not known before.
-        for k in carried..outs.len() {
-            let out = self.work.tensor(outs[k]).ty.clone();
+        let stacks: Vec<Id> = outs[carried..].iter().copied().flatten().collect();
+        for &stack in &stacks {
+            let out = self.work.tensor(stack).ty.clone();
             let empty = TensorType::new(out.dtype, vec![Expr::int(0); out.rank()]);
             self.resize(n, &own, &[(&out, &empty)], describe, items)?;
         }
         for k in 2 + carried..region.params.len() {
-            let from = node.inputs.get(k).copied().flatten().and_then(|v| self.get(v)).ok_or("a captured value is no tensor")?;
-            self.map.insert(region.params[k], from);
+            let from = node.inputs.get(k).copied().flatten().and_then(|v| self.arg(v)).ok_or("a captured value is missing")?;
+            self.stands_for(region.params[k], from);
         }
         let step = Step::Compute(Compute::map(&index_ty.dims, |_| Scalar::index(counter)));
         let mut body =
             vec![Item::Task(Task { step, sources: vec![], out: index, name: "counter".into(), node: describe.to_owned() })];
+        let before = self.problems.len();
         body.extend(self.region(node.regions[0]));
-        let ids: Vec<Id> =
-            region.results.iter().map(|&v| self.get(v).ok_or("a result is no tensor")).collect::<Result<_, _>>()?;
-        for k in carried..outs.len() {
-            let ty = self.work.tensor(ids[1 + k]).ty.clone();
+        if self.problems.len() > before {
+            // What is wrong inside is told already.
+            return Ok(());
+        }
+        let ids: Vec<Option<Id>> = region.results.iter().map(|&v| self.get(v)).collect();
+        let id_of = |k: usize| ids.get(k).copied().flatten().ok_or("a result of the body is no tensor");
+        for (k, &stack) in stacks.iter().enumerate() {
+            let id = id_of(1 + carried + k)?;
+            let ty = self.work.tensor(id).ty.clone();
             let offset = counter * Expr::product(ty.dims.iter().copied());
             let grown = TensorType::new(ty.dtype, [counter + 1].into_iter().chain(ty.dims.iter().copied()));
-            self.resize(n, &own, &[(&self.work.tensor(outs[k]).ty.clone(), &grown)], describe, &mut body)?;
-            let slice = self.work.add(ty, Memory::Alias { of: outs[k], offset }, "");
-            self.copy_into(ids[1 + k], slice, describe, &mut body);
+            self.resize(n, &own, &[(&self.work.tensor(stack).ty.clone(), &grown)], describe, &mut body)?;
+            let slice = self.work.add(ty, Memory::Alias { of: stack, offset }, "");
+            self.copy_into(id, slice, describe, &mut body);
         }
-        let (mut results, mut state) = (vec![ids[0]], vec![cond]);
-        for (k, &out) in outs.iter().enumerate().take(carried) {
+        self.next_on_host(n, &states, &mut host::At { describe, items: &mut body })?;
+        let (mut results, mut state) = (vec![id_of(0)?], vec![cond]);
+        for (k, out) in outs.iter().enumerate().take(carried) {
+            let Some(out) = *out else { continue };
             // A value that changes its shape: aside, then the new sizes, then back.
-            let (is, was) = (self.work.tensor(ids[1 + k]).ty.clone(), self.work.tensor(out).ty.clone());
+            let mut result = id_of(1 + k)?;
+            let (is, was) = (self.work.tensor(result).ty.clone(), self.work.tensor(out).ty.clone());
             let param = tensor_type(graph.ty(region.params[2 + k]))?;
-            let mut result = ids[1 + k];
             if Self::changes(&own, &[&was, &param], &is) {
                 result = self.copy(result, "", describe, &mut body);
                 result = self.seen_as(result, was.clone());
@@ -638,9 +720,9 @@ impl Lower<'_> {
             state.push(out);
         }
         self.carry(&results, &state, describe, &mut body);
-        outs.iter().for_each(|&o| self.know(&self.work.tensor(o).ty.dims.clone()));
+        outs.iter().flatten().for_each(|&o| self.know(&self.work.tensor(o).ty.dims.clone()));
         items.push(Item::Loop { counter, count, cond: Some(cond), body });
-        Ok(())
+        self.end_on_host(n, &states, &mut host::At { describe, items })
     }
 }
 

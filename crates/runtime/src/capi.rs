@@ -1,5 +1,6 @@
 //! The C ABI of `include/infc.h`: handles, null checks, and no panic across the border.
 
+use crate::error::fail;
 use crate::{DType, Dim, Error, ErrorKind, Model, Options, PortInfo, Session, TensorRef};
 use alloc::boxed::Box;
 use alloc::string::ToString;
@@ -131,9 +132,15 @@ fn c_ports(ports: &[PortInfo]) -> Vec<CPort> {
     ports.iter().map(port).collect()
 }
 
-fn c_model(model: Arc<Model>) -> *mut CModel {
+fn c_model(model: Arc<Model>) -> Result<*mut CModel, Error> {
+    // The interface has tensors only, also where the routines are linked.
+    let on_host = model.inputs().iter().chain(model.outputs()).find(|p| p.host.is_some());
+    if let Some(port) = on_host {
+        let nodes = model.program().host_nodes().join(", ");
+        fail!(Artifact, "'{}' is {port}, which this interface has no values of; on the host run {nodes}", port.name);
+    }
     let (inputs, outputs) = (c_ports(model.inputs()), c_ports(model.outputs()));
-    Box::into_raw(Box::new(CModel { model, inputs, outputs }))
+    Ok(Box::into_raw(Box::new(CModel { model, inputs, outputs })))
 }
 
 /// The version of the runtime.
@@ -158,7 +165,7 @@ pub unsafe extern "C" fn infc_model_open(path: *const c_char, model: *mut *mut C
         // Safety: by the caller.
         let (path, model) = unsafe { (text(path, "path")?, get_mut(model, "model")?) };
         *model = null_mut();
-        *model = c_model(Model::open(path)?);
+        *model = c_model(Model::open(path)?)?;
         Ok(())
     })
 }
@@ -173,7 +180,7 @@ pub unsafe extern "C" fn infc_model_load(bytes: *const c_void, length: usize, mo
         // Safety: by the caller.
         let (bytes, model) = unsafe { (list(bytes.cast::<u8>(), length, "bytes")?, get_mut(model, "model")?) };
         *model = null_mut();
-        *model = c_model(Model::from_bytes(bytes)?);
+        *model = c_model(Model::from_bytes(bytes)?)?;
         Ok(())
     })
 }

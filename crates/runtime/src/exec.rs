@@ -64,6 +64,9 @@ pub(crate) struct Frame {
     pub(crate) scratch: Aligned,
     /// Time of each step, if asked for.
     pub(crate) times: Option<Vec<StepTime>>,
+    /// Values of the host.
+    #[cfg(feature = "host")]
+    pub(crate) slots: Vec<Option<infc_host::Value>>,
     #[cfg(feature = "std")]
     pub(crate) pool: Option<Pool>,
 }
@@ -81,6 +84,8 @@ impl Frame {
             tasks: alloc::vec![0; model.steps.len()],
             grown: model.program.buffers.iter().map(|_| Grown::No).collect(),
             scratch: Aligned::zeroed(model.scratch)?,
+            #[cfg(feature = "host")]
+            slots: crate::host::slots(&model.program),
             ..Frame::default()
         })
     }
@@ -111,7 +116,7 @@ impl Exec<'_> {
                     self.resolve_list(otherwise, number)?;
                 }
                 Step::Loop { body, .. } => self.resolve_list(body, number)?,
-                Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => {}
+                Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
             }
         }
         Ok(())
@@ -237,6 +242,10 @@ impl Exec<'_> {
                 }
                 Ok(())
             }
+            #[cfg(feature = "host")]
+            Step::Host { inputs, outputs, code, .. } => self.host(number, inputs, outputs, *code),
+            #[cfg(not(feature = "host"))]
+            Step::Host { .. } => fail!(Run, "step {number} runs on the host: refused when the model was loaded"),
         }
     }
 
@@ -274,12 +283,12 @@ impl Exec<'_> {
     }
 
     /// A size at this moment. `validate` checked that it is well-formed.
-    fn value(&self, size: &Size) -> i64 {
+    pub(crate) fn value(&self, size: &Size) -> i64 {
         size.known().or_else(|| size.eval(&self.plan.symbols)).unwrap_or(0)
     }
 
     /// The address of `bytes` bytes of a buffer.
-    fn address(&self, number: usize, view: &View, bytes: usize) -> Result<*mut u8, Error> {
+    pub(crate) fn address(&self, number: usize, view: &View, bytes: usize) -> Result<*mut u8, Error> {
         let (buffer, offset) = (view.buffer as usize, self.value(&view.offset));
         let size = self.plan.sizes[buffer];
         // A part of what is empty is empty, wherever it lies.

@@ -15,6 +15,8 @@
 //! A [`Model`] is immutable and shared; each [`Session`] has its own memory, threads and state, and runs without allocating
 //! once it has seen its shapes. Nothing here knows a graph or a compiler.
 //!
+//! With feature `host`, models may have strings, sequences, optionals, maps and coded images: [`Session::set_value`], [`Session::value`].
+//!
 //! Without feature `std` this is a `no_std` crate with `alloc`: one thread, and code that the caller made executable.
 
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -26,6 +28,8 @@ pub mod capi;
 pub mod cpu;
 mod error;
 mod exec;
+#[cfg(feature = "host")]
+mod host;
 #[cfg(feature = "std")]
 mod map;
 mod memory;
@@ -37,6 +41,8 @@ mod session;
 mod tensor;
 
 pub use error::{Error, ErrorKind};
+#[cfg(feature = "host")]
+pub use infc_host::{Data, Key, Tensor, Value};
 pub use model::{Dim, Model, PortInfo};
 pub use session::{Memory, Options, PortId, Session, StepTime};
 pub use tensor::{DType, Element, TensorRef};

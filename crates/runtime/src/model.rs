@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 use infc_artifact::abi::ALIGN;
 use infc_artifact::container::{ContainerError, Kind, Reader, Requirements, Section};
 use infc_artifact::decode::decode;
-use infc_artifact::program::{Port, Program, Size, Step, SymbolSource};
+use infc_artifact::program::{HostType, Port, Program, Size, Step, SymbolSource};
 
 /// A dimension of an input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,12 +45,18 @@ pub struct PortInfo {
     pub dtype: DType,
     /// Dims.
     pub dims: Vec<Dim>,
+    /// The type of a value of the host.
+    pub host: Option<HostType>,
     /// For an input: the output of the previous run that it takes when none is given. For an output: the input that takes it.
     pub state: Option<usize>,
 }
 
 impl fmt::Display for PortInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Strings have a dtype and dims too.
+        if let (Some(ty), 0) = (&self.host, self.dtype.0) {
+            return write!(f, "{ty}");
+        }
         write!(f, "{}[", self.dtype)?;
         for (i, dim) in self.dims.iter().enumerate() {
             write!(f, "{}{dim}", if i > 0 { ", " } else { "" })?;
@@ -101,6 +107,9 @@ pub struct Model {
     pub(crate) scratch: u64,
     pub(crate) constants: *const u8,
     pub(crate) code: *const u8,
+    /// What host steps need.
+    #[cfg(feature = "host")]
+    pub(crate) hosted: crate::host::Hosted,
     constants_bytes: u64,
     inputs: Vec<PortInfo>,
     outputs: Vec<PortInfo>,
@@ -134,9 +143,10 @@ impl Model {
         let (file, bytes) = map::file(path)?;
         let chosen = choose(&bytes).map_err(named)?;
         let code = map::code_of_file(&file, chosen.code.offset, chosen.code.length as usize).map_err(named)?;
-        let constants = bytes[range(chosen.constants.as_ref())].as_ptr();
-        let entry = code.as_ref().map_or(core::ptr::null(), |c| c.as_ptr());
-        Ok(finish(chosen, constants, entry, Keep::File { file: bytes, code }))
+        let constants = &bytes[range(chosen.constants.as_ref())];
+        let hosted = hosted(&chosen.program, constants).map_err(named)?;
+        let (constants, entry) = (constants.as_ptr(), code.as_ref().map_or(core::ptr::null(), |c| c.as_ptr()));
+        Ok(finish(chosen, hosted, constants, entry, Keep::File { file: bytes, code }))
     }
 
     /// Loads an artifact from memory. Weights and code are copied.
@@ -144,12 +154,13 @@ impl Model {
     pub fn from_bytes(bytes: &[u8]) -> Result<Arc<Model>, Error> {
         let chosen = choose(bytes)?;
         let source = &bytes[range(chosen.constants.as_ref())];
+        let hosted = hosted(&chosen.program, source)?;
         let mut constants = Aligned::zeroed(source.len() as u64)?;
         constants.bytes_mut().copy_from_slice(source);
         let code = map::code_of_bytes(&bytes[range(Some(&chosen.code))])?;
         let entry = code.as_ref().map_or(core::ptr::null(), |c| c.as_ptr());
         let start = constants.pointer();
-        Ok(finish(chosen, start, entry, Keep::Memory { constants, code }))
+        Ok(finish(chosen, hosted, start, entry, Keep::Memory { constants, code }))
     }
 
     /// Loads an artifact that lies in memory for good, as in flash. Constants are used where they are if they are aligned to 64 bytes, else copied.
@@ -160,6 +171,7 @@ impl Model {
     pub unsafe fn from_static(bytes: &'static [u8], code: NonNull<u8>) -> Result<Arc<Model>, Error> {
         let chosen = choose(bytes)?;
         let source = &bytes[range(chosen.constants.as_ref())];
+        let hosted = hosted(&chosen.program, source)?;
         let mut constants = Aligned::default();
         let mut start = source.as_ptr();
         if start.align_offset(ALIGN) != 0 {
@@ -167,7 +179,7 @@ impl Model {
             constants.bytes_mut()[..source.len()].copy_from_slice(source);
             start = constants.pointer();
         }
-        Ok(finish(chosen, start, code.as_ptr(), Keep::Caller { constants }))
+        Ok(finish(chosen, hosted, start, code.as_ptr(), Keep::Caller { constants }))
     }
 
     /// Its inputs, in order.
@@ -244,7 +256,31 @@ fn choose(bytes: &[u8]) -> Result<Chosen, Error> {
     Ok(Chosen { program, requirements, code, constants, manifest })
 }
 
-fn finish(chosen: Chosen, constants: *const u8, code: *const u8, keep: Keep) -> Arc<Model> {
+#[cfg(feature = "host")]
+use crate::host::Hosted;
+/// Nothing runs on the host.
+#[cfg(not(feature = "host"))]
+struct Hosted;
+
+/// What host steps need, decoded and checked.
+#[cfg(feature = "host")]
+fn hosted(program: &Program, constants: &[u8]) -> Result<Hosted, Error> {
+    Hosted::load(program, constants)
+}
+
+/// Without the host's routines: no step may need them, and no input or output.
+#[cfg(not(feature = "host"))]
+fn hosted(program: &Program, _: &[u8]) -> Result<Hosted, Error> {
+    let nodes = program.host_nodes();
+    if nodes.is_empty() && program.slots.is_empty() {
+        return Ok(Hosted);
+    }
+    let nodes = if nodes.is_empty() { String::from("its inputs and outputs") } else { nodes.join(", ") };
+    fail!(Artifact, "the model needs host routines (feature `host` of the runtime, which this one is built without): {nodes}")
+}
+
+#[cfg_attr(not(feature = "host"), allow(unused_variables, reason = "nothing to keep"))]
+fn finish(chosen: Chosen, hosted: Hosted, constants: *const u8, code: *const u8, keep: Keep) -> Arc<Model> {
     let Chosen { program, requirements, constants: section, manifest, .. } = chosen;
     let mut inputs: Vec<PortInfo> = program.inputs.iter().map(|p| port_info(p, &program)).collect();
     let mut outputs: Vec<PortInfo> = program.outputs.iter().map(|p| port_info(p, &program)).collect();
@@ -264,6 +300,8 @@ fn finish(chosen: Chosen, constants: *const u8, code: *const u8, keep: Keep) -> 
         scratch,
         constants,
         code,
+        #[cfg(feature = "host")]
+        hosted,
         constants_bytes,
         inputs,
         outputs,
@@ -281,7 +319,8 @@ fn port_info(port: &Port, program: &Program) -> PortInfo {
         [SizeOp::Symbol(_)] => Dim::Symbol(size.text(&names)),
         _ => Dim::Expr(size.text(&names)),
     };
-    PortInfo { name: port.name.clone(), dtype: DType(port.dtype), dims: port.dims.iter().map(dim).collect(), state: None }
+    let host = if port.is_host() { Some(program.slots[port.buffer as usize].ty.clone()) } else { None };
+    PortInfo { name: port.name.clone(), dtype: DType(port.dtype), dims: port.dims.iter().map(dim).collect(), host, state: None }
 }
 
 /// One walk over all steps, in the order of their numbers.
@@ -318,7 +357,7 @@ impl Survey<'_> {
                     self.visit(otherwise);
                 }
                 Step::Loop { body, .. } => self.visit(body),
-                Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => {}
+                Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
             }
             self.steps[number].end = self.steps.len();
         }

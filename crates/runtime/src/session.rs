@@ -98,7 +98,7 @@ pub struct Session {
     states: Vec<(Aligned, u64)>,
     arena: Aligned,
     plan: Plan,
-    frame: Frame,
+    pub(crate) frame: Frame,
     given: Vec<Given>,
     symbols: Vec<i64>,
     resolved: bool,
@@ -201,6 +201,9 @@ impl Session {
             let Some(port) = self.model.outputs().get(*i) else {
                 fail!(Output, "there is no output {i}; the model has {}", self.outputs.len());
             };
+            if port.host.is_some() {
+                fail!(Output, "output {i} '{}' is {port}, which has no memory to be given: read it with `value`", port.name);
+            }
             check_align(memory.as_ptr(), port.dtype, "output", &port.name)?;
         }
         self.bind(inputs)?;
@@ -212,6 +215,8 @@ impl Session {
             self.frame.grown.iter_mut().for_each(|g| *g = Grown::No);
         }
         self.place(inputs, outputs)?;
+        #[cfg(feature = "host")]
+        crate::host::forget(&self.model.program, &mut self.frame.slots, false);
         let mut exec = Exec { model: &self.model, plan: &mut self.plan, frame: &mut self.frame };
         #[cfg(feature = "std")]
         if let Some(pool) = &mut exec.frame.pool {
@@ -227,6 +232,8 @@ impl Session {
                 self.outputs[*i as usize].memory = core::mem::take(memory);
             }
         }
+        #[cfg(feature = "host")]
+        crate::host::forget(&self.model.program, &mut self.frame.slots, true);
         result?;
         self.finish(outputs)
     }
@@ -237,6 +244,9 @@ impl Session {
         let (port, held) = (&self.model.outputs()[i], &self.outputs[i]);
         if !held.set {
             fail!(Output, "output {i} '{}' has no value: run the model first", port.name);
+        }
+        if port.host.is_some() {
+            fail!(Output, "output {i} '{}' is {port}, which has no memory: read it with `value`", port.name);
         }
         let bytes = TensorRef::bytes_of(port.dtype, &held.dims).unwrap_or(0);
         let memory = match (&self.model.program.buffers[self.model.program.outputs[i].buffer as usize].place, port.state) {
@@ -273,12 +283,25 @@ impl Session {
         self.frame.times.as_deref().unwrap_or(&[])
     }
 
-    fn input_number(&self, port: PortId<'_>) -> Result<usize, Error> {
+    pub(crate) fn input_number(&self, port: PortId<'_>) -> Result<usize, Error> {
         find(port, self.model.inputs()).ok_or_else(|| missing(ErrorKind::Input, "input", port, self.model.inputs()))
     }
 
-    fn output_number(&self, port: PortId<'_>) -> Result<usize, Error> {
+    pub(crate) fn output_number(&self, port: PortId<'_>) -> Result<usize, Error> {
         find(port, self.model.outputs()).ok_or_else(|| missing(ErrorKind::Output, "output", port, self.model.outputs()))
+    }
+
+    /// An input that is a value of the host has been set; these are its dims, if it is a tensor.
+    #[cfg(feature = "host")]
+    pub(crate) fn hold_host_input(&mut self, i: usize, dims: Vec<i64>) {
+        let held = &mut self.inputs[i];
+        (held.dims, held.set, held.mark) = (dims, true, true);
+    }
+
+    /// Has the last run made this output?
+    #[cfg(feature = "host")]
+    pub(crate) fn has_output(&self, i: usize) -> bool {
+        self.outputs[i].set
     }
 
     /// The values of symbols for this run; gives zeros to inputs whose state starts.
@@ -428,6 +451,9 @@ impl Session {
     /// Inputs that live in state memory and were set are copied there.
     fn load_states(&mut self, inputs: &[(usize, TensorRef<'_>)]) {
         for (i, port) in self.model.program.inputs.iter().enumerate() {
+            if port.is_host() {
+                continue;
+            }
             let Place::State(n) = self.model.program.buffers[port.buffer as usize].place else { continue };
             let value = match inputs.iter().find(|(k, _)| *k == i) {
                 Some((_, value)) => value.bytes,
@@ -448,6 +474,15 @@ impl Session {
         let program = &self.model.program;
         for (i, port) in program.outputs.iter().enumerate() {
             let held = &mut self.outputs[i];
+            if port.is_host() {
+                #[cfg(feature = "host")]
+                {
+                    let value = self.frame.slots[port.buffer as usize].as_ref();
+                    let dims = value.and_then(|v| v.as_tensor()).map_or(&[][..], |t| t.dims());
+                    (held.dims, held.set) = (dims.iter().map(|&d| d as i64).collect(), value.is_some());
+                }
+                continue;
+            }
             held.dims.clear();
             held.dims.extend(port.dims.iter().map(|d| d.eval(&self.plan.symbols).unwrap_or(-1)));
             let bytes = TensorRef::bytes_of(DType(port.dtype), &held.dims);
@@ -531,6 +566,9 @@ fn missing(kind: ErrorKind, what: &str, port: PortId<'_>, ports: &[PortInfo]) ->
 /// Bytes of a tensor for an input, if its dtype, rank and length are right.
 fn check_tensor(model: &Model, i: usize, dtype: DType, dims: &[i64], given: Option<usize>) -> Result<usize, Error> {
     let port = &model.inputs()[i];
+    if port.host.is_some() {
+        fail!(Input, "input {i} '{}': expected {port}, given {dtype}{dims:?}: set it with `set_value`", port.name);
+    }
     if dtype != port.dtype || dims.len() != port.dims.len() {
         fail!(Input, "input {i} '{}': expected {port}, given {dtype}{dims:?}", port.name);
     }

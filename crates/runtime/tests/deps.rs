@@ -20,3 +20,12 @@ fn no_compiler_in_the_tree() {
     assert_eq!(tree(&["--features", "capi"]), ["infc-artifact", "infc-runtime", "libc", "memmap2"]);
     assert_eq!(tree(&["--no-default-features"]), ["infc-artifact", "infc-runtime"]);
 }
+
+/// Routines of the host are a feature of its own, and bring no compiler either.
+#[test]
+fn no_compiler_with_the_host_routines() {
+    let names = tree(&["--features", "host"]);
+    assert!(names.contains(&"infc-host".to_owned()), "{names:?}");
+    let ours: Vec<&String> = names.iter().filter(|n| n.starts_with("infc-")).collect();
+    assert_eq!(ours, ["infc-artifact", "infc-host", "infc-runtime"]);
+}

@@ -259,6 +259,10 @@ impl Emit<'_> {
                 self.list(otherwise)?;
                 self.begin(&after, true);
             }
+            Step::Host { code, .. } => {
+                let node = &self.program.messages[*code as usize].node;
+                return Err(fault!("{node} runs on the host, which an object file does not have"));
+            }
             Step::Loop { counter, count, cond, body } => {
                 let (head, round, after) = (self.block(), self.block(), self.block());
                 let count = self.size(count)?;
@@ -447,7 +451,7 @@ fn most(steps: &[Step]) -> (usize, usize) {
                 (a.0.max(b.0), a.1.max(b.1))
             }
             Step::Loop { body, .. } => most(body),
-            Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => (0, 0),
+            Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => (0, 0),
         };
         (p.max(q), e.max(f))
     })

@@ -103,6 +103,10 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
             v.program.kernels.len(),
             steps(&v.program.steps)
         );
+        let host = v.program.host_nodes();
+        if !host.is_empty() {
+            say!("on the host: {}", host.join(", "));
+        }
         for (what, ports) in [("input", &v.program.inputs), ("output", &v.program.outputs)] {
             for p in ports {
                 say!("{what} '{}': {}", p.name, port_type(p, &v.program));
@@ -123,7 +127,7 @@ fn variant_json(v: &Variant) -> serde_json::Value {
     let kernels: Vec<_> = v.program.kernels.iter().map(|k| &k.name).collect();
     serde_json::json!({
         "requirements": v.requirements, "code_bytes": v.code, "arena_bytes": v.program.arena, "steps": steps(&v.program.steps),
-        "kernels": kernels, "inputs": ports(&v.program.inputs), "outputs": ports(&v.program.outputs),
+        "kernels": kernels, "host": v.program.host_nodes(), "inputs": ports(&v.program.inputs), "outputs": ports(&v.program.outputs),
     })
 }
 
@@ -132,6 +136,9 @@ fn steps(steps: &[Step]) -> usize {
 }
 
 fn port_type(p: &Port, program: &Program) -> String {
+    if p.dtype == 0 {
+        return program.slots.get(p.buffer as usize).map_or("?".to_owned(), |slot| slot.ty.to_string());
+    }
     let names: Vec<&str> = program.symbols.iter().map(|s| s.name.as_str()).collect();
     let dims: Vec<String> = p.dims.iter().map(|d: &Size| d.text(&names)).collect();
     format!("{}[{}]", infc_artifact::dtype::name(p.dtype).unwrap_or("?"), dims.join(", "))

@@ -111,12 +111,18 @@ pub fn run(args: &Args) -> Result {
     let count = |f: fn(&Verdict) -> bool| reports.iter().filter(|r| f(&r.verdict)).count();
     let (passed, failed) = (count(|v| *v == Verdict::Passed), count(|v| matches!(v, Verdict::Failed(_))));
     let known = count(|v| matches!(v, Verdict::Gap(_)));
+    let native = reports.iter().filter(|r| r.verdict == Verdict::Passed && r.host.is_empty()).count();
     if args.json {
         let models: Vec<_> = reports.iter().map(as_json).collect();
-        say!("{}", serde_json::json!({ "models": models, "passed": passed, "failed": failed, "gaps": known }));
+        say!(
+            "{}",
+            serde_json::json!({ "models": models, "passed": passed, "failed": failed, "gaps": known, "no_host_step": native })
+        );
     } else {
         let known = if known > 0 { format!(", {known} known gaps") } else { String::new() };
-        say!("{passed} passed, {failed} failed{known}");
+        // Interpreters have no steps to tell apart.
+        let host = if native < passed { format!(" ({native} with no host step)") } else { String::new() };
+        say!("{passed} passed{host}, {failed} failed{known}");
     }
     Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
 }
@@ -131,7 +137,8 @@ fn line(r: &Report, width: usize, style: Style) -> String {
                 "" => "exact".to_owned(),
                 at => format!("largest error {:.2e} at {at}", r.worst.error),
             };
-            format!("{}    {name:width$}  {}  {sets}  {worst}", style.green("ok"), style.dim(&time))
+            let host = if r.host.is_empty() { String::new() } else { format!("  on the host: {}", r.host.join(", ")) };
+            format!("{}    {name:width$}  {}  {sets}  {worst}{host}", style.green("ok"), style.dim(&time))
         }
         Verdict::Failed(why) => {
             let indent = " ".repeat(width + 20);
@@ -156,7 +163,7 @@ fn as_json(r: &Report) -> serde_json::Value {
     // JSON has no infinity: a difference that is no number is null.
     let error = Some(r.worst.error).filter(|e| e.is_finite());
     serde_json::json!({
-        "name": r.name, "status": status, "sets": r.sets, "max_error": error, "at": r.worst.at, "message": message,
+        "name": r.name, "status": status, "sets": r.sets, "max_error": error, "at": r.worst.at, "message": message, "host": r.host,
         "ms": r.time.as_secs_f64() * 1e3,
     })
 }

@@ -12,7 +12,7 @@ use archive::archive;
 use crate::compile::{self, Options, Report};
 use crate::target;
 use infc_artifact::program::{Port, Program};
-use infc_ir::{Expr, Graph, Problem, Problems};
+use infc_ir::{DType, Expr, Graph, Problem, Problems, Value};
 use infc_kernel::backend::Object;
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -50,6 +50,7 @@ pub fn compile(graph: Graph, options: &Options, name: &str) -> Result<Native, Pr
     let start = Instant::now();
     let model = graph.name.clone();
     let graph = compile::optimise(graph, options)?;
+    nothing_runs_on_the_host(&graph)?;
     sizes_are_known(&graph)?;
     report.stages.push(("passes", start.elapsed()));
     let start = Instant::now();
@@ -79,6 +80,30 @@ fn shapes_are_given(graph: &Graph, options: &Options) -> Result<(), Problems> {
         format!("an object file needs a size for each symbolic dim; {} of them have none: {}", open.len(), open.join(", "));
     let help: Vec<String> = open.iter().map(|name| format!("--dim {name}=SIZE")).collect();
     Err(Problems::one("the model", message, format!("add {}, or make an artifact with --emit infc", help.join(" "))))
+}
+
+/// Strings, sequences, optionals and maps need routines that an object file does not have. Names every node that needs one, and every
+/// input and output that is such a value.
+fn nothing_runs_on_the_host(graph: &Graph) -> Result<(), Problems> {
+    let flat = |v: Value| graph.ty(v).as_tensor().is_some_and(|t| t.dtype != DType::String);
+    let mut problems = vec![];
+    let mut tell = |at: String, value: Option<Value>| {
+        if let Some(v) = value {
+            let message = format!("works on a value of type {}, but an object file has no host routines", graph.ty(v));
+            let help = "make an artifact with --emit infc: the Rust runtime has them".to_owned();
+            problems.push(Problem { at, message, help });
+        }
+    };
+    for (kind, values) in [("input", graph.inputs()), ("output", graph.outputs())] {
+        for &v in values {
+            tell(format!("{kind} '{}'", graph.value(v).name), Some(v).filter(|&v| !flat(v)));
+        }
+    }
+    for node in graph.live_regions().iter().flat_map(|&r| graph.region(r).nodes.clone()) {
+        let data = graph.node(node);
+        tell(graph.describe(node), data.inputs.iter().flatten().chain(&data.outputs).copied().find(|&v| !flat(v)));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
 }
 
 /// No size may depend on values. Names every node that makes one that does.

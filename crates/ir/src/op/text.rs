@@ -1,9 +1,24 @@
-//! Strings, dictionaries, and tables that map one to another. What touches strings or dictionaries is work for the host.
+//! Strings, dictionaries, coded images, and tables that map one to another. What touches strings or dictionaries is work for the host.
 
 use super::*;
 
-gaps! {
-    ImageDecoder
+gaps! {}
+
+/// The bytes of a file become height x width x samples.
+impl OpDef for ImageDecoder {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let depth = if self.pixels()? == infc_host::Pixels::Gray { 1 } else { 3 };
+        match cx.tensor(0)? {
+            t if t.dtype == DType::U8 && t.rank() == 1 => {
+                let sizes = [new_dim("ImageDecoder", 0), new_dim("ImageDecoder", 1), Expr::int(depth)];
+                Ok(vec![Fact::tensor(DType::U8, sizes)])
+            }
+            t => Err(fault!("operand 0 is {t}, the bytes of an image (u8 of rank 1) are needed")),
+        }
+    }
+    fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        Ok(Meaning::Host)
+    }
 }
 
 fn strings<'a>(cx: &Ctx<'a>, i: usize) -> Result<&'a TensorType, Fault> {

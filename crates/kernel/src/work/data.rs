@@ -151,7 +151,7 @@ impl Lower<'_> {
         let indexed =
             matches!(op, Op::Gather(_) | Op::GatherElements(_) | Op::GatherND(_) | Op::ScatterElements(_) | Op::ScatterND(_));
         let [step] = steps else { return Ok(()) };
-        if !indexed || facts.iter().flatten().any(|f| f.ty.as_tensor().is_some_and(|t| t.dtype == DType::String)) {
+        if !indexed {
             return Ok(());
         }
         let (mut good, mut extents) = (Scalar::always(), step.dims());

@@ -1,6 +1,6 @@
 //! Sorting and selection as steps: what has the size of its bound, a count in front, and symbols set from the counts.
 
-use super::{Id, Item, Lower, Memory, tensor_type};
+use super::{Id, Item, Lower, Memory, host, tensor_type};
 use infc_ir::compute::{Choice, Compute, Filter, Prefix, Reducer, Scatter, Sort, Step};
 use infc_ir::graph::Node;
 use infc_ir::op::Routine;
@@ -48,11 +48,16 @@ impl Lower<'_> {
         let node = self.graph.node(n);
         let outs: Vec<TensorType> = node.outputs.iter().map(|&v| tensor_type(self.graph.ty(v))).collect::<Result<_, _>>()?;
         let inputs: Vec<Option<Id>> = node.inputs.clone().into_iter().map(|v| v.and_then(|v| self.get(v))).collect();
+        let mut inputs = inputs;
+        let mut table = None;
+        if node.inputs.iter().flatten().any(|&v| self.graph.ty(v).dtype() == Some(DType::String)) {
+            if !matches!(routine, Routine::Compress { .. }) {
+                return Err("of strings needs their order, which compiled code does not have yet".into());
+            }
+            table = Some(self.as_places(n, &mut inputs, &mut host::At { describe, items })?);
+        }
         let operand = |k: usize| inputs.get(k).copied().flatten();
         let x = operand(0).ok_or("its operand is no tensor")?;
-        if self.work.tensor(x).ty.dtype == DType::String {
-            return Err("works on strings, which compiled code does not have".into());
-        }
         let mut at = At { describe, name: node.op.name(), items };
         let results = match routine {
             Routine::TopK { axis, largest } => {
@@ -74,7 +79,10 @@ impl Lower<'_> {
             }
         };
         for (&v, id) in node.outputs.iter().zip(results) {
-            self.map.insert(v, id);
+            match &table {
+                Some((table, _)) => self.picked_strings(id, table, v, &mut host::At { describe, items })?,
+                None => drop(self.map.insert(v, id)),
+            }
         }
         Ok(())
     }
