@@ -45,6 +45,9 @@ fn converted(t: Tensor, to: u8) -> Result<Tensor, Fault> {
     }
 }
 
+/// The most places of a row.
+const WIDEST: usize = 1 << 24;
+
 /// The values of a dictionary in the order of their keys. With `width`, keys are places in a row of that width.
 pub fn cast_map(to: u8, width: Option<usize>, inputs: Inputs) -> Result<Value, Fault> {
     let mut sorted: Vec<(i64, Tensor)> = vec![];
@@ -53,6 +56,9 @@ pub fn cast_map(to: u8, width: Option<usize>, inputs: Inputs) -> Result<Value, F
         sorted.push((*k, converted(entry(v)?, to)?));
     }
     sorted.sort_by_key(|e| e.0);
+    if width.is_some_and(|w| w > WIDEST) {
+        return Err(fault!("a row of {} places; at most {WIDEST} are supported", width.unwrap_or(0)));
+    }
     let row = match width {
         None if sorted.is_empty() => Tensor::zeros(to, 0)?,
         None => Tensor::concat(&sorted.into_iter().map(|e| e.1).collect::<Vec<_>>(), 0)?,

@@ -7,6 +7,9 @@ use crate::tensor::{Tensor, filled};
 use crate::value::{Inputs, Key, Value, tensor};
 use std::collections::HashMap;
 
+/// The most places of a result row.
+const WIDEST: i64 = 1 << 24;
+
 /// What a count becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weighting {
@@ -45,8 +48,8 @@ impl TfIdf {
         if self.least < 1 || self.most < self.least || self.most > 1 << 16 || self.skips > 1 << 16 {
             return Err(fault!("n-grams of {} to {} elements with {} skips are not possible", self.least, self.most, self.skips));
         }
-        if self.places.iter().any(|&p| p < 0) {
-            return Err(fault!("ngram_indexes {:?} are negative", self.places));
+        if self.places.iter().any(|p| !(0..WIDEST).contains(p)) {
+            return Err(fault!("ngram_indexes {:?} are not all from 0 to {WIDEST}", self.places));
         }
         if !self.weights.is_empty() && self.weights.len() != self.places.len() {
             return Err(fault!("{} weights for {} n-grams", self.weights.len(), self.places.len()));

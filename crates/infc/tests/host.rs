@@ -164,7 +164,7 @@ fn optionals_from_branches() {
             yield %5
           }
           region (%6: f32[n]) {
-            %7: optional(f32[n]) = Optional() {type = type f32[n]} from [0]
+            %7: optional(f32[n]) = Optional() {type = \"f32[n]\"} from [0]
             yield %7
           }
         %8: bool[] \"has\" = OptionalHasElement(%2) from [0]

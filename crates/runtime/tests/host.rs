@@ -231,3 +231,13 @@ fn loops_and_branches_carry_values() {
         assert_eq!(run(2).unwrap_err(), "ConcatFromSequence 'join': its result is f32[4], f32[2] is needed");
     }
 }
+
+#[test]
+fn the_seed_of_the_fuzz_target_is_a_program_that_runs() {
+    let seed = include_str!("../../../fuzz/seeds/artifact/host.txt");
+    let mut s = session(&infc_artifact::parse::parse(seed).unwrap());
+    s.set_value("s", text(&["a", ""])).unwrap();
+    s.run().unwrap();
+    assert_eq!(s.output("y").unwrap().bytes, [0, 1]);
+    assert_eq!(s.value("z").unwrap().to_string(), "a sequence of 2");
+}

@@ -111,7 +111,10 @@ pub fn run(args: &Args) -> Result {
     let count = |f: fn(&Verdict) -> bool| reports.iter().filter(|r| f(&r.verdict)).count();
     let (passed, failed) = (count(|v| *v == Verdict::Passed), count(|v| matches!(v, Verdict::Failed(_))));
     let known = count(|v| matches!(v, Verdict::Gap(_)));
+    // Interpreters have no steps to tell apart.
+    let compiled = !matches!(backend, Backend::Interp | Backend::Passes);
     let native = reports.iter().filter(|r| r.verdict == Verdict::Passed && r.host.is_empty()).count();
+    let native = compiled.then_some(native);
     if args.json {
         let models: Vec<_> = reports.iter().map(as_json).collect();
         say!(
@@ -120,8 +123,7 @@ pub fn run(args: &Args) -> Result {
         );
     } else {
         let known = if known > 0 { format!(", {known} known gaps") } else { String::new() };
-        // Interpreters have no steps to tell apart.
-        let host = if native < passed { format!(" ({native} with no host step)") } else { String::new() };
+        let host = native.filter(|&n| n < passed).map(|n| format!(" ({n} with no host step)")).unwrap_or_default();
         say!("{passed} passed{host}, {failed} failed{known}");
     }
     Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
