@@ -90,7 +90,7 @@ fn strings_are_moved_by_their_positions() {
         %5: string[6] \"y\" = Reshape(%3, %4) from [0]
         yield %3, %5";
     let cond = Item::Tensor(Tensor::from_bools([2, 1], &[true, false]));
-    agree(flat, &[six, cond, words(&[3], &["x", "", "z"])], &["Where", "Reshape", "Where", "Reshape"]);
+    agree(flat, &[six, cond, words(&[3], &["x", "", "z"])], &["Where", "Reshape"]);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn bodies_carry_sequences() {
           }
         yield %4, %5";
     for n in [0, 1, 3] {
-        agree(&squares, &[scalar(n), floats(&[2.0, -0.5])], &["SequenceEmpty", "Loop", "SequenceInsert"]);
+        agree(squares, &[scalar(n), floats(&[2.0, -0.5])], &["SequenceEmpty", "Loop", "SequenceInsert"]);
     }
     let map = "%0: seq(f32[n]) \"s\", %1: f32[] \"t\") {
         %2: seq(f32[n]) \"y\" = SequenceMap(%0, %1) from [0]
@@ -170,7 +170,7 @@ fn optionals_from_branches() {
         %8: bool[] \"has\" = OptionalHasElement(%2) from [0]
         yield %2, %8";
     for c in [true, false] {
-        agree(&body, &[flag(c), floats(&[1.0, 2.0])], &["Optional", "If", "OptionalHasElement"]);
+        agree(body, &[flag(c), floats(&[1.0, 2.0])], &["Optional", "If", "OptionalHasElement"]);
     }
     let get = "%0: optional(f32[n]) \"o\") {
         %1: f32[m] = OptionalGetElement(%0) from [0]
@@ -189,7 +189,7 @@ fn what_has_no_host_refuses_with_the_nodes() {
     for emit in ["obj", "staticlib"] {
         let out = folder.path("out");
         let args = ["compile", &model, "--emit", emit, "-o", &out];
-        check(&args, 1, &["StringConcat 'join'", "input 'x'", "an object file has no host routines", "--emit infc"]);
+        check(&args, 3, &["StringConcat 'join'", "input 'x'", "an object file has no host routines", "--emit infc"]);
     }
     let artifact = folder.path("model.infc");
     check(&["compile", &model, "-o", &artifact], 0, &[]);

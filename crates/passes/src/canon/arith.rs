@@ -133,7 +133,9 @@ fn casts(site: &mut Site, op: Cast) -> Replacement {
     let (Op::Cast(_), Some(x)) = (&node.op, node.operand(0)) else { return Ok(None) };
     let dtype = |v: Value| site.graph.ty(v).as_tensor().map(|t| t.dtype);
     let (Some(from), Some(wide)) = (dtype(x), dtype(node.outputs[0])) else { return Ok(None) };
-    if !holds_exactly(wide, from) {
+    // The text of a number depends on its dtype: 0.1 is another one in f32 than in f64.
+    let to_text = op.to == i64::from(DType::String.onnx());
+    if to_text || !holds_exactly(wide, from) {
         return Ok(None);
     }
     site.absorb(inner);

@@ -49,6 +49,9 @@ pub fn agree(class: Class, a: &Tensor, b: &Tensor) -> Result<(), String> {
     if (a.dtype, &a.dims) != (b.dtype, &b.dims) {
         return Err(format!("{}{:?} became {}{:?}", a.dtype, a.dims, b.dtype, b.dims));
     }
+    if a.dtype == DType::String {
+        return if a == b { Ok(()) } else { Err(format!("{:?} became {:?}", a.strings(), b.strings())) };
+    }
     let largest = (0..a.len()).map(|i| a.float(i).abs()).filter(|x| x.is_finite()).fold(0.0, f64::max);
     for i in 0..a.len() {
         let (x, y) = (a.float(i), b.float(i));
