@@ -31,7 +31,7 @@ fn walk(work: &mut Work, items: &mut [Item]) {
                 walk(work, otherwise);
             }
             Item::Loop { body, .. } => walk(work, body),
-            Item::Bind { .. } | Item::Require { .. } => {}
+            Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
         }
     }
 }
