@@ -155,6 +155,12 @@ impl Expr {
         self.leaves(&mut |l| found |= matches!(l.node(), Node::Sym(s) if s.starts_with(DATUM)));
         found
     }
+    /// Does a variable occur in it?
+    pub fn has_var(self) -> bool {
+        let mut found = false;
+        self.leaves(&mut |l| found |= matches!(l.node(), Node::Var(_)));
+        found
+    }
     /// A loop variable or compute axis.
     pub fn var(index: usize) -> Expr {
         Expr::of(Node::Var(u32::try_from(index).expect("fewer than 2^32 loop variables")))

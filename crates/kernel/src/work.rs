@@ -340,13 +340,15 @@ impl Lower<'_> {
         let describe = graph.describe(n);
         let cx = Ctx { inputs: &facts, regions: &regions, outputs: node.outputs.len() };
         let mut meaning = node.op.meaning(&cx, &types);
-        let own = matches!(meaning, Ok(Meaning::Routine(_) | Meaning::Control | Meaning::Host));
-        let open = !own && !self.unknown(&types).is_empty();
-        if meaning.is_err() || open {
-            self.data(n, &mut facts);
-            self.sizes(n, &facts, &types, &describe, items)?;
-            let cx = Ctx { inputs: &facts, regions: &regions, outputs: node.outputs.len() };
-            meaning = node.op.meaning(&cx, &types);
+        if !matches!(meaning, Ok(Meaning::Routine(_) | Meaning::Control | Meaning::Host)) {
+            let followed = self.data(n);
+            let told = self.told(n, &followed, &regions);
+            if meaning.is_err() || !self.unknown(&types).is_empty() || told.conditions() {
+                self.sizes(n, &told, &types, &describe, items)?;
+                facts = followed;
+                let cx = Ctx { inputs: &facts, regions: &regions, outputs: node.outputs.len() };
+                meaning = node.op.meaning(&cx, &types);
+            }
         }
         let meaning = meaning.map_err(|f| f.0)?;
         self.requirements(n, items);
@@ -380,10 +382,11 @@ impl Lower<'_> {
                 self.check_indices(n, &steps, &facts, &describe, items)?;
                 // Operands that no step reads (a shape that inference has used up) need no tensor.
                 let mut sources: Vec<Option<Id>> = node.inputs.iter().map(|v| v.and_then(|v| self.get(v))).collect();
+                let mut known = vec![];
                 let mut at = host::At { describe: &describe, items };
                 let table = if strings { Some(self.as_places(n, &mut sources, &mut at)?) } else { None };
                 for (k, step) in steps.into_iter().enumerate() {
-                    let step = self.with_data(n, step, &describe, items)?;
+                    let step = self.with_data(n, step, &mut known, &describe, items)?;
                     let step = table.iter().fold(step, |step, (_, total)| Self::on_places(step, *total));
                     let used = step.sources();
                     let ids: Option<Vec<Id>> = used.iter().map(|&s| sources.get(s as usize).copied().flatten()).collect();

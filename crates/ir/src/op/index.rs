@@ -256,7 +256,7 @@ impl OpDef for OneHot {
     fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
         let (index, out) = (cx.tensor(0)?, Ctx::out(outs, 0)?);
         let axis = normal_axis(self.axis, out.rank())?;
-        let depth = depth(cx)?;
+        let depth = out.dims[axis];
         let c = Compute::map(&out.dims, |axes| {
             let mut at = axes.to_vec();
             let position = at.remove(axis);
@@ -266,6 +266,11 @@ impl OpDef for OneHot {
             Scalar::select(hot.eq_to(Scalar::index(position)), value(1), value(0))
         });
         Ok(Meaning::one(cx.inputs.len(), Step::Compute(c)))
+    }
+    fn data_dims(&self, cx: &Ctx) -> Result<DataDims, Fault> {
+        let axis = normal_axis(self.axis, cx.dims(0)?.len() + 1)?;
+        let depth = super::shape::read_scalar(cx.tensor(1)?, 1).cast(DType::I64);
+        Ok(DataDims { dims: vec![(0, axis, depth)], checks: vec![] })
     }
 }
 

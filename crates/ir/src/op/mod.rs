@@ -9,6 +9,7 @@ use crate::expr::Expr;
 use crate::fault;
 use crate::fault::Fault;
 use crate::graph::{Def, Graph, Region, Source, Value};
+use crate::scalar::Scalar;
 use crate::tensor::Tensor;
 use crate::types::{Fact, TensorType, Type};
 use std::collections::BTreeSet;
@@ -32,6 +33,7 @@ macro_rules! gaps {
 }
 
 pub mod attr;
+mod axes;
 mod common;
 mod container;
 mod contract;
@@ -191,6 +193,19 @@ pub trait OpDef {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault>;
     /// What the node computes, for operands that `infer` has accepted; `outs` are the types of the results.
     fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault>;
+    /// The dims of results that follow from elements of operands in a way that integer expressions do not say (a Range of floats).
+    fn data_dims(&self, _: &Ctx) -> Result<DataDims, Fault> {
+        Ok(DataDims::default())
+    }
+}
+
+/// Dims as scalars over the operands (source `k` is operand `k`).
+#[derive(Clone, Debug, Default)]
+pub struct DataDims {
+    /// Result, axis, and the extent as an `i64`.
+    pub dims: Vec<(usize, usize, Scalar)>,
+    /// What must hold of the elements, and the error where it does not.
+    pub checks: Vec<(Scalar, String)>,
 }
 
 impl<'a> Ctx<'a> {

@@ -1,5 +1,6 @@
 //! Reductions over axes, running reductions, softmax.
 
+use super::axes::{Named, same};
 use super::common::*;
 use super::*;
 use crate::compute::{Compute, Prefix, Reducer};
@@ -20,11 +21,6 @@ pub(super) struct Reduced {
     left: usize,
 }
 
-/// 1 if `a` is `b`, else 0.
-fn same(a: Expr, b: Expr) -> Expr {
-    Expr::int(1) - (a - b).max(b - a).min(Expr::int(1))
-}
-
 impl Reduced {
     /// From normalised axes.
     pub(super) fn new(dims: &[Expr], axes: &[usize], keepdims: bool) -> Reduced {
@@ -32,11 +28,10 @@ impl Reduced {
         let left = if keepdims { dims.len() } else { gone.iter().filter(|g| g.is(0)).count() };
         Reduced { dims: dims.to_vec(), gone, keepdims, left }
     }
-    /// From axes that only the data tells. They must be distinct.
-    fn open(dims: &[Expr], axes: &[Expr], keepdims: bool) -> Reduced {
+    /// From axes that only the data tells.
+    fn open(dims: &[Expr], axes: &Named, keepdims: bool) -> Reduced {
         let rank = dims.len();
-        let chosen = |i: usize| axes.iter().fold(Expr::int(0), |n, &a| n + same(a, i.into()) + same(a + rank as i64, i.into()));
-        let gone = (0..rank).map(|i| chosen(i).min(Expr::int(1))).collect();
+        let gone = (0..rank).map(|i| axes.has(i)).collect();
         Reduced { dims: dims.to_vec(), gone, keepdims, left: if keepdims { rank } else { rank.saturating_sub(axes.len()) } }
     }
     /// 1 if operand axis `axis` is the result's axis `j`, else 0.
@@ -103,7 +98,7 @@ fn reduced(cx: &Ctx, keepdims: bool, noop: bool) -> Result<Reduced, Fault> {
     let dims = cx.dims(0)?;
     let given = if cx.has(1) { cx.ints(1)? } else { vec![] };
     let Some(known) = given.iter().map(|e| e.known()).collect::<Option<Vec<i64>>>() else {
-        return Ok(Reduced::open(dims, &given, keepdims));
+        return Ok(Reduced::open(dims, &Named::new(&given, dims.len())?, keepdims));
     };
     let mut axes = known.iter().map(|&a| normal_axis(a, dims.len())).collect::<Result<Vec<_>, _>>()?;
     if axes.is_empty() && !noop {
@@ -331,7 +326,7 @@ fn running(cx: &Ctx, exclusive: bool, reverse: bool, combine: B) -> Result<Meani
 /// The axis that operand 1 holds, in range if it is known.
 fn running_axis(cx: &Ctx) -> Result<Expr, Fault> {
     match (&cx.ints(1)?[..], cx.tensor(0)?.rank()) {
-        (&[axis], rank @ 1..) => axis.known().map_or(Ok(axis), |a| normal_axis(a, rank).map(|_| axis)),
+        (&[axis], rank @ 1..) => Named::new(&[axis], rank).map(|_| axis),
         _ => Err(fault!("operand 1 is {} for {}; one axis is needed", cx.tensor(1)?, cx.tensor(0)?)),
     }
 }
@@ -475,7 +470,7 @@ mod tests {
     fn axes_that_are_data() {
         let dims = [2, 3, 5].map(Expr::int);
         for (keepdims, axis) in [(true, 1), (false, 1), (false, -1), (true, -3)] {
-            let open = Reduced::open(&dims, &[Expr::var(9)], keepdims);
+            let open = Reduced::open(&dims, &Named::new(&[Expr::var(9)], 3).unwrap(), keepdims);
             let known = Reduced::new(&dims, &[normal_axis(axis, 3).unwrap()], keepdims);
             let at = |e: Expr| e.map(&|l| if l == Expr::var(9) { Expr::int(axis) } else { l });
             assert_eq!(open.out().into_iter().map(at).collect::<Vec<_>>(), known.out(), "axis {axis}");

@@ -2,10 +2,11 @@
 //!
 //! A transform is a contraction with a table of one turn of sine and cosine, read at `(k n) mod length`.
 
+use super::axes::Named;
 use super::common::*;
 use super::*;
 use crate::compute::{Compute, Reducer};
-use crate::scalar::{Scalar, Unary as U};
+use crate::scalar::{Binary as B, Scalar, Unary as U};
 
 gaps! {}
 
@@ -69,8 +70,20 @@ fn turn(length: Expr, inverse: bool, dtype: DType) -> Compute {
 }
 
 struct Transform {
-    axis: usize,
+    /// For each axis 1 if it is transformed, else 0.
+    along: Vec<Expr>,
     length: Expr,
+}
+
+impl Transform {
+    /// What `of` is of the axis that is transformed.
+    fn pick(&self, of: &[Expr]) -> Expr {
+        self.along.iter().zip(of).fold(Expr::int(0), |sum, (&a, &e)| sum + a * e)
+    }
+    /// `of`, with `value` in the place of that axis.
+    fn put(&self, of: &[Expr], value: Expr) -> Vec<Expr> {
+        self.along.iter().zip(of).map(|(&a, &e)| a * value + (Expr::int(1) - a) * e).collect()
+    }
 }
 
 impl DFT {
@@ -81,19 +94,31 @@ impl DFT {
         if rank < 2 || parts.known().is_some_and(|p| p != 1 && p != 2) {
             return Err(fault!("operand 0 is {x}; the last dim must be 1 (real) or 2 (complex)"));
         }
-        let axis = if cx.has(2) { cx.known_ints(2)?.first().copied().unwrap_or(-2) } else { -2 };
-        let axis = normal_axis(axis, rank)?;
-        if axis == rank - 1 {
-            return Err(fault!("the last axis holds real and imaginary parts, it cannot be transformed"));
+        let axis = if cx.has(2) { scalar_int(cx, 2)? } else { Expr::int(-2) };
+        let axes = Named::new(&[axis], rank)?;
+        let along: Vec<Expr> = (0..rank).map(|a| axes.has(a)).collect();
+        let last = "the last axis holds real and imaginary parts, it cannot be transformed";
+        if along[rank - 1].is(1) {
+            return Err(fault!("{last}"));
         }
-        let length = if cx.has(1) {
+        sizes::must_equal(along[rank - 1], 0.into(), &|| last.to_owned());
+        let mut t = Transform { along, length: Expr::int(0) };
+        let extent = t.pick(&x.dims);
+        t.length = if cx.has(1) {
             scalar_int(cx, 1)?
         } else if self.inverse != 0 && self.onesided != 0 {
-            (x.dims[axis] - 1) * 2
+            (extent - 1) * 2
         } else {
-            x.dims[axis]
+            extent
         };
-        Ok(Transform { axis, length })
+        if t.length.known().is_some_and(|n| n < 1) {
+            return Err(fault!("the length of the transform is {}, it must be positive", t.length));
+        }
+        if t.length.has_datum() {
+            let text = || "the length of the transform must be positive".to_owned();
+            sizes::must_equal(t.length.max(0.into()).min(1.into()), 1.into(), &text);
+        }
+        Ok(t)
     }
 }
 
@@ -106,8 +131,8 @@ impl OpDef for DFT {
             return Ok(vec![Fact::tensor(x.dtype, dims)]);
         }
         let t = self.plan(cx)?;
-        let mut dims = x.dims.clone();
-        dims[t.axis] = if self.onesided != 0 && self.inverse == 0 { t.length.div(Expr::int(2)) + 1 } else { t.length };
+        let extent = if self.onesided != 0 && self.inverse == 0 { t.length.div(Expr::int(2)) + 1 } else { t.length };
+        let mut dims = t.put(&x.dims, extent);
         dims[x.rank() - 1] = Expr::int(if self.onesided != 0 && self.inverse != 0 { 1 } else { 2 });
         Ok(vec![Fact::tensor(x.dtype, dims)])
     }
@@ -118,14 +143,13 @@ impl OpDef for DFT {
         let half = self.onesided != 0 && self.inverse != 0;
         // A one-sided spectrum stands for its mirror image too.
         let extent = if half { t.length.div(Expr::int(2)) + 1 } else { t.length };
+        let (there, parts) = (t.pick(&x.dims), x.dims[last]);
         let body = |o: &[Expr], r: &[Expr]| {
-            let mut at = o.to_vec();
-            at[t.axis] = r[0];
+            let mut at = t.put(o, r[0]);
             at[last] = r[1];
-            let inside =
-                if extent == x.dims[t.axis] { Scalar::always() } else { Scalar::index(r[0]).lt(Scalar::index(x.dims[t.axis])) };
+            let inside = if extent == there { Scalar::always() } else { Scalar::index(r[0]).lt(Scalar::index(there)) };
             let v = Scalar::read_if(0, at.into_iter().map(Scalar::index), inside, Scalar::number(x.dtype, 0.0)).cast(wide);
-            let turned = v * Scalar::read_at(wide, n, &[(r[0] * o[t.axis]).rem(t.length), r[1], o[last]]);
+            let turned = v * Scalar::read_at(wide, n, &[(r[0] * t.pick(o)).rem(t.length), r[1], o[last]]);
             if !half {
                 return turned;
             }
@@ -138,7 +162,7 @@ impl OpDef for DFT {
             let scaled = if self.inverse != 0 { acc / Scalar::index(t.length).cast(wide) } else { acc };
             scaled.cast(x.dtype)
         };
-        let sum = Compute::reduce(&out.dims, &[extent, x.dims[last]], Reducer::Sum, body, finish);
+        let sum = Compute::reduce(&out.dims, &[extent, parts], Reducer::Sum, body, finish);
         let steps = vec![Step::Compute(turn(t.length, self.inverse != 0, wide)), Step::Compute(sum)];
         Ok(Meaning::Steps { steps, outputs: vec![n as u32 + 1] })
     }
@@ -211,60 +235,61 @@ impl OpDef for STFT {
 // ---- MelWeightMatrix ----
 
 impl MelWeightMatrix {
-    /// Number of bands, DFT length, sample rate, and edges in hertz.
-    fn parameters(&self, cx: &Ctx) -> Result<(usize, usize, f64, f64, f64), Fault> {
-        let number = |i: usize| {
-            let t = cx.known(i).filter(|t| t.len() == 1);
-            t.map(|t| t.float(0)).ok_or_else(|| fault!("operand {i} must be a scalar known at compile time"))
+    /// Number of bands and DFT length.
+    fn sizes(&self, cx: &Ctx) -> Result<(Expr, Expr), Fault> {
+        let positive = |i: usize, what: &str| {
+            let e = scalar_int(cx, i)?;
+            match e.known() {
+                Some(n) if n < 1 => Err(fault!("{what} is {n}, it must be positive")),
+                Some(_) => Ok(e),
+                None => {
+                    sizes::must_equal(e.max(0.into()).min(1.into()), 1.into(), &|| format!("{what} must be positive"));
+                    Ok(e)
+                }
+            }
         };
-        let (bands, length) = (number(0)?, number(1)?);
-        if bands < 1.0 || length < 1.0 || number(2)? <= 0.0 {
-            return Err(fault!("num_mel_bins, dft_length and sample_rate must be positive"));
-        }
-        Ok((bands as usize, length as usize, number(2)?, number(3)?, number(4)?))
+        positive(2, "sample_rate")?;
+        Ok((positive(0, "num_mel_bins")?, positive(1, "dft_length")?))
     }
 }
 
 impl OpDef for MelWeightMatrix {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let dtype = dtype_attr("output_datatype", self.output_datatype)?;
-        if (0..5).any(|i| cx.known(i).is_none()) {
+        for i in 0..5 {
+            accept(cx, i, if i < 3 { Accept::Int } else { Accept::Float })?;
+        }
+        if (0..3).any(|i| is_data(cx, i)) {
             return Ok(vec![Fact::tensor(dtype, [0, 1].map(|i| new_dim("MelWeightMatrix", i)))]);
         }
-        let (bands, length, ..) = self.parameters(cx)?;
-        Ok(vec![Fact::tensor(dtype, [Expr::from(length / 2 + 1), Expr::from(bands)])])
+        let (bands, length) = self.sizes(cx)?;
+        Ok(vec![Fact::tensor(dtype, [length.div(2.into()) + 1, bands])])
     }
-    /// Triangles between neighbouring edges, which lie evenly on the mel scale; made at compile time.
+    /// Triangles between neighbouring edges, which lie evenly on the mel scale.
     fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
-        let (bands, length, rate, low, high) = self.parameters(cx)?;
-        let dtype = Ctx::out(outs, 0)?.dtype;
-        let mel = |hertz: f64| 2595.0 * libm::log10(1.0 + hertz / 700.0);
-        let step = (mel(high) - mel(low)) / (bands + 2) as f64;
-        let edge = |i: usize| {
-            let hertz = 700.0 * (libm::pow(10.0, (i as f64 * step + mel(low)) / 2595.0) - 1.0);
-            ((length + 1) as f64 * hertz / rate).floor() as i64
-        };
-        let bins = length / 2 + 1;
-        let mut matrix = vec![0f64; bins * bands];
-        for band in 0..bands {
-            let [left, centre, right] = [band, band + 1, band + 2].map(edge);
-            let mut put = |bin: i64, v: f64| {
-                if (0..bins as i64).contains(&bin) {
-                    matrix[bin as usize * bands + band] = v;
-                }
-            };
-            if left == centre {
-                put(centre, 1.0);
-            } else {
-                (left..=centre).for_each(|j| put(j, (j - left) as f64 / (centre - left) as f64));
-            }
-            (centre..right).for_each(|j| put(j, (right - j) as f64 / (right - centre) as f64));
-        }
-        let values = matrix.iter().map(|v| crate::eval::cast(DType::F64, dtype, v.to_bits()));
-        let table = Tensor::from_values(dtype, [bins, bands], values);
-        Ok(Meaning::decompose(move |b, _| {
-            let table = b.constant(table.clone());
-            Ok(vec![b.op(Identity {}, &[table])?])
-        }))
+        let (bands, length) = self.sizes(cx)?;
+        let (out, n) = (Ctx::out(outs, 0)?, cx.inputs.len());
+        let number = |v: f64| Scalar::float(DType::F64, v);
+        let wide = |e: Expr| Scalar::index(e).cast(DType::F64);
+        let operand = |i: usize| cx.tensor(i).map(|t| super::shape::read_scalar(t, i).cast(DType::F64));
+        let (rate, low, high) = (operand(2)?, operand(3)?, operand(4)?);
+        let mel = |hertz: Scalar| number(2595.0 / std::f64::consts::LN_10) * un(U::Log, number(1.0) + hertz / number(700.0));
+        let step = (mel(high) - mel(low)) / wide(bands + 2);
+        // The bin of each edge.
+        let edges = Compute::map(&[bands + 2], |o| {
+            let power = bin(B::Pow, number(10.0), (wide(o[0]) * step + mel(low)) / number(2595.0));
+            un(U::Floor, wide(length + 1) * (number(700.0) * (power - number(1.0))) / rate).cast(DType::I64)
+        });
+        let matrix = Compute::map(&out.dims, |o| {
+            let [left, centre, right] = [0, 1, 2].map(|k| Scalar::read_at(DType::I64, n, &[o[1] + k]));
+            let j = Scalar::index(o[0]);
+            let share = |a: Scalar, b: Scalar| a.cast(DType::F64) / b.cast(DType::F64);
+            let rise = Scalar::select(left.eq_to(centre), number(1.0), share(j - left, centre - left));
+            let rise = Scalar::select(left.le(j).and(j.le(centre)), rise, number(0.0));
+            let falls = centre.le(j).and(j.lt(right));
+            Scalar::select(falls, share(right - j, right - centre), rise).cast(out.dtype)
+        });
+        let steps = [edges, matrix].map(Step::Compute).to_vec();
+        Ok(Meaning::Steps { steps, outputs: vec![n as u32 + 1] })
     }
 }

@@ -45,12 +45,17 @@ pub fn input_symbols(graph: &Graph) -> HashSet<&'static str> {
     dims.filter_map(|d| if let ExprNode::Sym(s) = d.node() { Some(*s) } else { None }).collect()
 }
 
+/// What `f` takes for granted of sizes, beside what it gives.
+pub fn noted<T>(f: impl FnOnce() -> T) -> (T, Vec<Requirement>) {
+    let outer = NOTED.replace(Some(vec![]));
+    let got = f();
+    (got, NOTED.replace(outer).unwrap_or_default())
+}
+
 /// What one node takes for granted of the sizes of its operands.
 pub fn of_node(graph: &Graph, n: Node) -> Vec<Requirement> {
     let node = graph.node(n);
-    NOTED.set(Some(vec![]));
-    let inferred = super::infer(graph, &node.op, &node.inputs, &node.regions, node.outputs.len());
-    let noted = NOTED.take().unwrap_or_default();
+    let (inferred, noted) = noted(|| super::infer(graph, &node.op, &node.inputs, &node.regions, node.outputs.len()));
     let at = |r| Requirement { at: graph.describe(n), ..r };
     if inferred.is_ok() { noted.into_iter().map(at).collect() } else { vec![] }
 }

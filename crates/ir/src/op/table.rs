@@ -112,6 +112,10 @@ impl Op {
     pub fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
         self.def().meaning(cx, outs)
     }
+    /// See [`OpDef::data_dims`].
+    pub fn data_dims(&self, cx: &Ctx) -> Result<DataDims, Fault> {
+        self.def().data_dims(cx)
+    }
 }
 
 /// Raw identifiers lose their `r#`.

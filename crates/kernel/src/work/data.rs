@@ -2,19 +2,59 @@
 //! with a computed limit), the program computes it as a scalar and sets a symbol from it, before the node itself runs.
 //!
 //! The elements of such an operand become symbols of their own ([`Expr::datum`]), inference runs again with them, and what it says
-//! of the new dims is computed. In the node's steps these symbols become reads of the operand.
+//! of the new dims is computed; what it takes for granted of them is checked before. In the node's steps, sizes and factors of indices
+//! that are made of such symbols are computed once and become symbols of the program; what is left are reads of the operand.
 
 use super::{Id, Item, Lower, Memory, Task};
 use infc_ir::compute::{Compute, Reducer, Step};
-use infc_ir::expr::Node as ExprNode;
-use infc_ir::graph::{Def, Node, Region};
+use infc_ir::expr::{Node as ExprNode, Ranges};
+use infc_ir::graph::{Def, Node, Region, Requirement, Value};
 use infc_ir::interp::run_step;
-use infc_ir::op::{Ctx, signature, sizes};
+use infc_ir::op::{Ctx, DataDims, Signature, sizes};
 use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
 use infc_ir::{DType, Expr, Fact, Op, Tensor, TensorType, Type};
 
 /// The most elements of an operand that are followed.
 const FOLLOWED: i64 = 64;
+
+/// What an operator says where elements that are data have symbols.
+pub(super) struct Told {
+    /// Facts of the results.
+    facts: Result<Vec<Fact>, String>,
+    /// Conditions on elements that are data.
+    requires: Vec<Requirement>,
+    /// Dims as scalars.
+    data: Result<DataDims, String>,
+}
+
+impl Told {
+    /// Is there something to check?
+    pub(super) fn conditions(&self) -> bool {
+        !self.requires.is_empty()
+    }
+}
+
+/// The text of a condition, with words for the symbols that stand for elements.
+fn in_words(text: &str) -> String {
+    let mut out = String::new();
+    let mut parts = text.split("\"~");
+    out += parts.next().unwrap_or_default();
+    for part in parts {
+        match part.split_once('"') {
+            Some((symbol, rest)) => out += &format!("element {} of operand {}{rest}", after(symbol), before(symbol)),
+            None => out += part,
+        }
+    }
+    out
+}
+
+fn before(symbol: &str) -> &str {
+    symbol.split('.').next().unwrap_or_default()
+}
+
+fn after(symbol: &str) -> &str {
+    symbol.split('.').nth(1).unwrap_or_default()
+}
 
 impl Lower<'_> {
     /// Takes symbols that stand alone as known.
@@ -37,15 +77,31 @@ impl Lower<'_> {
         out
     }
 
-    /// Gives the elements of small integer operands of which nothing is known symbols of their own.
-    pub(super) fn data(&self, n: Node, facts: &mut [Option<Fact>]) {
-        let depth_is_float = matches!(self.graph.node(n).op, Op::OneHot(_));
-        for (k, fact) in facts.iter_mut().enumerate() {
-            let Some(f) = fact.as_mut().filter(|f| f.ints.is_none() && f.known.is_none()) else { continue };
-            let Some(t) = f.ty.as_tensor().filter(|t| t.dtype.is_int() || depth_is_float && k == 1) else { continue };
-            let count = Expr::product(t.dims.iter().copied()).known().filter(|c| t.rank() <= 1 && *c <= FOLLOWED);
-            f.ints = count.map(|c| (0..c).map(|j| Expr::datum(&format!("{k}.{j}"))).collect());
-        }
+    /// What is known of the operands of a node, with symbols for the elements of small integer ones of which nothing is known.
+    pub(super) fn data(&self, n: Node) -> Vec<Option<Fact>> {
+        let inputs = self.graph.node(n).inputs.iter().enumerate();
+        let follow = |(k, v): (usize, &Option<Value>)| {
+            let mut f = self.graph.fact((*v)?);
+            let t = f.ty.as_tensor().filter(|t| t.dtype.is_int() && f.ints.is_none() && f.known.is_none());
+            if let Some(t) = t {
+                let count = Expr::product(t.dims.iter().copied()).known().filter(|c| t.rank() <= 1 && *c <= FOLLOWED);
+                f.ints = count.map(|c| (0..c).map(|j| Expr::datum(&format!("{k}.{j}"))).collect());
+            }
+            Some(f)
+        };
+        inputs.map(follow).collect()
+    }
+
+    /// What an operator says of its results, and takes for granted, given symbols for elements that are data.
+    pub(super) fn told(&self, n: Node, facts: &[Option<Fact>], regions: &[Signature]) -> Told {
+        let node = self.graph.node(n);
+        let cx = Ctx { inputs: facts, regions, outputs: node.outputs.len() };
+        let (facts, requires) = sizes::noted(|| node.op.infer(&cx));
+        let requires = match &facts {
+            Ok(_) => requires.into_iter().filter(|r| r.left.has_datum() || r.right.has_datum()).collect(),
+            Err(_) => vec![],
+        };
+        Told { facts: facts.map_err(|f| f.0), requires, data: node.op.data_dims(&cx).map_err(|f| f.0) }
     }
 
     /// What a node takes for granted of sizes that the program computes itself; the graph lists what it takes for granted of its inputs.
@@ -65,33 +121,35 @@ impl Lower<'_> {
         }
     }
 
-    /// Computes the sizes in the results' types that are not known, and sets their symbols.
+    /// Checks what a node takes for granted of elements that are data, computes the sizes in the results' types that are not known,
+    /// and sets their symbols.
     pub(super) fn sizes(
         &mut self,
         n: Node,
-        facts: &[Option<Fact>],
+        told: &Told,
         types: &[Type],
         describe: &str,
         items: &mut Vec<Item>,
     ) -> Result<(), String> {
         let unknown = self.unknown(types);
+        self.conditions(n, told, &unknown, describe, items)?;
         if unknown.is_empty() {
             return Ok(());
         }
-        let node = self.graph.node(n);
-        if matches!(node.op, Op::Range(_)) && facts.iter().flatten().any(|f| f.ints.is_none()) {
-            let count = self.range_count(n)?;
-            return self.set_sizes(n, &[(unknown[0], count)], describe, items);
-        }
-        let regions: Vec<_> = node.regions.iter().map(|&r| signature(self.graph, r)).collect();
-        let told = node.op.infer(&Ctx { inputs: facts, regions: &regions, outputs: node.outputs.len() }).map_err(|f| f.0)?;
         let dims = |t: &Type| t.as_tensor().map_or(vec![], |t| t.dims.clone());
         let mut found = vec![];
         for symbol in unknown {
-            let mut pairs = types.iter().zip(&told).flat_map(|(t, f)| dims(t).into_iter().zip(dims(&f.ty)));
-            let value = match pairs.find(|&(d, _)| d == symbol) {
-                Some((_, e)) => self.scalar_of(n, e)?,
+            let place = types.iter().enumerate().find_map(|(k, t)| Some((k, dims(t).iter().position(|&d| d == symbol)?)));
+            let data = told.data.as_ref().map_err(String::clone)?;
+            let value = match place {
                 None => None,
+                Some((k, axis)) => match data.dims.iter().find(|d| (d.0, d.1) == (k, axis)) {
+                    Some(&(_, _, value)) => Some(value),
+                    None => {
+                        let facts = told.facts.as_ref().map_err(String::clone)?;
+                        facts.get(k).and_then(|f| dims(&f.ty).get(axis).copied()).map_or(Ok(None), |e| self.scalar_of(n, e))?
+                    }
+                },
             };
             let value = value.ok_or_else(|| {
                 format!("the size {symbol} of its result depends on data in a way that compiled code does not follow yet")
@@ -99,8 +157,9 @@ impl Lower<'_> {
             found.push((symbol, value));
         }
         self.set_sizes(n, &found, describe, items)?;
-        if let Op::Reshape(_) = node.op {
-            let from = facts[0].as_ref().map_or(Expr::int(0), |f| Expr::product(dims(&f.ty)));
+        if let Op::Reshape(_) = self.graph.node(n).op {
+            let data = self.graph.node(n).inputs.first().copied().flatten();
+            let from = data.map_or(Expr::int(0), |v| Expr::product(dims(self.graph.ty(v))));
             let text = "the data has another number of elements than the shape it is given".to_owned();
             let right = Expr::product(dims(&types[0]));
             items.push(Item::Require { left: from, right, or_one: false, node: describe.to_owned(), text });
@@ -108,16 +167,51 @@ impl Lower<'_> {
         Ok(())
     }
 
-    /// The number of elements of a Range of floats.
-    fn range_count(&mut self, n: Node) -> Result<Scalar, String> {
-        let node = self.graph.node(n);
-        let operand = |k: usize| {
-            let t = node.inputs.get(k).copied().flatten().and_then(|v| self.graph.ty(v).as_tensor());
-            let t = t.ok_or("an operand is no tensor")?;
-            Ok::<_, String>(Scalar::read_at(t.dtype, k, &vec![Expr::int(0); t.rank()]).cast(DType::F64))
+    /// Conditions on elements that are data: each side becomes a symbol, or the whole one that is 1 where it holds.
+    fn conditions(
+        &mut self,
+        n: Node,
+        told: &Told,
+        unknown: &[Expr],
+        describe: &str,
+        items: &mut Vec<Item>,
+    ) -> Result<(), String> {
+        let (mut computed, mut checks) = (vec![], vec![]);
+        let mut symbol = |cx: &mut Self, value: Scalar| {
+            cx.loops += 1;
+            let symbol = Expr::sym(&format!("%check{}", cx.loops));
+            computed.push((symbol, value));
+            symbol
         };
-        let n = (operand(1)? - operand(0)?) / operand(2)?;
-        Ok(Scalar::unary(Unary::Ceil, n).max(Scalar::float(DType::F64, 0.0)).cast(DType::I64))
+        let one = Scalar::index(1);
+        for r in &told.requires {
+            let two = self.scalar_of(n, r.left)?.zip(self.scalar_of(n, r.right)?);
+            let (left, right) = two.ok_or_else(|| format!("cannot check at run time that {}", in_words(&r.text)))?;
+            let text = in_words(&r.text);
+            // Only a size can be a symbol's value.
+            let size = |e: Expr| e.range(&Ranges::default()).lo >= 0;
+            if size(r.left) && size(r.right) {
+                let mut side = |cx: &mut Self, e: Expr, s: Scalar| if e.has_datum() { symbol(cx, s) } else { e };
+                let (left, right) = (side(self, r.left, left), side(self, r.right, right));
+                checks.push((left, right, r.or_one, text));
+            } else {
+                let holds = left.eq_to(right);
+                let holds = if r.or_one { holds.or(left.eq_to(one)).or(right.eq_to(one)) } else { holds };
+                checks.push((symbol(self, holds.cast(DType::I64)), Expr::int(1), false, text));
+            }
+        }
+        // A condition on scalars belongs to sizes that are computed from them.
+        let data = told.data.as_ref().ok().filter(|_| !unknown.is_empty());
+        for (holds, text) in data.iter().flat_map(|d| &d.checks) {
+            checks.push((symbol(self, holds.cast(DType::I64)), Expr::int(1), false, text.clone()));
+        }
+        if !computed.is_empty() {
+            self.set_sizes(n, &computed, describe, items)?;
+        }
+        for (left, right, or_one, text) in checks {
+            items.push(Item::Require { left, right, or_one, node: describe.to_owned(), text });
+        }
+        Ok(())
     }
 
     /// Computes these values over the operands of a node, and sets the symbols.
@@ -291,33 +385,29 @@ impl Lower<'_> {
         self.work.add(ty, Memory::Alias { of, offset: Expr::int(0) }, "")
     }
 
-    /// The step with reads of operands in the place of symbols that stand for their elements, and sizes of its own for extents.
-    pub(super) fn with_data(&mut self, n: Node, step: Step, describe: &str, items: &mut Vec<Item>) -> Result<Step, String> {
-        let mut sizes: Vec<(Expr, Expr, Scalar)> = vec![];
+    /// The step with symbols of the program, or reads of operands, in the place of symbols that stand for their elements. `known`: what was
+    /// computed for earlier steps of the node.
+    pub(super) fn with_data(
+        &mut self,
+        n: Node,
+        step: Step,
+        known: &mut Vec<(Expr, Expr)>,
+        describe: &str,
+        items: &mut Vec<Item>,
+    ) -> Result<Step, String> {
         let mut step = step;
+        let mut new = vec![];
         for e in extents(&mut step) {
             if e.has_datum() {
-                let symbol = match sizes.iter().find(|s| s.0 == *e) {
-                    Some(known) => known.1,
-                    None => {
-                        let value = self.scalar_of(n, *e)?.ok_or_else(|| format!("the extent {e} is not known"))?;
-                        self.loops += 1;
-                        let symbol = Expr::sym(&format!("%size{}", self.loops));
-                        sizes.push((*e, symbol, value));
-                        symbol
-                    }
-                };
-                *e = symbol;
+                *e = self.symbol_of(*e, known, &mut new);
             }
         }
-        if !sizes.is_empty() {
-            let sizes: Vec<(Expr, Scalar)> = sizes.into_iter().map(|(_, symbol, value)| (symbol, value)).collect();
-            self.set_sizes(n, &sizes, describe, items)?;
-        }
         let mut problem = None;
-        let out = step.map(&mut |s| {
+        let step = step.map(&mut |s| {
             s.rewrite(&mut |x| match x.kind() {
-                Kind::Index(e) if e.has_datum() => match self.scalar_of(n, *e) {
+                Kind::Index(e) if !e.has_datum() => x,
+                Kind::Index(e) if e.has_var() => Scalar::index(self.hoisted(*e, known, &mut new)),
+                Kind::Index(e) => match self.scalar_of(n, *e) {
                     Ok(found) => found.unwrap_or(x),
                     Err(p) => {
                         problem = Some(p);
@@ -327,7 +417,68 @@ impl Lower<'_> {
                 _ => x,
             })
         });
-        problem.map_or(Ok(out), Err)
+        if let Some(p) = problem {
+            return Err(p);
+        }
+        if !new.is_empty() {
+            let value = |&(e, symbol): &(Expr, Expr)| {
+                let value = self.scalar_of(n, e)?.ok_or_else(|| format!("the value of {e} is not known"))?;
+                Ok((symbol, value))
+            };
+            let sizes = new.iter().map(value).collect::<Result<Vec<_>, String>>()?;
+            self.set_sizes(n, &sizes, describe, items)?;
+        }
+        Ok(step)
+    }
+
+    /// The symbol that has the value of an expression of data, which is never negative.
+    fn symbol_of(&mut self, e: Expr, known: &mut Vec<(Expr, Expr)>, new: &mut Vec<(Expr, Expr)>) -> Expr {
+        if let Some(&(_, symbol)) = known.iter().find(|k| k.0 == e) {
+            return symbol;
+        }
+        self.loops += 1;
+        let symbol = Expr::sym(&format!("%size{}", self.loops));
+        known.push((e, symbol));
+        new.push((e, symbol));
+        symbol
+    }
+
+    /// An expression of axes and data, in which all that no axis occurs in is a symbol: computed once, not for each element. A number
+    /// that may be negative is the difference of two symbols.
+    fn hoisted(&mut self, e: Expr, known: &mut Vec<(Expr, Expr)>, new: &mut Vec<(Expr, Expr)>) -> Expr {
+        if !e.has_datum() {
+            return e;
+        }
+        let zero = Expr::int(0);
+        if !e.has_var() {
+            return match e.range(&Ranges::default()).lo >= 0 {
+                true => self.symbol_of(e, known, new),
+                false => self.symbol_of(e.max(zero), known, new) - self.symbol_of((-e).max(zero), known, new),
+            };
+        }
+        let mut go = |e: Expr| self.hoisted(e, known, new);
+        match e.node() {
+            ExprNode::Sum { .. } | ExprNode::Product(_) => {
+                // What is multiplied with the same product of axes is one number.
+                let (terms, constant) = e.linear();
+                let mut parts: Vec<(Expr, Expr)> = vec![(Expr::int(1), constant.into())];
+                for (t, c) in terms {
+                    let factors = if let ExprNode::Product(f) = t.node() { f.clone() } else { vec![t] };
+                    let (axes, rest): (Vec<Expr>, Vec<Expr>) = factors.into_iter().partition(|f| f.has_var());
+                    let (axes, rest) = (Expr::product(axes.into_iter().map(&mut go)), Expr::product(rest) * c);
+                    match parts.iter_mut().find(|p| p.0 == axes) {
+                        Some(part) => part.1 = part.1 + rest,
+                        None => parts.push((axes, rest)),
+                    }
+                }
+                parts.into_iter().fold(zero, |sum, (axes, factor)| sum + axes * go(factor))
+            }
+            ExprNode::Div(a, b) => go(*a).div(go(*b)),
+            ExprNode::Mod(a, b) => go(*a).rem(go(*b)),
+            ExprNode::Min(a, b) => go(*a).min(go(*b)),
+            ExprNode::Max(a, b) => go(*a).max(go(*b)),
+            ExprNode::Const(_) | ExprNode::Sym(_) | ExprNode::Var(_) => e,
+        }
     }
 
     /// An expression with symbols for elements of operands as a scalar that reads them; `None` if another symbol in it has no value.

@@ -2,13 +2,13 @@
 
 use crate::rewrite::{Replacement, Site};
 use infc_ir::expr::{Expr, Node as ExprNode};
-use infc_ir::op::{DimVector, Reshape, Transpose, broadcast};
-use infc_ir::{DType, Op, Value};
+use infc_ir::op::{DimVector, Reshape, Transpose, broadcast, fact};
+use infc_ir::{DType, Node, Op, Value};
 use std::collections::BTreeSet;
 
 pub(super) fn rule(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replacement {
     match site.op() {
-        Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) => {
+        Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) if !by_data(site, site.node) => {
             let x = site.input(0).expect("checked by inference");
             reshape(site, x, symbols)
         }
@@ -19,6 +19,12 @@ pub(super) fn rule(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replace
         }
         _ => Ok(None),
     }
+}
+
+/// Is the view told by data? Then it may be wrong, which is found where it is run.
+fn by_data(site: &Site, n: Node) -> bool {
+    let told = site.graph.node(n).inputs.get(1).copied().flatten();
+    told.is_some_and(|v| fact(site.graph, v).ints.is_none())
 }
 
 /// A Reshape of `x` to the dims of the node's result, if those are known, but for one, or follow from the inputs.
@@ -55,6 +61,9 @@ fn chain(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replacement {
     let (Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_), Some(x)) = (&node.op, node.operand(0)) else {
         return Ok(None);
     };
+    if by_data(site, inner) {
+        return Ok(None);
+    }
     site.absorb(inner);
     reshape(site, x, symbols)
 }

@@ -1,7 +1,8 @@
 //! Resize: nearest, linear and cubic resampling along any axes.
 //!
 //! Coordinates are computed in f32, as ONNX Runtime does. A nearest index that is a quotient for every position becomes an
-//! index expression, so that later stages see a plain strided read.
+//! index expression, so that later stages see a plain strided read. Scales and sizes may be data: then extents are new dims that
+//! the program computes as [`OpDef::data_dims`] says, and scales are reads of the operand.
 
 use super::super::common::*;
 use super::super::*;
@@ -20,19 +21,24 @@ struct Axis {
     /// The scale as a number, if it is known.
     known_scale: Option<f32>,
     /// The scale, if the node gives one and no size.
-    given_scale: Option<f32>,
+    given_scale: Option<Scalar>,
     /// For tf_crop_and_resize: start and end of the region.
     region: Option<(Scalar, Scalar)>,
 }
 
-impl Axis {
-    /// Another extent, with the scale that follows from it.
-    fn resize(&mut self, to: Expr) {
-        self.to = to;
-        if self.known_scale.is_none() {
-            self.scale = float(to) / float(self.from);
-        }
-    }
+/// What the operands say of one axis.
+struct Told {
+    /// The extent; a scalar over the operands where it follows from data.
+    to: Result<Expr, Scalar>,
+    /// The scale, unless it is the quotient of the extents.
+    scale: Option<Scale>,
+}
+
+#[derive(Clone, Copy)]
+enum Scale {
+    Known(f32),
+    /// A scalar over the operands.
+    Data(Scalar),
 }
 
 /// Operand `i` if it is there and not empty.
@@ -71,15 +77,12 @@ impl Resize {
         }
     }
 
-    /// All axes named by the node (also those that keep their extent).
-    fn plan(&self, cx: &Ctx) -> Result<Vec<Axis>, Fault> {
+    /// All axes named by the node (also those that keep their extent). `out`: the dims of the result, as far as only data tells them.
+    fn plan(&self, cx: &Ctx, out: &[Expr]) -> Result<Vec<Axis>, Fault> {
         let x = accept(cx, 0, Accept::Number)?;
         let axes = self.axes(x.rank())?;
         let crop = self.coordinate_transformation_mode == "tf_crop_and_resize";
-        if crop && !present(cx, 1) {
-            return Err(fault!("tf_crop_and_resize needs the operand 'roi'"));
-        }
-        let extents = self.extents(cx, &axes)?;
+        let told = self.told(cx, &axes)?;
         let region = |i: usize| -> Result<_, Fault> {
             let t = cx.tensor(1)?;
             let at = |k: usize| Scalar::read_at(t.dtype, 1, &[Expr::from(k)]).cast(DType::F32);
@@ -87,56 +90,86 @@ impl Resize {
         };
         let mut plan = vec![];
         for (i, &axis) in axes.iter().enumerate() {
-            let (from, (to, scale)) = (x.dims[axis], extents[i]);
-            let ratio = match (to.known(), from.known()) {
-                (Some(t), Some(f)) if scale.is_none() => Some(t as f32 / f as f32),
-                _ => scale,
+            let (from, Told { to, scale: given }) = (x.dims[axis], &told[i]);
+            // Sizes that are data are known to the program as dims of the result.
+            let to = to.unwrap_or_else(|_| out[axis]);
+            let known_scale = match (to.known(), from.known(), given) {
+                (Some(t), Some(f), None) => Some(t as f32 / f as f32),
+                (_, _, Some(Scale::Known(s))) => Some(*s),
+                _ => None,
             };
+            let given_scale = given.map(|s| match s {
+                Scale::Known(s) => f32(f64::from(s)),
+                Scale::Data(s) => s,
+            });
             let region = if crop { Some(region(i)?) } else { None };
-            let scalar = ratio.map_or_else(|| float(to) / float(from), |s| f32(f64::from(s)));
-            plan.push(Axis { axis, from, to, scale: scalar, known_scale: ratio, given_scale: scale, region });
+            let known = known_scale.map(|s| f32(f64::from(s)));
+            let scale = known.or(given_scale).unwrap_or_else(|| float(to) / float(from));
+            plan.push(Axis { axis, from, to, scale, known_scale, given_scale, region });
         }
         Ok(plan)
     }
 
     /// Extent and scale (if it does not follow from the extents) of each axis.
-    fn extents(&self, cx: &Ctx, axes: &[usize]) -> Result<Vec<(Expr, Option<f32>)>, Fault> {
+    fn told(&self, cx: &Ctx, axes: &[usize]) -> Result<Vec<Told>, Fault> {
         let dims = cx.dims(0)?;
+        if self.coordinate_transformation_mode == "tf_crop_and_resize" && !present(cx, 1) {
+            return Err(fault!("tf_crop_and_resize needs the operand 'roi'"));
+        }
         if present(cx, 2) == present(cx, 3) {
             return Err(fault!("exactly one of the operands 'scales' and 'sizes' is needed"));
         }
-        let expect = |n: usize, what: &str| match n == axes.len() {
-            true => Ok(()),
-            false => Err(fault!("operand '{what}' has {n} entries for {} axes", axes.len())),
-        };
-        if present(cx, 2) {
-            let scales = cx.known(2).ok_or_else(|| fault!("operand 2 ('scales') must be known at compile time"))?;
-            expect(scales.len(), "scales")?;
-            let scales = (0..axes.len()).map(|i| scales.float(i) as f32);
-            let each = axes.iter().zip(scales).map(|(&a, s)| match s > 0.0 {
-                true => Ok((scaled(dims[a], s), Some(s))),
-                false => Err(fault!("operand 'scales' has the entry {s}")),
+        let (i, what) = if present(cx, 2) { (2, "scales") } else { (3, "sizes") };
+        let entries = cx.tensor(i)?;
+        if entries.rank() != 1 || entries.dims[0].known().is_some_and(|n| n != axes.len() as i64) {
+            return Err(fault!("operand '{what}' is {entries}, {} entries are needed", axes.len()));
+        }
+        let entry = |k: usize| Scalar::read_at(entries.dtype, i, &[Expr::from(k)]);
+        if i == 2 {
+            let each = axes.iter().enumerate().map(|(k, &a)| match cx.known(2).map(|t| t.float(k) as f32) {
+                Some(s) if s > 0.0 => Ok(Told { to: Ok(scaled(dims[a], s)), scale: Some(Scale::Known(s)) }),
+                Some(s) => Err(fault!("operand 'scales' has the entry {s}")),
+                None => {
+                    let s = entry(k).cast(DType::F32);
+                    let to = un(U::Floor, float(dims[a]) * s).cast(DType::I64);
+                    Ok(Told { to: Err(to), scale: Some(Scale::Data(s)) })
+                }
             });
             return each.collect();
         }
-        let sizes = cx.ints(3)?;
-        expect(sizes.len(), "sizes")?;
-        let stretch = match self.keep_aspect_ratio_policy.as_str() {
-            "stretch" => return Ok(sizes.iter().map(|&s| (s, None)).collect()),
-            "not_larger" => f32::min,
-            "not_smaller" => f32::max,
+        let known = cx.ints(3).unwrap_or_default();
+        let size = |k: usize| known.get(k).copied().filter(|s| !s.has_datum()).ok_or_else(|| entry(k).cast(DType::I64));
+        let sizes: Vec<Result<Expr, Scalar>> = (0..axes.len()).map(size).collect();
+        if self.keep_aspect_ratio_policy == "stretch" {
+            return Ok(sizes.into_iter().map(|to| Told { to, scale: None }).collect());
+        }
+        self.keep_aspect(dims, axes, &sizes)
+    }
+
+    /// One scale for all axes, so that none (or every one) exceeds its size.
+    fn keep_aspect(&self, dims: &[Expr], axes: &[usize], sizes: &[Result<Expr, Scalar>]) -> Result<Vec<Told>, Fault> {
+        let larger = match self.keep_aspect_ratio_policy.as_str() {
+            "not_larger" => false,
+            "not_smaller" => true,
             p => {
                 return Err(fault!(
                     "attribute 'keep_aspect_ratio_policy' is '{p}'; stretch, not_larger or not_smaller is needed"
                 ));
             }
         };
-        let ratios: Option<Vec<f32>> =
-            axes.iter().zip(&sizes).map(|(&a, s)| Some(s.known()? as f32 / dims[a].known()? as f32)).collect();
-        let ratios = ratios.ok_or_else(|| fault!("keep_aspect_ratio_policy needs dims that are known at compile time"))?;
-        let scale = ratios.into_iter().reduce(stretch).unwrap_or(1.0);
-        let extent = |a: usize| Expr::int((scale * dims[a].known().unwrap_or(0) as f32 + 0.5).floor() as i64);
-        Ok(axes.iter().map(|&a| (extent(a), Some(scale))).collect())
+        let known = |(&a, s): (&usize, &Result<Expr, Scalar>)| Some(s.ok()?.known()? as f32 / dims[a].known()? as f32);
+        if let Some(ratios) = axes.iter().zip(sizes).map(known).collect::<Option<Vec<f32>>>() {
+            let scale = ratios.into_iter().reduce(if larger { f32::max } else { f32::min }).unwrap_or(1.0);
+            let extent = |a: usize| Expr::int((scale * dims[a].known().unwrap_or(0) as f32 + 0.5).floor() as i64);
+            return Ok(axes.iter().map(|&a| Told { to: Ok(extent(a)), scale: Some(Scale::Known(scale)) }).collect());
+        }
+        let ratio = |(&a, s): (&usize, &Result<Expr, Scalar>)| {
+            s.map_or_else(|data| data, Scalar::index).cast(DType::F32) / float(dims[a])
+        };
+        let ratios = axes.iter().zip(sizes).map(ratio);
+        let scale = ratios.reduce(if larger { Scalar::max } else { Scalar::min }).unwrap_or(f32(1.0));
+        let to = |a: usize| un(U::Floor, scale * float(dims[a]) + f32(0.5)).cast(DType::I64);
+        Ok(axes.iter().map(|&a| Told { to: Err(to(a)), scale: Some(Scale::Data(scale)) }).collect())
     }
 
     /// The position in the operand that result position `i` samples.
@@ -144,7 +177,7 @@ impl Resize {
         let (i, from) = (float(i), float(a.from));
         // The exact target length: a given scale may leave a fraction.
         let to = match a.given_scale {
-            Some(s) => f32(f64::from(s)) * from,
+            Some(s) => s * from,
             None => float(a.to),
         };
         let (half, one) = (f32(0.5), f32(1.0));
@@ -194,7 +227,8 @@ impl Resize {
 
 /// True if resampling along the axis changes nothing.
 fn is_identity(a: &Axis) -> bool {
-    a.region.is_none() && a.from == a.to && a.known_scale.is_none_or(|s| s == 1.0)
+    let kept = if a.given_scale.is_some() { a.known_scale == Some(1.0) } else { a.known_scale.is_none_or(|s| s == 1.0) };
+    a.region.is_none() && a.from == a.to && kept
 }
 
 /// `(i * a + b) / c` (floor) that equals `values[i]` everywhere, with the given slope `a / c`.
@@ -269,26 +303,27 @@ impl OpDef for Resize {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         self.check()?;
         let x = accept(cx, 0, Accept::Number)?;
-        if [2, 3].into_iter().any(|i| present(cx, i) && is_data(cx, i)) {
-            let mut dims = x.dims.clone();
-            for axis in self.axes(x.rank())? {
-                dims[axis] = new_dim("Resize", axis);
-            }
-            return Ok(vec![Fact::tensor(x.dtype, dims)]);
-        }
-        let plan = self.plan(cx)?;
-        if self.antialias != 0 && self.mode != "nearest" && plan.iter().any(|a| a.known_scale.is_none()) {
-            return Err(fault!("antialias needs scales that are known at compile time"));
-        }
+        let axes = self.axes(x.rank())?;
         let mut dims = x.dims.clone();
-        plan.iter().for_each(|a| dims[a.axis] = a.to);
+        for (told, &axis) in self.told(cx, &axes)?.into_iter().zip(&axes) {
+            dims[axis] = told.to.unwrap_or_else(|_| new_dim("Resize", axis));
+        }
         Ok(vec![Fact::tensor(x.dtype, dims)])
+    }
+    fn data_dims(&self, cx: &Ctx) -> Result<DataDims, Fault> {
+        let axes = self.axes(cx.dims(0)?.len())?;
+        let mut found = DataDims::default();
+        for (told, &axis) in self.told(cx, &axes)?.into_iter().zip(&axes) {
+            found.dims.extend(told.to.err().map(|to| (0, axis, to)));
+            if let (Some(Scale::Data(s)), true) = (told.scale, present(cx, 2)) {
+                found.checks.push((f32(0.0).lt(s), "every scale must be greater than 0".to_owned()));
+            }
+        }
+        Ok(found)
     }
     fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
         let (x, out) = (cx.tensor(0)?, Ctx::out(outs, 0)?);
-        let mut plan = self.plan(cx)?;
-        // Sizes that are data are known to the program as dims of the result.
-        plan.iter_mut().filter(|a| a.to.known().is_none()).for_each(|a| a.resize(out.dims[a.axis]));
+        let plan = self.plan(cx, &out.dims)?;
         let plan: Vec<&Axis> = plan.iter().filter(|a| !is_identity(a)).collect();
         if plan.is_empty() {
             return Ok(Meaning::Alias(0));
@@ -343,15 +378,20 @@ impl Resize {
         })
     }
 
-    /// Number of taps and the first one's distance from floor(position): the filter's support, stretched when antialiased.
-    fn support(&self, a: &Axis) -> (i64, i64, f64) {
-        let radius = if self.mode == "cubic" { 2.0 } else { 1.0 };
-        let scale = match a.known_scale {
-            Some(s) if self.antialias != 0 => f64::from(s).min(1.0),
-            _ => 1.0,
+    /// Number of taps, the first one's distance from floor(position), and the scale of distances: the filter's support, stretched when
+    /// antialiased. Taps beyond the support weigh nothing.
+    fn support(&self, a: &Axis) -> (Expr, Expr, Scalar) {
+        let radius = if self.mode == "cubic" { 2 } else { 1 };
+        let (reach, scale) = match a.known_scale {
+            _ if self.antialias == 0 => (Expr::int(radius), f32(1.0)),
+            Some(s) => {
+                let s = f64::from(s).min(1.0);
+                (Expr::int((radius as f64 / s).ceil() as i64), f32(s))
+            }
+            // The extent is the scaled one, rounded: the scale is at least (to - 1/2) / from.
+            None => ((a.from * (2 * radius)).div_ceil(a.to * 2 - 1).max(radius.into()), a.scale.min(f32(1.0))),
         };
-        let first = (-radius / scale).floor() as i64 + 1;
-        (2 - 2 * first, first, scale)
+        (reach * 2, Expr::int(1) - reach, scale)
     }
 
     /// The filter at distance `d`.
@@ -377,14 +417,14 @@ impl Resize {
                 let p = self.position(a, o);
                 let base = un(U::Floor, p);
                 let at = base + float(j + first);
-                let weight = self.filter((at - p) * f32(stretch));
+                let weight = self.filter((at - p) * stretch);
                 let index = at.cast(DType::I64);
                 let counts = if self.exclude_outside != 0 { index.within(0, a.from) } else { Scalar::always() };
                 (clamp(index, a.from), Scalar::select(counts, weight, f32(0.0)))
             };
             let normalise = self.exclude_outside != 0 || self.antialias != 0;
             if normalise {
-                let sum = Compute::reduce(&[a.to], &[Expr::int(taps)], Reducer::Sum, |o, j| neighbour(o[0], j[0]).1, |_, s| s);
+                let sum = Compute::reduce(&[a.to], &[taps], Reducer::Sum, |o, j| neighbour(o[0], j[0]).1, |_, s| s);
                 steps.push(Step::Compute(sum));
             }
             let total = inputs + steps.len() - 1;
@@ -392,7 +432,7 @@ impl Resize {
             let wide = weighted(x.dtype);
             let c = Compute::reduce(
                 &dims,
-                &[Expr::int(taps)],
+                &[taps],
                 Reducer::Sum,
                 |o, j| {
                     let (index, weight) = neighbour(o[a.axis], j[0]);

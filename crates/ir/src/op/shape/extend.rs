@@ -53,16 +53,21 @@ struct Frame {
 
 fn frames(cx: &Ctx) -> Result<Vec<Frame>, Fault> {
     let (dims, pads) = (cx.dims(0)?, cx.ints(1)?);
-    let axes = if cx.has(3) { cx.known_ints(3)? } else { (0..dims.len() as i64).collect() };
+    let axes = match cx.has(3) {
+        true => Named::operand(cx, 3, dims.len())?,
+        false => Named::new(&(0..dims.len()).map(Expr::from).collect::<Vec<_>>(), dims.len())?,
+    };
     if pads.len() != 2 * axes.len() {
         return Err(fault!("pads {pads:?} must have two entries for each of {} axes", axes.len()));
     }
-    let mut out: Vec<Frame> = dims.iter().map(|&dim| Frame { dim, before: 0.into(), after: 0.into() }).collect();
-    for (i, &a) in axes.iter().enumerate() {
-        let f = &mut out[normal_axis(a, dims.len())?];
-        (f.before, f.after) = (pads[i], pads[i + axes.len()]);
-    }
-    Ok(out)
+    let (before, after) = pads.split_at(axes.len());
+    let frame = |(a, &dim): (usize, &Expr)| {
+        let frame = Frame { dim, before: axes.pick(a, before, 0.into()), after: axes.pick(a, after, 0.into()) };
+        let text = || format!("the pads of axis {a} must not take more elements than there are");
+        sizes::must_equal(frame.len().min(0.into()), 0.into(), &text);
+        frame
+    };
+    Ok(dims.iter().enumerate().map(frame).collect())
 }
 
 impl Frame {

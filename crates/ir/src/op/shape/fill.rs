@@ -1,7 +1,7 @@
 //! Tensors made from a shape alone, and triangles.
 
 use super::*;
-use crate::scalar::Binary;
+use crate::scalar::{Binary, Unary};
 
 impl ConstantOfShape {
     /// The repeated value; f32 zero if none is given.
@@ -45,6 +45,10 @@ impl Range {
             let env = not_empty(&[start, limit, delta]);
             let n = match delta.known() {
                 Some(0) => return Err(fault!("delta is 0")),
+                None if delta.has_datum() => {
+                    sizes::must_equal(delta.max(-delta).min(1.into()), 1.into(), &|| "delta must not be 0".to_owned());
+                    Expr::int(0) - (start - limit).div(delta)
+                }
                 Some(d) if d < 0 => (start - limit).div_ceil(Expr::int(-d)),
                 _ if delta.range(&env).lo < 1 => Expr::int(0) - (start - limit).div(delta),
                 _ => (limit - start).div_ceil(delta),
@@ -90,6 +94,18 @@ impl OpDef for Range {
             (start + Scalar::index(axes[0]).cast(wide) * delta).cast(out.dtype)
         });
         Ok(Meaning::one(cx.inputs.len(), Step::Compute(c)))
+    }
+    /// The number of floats is the rounded-up quotient.
+    fn data_dims(&self, cx: &Ctx) -> Result<DataDims, Fault> {
+        if !cx.dtype(0)?.is_float() {
+            return Ok(DataDims::default());
+        }
+        let operand = |i: usize| cx.tensor(i).map(|t| read_scalar(t, i).cast(DType::F64));
+        let (start, limit, delta) = (operand(0)?, operand(1)?, operand(2)?);
+        let zero = Scalar::float(DType::F64, 0.0);
+        let n = Scalar::unary(Unary::Ceil, (limit - start) / delta).max(zero);
+        let checks = vec![(Scalar::unary(Unary::Not, delta.eq_to(zero)), "delta must not be 0".to_owned())];
+        Ok(DataDims { dims: vec![(0, 0, n.cast(DType::I64))], checks })
     }
 }
 

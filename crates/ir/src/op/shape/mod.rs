@@ -3,6 +3,7 @@
 //! Integer vectors stay symbolic through all of them ([`Fact::ints`]): the shape arithmetic that exporters write around a
 //! Reshape or an Expand is known when inference is done, whatever the sizes are.
 
+use super::axes::Named;
 use super::*;
 use crate::compute::Compute;
 use crate::expr::{Node, Ranges};

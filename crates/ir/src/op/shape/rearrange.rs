@@ -163,15 +163,17 @@ impl OpDef for Split {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Cut {
     start: Expr,
-    step: i64,
+    step: Expr,
     len: Expr,
 }
 
 impl Cut {
     /// Python's `start:end:step` on an axis of `dim`. Values beyond 2^31 stand for "to the border".
-    fn new(dim: Expr, start: Expr, end: Expr, step: i64) -> Cut {
+    fn new(dim: Expr, start: Expr, end: Expr, step: Expr) -> Cut {
         let env = not_empty(&[dim, start, end]);
-        let (low, high) = if step > 0 { (Expr::int(0), dim) } else { (Expr::int(-1), dim - 1) };
+        // 1 for a step forwards, 0 for one backwards.
+        let forwards = step.max(0.into()).min(1.into());
+        let (low, high) = (forwards - 1, dim - 1 + forwards);
         let place = |v: Expr, low: Expr| {
             let r = v.range(&env);
             let far = i64::from(i32::MAX);
@@ -184,8 +186,12 @@ impl Cut {
             };
             from_start.max(low).min(high).simplify(&env)
         };
-        let (start, end) = (place(start, if step > 0 { low } else { 0.into() }), place(end, low));
-        let len = if step > 0 { (end - start).div_ceil(step.into()) } else { (start - end).div_ceil(Expr::int(-step)) };
+        let (start, end) = (place(start, 0.into()), place(end, low));
+        let len = match step.known() {
+            Some(s) if s > 0 => (end - start).div_ceil(step),
+            Some(_) => (start - end).div_ceil(-step),
+            None => ((forwards * 2 - 1) * (end - start)).div_ceil(step.max(-step)),
+        };
         Cut { start, step, len: len.max(0.into()).simplify(&env) }
     }
 }
@@ -194,20 +200,26 @@ impl Cut {
 fn cuts(cx: &Ctx) -> Result<Vec<Cut>, Fault> {
     let dims = cx.dims(0)?;
     let (starts, ends) = (cx.ints(1)?, cx.ints(2)?);
-    let axes = if cx.has(3) { cx.known_ints(3)? } else { (0..starts.len() as i64).collect() };
-    let steps = if cx.has(4) { cx.known_ints(4)? } else { vec![1; starts.len()] };
+    let axes = if cx.has(3) { cx.ints(3)? } else { (0..starts.len() as i64).map(Expr::int).collect() };
+    let steps = if cx.has(4) { cx.ints(4)? } else { vec![1.into(); starts.len()] };
     if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() {
         return Err(fault!("starts {starts:?}, ends {ends:?}, axes {axes:?} and steps {steps:?} differ in length"));
     }
-    let mut cuts: Vec<Cut> = dims.iter().map(|&len| Cut { start: 0.into(), step: 1, len }).collect();
-    for (i, &a) in axes.iter().enumerate() {
-        let a = normal_axis(a, dims.len())?;
-        if steps[i] == 0 {
-            return Err(fault!("the step of axis {a} is 0"));
+    // No step that matters is as long as this, and arithmetic on it cannot overflow.
+    let far = Expr::int(1 << 40);
+    let steps: Vec<Expr> = steps.into_iter().map(|s| s.max(-far).min(far)).collect();
+    for &s in &steps {
+        if s.is(0) {
+            return Err(fault!("a step is 0: {steps:?}"));
         }
-        cuts[a] = Cut::new(dims[a], starts[i], ends[i], steps[i]);
+        sizes::must_equal(s.max(-s).min(1.into()), 1.into(), &|| "no step may be 0".to_owned());
     }
-    Ok(cuts)
+    let axes = Named::new(&axes, dims.len())?;
+    let cut = |(a, &dim): (usize, &Expr)| match axes.has(a).is(0) {
+        true => Cut { start: 0.into(), step: 1.into(), len: dim },
+        false => Cut::new(dim, axes.pick(a, &starts, 0.into()), axes.pick(a, &ends, dim), axes.pick(a, &steps, 1.into())),
+    };
+    Ok(dims.iter().enumerate().map(cut).collect())
 }
 
 impl OpDef for Slice {
@@ -222,7 +234,7 @@ impl OpDef for Slice {
         let dims: Vec<Expr> = cuts.iter().map(|c| c.len).collect();
         let ints = cx.fact(0)?.ints.as_ref().and_then(|v| match cuts[..] {
             [Cut { start, step, .. }] => {
-                let start = start.known()?;
+                let (start, step) = (start.known()?, step.known()?);
                 (0..small(&dims)? as i64).map(|i| v.get(usize::try_from(start + i * step).ok()?).copied()).collect()
             }
             _ => None,
@@ -348,8 +360,18 @@ mod tests {
             ("2*n", "0", "2147483647", 2, "0", "n"),
         ];
         for (dim, start, end, step, at, len) in cases {
-            let cut = Cut::new(e(dim), e(start), e(end), step);
-            assert_eq!(cut, Cut { start: e(at), step, len: e(len) }, "[{start}:{end}:{step}] of {dim}");
+            let cut = Cut::new(e(dim), e(start), e(end), step.into());
+            assert_eq!(cut, Cut { start: e(at), step: step.into(), len: e(len) }, "[{start}:{end}:{step}] of {dim}");
+            // The same where the step is data.
+            let cut = Cut::new(e(dim), e(start), e(end), Expr::datum("s"));
+            let value = |l: Expr| match () {
+                () if l == Expr::datum("s") => Expr::int(step),
+                () if l == e("n") => Expr::int(7),
+                () => l,
+            };
+            let number = |x: Expr| x.map(&value).eval(&|_| Some(5));
+            let known = [e(at), e(len)].map(|x| number(x.map(&|l| if l == e("n") { Expr::int(7) } else { l })));
+            assert_eq!([cut.start, cut.len].map(number), known, "[{start}:{end}:{step}] of {dim}");
         }
     }
 }

@@ -105,36 +105,34 @@ impl OpDef for Flatten {
     }
 }
 
-/// The axes in operand 1, from 0, for a tensor of `rank`; each at most once.
-fn axes_operand(cx: &Ctx, rank: usize) -> Result<Vec<usize>, Fault> {
-    let axes = cx.known_ints(1)?;
-    let normal = axes.iter().map(|&a| normal_axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
-    let repeated = normal.iter().enumerate().any(|(i, a)| normal[..i].contains(a));
-    if repeated { Err(fault!("axes {axes:?} name one axis twice")) } else { Ok(normal) }
-}
-
 impl OpDef for Squeeze {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         let dims = cx.dims(0)?;
         if depends_on_data(cx, 1) {
             return Ok(any_dims("Squeeze", cx.dtype(0)?, dims.len().saturating_sub(length(cx, 1)?)));
         }
+        let one = Expr::int(1);
         let axes = match cx.has(1) {
-            true => axes_operand(cx, dims.len())?,
-            false => (0..dims.len()).filter(|&a| dims[a].is(1)).collect(),
+            true => Named::operand(cx, 1, dims.len())?,
+            false => Named::new(&(0..dims.len()).filter(|&a| dims[a].is(1)).map(Expr::from).collect::<Vec<_>>(), dims.len())?,
         };
-        if let Some(&a) = axes.iter().find(|&&a| dims[a].known().is_some_and(|d| d != 1)) {
+        if let Some(a) = (0..dims.len()).find(|&a| axes.has(a).is(1) && dims[a].known().is_some_and(|d| d != 1)) {
             return Err(fault!("dim {a} of {dims:?} is not 1, it cannot be taken out"));
         }
         for (a, &d) in dims.iter().enumerate() {
-            if axes.contains(&a) {
-                sizes::must_equal(d, Expr::int(1), &|| format!("dim {a} is taken out, so it must be 1"));
+            let has = axes.has(a);
+            if has.is(1) {
+                sizes::must_equal(d, one, &|| format!("dim {a} is taken out, so it must be 1"));
+            } else if !has.is(0) {
+                // 1 in place of the dim where it is kept.
+                sizes::must_equal(has * (d - one) + one, one, &|| format!("dim {a} is taken out, so it must be 1"));
             } else if !cx.has(1) {
                 let text = || format!("dim {a} is kept, so it must not be 1");
                 sizes::taken_equal(d.min(Expr::int(2)).rem(Expr::int(2)), Expr::int(0), &text);
             }
         }
-        view(cx, dims.iter().enumerate().filter(|(a, _)| !axes.contains(a)).map(|(_, &d)| d).collect())
+        let dim = |j: usize| (0..dims.len()).fold(Expr::int(0), |sum, a| sum + axes.moves(a, j) * dims[a]);
+        view(cx, (0..dims.len().saturating_sub(axes.len())).map(dim).collect())
     }
     fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
         Ok(Meaning::Alias(0))
@@ -147,11 +145,10 @@ impl OpDef for Unsqueeze {
         if depends_on_data(cx, 1) {
             return Ok(any_dims("Unsqueeze", cx.dtype(0)?, dims.len() + length(cx, 1)?));
         }
-        let count = cx.known_ints(1)?.len();
-        let axes = axes_operand(cx, dims.len() + count)?;
-        let mut old = dims.iter().copied();
-        let new = (0..dims.len() + count).map(|a| if axes.contains(&a) { Expr::int(1) } else { old.next().unwrap_or(1.into()) });
-        view(cx, new.collect())
+        let rank = dims.len() + cx.ints(1)?.len();
+        let axes = Named::operand(cx, 1, rank)?;
+        let old = |a: usize| dims.iter().enumerate().fold(Expr::int(0), |sum, (j, &d)| sum + axes.moves(a, j) * d);
+        view(cx, (0..rank).map(|a| axes.has(a) + old(a)).collect())
     }
     fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
         Ok(Meaning::Alias(0))
