@@ -227,3 +227,12 @@ fn transforms_from_data() {
         fails(&dft, &[floats(&[3, 4, parts]), number(0), number(0)], "must be positive");
     }
 }
+
+#[test]
+fn what_is_expected_of_data() {
+    let expect = "%0: f32[n] \"x\", %1: i64[] \"c\") {
+        %2: f32[n] \"y\" = infc:Expect(%0, %1) {text = \"c must be 3\", value = 3} from [0]
+        yield %2";
+    agree(expect, &[floats(&[2]), Tensor::from_vec([], vec![3i64])]);
+    fails(expect, &[floats(&[2]), Tensor::from_vec([], vec![4i64])], "c must be 3");
+}

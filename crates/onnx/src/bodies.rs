@@ -5,15 +5,17 @@ use crate::import::{Importer, Named, Scope};
 use crate::nodes::{Parts, Stop, node_name};
 use crate::proto::{GraphProto, NodeProto};
 use crate::versions;
-use infc_ir::graph::{Def, Requirement};
+use infc_ir::graph::{Def, Requirement, SourceNode};
 use infc_ir::op::{self, Attr};
 use infc_ir::{DType, Expr, Fault, Graph, Op, Region, TensorType, Type, Value, fault};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// A body with what it captures, as values of the scope around it.
-struct Body {
-    region: Region,
-    captured: Vec<Value>,
+pub struct Body {
+    /// The body.
+    pub region: Region,
+    /// Operands after the declared ones.
+    pub captured: Vec<Value>,
 }
 
 impl<'m> Importer<'m> {
@@ -47,8 +49,13 @@ impl<'m> Importer<'m> {
         let seen = first.as_ref().map_or(vec![], |b| b.captured.clone());
         let second = self.body(&other, &[], &seen);
         let else_problems = self.problems.split_off(mark);
+        let equal = |a: &Body, b: &Body| {
+            let types = |r: Region| self.graph.region(r).results.iter().map(|&v| self.graph.ty(v).clone()).collect::<Vec<_>>();
+            types(a.region) == types(b.region)
+        };
         let inline = match (known, &first, &second) {
             (Some(taken), None, _) | (Some(taken), _, None) => Some(taken),
+            (Some(taken), Some(a), Some(b)) if !equal(a, b) => Some(taken),
             (None, None, _) | (None, _, None) => {
                 self.problems.extend(then_problems);
                 self.problems.extend(else_problems);
@@ -68,29 +75,52 @@ impl<'m> Importer<'m> {
         let operands = std::iter::once(Some(cond)).chain(second.captured.iter().copied().map(Some)).collect();
         let regions = vec![first.region, second.region];
         let differ = self.types_differ(first.region, second.region);
-        match (known, differ) {
-            (_, false) => self.apply(n, "", version, operands, parts.attrs, regions),
-            (Some(taken), true) => self.inline(if taken { &then } else { &other }),
-            (None, true) => match self.choose(n, cond)? {
-                Some(taken) => self.inline(if taken { &then } else { &other }),
-                None => Err(Stop::Unknown), // the next attempt knows more
-            },
-        }
+        let taken = match (known, differ) {
+            (_, false) => return self.apply(n, "", version, operands, parts.attrs, regions),
+            (Some(taken), true) => taken,
+            (None, true) => {
+                let at = self.describe(n);
+                let open = self.truth(cond, 16).is_none();
+                if open && let Some(lifted) = self.lift([first.region, second.region], &at) {
+                    let values = self.apply(n, "", version, operands, parts.attrs, regions)?;
+                    self.lifted(&values, &lifted, &at);
+                    return Ok(values);
+                }
+                self.choose(n, cond)?.ok_or(Stop::Unknown)? // the next attempt knows more
+            }
+        };
+        let results = self.inline(if taken { &then } else { &other })?;
+        if self.expected.iter().any(|e| e.0 == cond) { self.expect(n, version, results, cond, taken) } else { Ok(results) }
+    }
+
+    /// Results of a branch that is taken whatever the condition is: an error at run time unless it is as expected.
+    fn expect(&mut self, n: &NodeProto, version: i64, results: Vec<Value>, cond: Value, taken: bool) -> Result<Vec<Value>, Stop> {
+        let source = SourceNode { name: node_name(n).to_owned(), op: n.op_type().to_owned(), opset: version };
+        let origin = BTreeSet::from([self.graph.add_source(source)]);
+        let mut b = op::Builder::new(&mut self.graph, origin);
+        let number = b.op(op::Cast { round_mode: "up".into(), saturate: 1, to: DType::I64.onnx().into() }, &[cond])?;
+        let text = format!("its condition is {}, but the rest of the model fits the other branch only", !taken);
+        let expect = op::Expect { text, value: i64::from(taken) };
+        let results = results.into_iter().map(|v| b.op(expect.clone(), &[v, number])).collect::<Result<Vec<_>, _>>()?;
+        let made = b.nodes;
+        let region = self.scope().region;
+        self.graph.regions[region.index()].nodes.extend(made);
+        Ok(results)
     }
 
     /// The branch of an If that only the rest of the model decides; `None` if this attempt has no choice for it.
     fn choose(&mut self, n: &NodeProto, cond: Value) -> Result<Option<bool>, Stop> {
         let help = "give the inputs fixed sizes, or export the model so that both branches have results of the same types";
-        let condition = self.truth(cond, 16).filter(|_| self.scope().region == Graph::MAIN);
-        let Some(left) = condition else {
+        if self.scope().region != Graph::MAIN {
             return Err(Stop::Fault(
-                fault!("the types of its branches differ, and its condition does not follow from sizes"),
+                fault!("the types of its branches differ, and in a body its condition has to be known before a run"),
                 help,
             ));
-        };
-        let one = Expr::int(1);
-        if let Some(same) = self.requires.iter().find(|r| r.left == left) {
-            return Ok(Some(same.right == one));
+        }
+        let (condition, one) = (self.truth(cond, 16), Expr::int(1));
+        let same = self.requires.iter().find(|r| Some(r.left) == condition).map(|r| r.right == one);
+        if let Some(same) = same.or_else(|| Some(self.expected.iter().find(|e| e.0 == cond)?.1)) {
+            return Ok(Some(same));
         }
         let at = self.describe(n);
         self.undecided.push(at.clone());
@@ -99,8 +129,13 @@ impl<'m> Importer<'m> {
             "its condition is {} for these sizes, but the rest of the model fits the other branch only",
             if taken { "false" } else { "true" }
         );
-        let right = if taken { one } else { Expr::int(0) };
-        self.requires.push(Requirement { left, right, or_one: false, at, text, assumed: false });
+        match condition {
+            None => self.expected.push((cond, taken)),
+            Some(left) => {
+                let right = if taken { one } else { Expr::int(0) };
+                self.requires.push(Requirement { left, right, or_one: false, at, text, assumed: false });
+            }
+        }
         Ok(Some(taken))
     }
 
@@ -141,7 +176,7 @@ impl<'m> Importer<'m> {
     fn known_condition(&self, cond: Value) -> Option<bool> {
         let fact = op::fact(&self.graph, cond);
         let known = fact.known.filter(|t| t.dtype != DType::String && t.len() == 1).map(|t| t.to_ints()[0] != 0);
-        known.or_else(|| fact.ints.filter(|i| i.len() == 1)?[0].known().map(|v| v != 0))
+        known.or_else(|| Some(self.truth(cond, 16)?.known()? != 0))
     }
 
     /// The nodes of a branch put where its If stands.
@@ -170,7 +205,7 @@ impl<'m> Importer<'m> {
         }
         let mut attrs = parts.attrs;
         if n.op_type() == "Scan" && version < 9 {
-            return Err(Stop::Fault(fault!("Scan of operator set 8 is not supported"), "export with operator set 9 or newer"));
+            return self.scan_8(n, &inputs, attrs, g);
         }
         let mut declared = g.input.len();
         if n.op_type() == "Loop" && inputs.len() < declared {
@@ -211,7 +246,7 @@ impl<'m> Importer<'m> {
 
     /// Carried values may change their dims from turn to turn: those dims of the parameters become symbols, until the types
     /// that come out fit those that go in.
-    fn settle(&mut self, name: &str, region: Region, first: usize, lead: usize, carried: usize) -> Result<(), Stop> {
+    pub fn settle(&mut self, name: &str, region: Region, first: usize, lead: usize, carried: usize) -> Result<(), Stop> {
         let mut fresh: HashSet<Expr> = HashSet::new();
         loop {
             let mut changed = false;
@@ -250,7 +285,7 @@ impl<'m> Importer<'m> {
     }
 
     /// A body as a region of its own. `seen` are values that another body of the node has captured already.
-    fn body(&mut self, g: &GraphProto, params: &[Type], seen: &[Value]) -> Option<Body> {
+    pub fn body(&mut self, g: &GraphProto, params: &[Type], seen: &[Value]) -> Option<Body> {
         let region = self.graph.add_region(g.name());
         let prefix = self.scope().prefix.clone();
         let mut scope = Scope::new(region, true);

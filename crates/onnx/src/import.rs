@@ -9,7 +9,7 @@
 
 use crate::files::{self, Files};
 use crate::proto::{FunctionProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension};
-use crate::{tensor, types, wire};
+use crate::{lift, tensor, types, wire};
 use bytes::Bytes;
 use infc_ir::expr::{Node as ExprNode, parse};
 use infc_ir::graph::Requirement;
@@ -93,8 +93,12 @@ pub struct Importer<'m> {
     pub choices: Vec<bool>,
     /// Those Ifs, as far as they were met.
     pub undecided: Vec<String>,
+    /// Conditions that are data, with what the choices say they are.
+    pub expected: Vec<(Value, bool)>,
     /// What the choices mean for the sizes of the inputs.
     pub requires: Vec<Requirement>,
+    /// Results of Ifs that have another rank here than in the model.
+    pub lifted: Vec<lift::Lifted>,
 }
 
 /// So many ways to take undecided Ifs are tried.
@@ -136,9 +140,10 @@ fn outcome(importer: Importer) -> Result<Graph, Problems> {
     Ok(graph)
 }
 
-/// Exporters turn `x.squeeze()` into an If whose branches differ in rank, chosen by a size. Where the size is symbolic nothing
-/// tells the branch but the rest of the model: the only way to take them all that gives a well-typed model is the one meant.
-/// That the conditions come out so for the sizes of a run becomes a requirement of the graph, so a wrong size does not pass unseen.
+/// Exporters turn `x.squeeze()` into an If whose branches differ in rank, chosen by a size. Where the size is symbolic (or the condition
+/// is data) nothing tells the branch but the rest of the model: the only way to take them all that gives a well-typed model is the one
+/// meant. That the conditions come out so for the sizes of a run becomes a requirement of the graph, and for data an `Expect`, so a wrong
+/// size or value does not pass unseen.
 fn decide(model: &ModelProto, graph: &GraphProto, base_dir: Option<&Path>) -> Result<Graph, Problems> {
     let (mut ways, mut tried, mut good, mut bad) = (vec![vec![false], vec![true]], 0, vec![], None);
     while let Some(choices) = ways.pop() {
@@ -160,7 +165,7 @@ fn decide(model: &ModelProto, graph: &GraphProto, base_dir: Option<&Path>) -> Re
         (1, _) if tried <= MOST_WAYS => outcome(good.remove(0)),
         (0, Some(bad)) => outcome(bad),
         _ => {
-            let message = "the types of its branches differ, its condition depends on symbolic sizes, and the model fits both";
+            let message = "the types of its branches differ, its condition is not known before a run, and the model fits both";
             Err(Problems::one(good.first().map(at).unwrap_or_default(), message, help))
         }
     }
@@ -179,10 +184,15 @@ fn attempt<'m>(model: &'m ModelProto, graph: &GraphProto, base_dir: Option<&Path
         symbols: HashSet::new(),
         choices,
         undecided: vec![],
+        expected: vec![],
         requires: vec![],
+        lifted: vec![],
     };
     importer.model(model);
     importer.main_graph(graph);
+    if importer.problems.is_empty() {
+        importer.problems = lift::problems(&importer.graph, &importer.lifted);
+    }
     importer
 }
 

@@ -247,3 +247,45 @@ fn the_rest_of_the_model_decides_an_if() {
     let e = import(&model(16, g)).expect_err("both fit").to_string();
     assert!(e.contains("If 'n_s' (opset 16)") && e.contains("fits both"), "{e}");
 }
+
+#[test]
+fn data_decides_an_if_between_ranks() {
+    let branches = |then: &str, other: &str| {
+        let branch = |name: &str, text: &str, out: &str| body(name, graph(&[], vec![node(text, [])], &[out], vec![]));
+        [branch("then_branch", then, "t f32[?]"), branch("else_branch", other, "e f32[?]")]
+    };
+    let import_with = |branches: [infc_onnx::proto::AttributeProto; 2], after: Vec<infc_onnx::proto::NodeProto>, output: &str| {
+        let nodes = [vec![node("s = If(c)", branches)], after].concat();
+        let one = constant("z", &Tensor::from_vec([], vec![3.0f32]));
+        let last = constant("last", &Tensor::from_ints(&[-1]));
+        let w = constant("w", &Tensor::zeros(DType::F32, [3, 2]));
+        let inputs = ["c bool[]", "x f32[n, 3, 1]", "y f32[1]", "v f32[n, 4]"];
+        import(&model(16, graph(&inputs, nodes, &[output], vec![one, last, w])))
+    };
+    let inputs = |c: bool| {
+        let x = Tensor::zeros(DType::F32, [2, 3, 1]);
+        let ones = |dims: [usize; 2]| Tensor::from_vec(dims, vec![1.0f32; dims[0] * dims[1]]);
+        [Tensor::from_bools([], &[c]), x, Tensor::from_vec([1], vec![5.0f32]), ones([2, 4])]
+    };
+    // A scalar or a vector of one: nobody can tell, as it is broadcast.
+    let scalar = || branches("t = Identity(z)", "e = Identity(y)");
+    let g = import_with(scalar(), vec![node("p = Neg(s)", []), node("o = Mul(p, v)", [])], "o f32[?, 4]").expect("lifted");
+    for (c, want) in [(true, -3.0), (false, -5.0)] {
+        assert_eq!(interp::run_tensors(&g, &inputs(c)).expect("runs")[0].to_vec::<f32>(), [want; 8]);
+    }
+    // Here the rank can be told.
+    for (after, output, place) in [
+        (node("o = Neg(s)", []), "o f32[?]", "output 'o'"),
+        (node("o = Shape(s)", []), "o i64[?]", "Shape 'n_o'"),
+        (node("o = Add(s, s)", []), "o f32[?]", "output 'o'"),
+    ] {
+        let e = import_with(scalar(), vec![after], output).expect_err("its rank matters").to_string();
+        assert!(e.contains("If 'n_s' (opset 16)") && e.contains(place), "{e}");
+    }
+    // The rest of the model wants one of the branches: that is checked when it runs.
+    let squeeze = branches("t = Squeeze(x, last)", "e = Identity(x)");
+    let g = import_with(squeeze, vec![node("o = Gemm(s, w)", [])], "o f32[?, 2]").expect("decided");
+    interp::run_tensors(&g, &inputs(true)).expect("as expected");
+    let e = interp::run_tensors(&g, &inputs(false)).expect_err("the other branch").to_string();
+    assert!(e.contains("'n_s' (If, opset 16)") && e.contains("its condition is false"), "{e}");
+}

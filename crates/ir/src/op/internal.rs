@@ -1,4 +1,4 @@
-//! Operators that only passes make.
+//! Operators that only the importer and passes make.
 
 use super::common::*;
 use super::*;
@@ -30,6 +30,25 @@ impl OpDef for DimVector {
             chosen.cast(out.dtype)
         });
         Ok(Meaning::one(cx.inputs.len(), Step::Compute(compute)))
+    }
+}
+
+impl OpDef for Expect {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        let t = accept(cx, 1, Accept::Int)?;
+        if !t.dims.iter().all(|d| d.is(1)) {
+            return Err(fault!("operand 1 is {t}, one integer is needed"));
+        }
+        if let Some([e]) = cx.fact(1)?.ints.as_deref() {
+            if e.known().is_some_and(|n| n != self.value) {
+                return Err(fault!("{}", self.text));
+            }
+            sizes::must_equal(*e, self.value.into(), &|| self.text.clone());
+        }
+        Ok(vec![cx.fact(0)?.clone()])
+    }
+    fn meaning(&self, _: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        Ok(Meaning::Alias(0))
     }
 }
 

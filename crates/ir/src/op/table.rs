@@ -619,6 +619,8 @@ ops! {
     internal {
         /// The number of the leaf that each row of operand 0 falls into, for each tree; operands are tables of nodes (see `ml::tree`).
         TreeLeaves "infc" "TreeLeaves" 1 (5, 7) (1, 1) [] { depth: i64, interior: i64, mode: i64 }
+        /// Operand 0; an error of the model unless operand 1, one integer, is `value`.
+        Expect "infc" "Expect" 1 (2, 2) (1, 1) [] { text: String, value: i64 }
         /// A 1-D (or scalar) integer tensor whose elements are expressions of the model's symbols.
         DimVector "infc" "DimVector" 1 (0, 0) (1, 1) [] { exprs: Vec<Expr>, dtype: i64 = 7, scalar: bool = false }
     }

@@ -110,5 +110,9 @@ fn node(graph: &Graph, n: Node, names: &mut Names, problems: &mut Vec<Problem>) 
         let kind = Some(AttributeType::Graph as i32);
         attribute.push(AttributeProto { name: Some((*name).to_owned()), g: Some(g), r#type: kind, ..AttributeProto::default() });
     }
+    if let Op::Expect(_) = data.op {
+        // What an importer expects of the model is no operator of ONNX.
+        return node_proto("Identity", "", &data.name, input[..1].to_vec(), output, vec![]);
+    }
     node_proto(info.name, info.domain, &data.name, input, output, attribute)
 }

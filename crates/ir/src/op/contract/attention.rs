@@ -89,13 +89,12 @@ impl Attention {
         }
         self.softmax_dtype(DType::F32).map(drop)
     }
-    /// The dtype of the softmax.
-    fn softmax_dtype(&self, wide: DType) -> Result<DType, Fault> {
+    /// The dtype of the softmax's operand and result; it is computed in that dtype's accumulator.
+    fn softmax_dtype(&self, scores: DType) -> Result<DType, Fault> {
         match self.softmax_precision {
-            None => Ok(wide),
+            None => Ok(scores),
             Some(p) => match dtype_attr("softmax_precision", p)? {
-                DType::F64 => Ok(DType::F64),
-                d if d.is_float() => Ok(wide),
+                d if d.is_float() => Ok(d),
                 d => Err(fault!("attribute 'softmax_precision' is {d}, which is no float")),
             },
         }
@@ -197,7 +196,8 @@ impl Attention {
         let s = self.sizes(cx)?;
         let (q, k, v) = (cx.tensor(0)?, cx.tensor(1)?, cx.tensor(2)?);
         let wide = q.dtype.accumulator();
-        let soft = self.softmax_dtype(wide)?;
+        let precision = self.softmax_dtype(q.dtype)?;
+        let soft = precision.accumulator();
         let n = cx.inputs.len();
         let mut steps: Vec<Step> = vec![];
         let mut push = |c: Compute| {
@@ -270,7 +270,7 @@ impl Attention {
             }));
         }
         let rows = [s.batch, s.heads, s.queries];
-        let read = |o: &[Expr], j: Expr| Scalar::read_at(q.dtype, score, &[o[0], o[1], o[2], j]).cast(soft);
+        let read = |o: &[Expr], j: Expr| Scalar::read_at(q.dtype, score, &[o[0], o[1], o[2], j]).cast(precision).cast(soft);
         let largest = push(Compute::reduce(&rows, &[s.keys], Reducer::Max, |o, j| read(o, j[0]), |_, acc| acc));
         let power = |o: &[Expr], j: Expr| {
             let m = Scalar::read_at(soft, largest, &o[..3]);
@@ -282,7 +282,7 @@ impl Attention {
         let share = push(Compute::map(&scores, |o| {
             let total = Scalar::read_at(soft, sum, &o[..3]);
             let total = Scalar::select(total.eq_to(num(total, 0.0)), num(total, 1.0), total);
-            (power(o, o[3]) / total).cast(q.dtype)
+            (power(o, o[3]) / total).cast(precision).cast(q.dtype)
         }));
         let y = push(Compute::reduce(
             &[s.batch, s.heads, s.queries, s.value_size],

@@ -11,7 +11,12 @@ fn repeated(cx: &Ctx, dims: &[Expr]) -> Option<Vec<Expr>> {
 impl OpDef for Expand {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         if depends_on_data(cx, 1) {
-            return Ok(any_dims("Expand", cx.dtype(0)?, length(cx, 1)?.max(cx.dims(0)?.len())));
+            let dims = cx.dims(0)?;
+            let rank = length(cx, 1)?.max(dims.len());
+            // What is known not to be 1 cannot become anything else.
+            let kept =
+                |k: usize| dims.get((k + dims.len()).checked_sub(rank)?).copied().filter(|d| d.known().is_some_and(|n| n != 1));
+            return Ok(vec![Fact::tensor(cx.dtype(0)?, (0..rank).map(|k| kept(k).unwrap_or(new_dim("Expand", k))))]);
         }
         let dims = broadcast(&[cx.dims(0)?, &cx.ints(1)?])?;
         let ints = repeated(cx, &dims);
