@@ -471,6 +471,10 @@ ops! {
         QLinearGlobalAveragePool "com.microsoft" "QLinearGlobalAveragePool" 1 (5, 5) (1, 1) [] { channels_last: i64 = 0 }
         /// QONNX: quantised and dequantised in one step, any bit width.
         Quant "qonnx.custom_op.general" "Quant" 1 (4, 4) (1, 1) [] { signed: i64 = 1, narrow: i64 = 0, rounding_mode: String = String::from("ROUND") }
+        /// The scale with the sign of the operand.
+        BipolarQuant "qonnx.custom_op.general" "BipolarQuant" 1 (2, 2) (1, 1) [] {  }
+        /// Quantised values with low bits cut off: by bit widths (5 operands) or to another scale (6 operands).
+        Trunc "qonnx.custom_op.general" "Trunc" 1 (5, 6) (1, 1) [] { narrow: i64 = 0, rounding_mode: String = String::from("FLOOR"), signed: i64 = 1 }
     }
     random {
         /// 1 with the probability given by the operand.

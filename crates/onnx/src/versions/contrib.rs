@@ -40,6 +40,15 @@ pub const STEPS: &[Step] = &[
     step(&["FusedGemm"], "is Gemm and an activation", fused_gemm),
     step(&["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"], "is a norm of a sum", skip_norm),
     step(&["MatMulIntegerToFloat", "DynamicQuantizeMatMul"], "is MatMulInteger, scaled", scaled_matmul),
+    step(&["Attention"], "is a product, a split and Attention of ai.onnx", contrib_attention::attention),
+    step(&["MultiHeadAttention"], "is Attention of ai.onnx with its masks", contrib_attention::multi_head),
+    step(&["GroupQueryAttention"], "is Attention of ai.onnx over caches that are written", contrib_attention::group_query),
+    step(&["RotaryEmbedding"], "is RotaryEmbedding of ai.onnx", contrib_attention::rotary),
+    step(&["MatMulNBits"], "is MatMul with weights that are unpacked and scaled", contrib_quant::matmul_nbits),
+    step(&["QGemm"], "is MatMulInteger, scaled", contrib_quant::qgemm),
+    step(&["NhwcMaxPool"], "is MaxPool between transpositions", contrib_quant::nhwc_max_pool),
+    step(&["EmbedLayerNormalization"], "is LayerNormalization of a sum of gathered rows", contrib_quant::embed),
+    step(&["DynamicQuantizeLSTM"], "is a Scan over quantised products", contrib_quant::dynamic_lstm),
 ];
 
 fn fused_matmul(r: &mut Raise) -> Result<(), Fault> {
@@ -48,12 +57,15 @@ fn fused_matmul(r: &mut Raise) -> Result<(), Fault> {
     for (i, side) in [(0, "A"), (1, "B")] {
         let (rank, dtype) = (r.tensor(i)?.rank(), r.tensor(i)?.dtype);
         let mut v = r.input(i)?;
-        if r.take::<i64>(&format!("transBatch{side}"))?.unwrap_or(0) != 0 {
-            return Err(fault!("attribute 'transBatch{side}' is not supported"));
+        let mut perm: Vec<i64> = (0..rank as i64).collect();
+        // The first dim is moved to where the rows are, and the others forwards; then rows and columns change places.
+        if r.take::<i64>(&format!("transBatch{side}"))?.unwrap_or(0) != 0 && rank > 2 {
+            perm[..rank - 1].rotate_left(1);
         }
         if r.take::<i64>(&format!("trans{side}"))?.unwrap_or(0) != 0 && rank >= 2 {
-            let mut perm: Vec<i64> = (0..rank as i64).collect();
             perm.swap(rank - 1, rank - 2);
+        }
+        if !perm.is_sorted() {
             v = r.node("Transpose", &[("perm", Attr::Ints(perm))], &[v])?;
         }
         if i == 0 && alpha != 1.0 {

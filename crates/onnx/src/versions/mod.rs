@@ -4,6 +4,8 @@
 //! Versions whose difference is only in the accepted dtypes need no row.
 
 mod contrib;
+mod contrib_attention;
+mod contrib_quant;
 mod steps;
 mod training;
 

@@ -12,6 +12,7 @@ use crate::scalar::{Binary, Scalar, Unary};
 mod integer;
 mod linear;
 mod microsoft;
+mod qonnx;
 
 gaps! {}
 
