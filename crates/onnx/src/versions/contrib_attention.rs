@@ -113,12 +113,20 @@ fn padding_mask(r: &mut Raise, i: usize, key: (Value, Option<Value>), dtype: DTy
     Ok(Some(r.node("Where", &[], &[counts, nothing, filter])?))
 }
 
-/// The sum of two masks that may be absent.
-fn both(r: &mut Raise, a: Option<Value>, b: Option<Value>) -> Result<Option<Value>, Fault> {
-    Ok(match (a, b) {
+/// The sum of two masks that may be absent, with a row for each of the queries `[batch, heads, queries, size]`.
+fn both(r: &mut Raise, a: Option<Value>, b: Option<Value>, query: Value) -> Result<Option<Value>, Fault> {
+    let sum = match (a, b) {
         (Some(a), Some(b)) => Some(r.node("Add", &[], &[a, b])?),
         (a, b) => a.or(b),
-    })
+    };
+    let Some(mask) = sum else { return Ok(None) };
+    if !r.builder.dims(mask)?.get(2).is_some_and(|d| d.is(1)) || r.builder.dims(query)?[2].is(1) {
+        return Ok(Some(mask));
+    }
+    let queries = length_of(r, query, 2)?;
+    let (queries, one) = (unsqueeze(r, queries, &[0])?, r.builder.ints(&[1]));
+    let shape = r.node("Concat", &[("axis", Attr::Int(0))], &[queries, one])?;
+    Ok(Some(r.node("Expand", &[], &[mask, shape])?))
 }
 
 /// The scale as an attribute of Attention; 0 and absent mean its default.
@@ -160,7 +168,7 @@ pub fn attention(r: &mut Raise) -> Result<(), Fault> {
         }
     }
     let mask = padding_mask(r, 3, (qkv[1], past[0]), dtype, filter)?;
-    let mask = both(r, mask, r.optional(5))?;
+    let mask = both(r, mask, r.optional(5), qkv[0])?;
     let mut attrs = scale(r)?;
     attrs.push(("is_causal", Attr::Int(causal)));
     let operands = [Some(qkv[0]), Some(qkv[1]), Some(qkv[2]), mask, past[0], past[1]];
@@ -211,7 +219,7 @@ pub fn multi_head(r: &mut Raise) -> Result<(), Fault> {
     }
     let past = [r.optional(6), r.optional(7)];
     let mask = padding_mask(r, 4, (qkv[1], past[0]), dtype, filter)?;
-    let mask = both(r, mask, r.optional(5))?;
+    let mask = both(r, mask, r.optional(5), qkv[0])?;
     let mut attrs = scale(r)?;
     attrs.push(("is_causal", Attr::Int(causal)));
     let operands = [Some(qkv[0]), Some(qkv[1]), Some(qkv[2]), mask, past[0], past[1]];
