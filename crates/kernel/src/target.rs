@@ -25,6 +25,9 @@ pub struct TargetDesc {
     /// An instruction that adds four products of unsigned with signed bytes to each i32 of a vector, without saturation.
     #[serde(default)]
     pub byte_dot: bool,
+    /// The backend has functions for exp, sin and the like: kernels name them instead of spelling them out as arithmetic.
+    #[serde(default)]
+    pub math_calls: bool,
     /// Bytes of L1 data cache.
     pub l1_bytes: u64,
     /// Bytes of L2 cache of one core.

@@ -24,6 +24,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         vector_registers,
         fma,
         byte_dot: false,
+        math_calls: false,
         l1_bytes: 32 << 10,
         l2_bytes: 512 << 10,
         l3_bytes: 4 << 20,

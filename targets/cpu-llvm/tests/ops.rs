@@ -2,166 +2,28 @@
 
 mod support;
 
-use infc_ir::dtype::Class;
-use infc_ir::scalar::{Binary, Unary};
-use infc_ir::{DType, Expr, Scalar, eval};
 use infc_kernel::backend::Backend;
-use infc_kernel::loops::{Access, LoopKind, Space, Stmt};
+use infc_test_kernels::operations::{Case, cases};
 use support::*;
 
-fn dtypes() -> impl Iterator<Item = DType> {
-    DType::ALL.iter().copied().filter(|d| !matches!(d.class(), Class::Complex | Class::Text))
-}
-
-/// All but the powers of two, whose rounding is by exponent: only conversions of them are defined.
-fn arithmetic() -> impl Iterator<Item = DType> {
-    dtypes().filter(|&d| d != DType::F8E8M0)
-}
-
-/// Edge values of a dtype, as `eval` holds them.
-fn edges(dtype: DType) -> Vec<u64> {
-    let mut all: Vec<u64> = match dtype.int_range() {
-        None => {
-            let inf = f64::INFINITY;
-            let plain = [0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 3.0, 7.25, -0.3, 1e-3, 127.5, 300.0, -32769.5, 65519.0];
-            let extreme = [65504.0, 3e9, 1e19, -1e19, 1e38, 1e-38, 1e-40, 1.4e-45, 3.4e38, 1e308, 5e-324, inf, -inf, f64::NAN];
-            plain.iter().chain(&extreme).map(|&v| eval::round_float(dtype, v).to_bits()).collect()
-        }
-        Some((lo, hi)) => {
-            let near = [lo, lo + 1, hi, hi - 1, 0, 1, 2, 3, 5, 7, 8, 31, 32, 63, 64, 100, -1, -2, -3, -7, -100];
-            near.iter().map(|&v| eval::wrap_int(dtype, v as i64) as u64).collect()
-        }
-    };
-    all.dedup();
-    all
-}
-
-/// Runs `outputs` (over `i0`, reading sources 0..) on the input columns, as a serial loop and as a masked vector loop.
-fn check(inputs: &[(DType, Vec<u64>)], outputs: &[Scalar]) {
-    let n = inputs[0].1.len();
-    let dims = [Expr::int(n as i64)];
-    let mut buffers: Vec<_> = inputs.iter().map(|(d, _)| buffer("in", *d, &dims, Space::Global, Access::Read)).collect();
-    buffers.extend(outputs.iter().map(|s| buffer("out", s.dtype(), &dims, Space::Global, Access::Write)));
-    let stores = |e: Expr| -> Vec<Stmt> {
-        let at = |s: Scalar| s.subst(&[e]);
-        outputs.iter().enumerate().map(|(o, &s)| store((inputs.len() + o) as u32, &[e], at(s))).collect()
-    };
-    let (i, lane) = (Expr::var(1), Expr::var(2));
-    let serial = vec![each(1, n, LoopKind::Serial, stores(i))];
-    let e = i * 8 + lane;
-    let masked = Stmt::If { cond: Scalar::index(e).lt(Scalar::index(n)), then: stores(e), otherwise: vec![] };
-    let vector = vec![each(1, n.div_ceil(8), LoopKind::Serial, vec![each(2, 8, LoopKind::Vector, vec![masked])])];
-    let kernels = [kernel(buffers.clone(), &[], serial), kernel(buffers, &[], vector)];
+fn check(case: &Case) {
     for llvm in hosts() {
-        let code = llvm.emit(&kernels).unwrap_or_else(|e| panic!("{e}"));
+        let code = llvm.emit(&case.kernels()).unwrap_or_else(|e| panic!("{e}"));
         for (k, form) in ["scalar", "vector"].iter().enumerate() {
-            let mut memories: Vec<Vec<u8>> = inputs.iter().map(|(d, v)| memory(*d, v)).collect();
-            memories.extend(outputs.iter().map(|s| vec![0xcc; n * s.dtype().bytes()]));
+            let mut memories = case.buffers();
             assert_eq!(call(&code, k, &mut memories, &[], 1), 0);
-            for (o, s) in outputs.iter().enumerate() {
-                let got = values(s.dtype(), &memories[inputs.len() + o]);
-                for row in 0..n {
-                    let mut read = |source: u32, _: &[i64], _| inputs[source as usize].1[row];
-                    let want = eval::scalar(*s, &|_| Some(row as i64), &mut read, &|_| 0);
-                    let operands: Vec<String> = inputs.iter().map(|(d, v)| show(*d, v[row])).collect();
-                    assert!(
-                        same(s.dtype(), got[row], want),
-                        "{} {form}: {s} of ({}) is {}, want {}",
-                        llvm.target().name,
-                        operands.join(", "),
-                        show(s.dtype(), got[row]),
-                        show(s.dtype(), want)
-                    );
-                }
-            }
+            assert_eq!(case.difference(&memories), None, "{} {form}", llvm.target().name);
         }
     }
 }
 
-fn x(dtype: DType, source: usize) -> Scalar {
-    Scalar::read_at(dtype, source, &[Expr::var(0)])
-}
-
 #[test]
-fn unary_operators() {
-    use Unary::*;
-    let plain = [Neg, Abs, Sign, Not, Floor, Ceil, Trunc, Round, Sqrt, IsNan, IsInf];
-    for d in arithmetic() {
-        let ops: Vec<Scalar> = plain
-            .iter()
-            .filter(|&&op| !(op == Sqrt && d.int_range().is_some_and(|(lo, _)| lo < 0) && d.bits() < 8))
-            .map(|&op| Scalar::unary(op, x(d, 0)))
-            .collect();
-        check(&[(d, edges(d))], &ops);
-    }
-}
-
-#[test]
-fn binary_operators() {
-    for d in arithmetic() {
-        let bitwise = |op: &Binary| matches!(op, Binary::And | Binary::Or | Binary::Xor | Binary::Shl | Binary::Shr);
-        let ops: Vec<Scalar> = Binary::ALL
-            .iter()
-            .filter(|op| !(**op == Binary::Atan2 || d.is_float() && (bitwise(op) || **op == Binary::Pow)))
-            .map(|&op| Scalar::binary(op, x(d, 0), x(d, 1)))
-            .collect();
-        let e = edges(d);
-        let pairs: Vec<(u64, u64)> = e.iter().flat_map(|&a| e.iter().map(move |&b| (a, b))).collect();
-        check(&[(d, pairs.iter().map(|p| p.0).collect()), (d, pairs.iter().map(|p| p.1).collect())], &ops);
-    }
-}
-
-#[test]
-fn minimum_and_maximum_with_constants() {
-    for d in [DType::F32, DType::F64, DType::F16] {
-        let ops: Vec<Scalar> = [0.0, -0.0, 6.0, -1.0, f64::INFINITY, f64::NAN]
-            .iter()
-            .flat_map(|&c| [x(d, 0).min(Scalar::float(d, c)), Scalar::float(d, c).max(x(d, 0))])
-            .collect();
-        check(&[(d, edges(d))], &ops);
-    }
-}
-
-#[test]
-fn casts() {
-    for from in dtypes() {
-        let mut ops: Vec<Scalar> = dtypes().filter(|&to| to != from).map(|to| x(from, 0).cast(to)).collect();
-        ops.extend(dtypes().filter(|to| *to != from && to.bytes() == from.bytes()).map(|to| x(from, 0).bitcast(to)));
-        check(&[(from, edges(from))], &ops);
-    }
-}
-
-#[test]
-fn ties_of_f64_to_narrow_floats_round_once() {
-    let near = |v: f64| [v, v * (1.0 + 1e-14), v * (1.0 - 1e-14)].map(f64::to_bits);
-    let values: Vec<u64> = [1.00048828125, 1.00390625, 65520.0, 2f64.powi(-25), 2f64.powi(-134), 1.0625, 0.5, 2f64.powi(-10)]
-        .iter()
-        .flat_map(|&v| near(v))
-        .collect();
-    let ops: Vec<Scalar> = dtypes().filter(|d| d.is_float() && *d != DType::F64).map(|d| x(DType::F64, 0).cast(d)).collect();
-    check(&[(DType::F64, values)], &ops);
-}
-
-#[test]
-fn fma_rounds_once() {
-    for d in arithmetic().filter(|&d| d != DType::F64) {
-        let e = edges(d);
-        let triples: Vec<[u64; 3]> =
-            e.iter().flat_map(|&a| e.iter().step_by(2).flat_map(move |&b| [0u64, a, b].map(|c| [a, b, c]))).collect();
-        let column = |i: usize| (d, triples.iter().map(|t| t[i]).collect::<Vec<_>>());
-        check(&[column(0), column(1), column(2)], &[Scalar::fma(x(d, 0), x(d, 1), x(d, 2))]);
-    }
-}
-
-#[test]
-fn selects() {
-    let d = DType::F32;
-    let zero = Scalar::float(d, 0.0);
-    let ops = [
-        Scalar::select(zero.lt(x(d, 0)), x(d, 0), zero),
-        Scalar::select(x(d, 0).eq_to(x(d, 1)), x(d, 1) + x(d, 0), x(d, 0) * x(d, 0)),
-    ];
-    let e = edges(d);
-    let reversed: Vec<u64> = e.iter().rev().copied().collect();
-    check(&[(d, e), (d, reversed)], &ops);
+fn operations_on_edge_values() {
+    let cases = cases();
+    // Two threads: each case is compiled for three machines.
+    let (even, odd): (Vec<_>, Vec<_>) = cases.iter().enumerate().partition(|(i, _)| i % 2 == 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| even.iter().for_each(|(_, c)| check(c)));
+        odd.iter().for_each(|(_, c)| check(c));
+    });
 }

@@ -1,7 +1,7 @@
 //! The border builder: writes the fill value around a tensor that keeps a border for its readers.
 
 use super::{Nest, Operand, for_each};
-use crate::loops::{Access, Kernel, LoopKind, Stmt};
+use crate::loops::{Access, Axes, Kernel, LoopKind, Stmt};
 use infc_ir::Expr;
 use infc_ir::expr::Node;
 use infc_ir::scalar::Scalar;
@@ -51,6 +51,14 @@ pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar) -> Ne
         });
     });
     let symbols = symbols.into_iter().collect();
-    let kernel = Kernel { name: name.to_owned(), buffers: vec![buffer], symbols, tasks: Expr::int(1), task: 0, body };
+    let kernel = Kernel {
+        name: name.to_owned(),
+        buffers: vec![buffer],
+        symbols,
+        tasks: Expr::int(1),
+        task: 0,
+        body,
+        axes: Axes::default(),
+    };
     Nest { kernel, sources: vec![], packed: vec![] }
 }

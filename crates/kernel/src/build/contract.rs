@@ -228,7 +228,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
     let (m_block, n_block) = (place[batch.len()], place[batch.len() + 1]);
     let mut axes = vec![Expr::int(0); rank];
     batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
-    let n_tile = cx.var();
+    let n_tile = cx.var("n_tile");
     let m_block = m_block * p.mc as i64;
     let n0 = n_block * p.nc as i64 + n_tile * nr;
     let source = vector_source(cx, c, p, b);
@@ -311,7 +311,7 @@ impl Tile<'_> {
 
     /// All row tiles of one column tile. `tail`: the last columns are missing.
     fn column(&mut self, cx: &mut Cx, tail: bool) -> Vec<Stmt> {
-        let m_tile = cx.var();
+        let m_tile = cx.var("m_tile");
         self.m_tile = m_tile;
         self.m0 = self.m_block + m_tile * self.p.mr as i64;
         let mut body = vec![];
@@ -347,8 +347,8 @@ impl Tile<'_> {
     }
 
     fn fill_panel(&self, cx: &mut Cx, panel: u32, tail: bool) -> Stmt {
-        let k: Vec<Expr> = self.k_axes().iter().map(|_| cx.var()).collect();
-        let lane = cx.var();
+        let k = cx.vars(&["k"], self.k_axes().len());
+        let lane = cx.var("n");
         let at: Vec<Expr> = k.iter().copied().chain([lane]).collect();
         let store = cx.put(panel, &at, self.b_at(&k, self.n0 + lane, tail));
         let mut nest = for_each(lane, Expr::from(self.p.nr), LoopKind::Vector, vec![store]);
@@ -406,14 +406,14 @@ impl Tile<'_> {
         let (mr, nr) = (Expr::from(self.p.mr), Expr::from(self.p.nr));
         let dtype = self.c.reduction.as_ref().expect("a contraction reduces").body.dtype();
         let acc = cx.scratch("acc", dtype, &[self.p.mr, self.p.nr], Space::Reg);
-        let two = |cx: &mut Cx| (cx.var(), cx.var());
+        let two = |cx: &mut Cx| (cx.var("m"), cx.var("n"));
         let each =
             |i: Expr, v: Expr, body: Vec<Stmt>| for_each(i, mr, LoopKind::Unroll, vec![for_each(v, nr, LoopKind::Vector, body)]);
         let (i, v) = two(cx);
         let clear = each(i, v, vec![cx.put(acc, &[i, v], Scalar::number(dtype, 0.0))]);
 
         let (i, v) = two(cx);
-        let k: Vec<Expr> = self.k_axes().iter().map(|_| cx.var()).collect();
+        let k = cx.vars(&["k"], self.k_axes().len());
         let row = rows::named(self.p.row).expect("a plan names a row of the table");
         let group = row.depth as i64;
         let (left, right): (Vec<Scalar>, Vec<Scalar>) =

@@ -26,7 +26,7 @@ pub fn build(cx: &mut Cx, c: &Compute, plan: &Elementwise) {
     for (&a, &v) in outer.iter().zip(&chunk.values) {
         axes[a] = v;
     }
-    let (row_block, block) = (cx.var(), cx.var());
+    let (row_block, block) = (cx.var("rows"), cx.var(if plan.lanes == 1 { "column" } else { "block" }));
     let rows = jammed.map(|axis| Rows { axis, start: row_block * plan.jam as i64, count: plan.jam });
     let extent = c.dims[inner];
     let lanes = plan.lanes as i64;
@@ -67,7 +67,7 @@ fn mask(masked: bool, position: Expr, extent: Expr, body: Vec<Stmt>) -> Vec<Stmt
 
 /// One vector of elements.
 fn vector(cx: &mut Cx, c: &Compute, axes: &[Expr], (inner, block): (usize, Expr), lanes: usize, masked: bool) -> Stmt {
-    let lane = cx.var();
+    let lane = cx.var("lane");
     let mut axes = axes.to_vec();
     axes[inner] = block * lanes as i64 + lane;
     let body = element(cx, c, &axes, lanes, lane);
@@ -89,7 +89,7 @@ fn jammed_tile(
     let extent = c.dims[rows.axis];
     let whole = extent.known().is_some_and(|e| e % rows.count as i64 == 0);
     let each = |cx: &mut Cx, make: &dyn Fn(&mut Cx, Expr, Expr, &[Expr]) -> Vec<Stmt>| {
-        let (row, lane) = (cx.var(), cx.var());
+        let (row, lane) = (cx.var("row"), cx.var("lane"));
         let mut axes = axes.to_vec();
         axes[inner] = block * lanes as i64 + lane;
         let position = rows.start + row;
@@ -99,7 +99,7 @@ fn jammed_tile(
         for_each(row, Expr::from(rows.count), LoopKind::Unroll, mask(!whole, position, extent, vec![vectors]))
     };
     let clear = each(cx, &|cx, row, lane, _| vec![cx.put(acc, &[row, lane], r.kind.identity(r.body.dtype()))]);
-    let steps: Vec<Expr> = r.axes.iter().map(|_| cx.var()).collect();
+    let steps = cx.vars(&["k"], r.axes.len());
     let mut sum = each(cx, &|cx, row, lane, axes| {
         let all: Vec<Expr> = axes.iter().chain(&steps).copied().collect();
         let next = accumulate(r.kind, cx.at(acc, &[row, lane]), r.body.subst(&all), cx.target.fma);
@@ -116,7 +116,7 @@ fn jammed_tile(
 
 /// A tensor without axes.
 fn scalar(cx: &mut Cx, c: &Compute) {
-    let lane = cx.var();
+    let lane = cx.var("lane");
     let body = element(cx, c, &[], 1, lane);
     cx.body = vec![for_each(lane, Expr::int(1), LoopKind::Serial, body)];
 }
@@ -126,7 +126,7 @@ fn element(cx: &mut Cx, c: &Compute, axes: &[Expr], lanes: usize, lane: Expr) ->
     let Some(r) = &c.reduction else {
         return vec![cx.store_out(axes, c.value.subst(axes))];
     };
-    let inner: Vec<Expr> = r.axes.iter().map(|_| cx.var()).collect();
+    let inner = cx.vars(&["k"], r.axes.len());
     let all: Vec<Expr> = axes.iter().chain(&inner).copied().collect();
     let value = r.body.subst(&all);
     let nest = |mut body: Vec<Stmt>| {

@@ -13,14 +13,14 @@ pub mod select;
 pub mod serial;
 pub mod sort;
 
-use crate::loops::{Access, Buffer, Kernel, LoopKind, Space, Stmt};
+use crate::loops::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
 use crate::plan::Plan;
 use crate::target::TargetDesc;
 use infc_ir::compute::{Reducer, Step, simplify_scalar};
 use infc_ir::expr::{Node, Ranges};
 use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr, Tensor};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A tensor as a kernel sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +90,7 @@ pub struct Cx<'a> {
     shifts: Vec<Vec<i64>>,
     packed: Vec<Packed>,
     vars: u32,
+    axes: BTreeMap<u32, &'static str>,
     locals: u32,
     /// Number of tasks.
     pub tasks: Expr,
@@ -109,19 +110,25 @@ impl<'a> Cx<'a> {
             shifts: operands.iter().map(|o| o.shift.clone()).collect(),
             packed: vec![],
             vars: 0,
+            axes: BTreeMap::new(),
             locals: 0,
             tasks: Expr::int(1),
             task: Expr::int(0),
             body: vec![],
             ranges: Ranges::default(),
         };
-        cx.task = cx.var();
+        cx.task = cx.var("task");
         cx
     }
-    /// A new loop variable.
-    pub fn var(&mut self) -> Expr {
+    /// A new loop variable; people know it by this name.
+    pub fn var(&mut self, name: &'static str) -> Expr {
+        self.axes.insert(self.vars, name);
         self.vars += 1;
         Expr::var(self.vars as usize - 1)
+    }
+    /// New loop variables for as many axes.
+    pub fn vars(&mut self, names: &[&'static str], axes: usize) -> Vec<Expr> {
+        (0..axes).map(|k| self.var(names[k.min(names.len() - 1)])).collect()
     }
     /// A new local number.
     pub fn local(&mut self) -> u32 {
@@ -171,7 +178,7 @@ impl<'a> Cx<'a> {
         let mut body = std::mem::take(&mut self.body);
         self.ranges.extent(0, self.tasks);
         let mut ranges = self.ranges.clone();
-        physical(&mut body, &self.buffers, &self.shifts, &mut ranges, self.target.fma);
+        physical(&mut body, &self.buffers, &self.shifts, &mut ranges, self.target);
         let out = self.out() as usize;
         let mut used = BTreeSet::new();
         each_scalar(&body, &mut |s| {
@@ -201,7 +208,7 @@ impl<'a> Cx<'a> {
             Node::Var(v) => *v,
             _ => 0,
         };
-        let kernel = Kernel { name: name.to_owned(), buffers, symbols, tasks: self.tasks, task, body };
+        let kernel = Kernel { name: name.to_owned(), buffers, symbols, tasks: self.tasks, task, body, axes: Axes(self.axes) };
         let packed = self.packed.into_iter().filter(|p| sources.contains(&p.source)).collect();
         Nest { kernel, sources, packed }
     }
@@ -251,7 +258,7 @@ fn each_scalar(body: &[Stmt], see: &mut dyn FnMut(Scalar)) {
 }
 
 /// Turns logical indices into physical ones and simplifies with the ranges of the loops around.
-fn physical(body: &mut [Stmt], buffers: &[Buffer], shifts: &[Vec<i64>], ranges: &mut Ranges, fma: bool) {
+fn physical(body: &mut [Stmt], buffers: &[Buffer], shifts: &[Vec<i64>], ranges: &mut Ranges, target: &TargetDesc) {
     let fix = |s: Scalar, ranges: &Ranges| {
         let s = s.rewrite(&mut |n| match n.kind() {
             Kind::Read { source, index, guard } => {
@@ -260,17 +267,18 @@ fn physical(body: &mut [Stmt], buffers: &[Buffer], shifts: &[Vec<i64>], ranges: 
             }
             _ => n,
         });
-        crate::math::lower(simplify_scalar(s, ranges), fma)
+        let s = simplify_scalar(s, ranges);
+        if target.math_calls { s } else { crate::math::lower(s, target.fma) }
     };
     for s in body {
         match s {
             Stmt::For { var, extent, body, .. } => {
                 ranges.extent(*var, *extent);
-                physical(body, buffers, shifts, ranges, fma);
+                physical(body, buffers, shifts, ranges, target);
             }
             Stmt::While { cond, body } => {
                 *cond = fix(*cond, ranges);
-                physical(body, buffers, shifts, ranges, fma);
+                physical(body, buffers, shifts, ranges, target);
             }
             Stmt::Let { value, .. } => *value = fix(*value, ranges),
             Stmt::Store { buffer, index, value } => {
@@ -283,8 +291,8 @@ fn physical(body: &mut [Stmt], buffers: &[Buffer], shifts: &[Vec<i64>], ranges: 
             Stmt::Alloc { .. } => {}
             Stmt::If { cond, then, otherwise } => {
                 *cond = fix(*cond, ranges);
-                physical(then, buffers, shifts, ranges, fma);
-                physical(otherwise, buffers, shifts, ranges, fma);
+                physical(then, buffers, shifts, ranges, target);
+                physical(otherwise, buffers, shifts, ranges, target);
             }
             Stmt::Check { cond, .. } => *cond = fix(*cond, ranges),
         }
@@ -402,7 +410,7 @@ impl Cx<'_> {
         let total = Expr::product(dims.iter().copied());
         let chunk = Expr::from(chunk);
         self.tasks = total.div_ceil(chunk);
-        let loop_var = self.var();
+        let loop_var = self.var("row");
         let flat = self.task * chunk + loop_var;
         Chunk { values: Expr::delinearise(flat, dims), loop_var, chunk, flat, total }
     }

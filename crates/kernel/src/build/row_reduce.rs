@@ -16,10 +16,10 @@ pub fn build(cx: &mut Cx, c: &Compute, plan: &RowReduce) {
     let dtype = r.body.dtype();
     let acc = cx.scratch("acc", dtype, &[lanes], Space::Reg);
     let extent = *r.axes.last().expect("a reduction has axes");
-    let outer: Vec<Expr> = r.axes[..r.axes.len() - 1].iter().map(|_| cx.var()).collect();
-    let block = cx.var();
+    let outer = cx.vars(&["k"], r.axes.len() - 1);
+    let block = cx.var("block");
     let update = |cx: &mut Cx, masked: bool| {
-        let lane = cx.var();
+        let lane = cx.var("lane");
         let position = block * lanes as i64 + lane;
         let all: Vec<Expr> = chunk.values.iter().chain(&outer).copied().chain([position]).collect();
         let next = accumulate(r.kind, cx.at(acc, &[lane]), r.body.subst(&all), cx.target.fma);
@@ -45,7 +45,7 @@ pub fn build(cx: &mut Cx, c: &Compute, plan: &RowReduce) {
     for (&v, &e) in outer.iter().zip(&r.axes).rev() {
         nest = for_each(v, e, LoopKind::Serial, vec![nest]);
     }
-    let lane = cx.var();
+    let lane = cx.var("lane");
     let clear = vec![cx.put(acc, &[lane], r.kind.identity(dtype))];
     let mut body = vec![Stmt::Alloc { buffer: acc }, for_each(lane, Expr::from(lanes), LoopKind::Vector, clear), nest];
     let mut partial: Vec<Scalar> = (0..lanes).map(|l| cx.at(acc, &[Expr::from(l)])).collect();

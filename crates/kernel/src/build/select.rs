@@ -12,7 +12,7 @@ use infc_ir::{DType, Expr};
 pub fn filter(cx: &mut Cx, f: &Filter) {
     let zero = [Expr::int(0)];
     let count = cx.scratch("count", DType::I64, &[1], Space::Reg);
-    let axes: Vec<Expr> = f.over.iter().map(|_| cx.var()).collect();
+    let axes = cx.vars(&["i", "j"], f.over.len());
     let position = axes.iter().zip(&f.over).fold(Expr::int(0), |sum, (&v, &d)| sum * d + v);
     let next = cx.at(count, &zero) + Scalar::index(1);
     let then =

@@ -16,10 +16,10 @@ pub fn nest(vars: &[Expr], dims: &[Expr], mut body: Vec<Stmt>) -> Vec<Stmt> {
 
 /// One task: the base everywhere, then the updates in order.
 pub fn scatter(cx: &mut Cx, s: &Scatter) {
-    let axes: Vec<Expr> = s.dims.iter().map(|_| cx.var()).collect();
+    let axes = cx.vars(&["i", "j"], s.dims.len());
     let base = vec![cx.store_out(&axes, s.base.subst(&axes))];
     let mut body = nest(&axes, &s.dims, base);
-    let axes: Vec<Expr> = s.updates.iter().map(|_| cx.var()).collect();
+    let axes = cx.vars(&["update", "i"], s.updates.len());
     let index: Vec<Scalar> = s.index.iter().map(|i| i.subst(&axes)).collect();
     let value = s.value.subst(&axes);
     let value = match s.combine {
@@ -38,7 +38,7 @@ pub fn prefix(cx: &mut Cx, p: &Prefix) {
     let chunk = cx.chunked(&dims, 1);
     let acc = cx.scratch("acc", p.body.dtype(), &[1], Space::Reg);
     let zero = [Expr::int(0)];
-    let step = cx.var();
+    let step = cx.var("step");
     let mut axes = vec![Expr::int(0); p.dims.len()];
     for (&a, &v) in others.iter().zip(&chunk.values) {
         axes[a] = v;

@@ -24,7 +24,7 @@ pub fn build(cx: &mut Cx, s: &Sort) {
     if k.is(0) {
         return;
     }
-    let (fill, make, rest, take) = (cx.var(), cx.var(), cx.var(), cx.var());
+    let (fill, make, rest, take) = (cx.var("fill"), cx.var("make"), cx.var("rest"), cx.var("take"));
     let mut body = vec![Stmt::Alloc { buffer: line.place }, Stmt::Alloc { buffer: line.child }];
     if !s.parts.is_empty() {
         body.push(Stmt::Alloc { buffer: line.order });
@@ -96,7 +96,7 @@ impl Line<'_> {
         }
         let at = [Expr::int(0)];
         let number = Scalar::index;
-        let parts: Vec<Expr> = self.s.parts.iter().map(|_| cx.var()).collect();
+        let parts = cx.vars(&["part"], self.s.parts.len());
         let (x, y) = (self.key(a, &parts), self.key(b, &parts));
         let found = Scalar::select(
             less(x, y),

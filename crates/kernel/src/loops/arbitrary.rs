@@ -1,6 +1,6 @@
 //! Random kernels for the tests of this level: they pass the verifier, but may leave buffers at run time.
 
-use super::{Access, Buffer, Kernel, LoopKind, Space, Stmt};
+use super::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
 use infc_ir::scalar::{Binary, Unary};
 use infc_ir::{DType, Expr, Scalar};
 use proptest::prelude::*;
@@ -166,6 +166,14 @@ pub fn any_kernel() -> impl Strategy<Value = Kernel> {
         let body = Numbers { vars: 0, locals: 0 }.body(body, &[0]);
         let alloc = [3, 4].map(|buffer| Stmt::Alloc { buffer });
         let body = alloc.into_iter().chain(body).collect();
-        Kernel { name: "any".into(), buffers: buffers(), symbols: vec!["n"], tasks: Expr::int(2), task: 0, body }
+        Kernel {
+            name: "any".into(),
+            buffers: buffers(),
+            symbols: vec!["n"],
+            tasks: Expr::int(2),
+            task: 0,
+            body,
+            axes: Axes::default(),
+        }
     })
 }

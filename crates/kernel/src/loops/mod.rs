@@ -18,6 +18,7 @@ pub mod text;
 pub mod verify;
 
 use infc_ir::{DType, Expr, Scalar};
+use std::collections::BTreeMap;
 
 /// One kernel.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +35,25 @@ pub struct Kernel {
     pub task: u32,
     /// The statements of one task.
     pub body: Vec<Stmt>,
+    /// Names of its loop variables, where there are any.
+    pub axes: Axes,
+}
+
+/// Readable names of loop variables, for backends that print text for people. No part of a kernel's identity, nor of its text
+/// form: all of them are equal.
+#[derive(Clone, Default)]
+pub struct Axes(pub BTreeMap<u32, &'static str>);
+
+impl PartialEq for Axes {
+    fn eq(&self, _: &Axes) -> bool {
+        true
+    }
+}
+
+impl std::fmt::Debug for Axes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("_")
+    }
 }
 
 /// A buffer of a kernel.
