@@ -7,6 +7,7 @@
 //! Each link is taken as right if what comes out of it is. Passes are halved by number and then by rewrite; the lowered program
 //! by cutting the graph after a node; kernels are replayed one by one, with what the loop interpreter has in memory.
 
+use crate::c_engine::CEngine;
 use crate::compare::{self, Tolerance};
 use crate::compile::Options;
 use crate::engine::{Backend, Engine, Native};
@@ -63,6 +64,7 @@ pub fn find(
     options: &Options,
     allowed: Tolerance,
 ) -> Result<Option<Finding>, Problems> {
+    let options = &if backend == Backend::C { crate::engine::c_options(options) } else { options.clone() };
     let lower = |g: &Graph| program::lower(g, &options.target, &vec![]);
     let emit = |kernels: &[Kernel]| crate::target::backend(&options.target)?.emit(kernels);
     find_with(graph, inputs, stored, backend, &Chain { options, lower: &lower, emit: &emit, allowed })
@@ -95,9 +97,7 @@ pub fn find_with(
     let optimised = passes.run(passes.count(), None)?.0;
     match backend {
         Backend::Interp | Backend::Passes => Ok(None),
-        Backend::Loops => Cuts::new(&optimised, inputs, chain, false)?.find(),
-        #[cfg(feature = "llvm")]
-        Backend::Llvm => Cuts::new(&optimised, inputs, chain, true)?.find(),
+        last => Cuts::new(&optimised, inputs, chain, last)?.find(),
     }
 }
 
@@ -181,21 +181,21 @@ struct Cuts<'a> {
     graph: &'a Graph,
     inputs: &'a [Item],
     chain: &'a Chain<'a>,
-    /// Machine code, else the loop interpreter.
-    native: bool,
+    /// The last link: the loop interpreter, machine code or C.
+    last: Backend,
     /// The nodes whose results are tensors, with what the interpreter gives.
     nodes: Vec<(Node, Vec<Item>)>,
     outputs: Vec<Item>,
 }
 
 impl<'a> Cuts<'a> {
-    fn new(graph: &'a Graph, inputs: &'a [Item], chain: &'a Chain<'a>, native: bool) -> Result<Cuts<'a>, Problems> {
+    fn new(graph: &'a Graph, inputs: &'a [Item], chain: &'a Chain<'a>, last: Backend) -> Result<Cuts<'a>, Problems> {
         let mut seen: HashMap<Node, Vec<Item>> = HashMap::new();
         let outputs = interp::run_with(graph, inputs, &mut |n, items| drop(seen.insert(n, items.to_vec())))?;
         let tensors = |n: &Node| graph.node(*n).outputs.iter().all(|&v| matches!(graph.ty(v), Type::Tensor(_)));
         let main = graph.region(Graph::MAIN).nodes.iter().copied().filter(tensors);
         let nodes = main.filter_map(|n| Some((n, seen.remove(&n)?))).collect();
-        Ok(Cuts { graph, inputs, chain, native, nodes, outputs })
+        Ok(Cuts { graph, inputs, chain, last, nodes, outputs })
     }
 
     /// The graph that ends after the first `count` nodes, with what it should give; the whole graph if that is more than there are.
@@ -214,11 +214,18 @@ impl<'a> Cuts<'a> {
     }
 
     fn fault(&self, count: usize) -> Option<String> {
+        self.fault_of(count, self.last)
+    }
+
+    /// What is wrong with a cut as this link runs it.
+    fn fault_of(&self, count: usize, link: Backend) -> Option<String> {
         let outcome = self.cut(count).and_then(|(graph, want)| {
             let lowered = (self.chain.lower)(&graph)?;
-            let got = match self.native {
-                true => native(lowered, self.chain)?.run(self.inputs)?,
-                false => Loops::new(lowered).run(self.inputs)?,
+            let got = match link {
+                Backend::Interp | Backend::Passes | Backend::Loops => Loops::new(lowered).run(self.inputs)?,
+                #[cfg(feature = "llvm")]
+                Backend::Llvm => native(lowered, self.chain)?.run(self.inputs)?,
+                Backend::C => CEngine::new(lowered).run(self.inputs)?,
             };
             Ok(differ(&graph, &got, want, self.chain.allowed).map(|d| d.1))
         });
@@ -234,9 +241,12 @@ impl<'a> Cuts<'a> {
             None => "the whole model (each node by itself is right)".to_owned(),
         };
         let detail = self.fault(count).unwrap_or(whole);
-        let (links, kernel) = match self.native {
-            true => self.kernel(count).unwrap_or_else(|problems| (("passes", "llvm"), format!(" ({problems})"))),
-            false => (("passes", "loops"), String::new()),
+        let (links, kernel) = match self.last {
+            Backend::Interp | Backend::Passes | Backend::Loops => (("passes", "loops"), String::new()),
+            #[cfg(feature = "llvm")]
+            Backend::Llvm => self.kernel(count).unwrap_or_else(|problems| (("passes", "llvm"), format!(" ({problems})"))),
+            Backend::C if self.fault_of(count, Backend::Loops).is_some() => (("passes", "loops"), String::new()),
+            Backend::C => (("loops", "c"), String::new()),
         };
         Ok(Some(Finding { links, place: format!("{node}{kernel}"), detail }))
     }

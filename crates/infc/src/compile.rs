@@ -17,6 +17,8 @@ pub struct Options {
     pub target: TargetDesc,
     /// Values of symbolic dims.
     pub dims: Vec<(String, i64)>,
+    /// The largest values of symbolic dims that stay open, for containers with memory of fixed size.
+    pub bounds: Vec<(String, i64)>,
     /// Pairs (output, input) of which the output of one run is the input of the next.
     pub states: Vec<(String, String)>,
     /// Threads of a session that is not told how many; 0 is one for each CPU. Without it, one.
@@ -32,7 +34,7 @@ impl Options {
     }
     /// For a machine.
     pub fn for_target(target: TargetDesc) -> Options {
-        Options { target, dims: vec![], states: vec![], threads: None, passes: infc_passes::Options::default() }
+        Options { target, dims: vec![], bounds: vec![], states: vec![], threads: None, passes: infc_passes::Options::default() }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The links of the chain as things that run a model: each gives the same outputs for the same inputs, by its class.
 
+use crate::c_engine::CEngine;
 use crate::compile::{self, Options};
 use crate::loops_engine::Loops;
 use infc_artifact::program::HostType;
@@ -22,6 +23,8 @@ pub enum Backend {
     /// Machine code by LLVM, loaded from the bytes of the artifact.
     #[cfg(feature = "llvm")]
     Llvm,
+    /// C code, compiled by the system's C compiler. Where the target is none of the C backend's, its first machine is taken.
+    C,
 }
 
 impl Backend {
@@ -32,6 +35,7 @@ impl Backend {
         Backend::Loops,
         #[cfg(feature = "llvm")]
         Backend::Llvm,
+        Backend::C,
     ];
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -41,6 +45,7 @@ impl Backend {
             Backend::Loops => "loops",
             #[cfg(feature = "llvm")]
             Backend::Llvm => "llvm",
+            Backend::C => "c",
         }
     }
     /// What it is, in a sentence.
@@ -51,6 +56,7 @@ impl Backend {
             Backend::Loops => "the loop interpreter on the lowered program (slow)",
             #[cfg(feature = "llvm")]
             Backend::Llvm => "machine code by LLVM, loaded from the bytes of the artifact",
+            Backend::C => "C code, compiled by the system's C compiler (CC, CFLAGS), called through its header",
         }
     }
     /// The one of that name.
@@ -81,7 +87,14 @@ pub fn prepare(graph: Graph, backend: Backend, options: &Options) -> Result<Box<
             let model = Model::from_bytes(&artifact).map_err(|e| Problems::one("the artifact just made", e.to_string(), ""))?;
             Box::new(Native::new(model, infc_runtime::Options::default())?)
         }
+        Backend::C => Box::new(CEngine::new(compile::lower(graph, &c_options(options))?)),
     })
+}
+
+/// The options with a machine of the C backend.
+pub fn c_options(options: &Options) -> Options {
+    let target = if options.target.backend == "c" { options.target.clone() } else { infc_c::default_machine() };
+    Options { target, ..options.clone() }
 }
 
 struct Interp(Graph);

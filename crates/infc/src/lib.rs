@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bisect;
+pub mod c_engine;
 pub mod cases;
 pub mod compare;
 pub mod compile;

@@ -115,7 +115,8 @@ impl Loops {
     }
 }
 
-fn check_inputs(program: &Program, inputs: &[Item]) -> Result<(), Problems> {
+/// The inputs must have the right kinds, dtypes and ranks.
+pub(crate) fn check_inputs(program: &Program, inputs: &[Item]) -> Result<(), Problems> {
     if inputs.len() != program.inputs.len() {
         let message = format!("the model has {} inputs, {} are given", program.inputs.len(), inputs.len());
         return Err(Problems::one("inputs", message, "give one value for each input"));
@@ -140,7 +141,7 @@ fn check_inputs(program: &Program, inputs: &[Item]) -> Result<(), Problems> {
 }
 
 /// Values of the symbols; those that steps set are 0. All dims of the inputs must agree with them.
-fn bind(program: &Program, inputs: &[Item]) -> Result<Vec<i64>, Problems> {
+pub(crate) fn bind(program: &Program, inputs: &[Item]) -> Result<Vec<i64>, Problems> {
     let dims = |item: &Item| item.as_tensor().map_or(vec![], |t| t.dims.clone());
     let symbols: Vec<i64> = (program.symbols.iter())
         .map(|s| match s.source {

@@ -8,9 +8,11 @@ use std::path::Path;
 /// All machines that have a name.
 pub fn machines() -> Vec<TargetDesc> {
     #[cfg(feature = "llvm")]
-    return infc_cpu_llvm::machines();
+    let mut all = infc_cpu_llvm::machines();
     #[cfg(not(feature = "llvm"))]
-    return vec![];
+    let mut all = vec![];
+    all.extend(infc_c::machines());
+    all
 }
 
 /// The most capable machine that this computer is.
@@ -58,6 +60,7 @@ pub fn backend(target: &TargetDesc) -> Result<Box<dyn Backend>, Problems> {
     match target.backend.as_str() {
         #[cfg(feature = "llvm")]
         "llvm" => Ok(Box::new(infc_cpu_llvm::Llvm::new(target.clone()))),
+        "c" => Ok(Box::new(infc_c::C::new(target.clone()))),
         other => Err(Problems::one(format!("target '{}'", target.name), format!("this build has no backend '{other}'"), known())),
     }
 }

@@ -8,6 +8,7 @@ use infc_artifact::container::{Artifact, Variant};
 use infc_artifact::encode::encode;
 use infc_artifact::program::{self as art, *};
 use infc_ir::Tensor;
+use infc_kernel::program::Lowered;
 use infc_onnx::proto::ModelProto;
 use infc_runtime::{Model, Session, TensorRef};
 use kit::*;
@@ -211,6 +212,19 @@ fn the_driver_does_what_the_runtime_does() {
         let object = infc::target::backend(&target).expect("LLVM").emit_object(&program, &[], &[], "p").expect("an object");
         fs::write(dir.path("p.o"), object.bytes).expect("writable");
         dir.run("cc", &format!("{STRICT} main.c p.o -o main"), 0);
+        // The driver in C is another one for the same steps.
+        let lowered = Lowered { program: program.clone(), kernels: vec![], plans: vec![], constants: vec![], launches: vec![] };
+        let options = infc_c::Options {
+            name: "p".into(),
+            model: "steps".into(),
+            weights: infc_c::Weights::Arrays,
+            openmp: false,
+            bounds: infc_c::layout::Bounds::new(),
+        };
+        let source = infc_c::source(&lowered, &options).expect("C code");
+        fs::write(dir.path("p.c"), source.c).expect("writable");
+        fs::write(dir.path("p.h"), source.h).expect("writable");
+        dir.run("cc", &format!("{STRICT} -fsanitize=undefined -fno-sanitize-recover=all main.c p.c -o main_c"), 0);
         let variant = Variant { program: encode(&program), ..Variant::default() };
         let artifact = Artifact { variants: &[variant], ..Artifact::default() }.to_bytes();
         let mut session = Session::new(Model::from_bytes(&artifact).expect("loads"), Default::default()).expect("a session");
@@ -221,6 +235,7 @@ fn the_driver_does_what_the_runtime_does() {
             let out = &mut [0u8; 48][..];
             let expected = session.run_with(&[], &mut [(0, out)]).map_err(|e| e.to_string());
             let got = dir.run(dir.path("main"), &format!("{n} {then} {go}"), 0);
+            assert_eq!(dir.run(dir.path("main_c"), &format!("{n} {then} {go}"), 0), got, "{n} {then} {go} in C");
             let same = match &expected {
                 Ok(()) => got == out.iter().map(|v| format!("{v} ")).collect::<String>(),
                 Err(e) if e.contains("the size 'n' is") => got == "the size 'n' is out of its range",

@@ -15,7 +15,8 @@ use std::time::Duration;
 pub struct Args {
     /// The model: an ONNX file.
     model: PathBuf,
-    /// Where to put the result [default: the model's name with the ending of the kind, here; text goes to standard output]
+    /// Where to put the result [default: the model's name with the ending of the kind, here; text goes to standard output]. C code goes
+    /// to a folder, which is made if it is missing, or to FILE.c
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -23,9 +24,15 @@ pub struct Args {
     /// Threads that the artifact is to run on where a session is not told how many; 0 is one for each CPU [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(infc_artifact::program::MAX_THREADS)))]
     threads: Option<u32>,
-    /// What to make.
-    #[arg(long, value_enum, default_value_t = Emit::Infc)]
-    emit: Emit,
+    /// What to make [default: infc, or c for a target of the c backend]
+    #[arg(long, value_enum)]
+    emit: Option<Emit>,
+    /// Where weights go with --emit c
+    #[arg(long, value_enum, value_name = "WHERE")]
+    weights: Option<WeightsIn>,
+    /// With --emit c: tasks of large kernels run on several threads if the C compiler has OpenMP
+    #[arg(long)]
+    openmp: bool,
     /// Print the graph to standard error after this pass, or after each one: all.
     #[arg(long, value_name = "PASS")]
     print_after: Vec<String>,
@@ -49,12 +56,30 @@ pub struct How {
     /// Short for --target with an x86-64 machine.
     #[arg(long, value_name = "NAME", conflicts_with = "target")]
     cpu: Option<String>,
-    /// Give a symbolic dim a value.
-    #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim)]
-    dims: Vec<(String, i64)>,
+    /// Give a symbolic dim a value; NAME<=SIZE leaves it open up to a size, for C code.
+    #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim_or_bound)]
+    dims: Vec<Dim>,
     /// The output of one run is the input of the next, which starts from zeros.
     #[arg(long = "state", value_name = "OUT=IN", value_parser = state)]
     states: Vec<(String, String)>,
+}
+
+/// What `--dim` says.
+#[derive(Clone, Debug)]
+pub enum Dim {
+    /// `NAME=SIZE`.
+    Is(String, i64),
+    /// `NAME<=SIZE`.
+    AtMost(String, i64),
+}
+
+/// Where the weights of C code go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum WeightsIn {
+    /// Into the C file, as arrays.
+    Arrays,
+    /// Into a file NAME.bin, whose bytes the caller gives to each run.
+    Bin,
 }
 
 /// What `--emit` can make.
@@ -70,6 +95,8 @@ enum Emit {
     Sharedlib,
     /// A program that runs the model on .npy files, linked by the C compiler.
     Exe,
+    /// C99 with a header, for any C compiler; symbolic dims need a size or a bound.
+    C,
     /// The kernels as LLVM IR.
     LlvmIr,
     /// The kernels as assembly.
@@ -81,15 +108,37 @@ enum Emit {
 }
 
 impl How {
-    /// Options of the compiler.
+    /// Options of the compiler, for what takes any size.
     pub fn options(&self) -> std::result::Result<Options, Failure> {
-        let name = self.target.as_deref().or(self.cpu.as_deref()).unwrap_or("native");
+        let options = self.bounded_options("native")?;
+        match options.bounds.first() {
+            None => Ok(options),
+            Some((name, most)) => {
+                let help = format!("give it a size: --dim {name}={most}, or make C code: --emit c");
+                Err(Failure::usage(format!("--dim '{name}<={most}': bounds are for C code"), &help))
+            }
+        }
+    }
+    /// Options of the compiler, for this target if none is named.
+    fn bounded_options(&self, target: &str) -> std::result::Result<Options, Failure> {
+        let name = self.target.as_deref().or(self.cpu.as_deref()).unwrap_or(target);
         let target = target::find(name).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
-        Ok(Options { dims: self.dims.clone(), states: self.states.clone(), ..Options::for_target(target) })
+        let bounds = self.dims.iter().filter_map(|d| match d {
+            Dim::AtMost(name, most) => Some((name.clone(), *most)),
+            Dim::Is(..) => None,
+        });
+        let (dims, bounds) = (self.fixed().collect(), bounds.collect());
+        Ok(Options { dims, bounds, states: self.states.clone(), ..Options::for_target(target) })
     }
     /// Values of dims, for made-up inputs.
     pub fn dims(&self) -> std::collections::BTreeMap<String, i64> {
-        self.dims.iter().cloned().collect()
+        self.fixed().collect()
+    }
+    fn fixed(&self) -> impl Iterator<Item = (String, i64)> {
+        self.dims.iter().filter_map(|d| match d {
+            Dim::Is(name, size) => Some((name.clone(), *size)),
+            Dim::AtMost(..) => None,
+        })
     }
 }
 
@@ -100,6 +149,14 @@ pub fn dim(text: &str) -> std::result::Result<(String, i64), String> {
     Ok((name.to_owned(), value))
 }
 
+/// `NAME=SIZE` or `NAME<=SIZE`.
+fn dim_or_bound(text: &str) -> std::result::Result<Dim, String> {
+    match text.split_once("<=") {
+        Some((name, most)) => dim(&format!("{name}={most}")).map(|(name, most)| Dim::AtMost(name, most)),
+        None => dim(text).map(|(name, size)| Dim::Is(name, size)),
+    }
+}
+
 fn state(text: &str) -> std::result::Result<(String, String), String> {
     let (output, input) = text.split_once('=').ok_or("write OUTPUT=INPUT")?;
     Ok((output.to_owned(), input.to_owned()))
@@ -107,7 +164,15 @@ fn state(text: &str) -> std::result::Result<(String, String), String> {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result {
-    let mut options = args.how.options()?;
+    let for_c = args.emit == Some(Emit::C);
+    let mut options = args.how.bounded_options(if for_c { "c99" } else { "native" })?;
+    let emit = args.emit.unwrap_or(if options.target.backend == "c" { Emit::C } else { Emit::Infc });
+    if emit != Emit::C {
+        options = args.how.options()?;
+        if args.weights.is_some() || args.openmp {
+            return Err(Failure::usage("--weights and --openmp are for C code", "add --emit c"));
+        }
+    }
     options.passes.print_after.clone_from(&args.print_after);
     options.passes.stop_after.clone_from(&args.stop_after);
     options.passes.rewrite_limit = args.rewrite_limit;
@@ -116,15 +181,15 @@ pub fn run(args: &Args) -> Result {
             return Err(Failure::usage(format!("there is no pass '{name}'"), "`infc passes` lists them"));
         }
     }
-    if args.stop_after.is_some() && args.emit != Emit::Ir {
+    if args.stop_after.is_some() && emit != Emit::Ir {
         return Err(Failure::usage("--stop-after gives no complete program", "add --emit ir"));
     }
     options.threads = args.threads;
-    if args.threads.is_some_and(|n| n != 1) && args.emit != Emit::Infc {
-        let help = "leave it out, or make an artifact: --emit infc";
-        return Err(Failure::usage("--threads is for artifacts; object files and programs run on one thread", help));
+    if args.threads.is_some_and(|n| n != 1) && emit != Emit::Infc {
+        let help = "leave it out, or make an artifact: --emit infc (C code: --openmp)";
+        return Err(Failure::usage("--threads is for artifacts; object files, C code and programs run on one thread", help));
     }
-    match args.emit {
+    match emit {
         Emit::Infc => artifact(args, &options),
         Emit::Ir => text(args, infc_ir::text::print(&compile::optimise(import(&args.model)?, &options)?)),
         Emit::Loops => {
@@ -132,11 +197,12 @@ pub fn run(args: &Args) -> Result {
             text(args, lowered.kernels.iter().map(|k| format!("{k}\n")).collect())
         }
         Emit::LlvmIr | Emit::Asm => {
-            let kind = if args.emit == Emit::Asm { "asm" } else { "llvm-ir" };
+            let kind = if emit == Emit::Asm { "asm" } else { "llvm-ir" };
             let lowered = compile::lower(import(&args.model)?, &options)?;
             text(args, target::backend(&options.target)?.emit_text(&lowered.kernels, kind)?)
         }
-        Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe => native(args, &options),
+        Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe => native(args, emit, &options),
+        Emit::C => c_code(args, &options),
     }
 }
 
@@ -190,8 +256,8 @@ fn not_the_model(out: &Path, model: &Path) -> Result<()> {
 }
 
 /// Object files and what is made from them. The functions are named after the file.
-fn native(args: &Args, options: &Options) -> Result {
-    let (prefix, ending) = match args.emit {
+fn native(args: &Args, emit: Emit, options: &Options) -> Result {
+    let (prefix, ending) = match emit {
         Emit::Obj => ("", ".o"),
         Emit::Staticlib => ("lib", ".a"),
         Emit::Sharedlib => ("lib", ".so"),
@@ -205,7 +271,7 @@ fn native(args: &Args, options: &Options) -> Result {
     let graph = import(&args.model)?;
     let spinner = term::spinner(format!("compiling {}", args.model.display()));
     let native = native::compile(graph, options, &name)?;
-    let (bytes, mode) = match args.emit {
+    let (bytes, mode) = match emit {
         Emit::Obj => (native.object.bytes.clone(), 0o644),
         Emit::Staticlib => (native.archive(), 0o644),
         Emit::Sharedlib => (native::shared_library(&native, &file)?, 0o755),
@@ -213,12 +279,45 @@ fn native(args: &Args, options: &Options) -> Result {
     };
     drop(spinner);
     let mut files = vec![(out.clone(), bytes, mode)];
-    if args.emit != Emit::Exe {
+    if emit != Emit::Exe {
         files.push((out.with_file_name(format!("{name}.h")), native.header.clone().into_bytes(), 0o644));
     }
     write_files(&files)?;
     let sizes: Vec<(PathBuf, usize)> = files.iter().map(|f| (f.0.clone(), f.1.len())).collect();
     report(args, &native.report, &sizes);
+    Ok(Exit::Ok)
+}
+
+/// C code: a source file, a header, and perhaps the weights. The functions are named after the file, in a folder after the model.
+fn c_code(args: &Args, options: &Options) -> Result {
+    if options.target.backend != "c" {
+        let known: Vec<_> = target::machines().into_iter().filter(|m| m.backend == "c").map(|m| m.name).collect();
+        let message = format!("the {} backend of target '{}' prints no C", options.target.backend, options.target.name);
+        return Err(Failure::usage(message, &format!("leave out --target, or name one of {}", known.join(", "))));
+    }
+    let stem = |path: &Path| native::identifier(&path.file_stem().unwrap_or_default().to_string_lossy());
+    let (out, name) = match &args.output {
+        Some(file) if file.extension().is_some_and(|e| e == "c") => (file.clone(), stem(file)),
+        folder => {
+            let name = stem(&args.model);
+            (folder.clone().unwrap_or_default().join(format!("{name}.c")), name)
+        }
+    };
+    let graph = import(&args.model)?;
+    let spinner = term::spinner(format!("compiling {}", args.model.display()));
+    let weights = if args.weights == Some(WeightsIn::Bin) { infc_c::Weights::Apart } else { infc_c::Weights::Arrays };
+    let code = native::c_code(graph, options, &name, weights, args.openmp)?;
+    drop(spinner);
+    let beside = |ending: &str| out.with_file_name(format!("{name}.{ending}"));
+    let (header, weights) = (beside("h"), beside("bin"));
+    let mut files = vec![(out, code.source.c.into_bytes(), 0o644), (header, code.source.h.into_bytes(), 0o644)];
+    files.extend(code.source.weights.map(|w| (weights, w, 0o644)));
+    if let Some(folder) = files[0].0.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).map_err(|e| Failure::io(folder, &e))?;
+    }
+    write_files(&files)?;
+    let sizes: Vec<(PathBuf, usize)> = files.iter().map(|f| (f.0.clone(), f.1.len())).collect();
+    report(args, &code.report, &sizes);
     Ok(Exit::Ok)
 }
 
@@ -252,7 +351,8 @@ fn report(args: &Args, r: &Report, files: &[(PathBuf, usize)]) {
         r.launches
     );
     for (path, _) in &files[1..] {
-        say!("{}: its C interface", path.display());
+        let what = if path.extension().is_some_and(|e| e == "bin") { "its weights" } else { "its C interface" };
+        say!("{}: {what}", path.display());
     }
 }
 

@@ -84,8 +84,13 @@ pub fn run(args: &Args) -> Result {
     }
     let Args { backend, rtol, atol, fixed, bisect, max_mflop, jobs, .. } = *args;
     let mut gaps = args.gaps.as_deref().map(Gaps::read).transpose()?.unwrap_or_default();
+    let default = if backend == Backend::C { "c99" } else { "native" };
     let target =
-        target::find(args.target.as_deref().unwrap_or("native")).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
+        target::find(args.target.as_deref().unwrap_or(default)).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
+    if backend == Backend::C && target.backend != "c" {
+        let message = format!("target '{}' is of the {} backend", target.name, target.backend);
+        return Err(Failure::usage(message, "leave out --target, or name one of the c backend; `infc targets` lists them"));
+    }
     let options = Options {
         backend,
         rtol,

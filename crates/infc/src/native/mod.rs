@@ -1,19 +1,22 @@
-//! Models for programs that link them: an object file with its header, and what is made from these two.
+//! Models for programs that link them: an object file with its header and what is made from these two, or C code.
 
 mod archive;
-mod header;
+mod c;
 mod link;
 
-pub use header::{header, identifier};
+pub use c::{CCode, c_code};
+pub use infc_c::names::identifier;
 pub use link::{executable, shared_library};
 
 use archive::archive;
+use infc_c::header::{Interface, given};
 
 use crate::compile::{self, Options, Report};
 use crate::target;
 use infc_artifact::program::{Port, Program};
 use infc_ir::{DType, Expr, Graph, Problem, Problems, Value};
 use infc_kernel::backend::Object;
+use infc_kernel::target::TargetDesc;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -133,10 +136,28 @@ fn sizes_are_known(graph: &Graph) -> Result<(), Problems> {
     if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
 }
 
-/// Inputs that the caller gives: those that are no state.
-fn given(program: &Program) -> impl Iterator<Item = &Port> {
-    let is_state = |i: usize| program.states.iter().any(|s| s.1 as usize == i);
-    program.inputs.iter().enumerate().filter(move |(i, _)| !is_state(*i)).map(|(_, p)| p)
+/// The header of an object file.
+fn header(program: &Program, object: &Object, name: &str, model: &str, target: &TargetDesc) -> String {
+    let about = vec![
+        format!("For {}: {} with {}.", target.name, target.arch, target.features.join(", ")),
+        "Takes no memory by itself, keeps nothing outside of what it is given, needs memcpy, memmove and memset of the C"
+            .to_owned(),
+        "library. Any number of threads may run it at once, each with its own arena and outputs.".to_owned(),
+    ];
+    let interface = Interface {
+        name,
+        model,
+        program,
+        ranges: &vec![(0, 0); program.symbols.len()],
+        about,
+        align: infc_artifact::abi::ALIGN as u64,
+        arena_bytes: object.arena_bytes,
+        state_bytes: object.state_bytes,
+        weights_bytes: None,
+        dims: vec![],
+        messages: &object.messages,
+    };
+    interface.header()
 }
 
 /// The dims of a port, which are known.
