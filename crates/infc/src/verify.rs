@@ -2,7 +2,7 @@
 
 use crate::bisect::{self, Finding};
 use crate::cases::Case;
-use crate::compare::{self, Outcome, Tolerance};
+use crate::compare::{self, Kind, Outcome, Tolerance};
 use crate::compile;
 use crate::effort;
 use crate::engine::{self, Backend};
@@ -25,6 +25,8 @@ pub struct Options {
     pub rtol: Option<f64>,
     /// Overrides what `tol.json` and the default say.
     pub atol: Option<f64>,
+    /// Tolerances alone decide: nothing is excused because of quantisers.
+    pub strict: bool,
     /// Compile anew for the shapes of each data set, instead of once with symbolic dims.
     pub fixed: bool,
     /// Where outputs differ, look for the first node, pass or kernel where they part.
@@ -157,7 +159,10 @@ fn check(case: &Case, options: &Options, host: &mut Vec<String>) -> Result<(usiz
     if case.alone {
         return check_alone(&graph, options, host);
     }
-    let kinds = compare::output_kinds(&graph);
+    let mut kinds = compare::output_kinds(&graph);
+    if options.strict {
+        kinds.iter_mut().filter(|k| **k != Kind::Random).for_each(|k| *k = Kind::Plain);
+    }
     let allowed = case.tolerance.unwrap_or_default();
     let allowed = Tolerance { rtol: options.rtol.unwrap_or(allowed.rtol), atol: options.atol.unwrap_or(allowed.atol) };
     let mut engine = if options.fixed { None } else { Some(engine::prepare(graph.clone(), options.backend, &options.compile)?) };

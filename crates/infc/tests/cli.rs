@@ -24,7 +24,12 @@ fn help_and_lists() {
     check(&["--version"], 0, &["backends: interp", "llvm"]);
     check(&["--help"], 0, &["compile", "verify", "Exit codes"]);
     check(&["ops", "celu"], 0, &["Celu"]);
-    check(&["ops", "--json", "softmax"], 0, &["\"supported\":true"]);
+    check(
+        &["ops", "--json", "softmax"],
+        0,
+        &["\"supported\":true", "\"how\":\"decomposed\"", "\"opsets\":[1,28]", "\"versions\":[1,11,13]"],
+    );
+    check(&["ops", "upsample"], 0, &["raised", "1-9", "is Resize of operator set 10"]);
     check(&["passes"], 0, &["fold", "pipeline:"]);
     check(&["targets"], 0, &["x86-64-v3", "interp"]);
     check(&["completions", "bash"], 0, &["_infc"]);

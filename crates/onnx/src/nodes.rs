@@ -5,6 +5,7 @@ use crate::import::{Importer, Named, domain};
 use crate::proto::{
     AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType, tensor_shape_proto::dimension, type_proto,
 };
+use crate::schema;
 use crate::versions::{self, Raise};
 use infc_ir::graph::SourceNode;
 use infc_ir::op::{self, Attr, Attrs, OPS};
@@ -101,6 +102,7 @@ impl<'m> Importer<'m> {
             Err(Stop::Unknown) => vec![],
             Err(Stop::Fault(f, help)) => {
                 let at = self.describe(n);
+                let help = if help.is_empty() { self.rule(n) } else { help.to_owned() };
                 self.problem(at, f.0, help);
                 vec![]
             }
@@ -113,6 +115,14 @@ impl<'m> Importer<'m> {
             }
             self.bind(name, named, &at);
         }
+    }
+
+    /// What ONNX says of a node's operator, at the operator set that the model imports.
+    fn rule(&self, n: &NodeProto) -> String {
+        let (d, name) = (domain(n.domain()), n.op_type());
+        let version = self.opsets.get(d).copied().unwrap_or(0);
+        let schema = schema::of(d, name, version).or_else(|| schema::history(d, name).first());
+        schema.map_or(String::new(), |s| s.rule(d, name))
     }
 
     /// Names a value if it has no name yet.
@@ -228,10 +238,12 @@ impl<'m> Importer<'m> {
             return self.flex_attention(n, &inputs, parts);
         }
         if !versions::known(&d, &name) {
-            return Err(Stop::Fault(unknown_operator(&d, &name, None), "see the list of supported operators"));
+            return Err(Stop::Fault(unknown_operator(&d, &name, None), "`infc ops` lists the supported operators"));
         }
         versions::check(&d, &name, version)?;
         let inputs = self.operands(n)?;
+        let types: Vec<Option<&Type>> = inputs.iter().map(|v| v.map(|v| self.graph.ty(v))).collect();
+        schema::check_dtypes(&d, &name, version, &types)?;
         let parts = self.parts(n)?;
         if !parts.graphs.is_empty() {
             return self.control(n, version, inputs, parts);
@@ -286,10 +298,7 @@ impl<'m> Importer<'m> {
         if results.is_none() {
             let op = Op::from_attrs(&domain, &op, &mut attrs).ok_or_else(|| unknown_operator(&domain, &op, None))??;
             if let Some((left, _)) = attrs.0.first() {
-                return Err(Stop::Fault(
-                    fault!("attribute '{left}' is not known"),
-                    "this operator does not have it at this version",
-                ));
+                return Err(fault!("attribute '{left}' is not known; this operator does not have it at this version").into());
             }
             let facts = op::infer(&self.graph, &op, &inputs, &regions, outputs)?;
             let node = self.graph.make_node(op, inputs, regions, facts, name.clone(), origin);

@@ -73,6 +73,23 @@ fn problems_are_told_with_their_place() {
         &["must be an integer"],
     );
     fails(graph(&["x f32[2, 3]"], add("y = MatMul(x, x)"), &["y f32[2, 3]"], vec![]), &["MatMul 'n_y' (opset 16)"]);
+    fails(
+        graph(&["x f32[2]"], vec![node("y = Concat(x)", [float("axis", 1.0)])], &["y f32[2]"], vec![]),
+        &["must be an integer", "help: ONNX's Concat-13 is (inputs*: T) -> (concat_result: T)", "axis:int!"],
+    );
+    fails(graph(&["x f32[2]"], add("y = Mish(x)"), &["y f32[2]"], vec![]), &["export with 18 or newer", "ONNX's Mish-18 is"]);
+    fails(
+        graph(&["x i32[2]"], add("y = Sin(x)"), &["y i32[2]"], vec![]),
+        &["Sin 'n_y' (opset 16): operand 0 ('input') is i32, it must be f16, f32, f64", "help: ONNX's Sin-7 is"],
+    );
+    fails(
+        graph(&["x i4[2]"], add("y = Add(x, x)"), &["y i4[2]"], vec![]),
+        &["operand 0 ('A') is i4", "the nearest is i8", "help: ONNX's Add-14"],
+    );
+    fails(
+        graph(&["x f32[2]"], vec![node("y = Foldout(x)", [])], &["y f32[2]"], vec![]),
+        &["Foldout is not known", "help: `infc ops` lists"],
+    );
     let mut short = constant("w", &Tensor::from_vec([2], vec![1f32, 2.0]));
     short.dims = vec![3];
     fails(

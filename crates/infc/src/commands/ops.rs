@@ -1,11 +1,15 @@
-//! `infc ops`: the operator table.
+//! `infc ops`: the operators that models may use.
 
 use crate::say;
 use crate::term::{Exit, Result, Style};
-use infc_ir::op::{MANY, OPS, OpInfo, gaps};
-use std::collections::HashSet;
+use infc_ir::op::{MANY, OpInfo, Road, road};
+use infc_onnx::{Supported, supported};
 
-/// List the operators, with what each does and which are not supported yet
+/// List the operators: operator sets, how they run, dtypes, what each does
+///
+/// How: native (loops of its own), view (no work), decomposed (other operators, all native), control (bodies are compiled), host (a routine
+/// of the host: strings, sequences, optionals, maps, images), raised (an older or foreign form that becomes other operators when it is read),
+/// missing. Dtypes are those of the first operand.
 #[derive(clap::Args)]
 pub struct Args {
     /// Only operators whose name contains this, in any case.
@@ -20,34 +24,53 @@ pub struct Args {
 
 /// Prints them.
 pub fn run(args: &Args) -> Result {
-    let missing: HashSet<&str> = gaps().collect();
-    let matches = |o: &&OpInfo| {
-        let name = args.name.as_ref().is_none_or(|n| o.name.to_lowercase().contains(&n.to_lowercase()));
-        name && (!args.gaps || missing.contains(o.name))
+    let matches = |s: &Supported| {
+        let name = args.name.as_ref().is_none_or(|n| s.name.to_lowercase().contains(&n.to_lowercase()));
+        name && (!args.gaps || how(s) == "missing")
     };
-    let rows: Vec<&OpInfo> = OPS.iter().filter(matches).collect();
+    let rows: Vec<Supported> = supported().into_iter().filter(matches).collect();
     if args.json {
-        let json: Vec<_> = rows.iter().map(|o| as_json(o, !missing.contains(o.name))).collect();
+        let json: Vec<_> = rows.iter().map(as_json).collect();
         say!("{}", serde_json::Value::from(json));
         return Ok(Exit::Ok);
     }
     let style = Style::stdout();
-    let width = rows.iter().map(|o| full_name(o).len()).max().unwrap_or(0);
-    for o in &rows {
-        let state = if missing.contains(o.name) { style.red("not yet") } else { style.green("yes    ") };
-        say!("{:width$}  {state}  {:>3}  {:7}  {}", full_name(o), o.since, operands(o), o.doc.trim());
+    let width = rows.iter().map(|s| full_name(s).len()).max().unwrap_or(0);
+    for s in &rows {
+        let how = format!("{:10}", how(s));
+        let how = if how.starts_with("missing") { style.red(&how) } else { style.green(&how) };
+        let (first, last) = s.opsets;
+        say!(
+            "{:width$}  {how}  {:>5}  {:7}  {}  {}",
+            full_name(s),
+            format!("{first}-{last}"),
+            operands(s.row),
+            s.doc,
+            style.dim(&dtypes(s))
+        );
     }
-    let done = rows.iter().filter(|o| !missing.contains(o.name)).count();
+    let done = rows.iter().filter(|s| how(s) != "missing").count();
     say!("{done} of {} operators are supported", rows.len());
     Ok(Exit::Ok)
 }
 
-fn full_name(o: &OpInfo) -> String {
-    if o.domain.is_empty() { o.name.to_owned() } else { format!("{}:{}", o.domain, o.name) }
+/// How it runs.
+fn how(s: &Supported) -> String {
+    s.row.map_or("raised".to_owned(), |row| road(row).to_string())
+}
+
+fn full_name(s: &Supported) -> String {
+    if s.domain.is_empty() { s.name.to_owned() } else { format!("{}:{}", s.domain, s.name) }
+}
+
+fn dtypes(s: &Supported) -> String {
+    let names: Vec<&str> = s.dtypes.iter().map(|d| d.name()).collect();
+    names.join(" ")
 }
 
 /// `2-3>1`: operands and results.
-fn operands(o: &OpInfo) -> String {
+fn operands(row: Option<&OpInfo>) -> String {
+    let Some(o) = row else { return String::new() };
     let range = |(least, most): (usize, usize)| match most {
         MANY => format!("{least}+"),
         _ if least == most => least.to_string(),
@@ -56,11 +79,20 @@ fn operands(o: &OpInfo) -> String {
     format!("{}>{}", range(o.inputs), range(o.outputs))
 }
 
-fn as_json(o: &OpInfo, supported: bool) -> serde_json::Value {
+fn as_json(s: &Supported) -> serde_json::Value {
     let most = |n: usize| if n == MANY { serde_json::Value::Null } else { n.into() };
-    serde_json::json!({
-        "domain": o.domain, "name": o.name, "since": o.since, "family": o.family, "supported": supported, "doc": o.doc.trim(),
-        "inputs": [o.inputs.0, most(o.inputs.1)], "outputs": [o.outputs.0, most(o.outputs.1)],
-        "attributes": o.attributes, "regions": o.regions,
-    })
+    let dtypes: Vec<&str> = s.dtypes.iter().map(|d| d.name()).collect();
+    let mut json = serde_json::json!({
+        "domain": s.domain, "name": s.name, "opsets": [s.opsets.0, s.opsets.1], "versions": s.versions, "dtypes": dtypes, "how": how(s),
+        "supported": s.row.is_none_or(|o| road(o) != Road::Missing), "doc": s.doc,
+    });
+    if let (Some(o), Some(json)) = (s.row, json.as_object_mut()) {
+        json.insert("since".to_owned(), o.since.into());
+        json.insert("family".to_owned(), o.family.into());
+        json.insert("inputs".to_owned(), serde_json::json!([o.inputs.0, most(o.inputs.1)]));
+        json.insert("outputs".to_owned(), serde_json::json!([o.outputs.0, most(o.outputs.1)]));
+        json.insert("attributes".to_owned(), serde_json::json!(o.attributes));
+        json.insert("regions".to_owned(), serde_json::json!(o.regions));
+    }
+    json
 }

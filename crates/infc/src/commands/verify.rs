@@ -30,6 +30,9 @@ pub struct Args {
     /// Allowed absolute difference [default: tol.json of the folder, else 1e-4]
     #[arg(long, value_parser = tolerance)]
     atol: Option<f64>,
+    /// Tolerances alone decide: nothing is excused because of quantisers.
+    #[arg(long)]
+    strict: bool,
     /// Compile anew for the shapes of each data set, instead of once with symbolic dims.
     #[arg(long = "static")]
     fixed: bool,
@@ -82,7 +85,7 @@ pub fn run(args: &Args) -> Result {
         }
         found.extend(cases::find(path)?);
     }
-    let Args { backend, rtol, atol, fixed, bisect, max_mflop, jobs, .. } = *args;
+    let Args { backend, rtol, atol, strict, fixed, bisect, max_mflop, jobs, .. } = *args;
     let mut gaps = args.gaps.as_deref().map(Gaps::read).transpose()?.unwrap_or_default();
     let default = if backend == Backend::C { "c99" } else { "native" };
     let target =
@@ -95,6 +98,7 @@ pub fn run(args: &Args) -> Result {
         backend,
         rtol,
         atol,
+        strict,
         fixed,
         bisect,
         max_mflop,

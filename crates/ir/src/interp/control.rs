@@ -1,6 +1,7 @@
 //! If, Loop and Scan: bodies run as often as ONNX says.
 
 use super::{Item, Machine};
+use crate::expr::{Expr, Node as ExprNode};
 use crate::fault;
 use crate::fault::Fault;
 use crate::fault::Problems;
@@ -50,20 +51,24 @@ impl Machine<'_> {
         }
         let bodies = self.graph.region(body).results[1 + states..].to_vec();
         for (stack, v) in scanned.into_iter().zip(bodies) {
-            let slice = self.graph.ty(v).as_tensor().map(|t| (t.dtype, t.dims.iter().map(|d| d.known()).collect::<Vec<_>>()));
-            let made = match (stack.is_empty(), slice) {
+            let made = match (stack.is_empty(), self.graph.ty(v).as_tensor()) {
                 (false, _) => join(stack, 0, false),
-                // Without iterations only the type says what an element looks like; an unknown dim is empty too.
-                (true, Some((dtype, dims))) => {
-                    let dims =
-                        [0].into_iter().chain(dims.into_iter().map(|d| d.unwrap_or(0).max(0) as usize)).collect::<Vec<_>>();
-                    Ok(empty(dtype, dims))
-                }
+                // Without iterations only the type says what an element looks like.
+                (true, Some(t)) => Ok(empty(t.dtype, [0].into_iter().chain(self.sizes(&t.dims)).collect())),
                 (true, None) => Err(fault!("a scan output is not a tensor")),
             };
             carried.push(Item::Tensor(made.map_err(|f| fail(self, f))?));
         }
         self.counted(n, carried)
+    }
+
+    /// Dims as numbers; one that neither is known nor follows from the inputs is empty.
+    fn sizes(&self, dims: &[Expr]) -> Vec<usize> {
+        let value = |e: Expr| match e.node() {
+            ExprNode::Sym(s) => self.symbols.get(s).copied(),
+            _ => None,
+        };
+        dims.iter().map(|d| d.eval(&value).unwrap_or(0).max(0) as usize).collect()
     }
 
     pub(super) fn run_scan(&mut self, n: Node, op: &Scan, inputs: Vec<Option<Item>>) -> Result<Vec<Item>, Problems> {
@@ -105,7 +110,7 @@ impl Machine<'_> {
             let joined = match (stack.first(), self.graph.ty(results[states + j]).as_tensor()) {
                 (Some(t), _) => normal_axis(axis, t.dims.len() + 1).and_then(|axis| join(stack, axis, back)),
                 (None, Some(t)) => {
-                    let mut dims: Vec<usize> = t.dims.iter().map(|d| d.known().unwrap_or(0).max(0) as usize).collect();
+                    let mut dims = self.sizes(&t.dims);
                     normal_axis(axis, dims.len() + 1).map(|axis| {
                         dims.insert(axis, 0);
                         empty(t.dtype, dims)

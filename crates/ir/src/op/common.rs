@@ -187,6 +187,20 @@ pub(super) fn reshape(b: &mut Builder, x: Value, shape: &[i64]) -> Result<Value,
     b.op(Reshape { allowzero: false }, &[x, shape])
 }
 
+/// Adds dims as an integer vector.
+pub(super) fn sizes_of(b: &mut Builder, dims: &[Expr]) -> Result<Value, Fault> {
+    b.op(DimVector { exprs: dims.to_vec(), dtype: i64::from(DType::I64.onnx()), scalar: false }, &[])
+}
+
+/// The value with these dims, which inference has noted that it must have.
+pub(super) fn with_dims(b: &mut Builder, v: Value, dims: &[Expr]) -> Result<Value, Fault> {
+    if b.dims(v)? == dims {
+        return Ok(v);
+    }
+    let dims = sizes_of(b, dims)?;
+    b.op(Reshape { allowzero: true }, &[v, dims])
+}
+
 macro_rules! reduce_helpers {
     ($($name:ident $op:ident)*) => { $(
         /// Adds the reduction over `axes`, which stay with extent 1.

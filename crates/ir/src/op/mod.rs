@@ -50,6 +50,7 @@ mod quant;
 mod random;
 mod reduce;
 mod rnn;
+mod road;
 mod shape;
 mod signal;
 pub mod sizes;
@@ -60,6 +61,7 @@ mod text;
 mod window;
 
 pub use attr::{Attr, AttrValue, Attrs};
+pub use road::{Road, road};
 pub use table::*;
 
 /// Every operator of the table that has no implementation yet.

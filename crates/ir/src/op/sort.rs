@@ -65,6 +65,10 @@ impl OpDef for Compress {
         if less(extent, condition.dims[0]) == Some(true) {
             return Err(fault!("the condition has {} elements, more than the {extent} it chooses from", condition.dims[0]));
         }
+        let length = condition.dims[0];
+        sizes::must_equal(length.max(extent), extent, &|| {
+            format!("the condition ({length} elements) must not be longer than the {extent} it chooses from")
+        });
         let count = cx.known(1).map_or_else(|| new_dim("Compress", 0), |c| Expr::from(c.to_ints().iter().sum::<i64>()));
         Ok(vec![Fact::tensor(t.dtype, resized(t, axis, count))])
     }

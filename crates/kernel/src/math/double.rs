@@ -82,7 +82,8 @@ impl Cx {
         // 2 (2^(n-1) p + (2^(n-1) - 1/2)): 2^n itself may be too large.
         let scale = power(n - int(1));
         let y = self.madd(scale, p, scale - c(0.5));
-        Scalar::select(x.eq_to(c(0.0)), x, y + y)
+        // Below half a unit of the last place of 1 the result is x; subnormal ones would be lost in the scale.
+        Scalar::select(abs(x).lt(c(1.1e-16)), x, y + y)
     }
 
     pub(super) fn tanh(self, x: Scalar) -> Scalar {

@@ -5,17 +5,7 @@
 //! `log1p`, `expm1`) stay in f32; the others go through f64, whose result is then rounded. Narrow floats go through f32, integers
 //! through f64, as in `infc_ir::eval`. Limits are those of IEEE: infinities, NaN, both zeros, subnormals.
 //!
-//! Bounds in units in the last place (measured over samples of the whole range; f32 / f64), for arguments in the range given:
-//!
-//! | function | f32 | f64 |
-//! |---|---|---|
-//! | exp, log, log1p, expm1, erf | 1.5 | 3 |
-//! | sigmoid, tanh | 2.5 | 3 |
-//! | sin, cos | 1 up to 2^28 | 3 up to 10^6 |
-//! | tan | 1 up to 10^6 | 4 up to 10^6 |
-//! | asin, acos, atan, atan2, sinh, cosh | 1 | 4 |
-//! | asinh, acosh, atanh | 1 | 5 |
-//! | pow | 1 | 16 |
+//! `docs/numerics.md` has the bounds, which tests hold.
 //!
 //! Beyond its range the argument reduction of sin, cos and tan loses bits; the result stays within [-1, 1] (tan: any value).
 

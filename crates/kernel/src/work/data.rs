@@ -241,24 +241,42 @@ impl Lower<'_> {
         describe: &str,
         items: &mut Vec<Item>,
     ) -> Result<(), String> {
-        let op = &self.graph.node(n).op;
-        let indexed =
-            matches!(op, Op::Gather(_) | Op::GatherElements(_) | Op::GatherND(_) | Op::ScatterElements(_) | Op::ScatterND(_));
-        let [step] = steps else { return Ok(()) };
-        if !indexed {
+        // The tables of trees were checked when they were made.
+        if matches!(self.graph.node(n).op, Op::TreeLeaves(_)) {
             return Ok(());
         }
-        let (mut good, mut extents) = (Scalar::always(), step.dims());
+        for step in steps {
+            self.check_step(n, step, facts, describe, items)?;
+        }
+        Ok(())
+    }
+
+    /// The check of one step, where its indices follow from operands alone.
+    fn check_step(
+        &mut self,
+        n: Node,
+        step: &Step,
+        facts: &[Option<Fact>],
+        describe: &str,
+        items: &mut Vec<Item>,
+    ) -> Result<(), String> {
+        let (mut good, mut extents) = (Scalar::always(), step.dims().to_vec());
         let mut inside = |index: &[Scalar], dims: &[Expr]| {
-            for (&i, &d) in index.iter().zip(dims).filter(|(i, _)| i.as_index().is_none()) {
+            let open = |i: Scalar, d: Expr| i.as_index().is_none() && !limited(i, d) && of_operands(i, facts.len());
+            for (&i, &d) in index.iter().zip(dims).filter(|&(&i, &d)| open(i, d)) {
                 good = good.and(i.within(0, d));
             }
         };
         match step {
             Step::Scatter(s) => {
                 inside(&s.index, &s.dims);
-                extents = &s.updates;
+                extents = s.updates.clone();
             }
+            Step::Compute(Compute { reduction: Some(r), .. }) => extents.extend(&r.axes),
+            _ => {}
+        }
+        match step {
+            Step::Scatter(_) => {}
             other => other.scalars().iter().for_each(|s| {
                 s.visit(&mut |x| {
                     let Kind::Read { source, index, guard: None } = x.kind() else { return };
@@ -268,7 +286,7 @@ impl Lower<'_> {
                 })
             }),
         }
-        if good == Scalar::always() || self.constant_inside(n, good, extents) {
+        if good == Scalar::always() || self.constant_inside(n, good, &extents) {
             return Ok(());
         }
         // Only over the axes that the indices depend on.
@@ -541,4 +559,30 @@ fn extents(step: &mut Step) -> Vec<&mut Expr> {
         Step::Filter(f) => f.dims.iter_mut().chain(&mut f.over).collect(),
         Step::Choice(c) => c.dims.iter_mut().collect(),
     }
+}
+
+/// Is an index held between 0 and the last element by its own expression?
+fn limited(index: Scalar, dim: Expr) -> bool {
+    let two = |s: Scalar, op: Binary| match s.kind() {
+        Kind::Binary(o, a, b) if *o == op => Some([*a, *b]),
+        _ => None,
+    };
+    let is = |s: Scalar, e: Expr| s.as_index() == Some(e);
+    let [low, high] = [Expr::int(0), dim - 1];
+    let inner = |s: Scalar, op: Binary, bound: Expr| two(s, op).is_some_and(|p| p.iter().any(|&s| is(s, bound)));
+    let outer = |op: Binary, bound: Expr, then: Binary, other: Expr| {
+        two(index, op).is_some_and(|[a, b]| (is(a, bound) && inner(b, then, other)) || (is(b, bound) && inner(a, then, other)))
+    };
+    outer(Binary::Min, high, Binary::Max, low) || outer(Binary::Max, low, Binary::Min, high)
+}
+
+/// Does it read nothing but operands, of which there are `operands`?
+fn of_operands(s: Scalar, operands: usize) -> bool {
+    let mut all = true;
+    s.visit(&mut |x| {
+        if let Kind::Read { source, .. } = x.kind() {
+            all &= (*source as usize) < operands;
+        }
+    });
+    all
 }

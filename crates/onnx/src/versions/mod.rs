@@ -94,6 +94,11 @@ pub fn introduced(op: &str) -> i64 {
 /// Operators taken out of the default domain, with the version that did so.
 const REMOVED: &[(&str, i64, &str)] = &[("Upsample", 10, "Resize"), ("Scatter", 11, "ScatterElements")];
 
+/// The operator set that took an operator out of the default domain.
+pub fn removed(op: &str) -> Option<i64> {
+    REMOVED.iter().find(|(name, ..)| *name == op).map(|(_, v, _)| *v)
+}
+
 /// Is there such an operator, in the table or as an older form of one?
 pub fn known(domain: &str, op: &str) -> bool {
     let row = OPS.iter().any(|o| o.domain == domain && o.name == op && domain != "infc");
@@ -107,7 +112,7 @@ pub fn check(domain: &str, op: &str, version: i64) -> Result<(), Fault> {
     }
     let since = introduced(op);
     if version < since {
-        return Err(fault!("came with operator set {since}, the model imports {version}"));
+        return Err(fault!("came with operator set {since}, the model imports {version}: export with {since} or newer"));
     }
     match REMOVED.iter().find(|(name, v, _)| *name == op && version >= *v) {
         Some((_, v, instead)) => Err(fault!("was replaced by {instead} in operator set {v}, the model imports {version}")),

@@ -77,10 +77,12 @@ impl LinearAttention {
             sequences.push(unpack(b, beta, heads)?);
         }
         let start = match v.get(3).copied().flatten() {
-            Some(past) => cast_to(b, past, DType::F32)?,
+            Some(past) => {
+                let past = cast_to(b, past, DType::F32)?;
+                with_dims(b, past, &state.dims)?
+            }
             None => {
-                let dims = DimVector { exprs: state.dims.clone(), dtype: i64::from(DType::I64.onnx()), scalar: false };
-                let dims = b.op(dims, &[])?;
+                let dims = sizes_of(b, &state.dims)?;
                 b.op(ConstantOfShape { value: None }, &[dims])?
             }
         };
@@ -91,7 +93,7 @@ impl LinearAttention {
             dims.remove(0);
             types.push(Type::tensor(DType::F32, dims));
         }
-        let body = b.region("token", &types, |b, params| self.token(b, params[0], &params[1..], d_k))?;
+        let body = b.region("token", &types, |b, params| self.token(b, params[0], &params[1..], d_k, &state.dims))?;
         let scan = Scan {
             captures: 0,
             num_scan_inputs: n as i64,
@@ -108,7 +110,7 @@ impl LinearAttention {
     }
 
     /// One token: decays the state, adds key times (corrected) value, reads it with the query.
-    fn token(&self, b: &mut Builder, mut state: Value, tokens: &[Value], d_k: Expr) -> Result<Vec<Value>, Fault> {
+    fn token(&self, b: &mut Builder, mut state: Value, tokens: &[Value], d_k: Expr, dims: &[Expr]) -> Result<Vec<Value>, Fault> {
         let einsum =
             |b: &mut Builder, equation: &str, x: Value, y: Value| b.op(Einsum { equation: equation.to_owned() }, &[x, y]);
         let (q, k, mut value) = (tokens[0], tokens[1], tokens[2]);
@@ -124,18 +126,23 @@ impl LinearAttention {
         }
         let write = einsum(b, "bhd,bhm->bhdm", k, value)?;
         state = b.op(Add {}, &[state, write])?;
+        // Operands whose sizes only a run tells to be equal: what is carried keeps one type.
+        state = with_dims(b, state, dims)?;
         // Query heads that share a key head: [batch, key heads, group, size].
         let group = self.q_num_heads / self.kv_num_heads;
         let q = reshape(b, q, &[0, self.kv_num_heads, group, -1])?;
         let y = einsum(b, "bhgd,bhdm->bhgm", q, state)?;
         let y = reshape(b, y, &[0, self.q_num_heads, -1])?;
-        let scale = if self.scale != 0.0 {
-            f64::from(self.scale)
-        } else {
-            let d = d_k.known().ok_or_else(|| fault!("the key size must be known at compile time"))?;
-            1.0 / (d as f64).sqrt()
+        let scale = match (self.scale, d_k.known()) {
+            (0.0, Some(d)) => b.number(DType::F32, 1.0 / (d as f64).sqrt()),
+            (0.0, None) => {
+                let d = b.op(DimVector { exprs: vec![d_k], dtype: i64::from(DType::I64.onnx()), scalar: true }, &[])?;
+                let d = cast_to(b, d, DType::F32)?;
+                let root = b.op(Sqrt {}, &[d])?;
+                b.op(Reciprocal {}, &[root])?
+            }
+            (given, _) => b.number(DType::F32, f64::from(given)),
         };
-        let scale = b.number(DType::F32, scale);
         let y = b.op(Mul {}, &[y, scale])?;
         Ok(vec![state, y])
     }

@@ -40,6 +40,8 @@ unary! {
     Relu Number |_o, x| x.max(num(x, 0.0));
     Selu Float |o, x| attr(x, o.gamma) * below_zero(x, attr(x, o.alpha) * un(U::Expm1, x));
     Shrink Number |o, x| {
+        // Integers may be moved by half ones.
+        let x = if x.dtype().is_int() { x.cast(DType::F64) } else { x };
         let (lambd, bias) = (attr(x, o.lambd), attr(x, o.bias));
         let above = Scalar::select(lambd.lt(x), x - bias, num(x, 0.0));
         Scalar::select(x.lt(num(x, f64::from(-o.lambd))), x + bias, above)

@@ -3,6 +3,7 @@
 //! Each direction is a Scan. The product of the whole sequence with the input weights (and every bias that can be added there)
 //! stands before it; the body holds the recurrent product, the gates and the new state.
 
+use super::common::with_dims;
 use super::*;
 
 mod cell;
@@ -14,6 +15,8 @@ gaps! {}
 /// What the three operators have in common.
 struct Net {
     gates: i64,
+    /// ONNX attribute `hidden_size`.
+    hidden: Option<i64>,
     direction: String,
     layout: i64,
     clip: Option<f32>,
@@ -32,6 +35,7 @@ struct Weights {
 impl Net {
     fn new(
         gates: i64,
+        hidden: Option<i64>,
         (direction, layout, clip): (&str, i64, Option<f32>),
         (names, alpha, beta): (&[String], &[f32], &[f32]),
         defaults: &[&str],
@@ -45,11 +49,19 @@ impl Net {
             return Err(fault!("layout {layout} is neither 0 nor 1"));
         }
         let activations = activations(directions, names, alpha, beta, defaults)?;
-        Ok(Net { gates, direction: direction.to_owned(), layout, clip, activations })
+        Ok(Net { gates, hidden, direction: direction.to_owned(), layout, clip, activations })
     }
 
     fn directions(&self) -> usize {
         self.activations.len()
+    }
+
+    /// The hidden size: that of the weights, else what the attribute says.
+    fn hidden(&self, w: &TensorType, r: &TensorType) -> Result<i64, Fault> {
+        let of_weights = r.dims[2].known().or_else(|| Some(w.dims[1].known()? / self.gates));
+        of_weights.or(self.hidden).ok_or_else(|| {
+            fault!("the hidden size must be known: neither the weights {w} and {r} nor the attribute 'hidden_size' tell it")
+        })
     }
 
     /// Facts of `Y` and of `states` final states.
@@ -60,7 +72,7 @@ impl Net {
                 return Err(fault!("operand {i} is {t}, it must be a float tensor of rank 3 like the others"));
             }
         }
-        let hidden = r.dims[2];
+        let hidden = Expr::int(self.hidden(w, r)?);
         let directions = Expr::int(self.directions() as i64);
         let want = |t: &TensorType, dims: [Expr; 3], what: &str| {
             let off = t.dims.iter().zip(dims).any(|(&d, e)| (d - e).known().is_some_and(|n| n != 0));
@@ -105,17 +117,27 @@ impl Net {
         if self.layout == 1 {
             x = b.op(Transpose { perm: vec![1, 0, 2] }, &[x])?;
         }
-        let mask = at(4).map(|lens| mask(b, x, lens)).transpose()?.flatten();
+        let [weights, recurrent] = [need(1)?, need(2)?];
+        let hidden = Expr::int(self.hidden(b.tensor(weights)?, b.tensor(recurrent)?)?);
+        let (directions, gates) = (Expr::int(self.directions() as i64), hidden * self.gates);
+        let [_, batch, width] = *b.dims(x)? else { return Err(fault!("operand 0 must have rank 3")) };
+        // Dims that only a run tells to be equal are written in one way.
+        let known = |b: &mut Builder, i: usize, dims: &[Expr]| at(i).map(|v| with_dims(b, v, dims)).transpose();
+        let weights = with_dims(b, weights, &[directions, gates, width])?;
+        let recurrent = with_dims(b, recurrent, &[directions, gates, hidden])?;
+        let bias = known(b, 3, &[directions, gates * 2])?;
+        let lens = known(b, 4, &[batch])?;
+        let start = if self.layout == 0 { [directions, batch, hidden] } else { [batch, directions, hidden] };
+        let starts: Vec<Option<Value>> = (0..states).map(|s| known(b, 5 + s, &start)).collect::<Result<_, _>>()?;
+        let peepholes = peephole.map(|i| known(b, i, &[directions, hidden * 3])).transpose()?.flatten();
+        let mask = lens.map(|lens| mask(b, x, lens)).transpose()?.flatten();
         let mut results: Vec<Vec<Value>> = vec![vec![]; states + 1];
         for d in 0..self.directions() {
-            let weights = self.weights(b, [need(1)?, need(2)?], at(3), peephole.and_then(at), d)?;
+            let weights = self.weights(b, [weights, recurrent], bias, peepholes, d)?;
             let mut initial = vec![];
-            for s in 0..states {
-                initial.push(match at(5 + s) {
-                    Some(v) => {
-                        let v = part(b, v, self.layout, d)?;
-                        same_batch(b, v, x, weights.recurrent)?
-                    }
+            for &start in &starts {
+                initial.push(match start {
+                    Some(v) => part(b, v, self.layout, d)?,
                     None => zeros(b, x, weights.recurrent)?,
                 });
             }
@@ -305,16 +327,6 @@ fn state_dims(b: &mut Builder, x: Value, recurrent: Value) -> Result<Value, Faul
     b.op(Concat { axis: 0 }, &[batch, hidden])
 }
 
-/// The state `v` with the dims that the body's states have, `[B, H]`; inference requires that they are equal in a run, but they
-/// may be written differently: a state `[1, H]` for a batch of `n`.
-fn same_batch(b: &mut Builder, v: Value, x: Value, recurrent: Value) -> Result<Value, Fault> {
-    if b.dims(v)? == [b.dims(x)?[1], b.dims(recurrent)?[0]] {
-        return Ok(v);
-    }
-    let dims = state_dims(b, x, recurrent)?;
-    b.op(Reshape { allowzero: true }, &[v, dims])
-}
-
 /// Zeros `[B, H]` for a sequence `[T, B, I]` and recurrent weights `[H, G H]`.
 fn zeros(b: &mut Builder, x: Value, recurrent: Value) -> Result<Value, Fault> {
     let dims = state_dims(b, x, recurrent)?;
@@ -345,7 +357,7 @@ impl LSTM {
     fn net(&self) -> Result<Net, Fault> {
         let common = (&*self.direction, self.layout, self.clip);
         let names = (&self.activations[..], &self.activation_alpha[..], &self.activation_beta[..]);
-        Net::new(4, common, names, &["Sigmoid", "Tanh", "Tanh"])
+        Net::new(4, self.hidden_size, common, names, &["Sigmoid", "Tanh", "Tanh"])
     }
 }
 
@@ -363,7 +375,7 @@ impl GRU {
     fn net(&self) -> Result<Net, Fault> {
         let common = (&*self.direction, self.layout, self.clip);
         let names = (&self.activations[..], &self.activation_alpha[..], &self.activation_beta[..]);
-        Net::new(3, common, names, &["Sigmoid", "Tanh"])
+        Net::new(3, self.hidden_size, common, names, &["Sigmoid", "Tanh"])
     }
 }
 
@@ -382,7 +394,7 @@ impl RNN {
         let common = (&*self.direction, self.layout, self.clip);
         let count = if self.direction == "bidirectional" { 2 } else { 1 };
         let names = &self.activations[..self.activations.len().min(count)];
-        Net::new(1, common, (names, &self.activation_alpha, &self.activation_beta), &["Tanh"])
+        Net::new(1, self.hidden_size, common, (names, &self.activation_alpha, &self.activation_beta), &["Tanh"])
     }
 }
 
