@@ -228,6 +228,7 @@ impl Emit<'_, '_> {
                     _ => self.line(format!("if ({a} != {b}{one}) return {};", code + 1)),
                 }
             }
+            Step::Host { .. } => return Err(fault!("a step runs on the host, which C code does not have")),
             Step::If { cond, then, otherwise } => {
                 let flag = self.flag(cond)?;
                 self.line(format!("if ({flag}) {{"));

@@ -9,7 +9,7 @@ use crate::names::{Scope, comment};
 use crate::problem;
 use crate::types::{constant, memory};
 use infc_artifact::program::{Place, Program, Size, Step, SymbolSource, View};
-use infc_ir::{DType, Fault, Problems, eval, fault};
+use infc_ir::{DType, Fault, Problem, Problems, eval, fault};
 use infc_kernel::loops::Kernel;
 use infc_kernel::program::Lowered;
 use std::fmt::Write;
@@ -75,6 +75,7 @@ pub const ALIGN: u64 = 8;
 /// Prints a lowered program.
 pub fn source(lowered: &Lowered, options: &Options) -> Result<Source, Problems> {
     let program = &lowered.program;
+    no_host(program)?;
     let layout = layout::layout(program, &options.bounds)?;
     let mut helpers = Helpers::default();
     let mut functions = vec![];
@@ -178,6 +179,41 @@ fn call(i: &Interface) -> String {
     c
 }
 
+/// Refuses what only a host can do, with all nodes and ports that need one.
+fn no_host(program: &Program) -> Result<(), Problems> {
+    fn nodes(steps: &[Step], program: &Program, out: &mut Vec<String>) {
+        for step in steps {
+            match step {
+                Step::Host { code, routine, .. } => {
+                    out.push(program.messages.get(*code as usize).map_or_else(|| routine.clone(), |m| m.node.clone()));
+                }
+                Step::If { then, otherwise, .. } => {
+                    nodes(then, program, out);
+                    nodes(otherwise, program, out);
+                }
+                Step::Loop { body, .. } => nodes(body, program, out),
+                Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => {}
+            }
+        }
+    }
+    let mut places = vec![];
+    nodes(&program.steps, program, &mut places);
+    let ports = [("input", &program.inputs), ("output", &program.outputs)];
+    for (kind, list) in ports {
+        places.extend(list.iter().filter(|p| p.is_host()).map(|p| format!("{kind} '{}'", p.name)));
+    }
+    places.dedup();
+    if places.is_empty() {
+        return Ok(());
+    }
+    let one = |at| Problem {
+        at,
+        message: "works on strings, sequences or other values of a host, which C code does not have".to_owned(),
+        help: "leave this part to the program around the model, or make an artifact with --emit infc".to_owned(),
+    };
+    Err(Problems(places.into_iter().map(one).collect()))
+}
+
 /// What the header says of the code.
 fn about(options: &Options) -> Vec<String> {
     let mut lines = vec![
@@ -217,7 +253,7 @@ fn each_view(steps: &[Step], see: &mut dyn FnMut(&View)) {
             Step::Launch { buffers, .. } => buffers.iter().for_each(&mut *see),
             Step::Copy { from, to, .. } => [from, to].into_iter().for_each(&mut *see),
             Step::Bind { from, .. } => see(from),
-            Step::Require { .. } => {}
+            Step::Require { .. } | Step::Host { .. } => {}
             Step::If { cond, then, otherwise } => {
                 see(cond);
                 each_view(then, see);
@@ -241,7 +277,7 @@ fn each_launch(steps: &[Step], see: &mut dyn FnMut(usize, &[View])) {
                 each_launch(otherwise, see);
             }
             Step::Loop { body, .. } => each_launch(body, see),
-            Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => {}
+            Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
         }
     }
 }
