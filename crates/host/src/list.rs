@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(insert(2), Ok(list(&[&[1], &[2], &[9]])));
         assert_eq!(insert(-1), Ok(list(&[&[1], &[9], &[2]])));
         assert!(insert(3).is_err());
-        assert_eq!(run(Routine::SequenceErase, &[l.clone()]), Ok(list(&[&[1], &[2]])));
+        assert_eq!(run(Routine::SequenceErase, std::slice::from_ref(&l)), Ok(list(&[&[1], &[2]])));
         assert_eq!(run(Routine::SequenceErase, &[list(&[])]).unwrap_err(), "the sequence is empty");
         assert_eq!(run(Routine::SequenceLength, &[l]), Ok(scalar(3)));
     }
@@ -190,7 +190,7 @@ mod tests {
         let Value::Sequence(items) = &pieces else { panic!("{pieces}") };
         assert_eq!(items.iter().map(|i| i.to_string()).collect::<Vec<_>>(), ["i64[2, 2]", "i64[2, 1]"]);
         assert_eq!(run(Routine::ConcatFromSequence { axis: 1, new_axis: false }, &[pieces]), Ok(t.clone()));
-        let rows = run(Routine::SplitToSequence { axis: 0, keepdims: false }, &[t.clone()]).unwrap();
+        let rows = run(Routine::SplitToSequence { axis: 0, keepdims: false }, std::slice::from_ref(&t)).unwrap();
         assert_eq!(run(Routine::ConcatFromSequence { axis: 0, new_axis: true }, &[rows]), Ok(t.clone()));
         let split = |sizes: Value| run(Routine::SplitToSequence { axis: 1, keepdims: true }, &[t.clone(), sizes]).unwrap_err();
         assert_eq!(split(ints(&[2, 2])), "the pieces do not add up to the 3 elements");
@@ -204,12 +204,12 @@ mod tests {
     #[test]
     fn optionals_have_a_value_or_not() {
         let none = Value::Optional(None);
-        assert_eq!(run(Routine::OptionalGetElement, &[none.clone()]).unwrap_err(), "the optional is empty");
+        assert_eq!(run(Routine::OptionalGetElement, std::slice::from_ref(&none)).unwrap_err(), "the optional is empty");
         let some = run(Routine::Optional, &[ints(&[1])]).unwrap();
-        assert_eq!(run(Routine::OptionalGetElement, &[some.clone()]), Ok(ints(&[1])));
+        assert_eq!(run(Routine::OptionalGetElement, std::slice::from_ref(&some)), Ok(ints(&[1])));
         // Wrapping again and again ends.
         let mut deep = some.clone();
-        let error = (0..100).find_map(|_| run(Routine::Optional, &[deep.clone()]).map(|v| deep = v).err());
+        let error = (0..100).find_map(|_| run(Routine::Optional, std::slice::from_ref(&deep)).map(|v| deep = v).err());
         assert_eq!(error.unwrap(), "a value nests too deeply");
         let has =
             |v: &[Value]| run(Routine::OptionalHasElement, v).unwrap() == Tensor::from_bools(vec![], &[true]).unwrap().into();
