@@ -171,6 +171,17 @@ pub const QUANT: &[Row] = rows! {
         let case = op("QLinearGlobalAveragePool").domain(MS).int("channels_last", 0);
         scaled(case, r, dtype, &dims).of(scale(r)).of(zero(r, dtype, &[]))
     };
+    "BipolarQuant" => |r| {
+        let dims = r.dims(0..=4);
+        op("BipolarQuant").domain("qonnx.custom_op.general").of(r.tensor(DType::F32, &dims, Fill::Any)).of(scale(r))
+    };
+    "Trunc" => |r| {
+        let (dims, mode) = (r.dims(0..=4), r.pick(&["ROUND", "CEIL", "FLOOR"]));
+        let number = |v: f32| Tensor::from_vec([], vec![v]);
+        let case = op("Trunc").domain("qonnx.custom_op.general").str("rounding_mode", mode);
+        let case = case.of(r.tensor(DType::F32, &dims, Fill::Within(-100, 100))).of(scale(r)).of(number(0.0));
+        case.of(number(8.0)).of(number(r.within(2, 8) as f32)).ulps(2.0)
+    };
     "Quant" => |r| {
         let (dims, narrow, signed) = (r.dims(0..=4), r.within(0, 1), r.within(0, 1));
         let mode = r.pick(&["ROUND", "CEIL", "FLOOR", "ROUND_TO_ZERO"]);
