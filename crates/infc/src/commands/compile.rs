@@ -293,7 +293,7 @@ fn c_code(args: &Args, options: &Options) -> Result {
     if options.target.backend != "c" {
         let known: Vec<_> = target::machines().into_iter().filter(|m| m.backend == "c").map(|m| m.name).collect();
         let message = format!("the {} backend of target '{}' prints no C", options.target.backend, options.target.name);
-        return Err(Failure::usage(message, &format!("leave out --target, or name one of {}", known.join(", "))));
+        return Err(Failure::usage(message, format!("leave out --target, or name one of {}", known.join(", "))));
     }
     let stem = |path: &Path| native::identifier(&path.file_stem().unwrap_or_default().to_string_lossy());
     let (out, name) = match &args.output {
