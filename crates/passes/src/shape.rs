@@ -30,8 +30,12 @@ pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
     }
 }
 
-/// Symbols that can only have one value in a run: some operator requires that they are equal to a number.
+/// Symbols that can only have one value in a run, because some operator requires that they are equal to a number, where ranks may
+/// depend on it. Otherwise they stay symbols: a wrong size is then told in that operator's words.
 fn decided(g: &Graph) -> Vec<(String, i64)> {
+    if !g.requires.iter().any(|r| r.assumed) {
+        return vec![];
+    }
     let symbols = bound_symbols(g);
     let pair = |a: Expr, b: Expr| match (a.node(), b.known()) {
         (ExprNode::Sym(s), Some(n)) if n >= 0 && symbols.contains(s) => Some(((*s).to_owned(), n)),
