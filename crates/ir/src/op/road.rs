@@ -46,7 +46,6 @@ const DECOMPOSED: &[&str] = &[
     "LinearRegressor",
     "LogSoftmax",
     "MeanVarianceNormalization",
-    "MelWeightMatrix",
     "Normalizer",
     "OneHotEncoder",
     "QLinearAdd",
