@@ -115,7 +115,8 @@ pub fn layout(program: &Program, bounds: &Bounds) -> Result<Layout, Problems> {
             // A buffer that grows in loops keeps what it holds.
             let grows = b.bytes.symbols().any(|s| program.symbols[s as usize].source == SymbolSource::Step);
             at.push(k);
-            sizes.push(bytes[k]);
+            // What is always empty has a place of its own too: no two parameters of a function are one address.
+            sizes.push(bytes[k].max(1));
             lives.push(if grows { (0, u32::MAX) } else { (first.min(last), last) });
         }
     }
