@@ -257,6 +257,34 @@ pub enum Step {
     },
 }
 
+/// All views of all steps.
+pub fn each_view(steps: &[Step], see: &mut dyn FnMut(&View)) {
+    for step in steps {
+        match step {
+            Step::Launch { buffers, .. } => buffers.iter().for_each(&mut *see),
+            Step::Copy { from, to, .. } => [from, to].into_iter().for_each(&mut *see),
+            Step::Bind { from, .. } => see(from),
+            Step::Require { .. } => {}
+            Step::If { cond, then, otherwise } => {
+                see(cond);
+                each_view(then, see);
+                each_view(otherwise, see);
+            }
+            Step::Loop { cond, body, .. } => {
+                cond.iter().for_each(&mut *see);
+                each_view(body, see);
+            }
+            Step::Host { inputs, outputs, .. } => {
+                for value in inputs.iter().flatten().chain(outputs) {
+                    if let HostValue::Tensor { view, .. } = value {
+                        see(view);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A compiled kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {

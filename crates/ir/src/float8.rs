@@ -34,6 +34,48 @@ fn format(dtype: DType) -> Format {
     }
 }
 
+/// A format with sign and mantissa, as those need it who pack and unpack it with integer arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Small {
+    /// Bits of the mantissa.
+    pub mantissa: u32,
+    /// Bits of exponent and mantissa, without the sign.
+    pub bits: u32,
+    /// Bias of the exponent.
+    pub bias: i32,
+    /// NaN is the code of the negative zero, which there is not.
+    pub fnuz: bool,
+    /// The largest exponent means infinity and NaN.
+    pub infinities: bool,
+    /// The largest finite value.
+    pub largest: f64,
+    /// Code of NaN, without the sign; of the largest value where there is no NaN.
+    pub nan: u32,
+}
+
+impl Small {
+    /// The format of a dtype: one of the four 8-bit ones with a mantissa, or `e2m1`.
+    pub fn of(dtype: DType) -> Small {
+        let f = format(dtype);
+        let bits = f.exponent + f.mantissa;
+        let (all, sign) = ((1u32 << bits) - 1, 1u32 << bits);
+        let largest = match (f.infinities, f.nan && !f.unsigned_zero) {
+            (true, _) => (((1u32 << f.exponent) - 1) << f.mantissa) - 1,
+            (false, true) => all - 1,
+            (false, false) => all,
+        };
+        Small {
+            mantissa: f.mantissa,
+            bits,
+            bias: f.bias,
+            fnuz: f.unsigned_zero,
+            infinities: f.infinities,
+            largest: decode(dtype, largest as u8),
+            nan: if f.unsigned_zero { sign } else { all },
+        }
+    }
+}
+
 /// The value of the bits `raw` of a small float `dtype`.
 pub fn decode(dtype: DType, raw: u8) -> f64 {
     if dtype == DType::F8E8M0 {
@@ -117,6 +159,17 @@ pub fn encode(dtype: DType, value: f64, saturate: bool) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn formats_for_integer_arithmetic() {
+        let s =
+            |bits, mantissa, bias, fnuz, infinities, largest, nan| Small { mantissa, bits, bias, fnuz, infinities, largest, nan };
+        assert_eq!(Small::of(DType::F8E4M3FN), s(7, 3, 7, false, false, 448.0, 0x7f));
+        assert_eq!(Small::of(DType::F8E4M3FNUZ), s(7, 3, 8, true, false, 240.0, 0x80));
+        assert_eq!(Small::of(DType::F8E5M2), s(7, 2, 15, false, true, 57344.0, 0x7f));
+        assert_eq!(Small::of(DType::F8E5M2FNUZ), s(7, 2, 16, true, false, 57344.0, 0x80));
+        assert_eq!(Small::of(DType::F4E2M1), s(3, 1, 1, false, false, 6.0, 0x7));
+    }
 
     #[test]
     fn every_code_survives_decode_and_encode() {

@@ -126,34 +126,6 @@ fn host_type(ty: &Type) -> HostType {
     }
 }
 
-/// All views of all steps.
-fn each_view(steps: &[Step], see: &mut dyn FnMut(&View)) {
-    for step in steps {
-        match step {
-            Step::Launch { buffers, .. } => buffers.iter().for_each(&mut *see),
-            Step::Copy { from, to, .. } => [from, to].into_iter().for_each(&mut *see),
-            Step::Bind { from, .. } => see(from),
-            Step::Require { .. } => {}
-            Step::If { cond, then, otherwise } => {
-                see(cond);
-                each_view(then, see);
-                each_view(otherwise, see);
-            }
-            Step::Loop { cond, body, .. } => {
-                cond.iter().for_each(&mut *see);
-                each_view(body, see);
-            }
-            Step::Host { inputs, outputs, .. } => {
-                for value in inputs.iter().flatten().chain(outputs) {
-                    if let HostValue::Tensor { view, .. } = value {
-                        see(view);
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// Bytes of the elements of all operands.
 fn bytes(operands: &[Operand]) -> Expr {
     let one = |o: &Operand| Expr::product(o.buffer.dims.iter().copied()) * Expr::from(o.buffer.dtype.bytes());
@@ -371,7 +343,7 @@ impl Emit<'_> {
     /// Lays out the constants that are read as they are; those that only exist in a packed form are left out.
     fn lay_out_constants(&mut self) {
         let mut used: HashSet<u32> = self.out.program.outputs.iter().map(|p| p.buffer).collect();
-        each_view(&self.out.program.steps, &mut |v| {
+        art::each_view(&self.out.program.steps, &mut |v| {
             used.insert(v.buffer);
         });
         let data = &mut self.out.constants;

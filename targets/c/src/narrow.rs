@@ -3,33 +3,7 @@
 
 use crate::types::memory;
 use infc_ir::DType;
-
-/// The 8- and 4-bit formats with sign and mantissa.
-struct Small {
-    mantissa: u32,
-    /// Without the sign.
-    bits: u32,
-    bias: i32,
-    /// NaN is the code of the negative zero, which there is not.
-    fnuz: bool,
-    /// The largest exponent means infinity and NaN.
-    infinities: bool,
-    largest: f32,
-    /// Code of NaN, without the sign.
-    nan: u32,
-}
-
-fn small(dtype: DType) -> Small {
-    let s = |bits, mantissa, bias, fnuz, infinities, largest, nan| Small { mantissa, bits, bias, fnuz, infinities, largest, nan };
-    match dtype {
-        DType::F8E4M3FN => s(7, 3, 7, false, false, 448.0, 0x7f),
-        DType::F8E4M3FNUZ => s(7, 3, 8, true, false, 240.0, 0x80),
-        DType::F8E5M2 => s(7, 2, 15, false, true, 57344.0, 0x7f),
-        DType::F8E5M2FNUZ => s(7, 2, 16, true, false, 57344.0, 0x80),
-        DType::F4E2M1 => s(3, 1, 1, false, false, 6.0, 0x7),
-        _ => unreachable!("{dtype} is not a small float"),
-    }
-}
+use infc_ir::float8::Small;
 
 /// `2^exponent` as a constant.
 fn power(exponent: i32) -> String {
@@ -63,7 +37,7 @@ pub fn nearest(dtype: DType, name: &str, to_bits: &str) -> String {
              return (uint8_t)(code > 254u ? 254u : code);\n"
         ),
         _ => {
-            let s = small(dtype);
+            let s = Small::of(dtype);
             let lowest = 1 - s.bias;
             let magic = lowest - s.mantissa as i32 + 23;
             let magic_bits = ((magic + 127) as u32) << 23;
@@ -78,7 +52,7 @@ pub fn nearest(dtype: DType, name: &str, to_bits: &str) -> String {
                 round_bits(23 - s.mantissa, (((127 - s.bias) as u32) << 23).wrapping_neg()),
                 31 - s.bits,
                 1u32 << s.bits,
-                largest = s.largest.to_bits(),
+                largest = (s.largest as f32).to_bits(),
             )
         }
     };
@@ -100,7 +74,7 @@ pub fn unpack(dtype: DType, name: &str, from_bits: &str) -> String {
             format!("    return h == 255 ? NAN : {from_bits}(h == 0 ? 0x400000u : (uint32_t)h << 23);\n")
         }
         _ => {
-            let s = small(dtype);
+            let s = Small::of(dtype);
             let mut special = String::new();
             if s.infinities {
                 let top = ((1u32 << (s.bits - s.mantissa)) - 1) << s.mantissa;

@@ -8,7 +8,7 @@ use crate::layout::{self, Bounds};
 use crate::names::{Scope, comment};
 use crate::problem;
 use crate::types::{constant, memory};
-use infc_artifact::program::{Place, Program, Size, Step, SymbolSource, View};
+use infc_artifact::program::{Place, Program, Size, Step, SymbolSource, View, each_view};
 use infc_ir::{DType, Fault, Problem, Problems, eval, fault};
 use infc_kernel::loops::Kernel;
 use infc_kernel::program::Lowered;
@@ -244,27 +244,6 @@ fn dims(program: &Program, ranges: &[(i64, i64)]) -> Vec<Dim> {
     let mut scope = Scope::default();
     let inputs = program.symbols.iter().enumerate().filter(|(_, s)| matches!(s.source, SymbolSource::Input { .. }));
     inputs.map(|(symbol, s)| Dim { name: scope.fresh(&s.name), symbol, most: ranges[symbol].1 }).collect()
-}
-
-/// All views of all steps.
-fn each_view(steps: &[Step], see: &mut dyn FnMut(&View)) {
-    for step in steps {
-        match step {
-            Step::Launch { buffers, .. } => buffers.iter().for_each(&mut *see),
-            Step::Copy { from, to, .. } => [from, to].into_iter().for_each(&mut *see),
-            Step::Bind { from, .. } => see(from),
-            Step::Require { .. } | Step::Host { .. } => {}
-            Step::If { cond, then, otherwise } => {
-                see(cond);
-                each_view(then, see);
-                each_view(otherwise, see);
-            }
-            Step::Loop { cond, body, .. } => {
-                cond.iter().for_each(&mut *see);
-                each_view(body, see);
-            }
-        }
-    }
 }
 
 /// The kernel and the views of all launches.

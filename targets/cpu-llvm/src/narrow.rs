@@ -6,6 +6,7 @@
 
 use crate::ir::{Elem, Fun, Val};
 use infc_ir::DType;
+use infc_ir::float8::Small;
 
 /// Is the dtype held as f32 in registers though it is none?
 pub fn is_narrow(dtype: DType) -> bool {
@@ -120,32 +121,6 @@ fn pack_e8m0(f: &mut Fun, v: Val) -> Val {
     let bad = f.cmp("fcmp ult", v, Val::float(Elem::F32, 0.0));
     let code = f.select(bad, i32c(255), code);
     f.cast("trunc", code, Elem::I8)
-}
-
-/// The 8- and 4-bit formats with sign and mantissa.
-struct Small {
-    mantissa: u32,
-    bits: u32, // without the sign
-    bias: i32,
-    fnuz: bool,       // NaN is the negative zero's code; no negative zero
-    infinities: bool, // the largest exponent means infinity and NaN
-    largest: f64,
-    nan: u32, // code without sign
-}
-
-impl Small {
-    fn of(dtype: DType) -> Small {
-        let s =
-            |bits, mantissa, bias, fnuz, infinities, largest, nan| Small { mantissa, bits, bias, fnuz, infinities, largest, nan };
-        match dtype {
-            DType::F8E4M3FN => s(7, 3, 7, false, false, 448.0, 0x7f),
-            DType::F8E4M3FNUZ => s(7, 3, 8, true, false, 240.0, 0x80),
-            DType::F8E5M2 => s(7, 2, 15, false, true, 57344.0, 0x7f),
-            DType::F8E5M2FNUZ => s(7, 2, 16, true, false, 57344.0, 0x80),
-            DType::F4E2M1 => s(3, 1, 1, false, false, 6.0, 0x7),
-            _ => unreachable!("{dtype} is not a small float"),
-        }
-    }
 }
 
 fn pack_small(f: &mut Fun, s: Small, v: Val) -> Val {
