@@ -9,6 +9,7 @@
 //! their dtype at every operator, so both rules are exact.
 
 use crate::work::{Arg, Id, Item, Memory, Task, Work};
+use crate::zero_point::byte_read;
 use infc_ir::compute::{Compute, Reducer, Reduction, Step, simplify_scalar};
 use infc_ir::expr::{Node, Ranges};
 use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
@@ -263,6 +264,7 @@ pub fn is_contraction(c: &Compute) -> bool {
             Kind::Cast(a) => s = *a,
             // Less a zero point, which is one for the whole tensor.
             Kind::Binary(Binary::Sub, a, b) if moving_reads(*b).is_empty() => s = *a,
+            Kind::Binary(Binary::Xor, ..) => return byte_read(s).is_some(),
             Kind::Read { .. } => return true,
             _ => return false,
         }

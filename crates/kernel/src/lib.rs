@@ -7,8 +7,10 @@
 
 pub mod backend;
 pub mod build;
+pub mod byte_groups;
 pub mod cost;
 pub mod fuse;
+pub mod known;
 pub mod loops;
 pub mod math;
 pub mod place;

@@ -110,7 +110,9 @@ fn followed(work: &Work, task: &Task, c: &Compute, rank: usize) -> Option<Vec<us
                     Memory::Window { of, .. } => &work.tensor(work.whole(of)).order,
                     _ => &t.order,
                 };
-                let same_channel = index.len() == rank && rank >= 3 && index[1].as_index() == Some(Expr::var(1));
+                // The same channel, or so many further on, as in a concatenation.
+                let distance = index.get(1).and_then(|i| i.as_index()).map(|e| e - Expr::var(1));
+                let same_channel = index.len() == rank && rank >= 3 && distance.is_some_and(|d| d.known().is_some());
                 if same_channel && *order == channels_last(rank) {
                     best = Some(order.clone());
                 }
@@ -125,6 +127,8 @@ struct Wish {
     tensor: Id,
     halo: Vec<(i64, i64)>,
     fill: Scalar,
+    /// Channels shall lie side by side: there are many, or they are bytes that an instruction takes in groups.
+    channels_last: bool,
 }
 
 fn borders(work: &mut Work) {
@@ -184,6 +188,9 @@ fn walk_borders(work: &mut Work, items: &mut Vec<Item>, seen: &HashSet<Id>, copi
     *items = out;
 }
 
+/// So few channels are read as they lie: one after another, as in pictures, they would make vectors that are mostly empty.
+const FEW_CHANNELS: i64 = 4;
+
 /// The guarded read of a contraction, if its guard only keeps the index inside the tensor.
 fn wish(work: &Work, task: &Task) -> Option<Wish> {
     let Step::Compute(c) = &task.step else { return None };
@@ -216,7 +223,10 @@ fn wish(work: &Work, task: &Task) -> Option<Wish> {
         }
         halo.push(((-low).max(0), high.max(0)));
     }
-    Some(Wish { tensor, halo, fill: *fill })
+    let (ty, convolution) = (&work.tensor(tensor).ty, is_convolution(work, task));
+    let few = ty.rank() >= 2 && ty.dims[1].known().is_some_and(|d| d <= FEW_CHANNELS);
+    let channels_last = convolution && (ty.dtype.bytes() == 1 || !few);
+    Some(Wish { tensor, halo, fill: *fill, channels_last })
 }
 
 /// An upper bound without `d * (x div d)`, which is at most `x`.
@@ -261,6 +271,9 @@ fn bordered(
     let data = work.tensor(wish.tensor);
     let own = matches!(data.memory, Memory::Temp) && !seen.contains(&wish.tensor) && data.fill.is_none_or(|f| f == wish.fill);
     let id = if own {
+        if wish.channels_last && wish.halo.get(1).is_some_and(|h| h.1 > 0) {
+            work.tensors[wish.tensor.index()].order = channels_last(wish.halo.len());
+        }
         wish.tensor
     } else if let Some(&copy) = copies.get(&(wish.tensor, wish.fill)) {
         copy
@@ -270,8 +283,9 @@ fn bordered(
         let id = work.add(ty, Memory::Temp, "");
         out.push(Item::Task(Task { step, sources: vec![wish.tensor], out: id, name: "pad".into(), node: node.to_owned() }));
         copies.insert((wish.tensor, wish.fill), id);
-        // A copy for a convolution may as well lie channels-last.
-        work.tensors[id.index()].order = channels_last(wish.halo.len().max(2));
+        if wish.channels_last {
+            work.tensors[id.index()].order = channels_last(wish.halo.len());
+        }
         id
     };
     let data = &mut work.tensors[id.index()];

@@ -3,7 +3,7 @@
 //! [`choose`] looks at the step, the strides of its operands and the machine, and picks a kind with its sizes. A builder
 //! turns step and plan into a nest; any legal plan of a step gives the same values (up to the order of float sums).
 
-use crate::build::{Operand, contract};
+use crate::build::{Operand, contract, elementwise};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
 use infc_ir::Expr;
@@ -78,6 +78,8 @@ pub struct Elementwise {
     pub jam: usize,
     /// Values of the flattened outer axes that a task takes.
     pub chunk: usize,
+    /// The reduction axis whose products are added up four at a time, by the row `byte_dot`.
+    pub taps: Option<usize>,
 }
 
 /// Sizes of a row reduction.
@@ -127,6 +129,10 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
     order.sort_by_key(|&a| (if c.dims[a].is(1) { 0 } else { 1 }, std::cmp::Reverse(stride_rank(out, a)), a));
     let widest = widest(c);
     let lanes = target.lanes(widest);
+    if let Some(k) = long_axis(c, &order, operands, lanes) {
+        let axis = order.remove(k);
+        order.push(axis);
+    }
     // A short last axis takes narrower vectors.
     let last = order.last().map_or(1, |&a| guess(c.dims[a]));
     let lanes = (1..=lanes).rev().filter(|l| l.is_power_of_two()).find(|&l| l as i64 <= last.max(1)).unwrap_or(1);
@@ -144,7 +150,28 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
     let skip = if jam > 1 { 2 } else { 1 };
     let outer: Option<i64> = order.iter().rev().skip(skip).map(|&a| c.dims[a].known()).product();
     let chunk = outer.map_or(chunk, |o| chunk.min(o.max(1) as usize));
-    Elementwise { order, lanes, jam, chunk }
+    let taps = if jam > 1 && lanes >= 4 { elementwise::taps(c, operands, *order.last().expect("an axis"), target) } else { None };
+    Elementwise { order, lanes, jam, chunk, taps }
+}
+
+/// Where the last axis of the result is too short for vectors, as that of a picture's channels: the place in `order` of a long axis along which all
+/// is read side by side or stays. Its elements are stored one by one.
+fn long_axis(c: &Compute, order: &[usize], operands: &[Operand], lanes: usize) -> Option<usize> {
+    let long = |a: usize| guess(c.dims[a]) >= lanes as i64;
+    if c.reduction.is_some() || order.last().is_none_or(|&a| 2 * guess(c.dims[a]) > lanes as i64) {
+        return None;
+    }
+    (0..order.len() - 1).rev().find(|&k| {
+        let axis = order[k] as u32;
+        let mut good = long(order[k]);
+        c.value.visit(&mut |n| {
+            if let Kind::Read { source, index, .. } = n.kind() {
+                let step = operands[*source as usize].offset(index).and_then(|o| o.affine_in(axis));
+                good &= matches!(step, Some((0 | 1, _)));
+            }
+        });
+        good
+    })
 }
 
 /// The widest element in the computation, which decides how many lanes fit a register.
@@ -218,7 +245,8 @@ impl fmt::Display for Plan {
                 b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels, b.row
             ),
             Plan::Elementwise(e) => {
-                write!(f, "elementwise order={:?} lanes={} jam={} chunk={}", e.order, e.lanes, e.jam, e.chunk)
+                write!(f, "elementwise order={:?} lanes={} jam={} chunk={}", e.order, e.lanes, e.jam, e.chunk)?;
+                e.taps.map_or(Ok(()), |k| write!(f, " taps={k}"))
             }
             Plan::RowReduce(r) => write!(f, "row_reduce lanes={} chunk={}", r.lanes, r.chunk),
             Plan::Scatter => f.write_str("scatter"),

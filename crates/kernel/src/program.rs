@@ -5,7 +5,7 @@ use crate::loops::{Access, Buffer, Kernel, Space};
 use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
 use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
-use crate::{cost, fuse, place, work, zero_point};
+use crate::{cost, fuse, known, place, work, zero_point};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
 use infc_artifact::program::{
@@ -50,7 +50,8 @@ pub type States = Vec<(String, String)>;
 /// Lowers a decomposed graph for a target.
 pub fn lower(graph: &Graph, target: &TargetDesc, states: &States) -> Result<Lowered, Problems> {
     let mut work = work::from_graph(graph)?;
-    zero_point::lift(&mut work);
+    known::fold(&mut work);
+    zero_point::lift(&mut work, target);
     fuse::simplify(&mut work);
     fuse::fuse(&mut work);
     place::place(&mut work);

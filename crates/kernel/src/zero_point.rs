@@ -2,8 +2,11 @@
 //!
 //! `sum (x - z) * (w - v)` over constant weights is `sum x * u - z * sum u` with `u = w - v`, exactly, because i32 wraps. `u` and its
 //! sums are made here. Padding that reads as `z` stays padding: of the value `z`. What remains is a product of two reads, which the
-//! contraction builder, borders and instructions for bytes can take. Knows no operator: it looks at computes only.
+//! contraction builder, borders and instructions for bytes can take. Where those want unsigned data, signed data `x` becomes
+//! `x + 128`, which is its top bit flipped, and `z` becomes `z + 128`. Knows no operator: it looks at computes only.
 
+use crate::byte_groups;
+use crate::target::TargetDesc;
 use crate::work::{Id, Item, Memory, Task, Work};
 use infc_ir::compute::{Compute, Reducer, Step};
 use infc_ir::expr::Node;
@@ -12,25 +15,29 @@ use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr, Tensor, TensorType};
 
 /// Rewrites every task of the work list for which the law holds.
-pub fn lift(work: &mut Work) {
+pub fn lift(work: &mut Work, target: &TargetDesc) {
     let mut items = std::mem::take(&mut work.items);
-    walk(work, &mut items);
+    walk(work, &mut items, target);
     work.items = items;
 }
 
-fn walk(work: &mut Work, items: &mut [Item]) {
+fn walk(work: &mut Work, items: &mut [Item], target: &TargetDesc) {
     for item in items {
         match item {
             Item::Task(task) => {
-                if let Some(better) = lifted(work, task) {
+                let zero = lifted(work, task, target.byte_dot).map(|(better, zero)| {
                     *task = better;
+                    zero
+                });
+                if target.byte_dot {
+                    byte_groups::fill(work, task, zero.flatten().unwrap_or(0));
                 }
             }
             Item::If { then, otherwise, .. } => {
-                walk(work, then);
-                walk(work, otherwise);
+                walk(work, then, target);
+                walk(work, otherwise, target);
             }
-            Item::Loop { body, .. } => walk(work, body),
+            Item::Loop { body, .. } => walk(work, body, target),
             Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
         }
     }
@@ -74,7 +81,25 @@ fn variables(read: Scalar, dims: &[usize]) -> Option<Vec<Option<u32>>> {
     (1..vars.len()).all(|k| vars[k].is_none() || !vars[..k].contains(&vars[k])).then_some(vars)
 }
 
-fn lifted(work: &mut Work, task: &Task) -> Option<Task> {
+/// The data with its top bit flipped: `x + 128` as an unsigned byte.
+fn flipped(x: Scalar) -> Scalar {
+    Scalar::binary(Binary::Xor, x.bitcast(DType::U8), Scalar::int(DType::U8, 128))
+}
+
+/// The byte that is read in a factor under its casts, and whether its top bit is flipped.
+pub fn byte_read(s: Scalar) -> Option<(Scalar, bool)> {
+    match s.kind() {
+        Kind::Read { .. } => Some((s, false)),
+        Kind::Binary(Binary::Xor, inner, bit) if bit.as_int() == Some(128) && s.dtype() == DType::U8 => match inner.kind() {
+            Kind::Bitcast(read) if matches!(read.kind(), Kind::Read { .. }) => Some((*read, true)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The task without zero points, and that of the data if it is known. With `unsigned`, signed data is made unsigned.
+fn lifted(work: &mut Work, task: &Task, unsigned: bool) -> Option<(Task, Option<i64>)> {
     let Step::Compute(c) = &task.step else { return None };
     let r = c.reduction.as_ref().filter(|r| r.kind == Reducer::Sum && r.body.dtype() == DType::I32)?;
     let Kind::Binary(Binary::Mul, a, b) = r.body.kind() else { return None };
@@ -82,7 +107,8 @@ fn lifted(work: &mut Work, task: &Task) -> Option<Task> {
     let indexed = |f: &Factor| variables(f.read, &constant(work, f.source)?.dims);
     let (weights, vars) = (0..2).rev().find_map(|k| Some((k, indexed(&sides[k])?)))?;
     let (w, x) = (&sides[weights], &sides[1 - weights]);
-    if w.zero.is_none() && x.zero.is_none() {
+    let flip = unsigned && x.read.dtype() == DType::I8;
+    if w.zero.is_none() && x.zero.is_none() && !flip {
         return None;
     }
     // The sums of the weights run over all that the sum of products runs over.
@@ -91,9 +117,11 @@ fn lifted(work: &mut Work, task: &Task) -> Option<Task> {
         return None;
     }
     let zero = match x.zero {
+        None if flip => Some(Zero { scalar: Scalar::int(DType::I32, 0), known: Some(0) }),
         None => None,
         Some(z) => Some(zero_of(work, task, x, z)?),
     };
+    let own = x.zero.is_some();
     let u = centred_weights(work, task, w, &vars)?;
     let mut out = task.clone();
     let mut source = |work: &mut Work, t: Tensor, name: &str| {
@@ -104,16 +132,19 @@ fn lifted(work: &mut Work, task: &Task) -> Option<Task> {
     let index: Vec<Expr> = vars.iter().map(|v| v.map_or(Expr::int(0), |v| Expr::var(v as usize))).collect();
     let (dtype, number) = (u.dtype, source(work, u.clone(), "weights"));
     let plain = Scalar::read_at(dtype, number, &index).cast(DType::I32);
-    let data = match (x.read.kind(), &zero) {
+    let flip = flip && u.dtype == DType::I8;
+    let data = match (x.read.kind(), zero.as_ref().filter(|_| own)) {
         (Kind::Read { source, index, guard: Some((cond, _)) }, Some(Zero { known: Some(z), .. })) => {
             Scalar::read_if(*source as usize, index.iter().copied(), *cond, Scalar::int(x.read.dtype(), *z))
         }
         (Kind::Read { guard: Some(_), .. }, Some(_)) => return None, // the border's value is not known now
         _ => x.read,
     };
-    let data = data.cast(DType::I32);
+    let data = if flip { flipped(data) } else { data }.cast(DType::I32);
     let body = if weights == 0 { plain * data } else { data * plain };
     let mut value = c.value;
+    let known = zero.as_ref().and_then(|z| z.known);
+    let zero = zero.map(|z| if flip { z.plus(128) } else { z });
     if let Some(zero) = zero.filter(|z| z.known != Some(0)) {
         let kept: Vec<usize> = (0..vars.len()).filter(|&k| vars[k].is_some_and(|v| v < rank)).collect();
         let sums = weight_sums(&u, &kept)?;
@@ -127,7 +158,7 @@ fn lifted(work: &mut Work, task: &Task) -> Option<Task> {
     reduction.body = body;
     out.step = Step::Compute(Compute { dims: c.dims.clone(), reduction: Some(reduction), value });
     out.prune();
-    Some(out)
+    Some((out, known))
 }
 
 /// The zero point of the data.
@@ -135,6 +166,16 @@ struct Zero {
     scalar: Scalar,
     /// Its value, if it is a constant.
     known: Option<i64>,
+}
+
+impl Zero {
+    fn plus(self, more: i64) -> Zero {
+        let scalar = match self.known {
+            Some(v) => Scalar::int(DType::I32, v + more),
+            None => self.scalar + Scalar::int(DType::I32, more),
+        };
+        Zero { scalar, known: self.known.map(|v| v + more) }
+    }
 }
 
 /// The zero point if it is one value for all of the data; with it all padding must read as that value.

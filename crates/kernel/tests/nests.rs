@@ -227,6 +227,40 @@ proptest! {
     }
 
     #[test]
+    fn windows_of_bytes(c in 2usize..20, h in 1usize..5, w in 1usize..6, kh in 1usize..9, kw in 1usize..4, stride in 1usize..3, flip: bool, seed: u64) {
+        let (rows, columns) = ((h - 1) * stride + kh, (w - 1) * stride + kw);
+        let bytes = |dims: &[usize], dtype: DType, seed| {
+            let values = small(dims, seed);
+            Tensor::from_values(dtype, dims, (0..values.len()).map(|i| (values.float(i) * 31.0) as i64 as u64 & 255))
+        };
+        let data = if flip { DType::I8 } else { DType::U8 };
+        let tensors = [bytes(&[1, c, rows, columns], data, seed), bytes(&[c, 1, kh, kw], DType::I8, seed ^ 5)];
+        let step = Compute::reduce(
+            &e(&[1, c, h, w]),
+            &e(&[kh, kw]),
+            Reducer::Sum,
+            |o, r| {
+                let x = Scalar::read_at(data, 0, &[o[0], o[1], o[2] * stride as i64 + r[0], o[3] * stride as i64 + r[1]]);
+                let x = if flip { Scalar::binary(Binary::Xor, x.bitcast(DType::U8), Scalar::int(DType::U8, 128)) } else { x };
+                x.cast(DType::I32) * Scalar::read_at(DType::I8, 1, &[o[1], Expr::int(0), r[0], r[1]]).cast(DType::I32)
+            },
+            |_, acc| acc,
+        );
+        let last = Layout { order: vec![0, 2, 3, 1], halo: vec![(0, 0); 4] };
+        let layouts = [last.clone(), plain(4), last];
+        let mut target = target(32, 16, true);
+        target.byte_dot = true;
+        let step = Step::Compute(step.simplify());
+        let operands = [operand(&tensors[0], &layouts[0], false), operand(&tensors[1], &layouts[1], true), operand(&Tensor::zeros(DType::I32, [1, c, h, w]), &layouts[2], false)];
+        // As soon as neighbours share a tile and vectors are whole, the instruction for bytes is used.
+        if let Plan::Elementwise(p) = plan::choose(&step, &operands, &target) {
+            let fits = (2..=8).contains(&kh) || (2..=8).contains(&kw);
+            prop_assert_eq!(p.taps.is_some(), p.jam > 1 && p.lanes >= 4 && fits, "{:?}", p);
+        }
+        check(&step, &tensors, &layouts, &[false, true], &target, None);
+    }
+
+    #[test]
     fn any_elementwise_plan(
         dims in prop::collection::vec(1usize..7, 1..4), k in 1usize..4, swap in any::<prop::sample::Index>(), lanes in 0u32..5,
         jam in 1usize..5, chunk in 1usize..9, reduces in any::<bool>(), seed: u64,
@@ -242,7 +276,7 @@ proptest! {
             Compute::map(&e(&dims), |o| read(0, &o.iter().copied().chain([Expr::int(0)]).collect::<Vec<_>>()))
         };
         let jam = if reduces { jam } else { 1 };
-        let p = plan::Elementwise { order, lanes: 1 << lanes, jam, chunk };
+        let p = plan::Elementwise { order, lanes: 1 << lanes, jam, chunk, taps: None };
         let layouts = [plain(rank + 1), plain(rank)];
         check(&Step::Compute(step.simplify()), &[small(&shape, seed)], &layouts, &[false], &target(32, 16, true), Some(Plan::Elementwise(p)));
     }

@@ -4,8 +4,10 @@ use infc_ir::compute::{Compute, Reducer, Step};
 use infc_ir::interp::run_step;
 use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr, Tensor, TensorType};
+use infc_kernel::byte_groups::{GROUP, byte_factors};
+use infc_kernel::target::TargetDesc;
 use infc_kernel::work::{Id, Item, Memory, Task, Work};
-use infc_kernel::zero_point::lift;
+use infc_kernel::zero_point::{byte_read, lift};
 use proptest::prelude::*;
 
 /// `sum over k of (x[i, k - before] - zx) * (w[k, j] - zw[j])`, where `x` is `zx` outside.
@@ -18,8 +20,17 @@ struct Case {
     zero_is_constant: bool,
 }
 
+/// A machine with or without the instruction for bytes.
+fn machine(byte_dot: bool) -> TargetDesc {
+    let text = format!(
+        "name = \"t\"\nbackend = \"b\"\ndoc = \"\"\narch = \"x86_64\"\nfeatures = []\nvector_bytes = 32\nvector_registers = 16\n\
+         fma = true\nbyte_dot = {byte_dot}\nl1_bytes = 32768\nl2_bytes = 524288\nl3_bytes = 2097152\n"
+    );
+    TargetDesc::from_toml(&text).expect("a machine file")
+}
+
 /// The step before and after, each with its sources' values.
-fn lifted(case: &Case) -> [(Step, Vec<Option<Tensor>>); 2] {
+fn lifted(case: &Case, byte_dot: bool) -> [(Step, Vec<Option<Tensor>>); 2] {
     let mut work = Work::default();
     let ty = |t: &Tensor| TensorType::new(t.dtype, t.dims.iter().map(|&d| Expr::from(d)));
     let mut inputs: Vec<(Id, Tensor)> = vec![];
@@ -59,7 +70,7 @@ fn lifted(case: &Case) -> [(Step, Vec<Option<Tensor>>); 2] {
         name: String::new(),
         node: String::new(),
     }));
-    lift(&mut work);
+    lift(&mut work, &machine(byte_dot));
     let Item::Task(task) = &work.items[0] else { unreachable!("one task") };
     let value = |id: Id| match &work.tensor(id).memory {
         Memory::Constant(t) => t.clone(),
@@ -72,8 +83,15 @@ fn lifted(case: &Case) -> [(Step, Vec<Option<Tensor>>); 2] {
 /// Is it a product of two bytes?
 fn plain(step: &Step) -> bool {
     let Step::Compute(c) = step else { return false };
-    let byte = |s: Scalar| matches!(s.kind(), Kind::Cast(read) if matches!(read.kind(), Kind::Read { .. }));
+    let byte = |s: Scalar| matches!(s.kind(), Kind::Cast(read) if byte_read(*read).is_some());
     c.reduction.as_ref().is_some_and(|r| matches!(r.body.kind(), Kind::Binary(Binary::Mul, a, b) if byte(*a) && byte(*b)))
+}
+
+/// Is it a product of unsigned and signed bytes, in whole groups?
+fn grouped(step: &Step) -> bool {
+    let Step::Compute(c) = step else { return false };
+    let whole = |e: &Expr| e.is(1) || e.known().is_some_and(|k| k % GROUP == 0);
+    c.reduction.as_ref().is_some_and(|r| byte_factors(r.body).is_some() && r.axes.iter().all(whole))
 }
 
 proptest! {
@@ -81,23 +99,29 @@ proptest! {
     fn sums_are_the_same(
         m in 1usize..4, k in 1usize..9, n in 1usize..5, x in prop::collection::vec(any::<u8>(), 64), w in prop::collection::vec(any::<i8>(), 64),
         zx: u8, zw in prop::option::of(prop::collection::vec(any::<i8>(), 8)), before in 0usize..2, zero_is_constant: bool,
+        signed: bool, byte_dot: bool,
     ) {
+        let bytes = |dims: &[usize], values: &[u8]| match signed {
+            true => Tensor::from_vec(dims.to_vec(), values.iter().map(|&v| v as i8).collect()),
+            false => Tensor::from_vec(dims.to_vec(), values.to_vec()),
+        };
         let tensor = |dims: [usize; 2], values: &[i8]| Tensor::from_vec(dims, values[..dims[0] * dims[1]].to_vec());
         let case = Case {
-            x: Tensor::from_vec([m, k], x[..m * k].to_vec()),
-            zx: Tensor::from_vec([], vec![zx]),
+            x: bytes(&[m, k], &x[..m * k]),
+            zx: bytes(&[], &[zx]),
             w: tensor([k + before, n], &w),
             zw: zw.map(|z| Tensor::from_vec([n], z[..n].to_vec())),
             before,
             zero_is_constant,
         };
-        let [(before, sources), (after, lifted_sources)] = lifted(&case);
+        let [(before, sources), (after, lifted_sources)] = lifted(&case, byte_dot);
         let want = run_step(&before, &sources).expect("runs");
         let got = run_step(&after, &lifted_sources).expect("runs");
         prop_assert_eq!(got.to_ints(), want.to_ints());
         // Without zero points of the weights they always fit bytes; a border needs a value that is known.
         if case.zw.is_none() && (case.before == 0 || zero_is_constant) {
             prop_assert!(plain(&after), "{after}");
+            prop_assert!(!byte_dot || grouped(&after), "{after}");
         }
     }
 }

@@ -244,7 +244,7 @@ impl Emit<'_> {
         }
     }
 
-    fn masked_load(&mut self, ty: Ty, p: Val, mask: Val, align: u32) -> Val {
+    pub(crate) fn masked_load(&mut self, ty: Ty, p: Val, mask: Val, align: u32) -> Val {
         let pieces = self.pieces(ty);
         let parts: Vec<Val> = (0..ty.lanes / pieces.lanes)
             .map(|i| {

@@ -1,7 +1,9 @@
 //! Dot products of bytes: the row `byte_dot` as VPDPBUSD.
 //!
-//! The row writes a step as `sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in i32, where `a0..` are unsigned bytes side by side, the same for
-//! all lanes, and `b0..` signed bytes side by side in each lane. That is found again here; anything else is emitted as written.
+//! The row writes a step as `sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in i32, where `a0..` are unsigned bytes, side by side and the same for
+//! all lanes, or each in a vector of its own, and `b0..` signed bytes side by side in each lane, four to a lane even where fewer are used.
+//! That is found again here; anything else is emitted as written.
+//! Signed bytes with their top bits flipped may stand for the unsigned ones: all four are flipped at once.
 //! Intel's manual: VPDPBUSD adds the four products without saturating them or the sum.
 
 use crate::access::Shape;
@@ -9,6 +11,10 @@ use crate::emit::Emit;
 use crate::ir::{Elem, Ty, Val};
 use infc_ir::scalar::{Binary, Kind};
 use infc_ir::{DType, Expr, Fault, Scalar};
+use infc_kernel::zero_point::byte_read;
+
+/// Products of a lane.
+const GROUP: usize = 4;
 
 /// Lanes of the instruction's widest form.
 const WIDEST: u32 = 16;
@@ -16,30 +22,75 @@ const WIDEST: u32 = 16;
 impl Emit<'_> {
     /// The value of a sum if it is a step of a dot product, else nothing.
     pub fn dot(&mut self, s: Scalar) -> Result<Option<Val>, Fault> {
+        if self.lanes.unwrap_or(1) < 4 {
+            return Ok(None);
+        }
+        for count in (2..=GROUP).rev() {
+            let Some(step) = Products::of(s, count) else { continue };
+            let Some(right) = self.side_by_side(&step.b) else { continue };
+            let Shape::Step(right, 4) = self.place(right)? else { continue };
+            if let Some(left) = self.unsigned(&step)? {
+                return self.dot_of(step.sum, left, right).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The unsigned bytes in words, the same for all lanes or one for each.
+    fn unsigned(&mut self, step: &Products) -> Result<Option<Val>, Fault> {
         let lanes = self.lanes.unwrap_or(1);
-        let Some((sum, a, b)) = step(s).filter(|_| lanes >= 4 && self.mask.is_none()) else { return Ok(None) };
-        let (Some(left), Some(right)) = (self.side_by_side(a), self.side_by_side(b)) else { return Ok(None) };
-        let (Shape::One(left), Shape::Step(right, 4)) = (self.place(left)?, self.place(right)?) else { return Ok(None) };
+        let mut word = None;
+        if step.a.len() == GROUP
+            && let Some(first) = self.side_by_side(&step.a)
+            && let Shape::One(at) = self.place(first)?
+        {
+            word = Some(self.f.load(Ty::new(Elem::I32, 1), at, 1));
+        }
+        if word.is_none() {
+            for (k, &read) in step.a.iter().enumerate() {
+                if !matches!(self.place(read)?, Shape::Step(_, 1)) {
+                    return Ok(None);
+                }
+                let byte = self.scalar(read)?;
+                let byte = self.f.splat(byte, lanes);
+                let wide = self.f.cast("zext", byte, Elem::I32);
+                let moved = self.f.bin("shl", wide, Val::int(Elem::I32, 8 * k as i64));
+                word = Some(word.map_or(moved, |w| self.f.bin("or", w, moved)));
+            }
+        }
+        // Where there is no byte, its factor counts nothing: it has to stay zero.
+        let bits = (0..step.a.len()).fold(0u32, |bits, k| bits | 0x80 << (8 * k)) as i32;
+        Ok(word.map(|w| if step.flip { self.f.bin("xor", w, Val::int(Elem::I32, i64::from(bits))) } else { w }))
+    }
+
+    fn dot_of(&mut self, sum: Scalar, left: Val, right: Val) -> Result<Val, Fault> {
+        let lanes = self.lanes.unwrap_or(1);
         let acc = self.scalar(sum)?;
         let acc = self.f.splat(acc, lanes);
-        let word = self.f.load(Ty::new(Elem::I32, 1), left, 1);
         let piece = lanes.min(WIDEST).min(self.width as u32);
         let ty = Ty::new(Elem::I32, piece);
-        let factor = self.f.splat(word, piece);
         let name = format!("llvm.x86.avx512.vpdpbusd.{}", piece * 32);
         let parts: Vec<Val> = (0..lanes / piece)
             .map(|k| {
                 let at = self.f.gep(right, Elem::I32, Val::i64(i64::from(k * piece)));
-                let vector = self.f.load(ty, at, 1);
+                let vector = match self.mask {
+                    Some(mask) => {
+                        let mask = self.f.splat(mask, lanes);
+                        let mask = self.lanes_of(mask, k * piece, piece);
+                        self.masked_load(ty, at, mask, 1)
+                    }
+                    None => self.f.load(ty, at, 1),
+                };
+                let factor = if left.uniform() { self.f.splat(left, piece) } else { self.lanes_of(left, k * piece, piece) };
                 let acc = self.lanes_of(acc, k * piece, piece);
                 self.f.intrinsic(&name, &[], ty, &[acc, factor, vector])
             })
             .collect();
-        Ok(Some(self.joined(parts)))
+        Ok(self.joined(parts))
     }
 
-    /// The first of four reads if the others follow it in memory.
-    fn side_by_side(&mut self, reads: [Scalar; 4]) -> Option<Scalar> {
+    /// The first of some reads if the others follow it in memory.
+    fn side_by_side(&mut self, reads: &[Scalar]) -> Option<Scalar> {
         let part = |s: Scalar| match s.kind() {
             Kind::Read { source, index, guard: None } => Some((*source as usize, index)),
             _ => None,
@@ -67,18 +118,33 @@ impl Emit<'_> {
     }
 }
 
-/// The sum before, the unsigned and the signed bytes.
-fn step(s: Scalar) -> Option<(Scalar, [Scalar; 4], [Scalar; 4])> {
-    let byte = |s: Scalar, dtype: DType| match s.kind() {
-        Kind::Cast(read) if read.dtype() == dtype => Some(*read),
-        _ => None,
-    };
-    let (mut at, mut a, mut b) = (s, [s; 4], [s; 4]);
-    for k in (0..4).rev() {
-        let Kind::Binary(Binary::Add, before, product) = at.kind() else { return None };
-        let Kind::Binary(Binary::Mul, x, y) = product.kind() else { return None };
-        (a[k], b[k]) = (byte(*x, DType::U8)?, byte(*y, DType::I8)?);
-        at = *before;
+/// A step: the sum before, and reads of the unsigned and the signed bytes.
+struct Products {
+    sum: Scalar,
+    a: Vec<Scalar>,
+    b: Vec<Scalar>,
+    /// The unsigned bytes are signed ones with their top bits flipped.
+    flip: bool,
+}
+
+impl Products {
+    /// The last `count` products that `s` adds up.
+    fn of(s: Scalar, count: usize) -> Option<Products> {
+        let byte = |s: Scalar, dtype: DType| match s.kind() {
+            Kind::Cast(byte) if byte.dtype() == dtype => byte_read(*byte),
+            _ => None,
+        };
+        let (mut sum, mut a, mut b, mut flips) = (s, vec![], vec![], vec![]);
+        for _ in 0..count {
+            let Kind::Binary(Binary::Add, before, product) = sum.kind() else { return None };
+            let Kind::Binary(Binary::Mul, x, y) = product.kind() else { return None };
+            let (data, weight) = byte(*x, DType::U8).zip(byte(*y, DType::I8))?;
+            a.insert(0, data.0);
+            b.insert(0, weight.0);
+            flips.push(data.1);
+            sum = *before;
+        }
+        let flip = flips[0];
+        flips.iter().all(|&f| f == flip).then_some(Products { sum, a, b, flip })
     }
-    Some((at, a, b))
 }

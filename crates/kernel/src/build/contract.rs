@@ -11,9 +11,10 @@ use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::{Brgemm, Panels, guess};
 use crate::rows::{self, Row, Sums};
 use crate::target::TargetDesc;
-use infc_ir::Expr;
+use crate::zero_point::byte_read;
 use infc_ir::compute::{Compute, Reducer};
 use infc_ir::scalar::{Binary, Kind, Scalar};
+use infc_ir::{DType, Expr};
 
 /// A factor of the product: the scalar, and the one read in it.
 struct Factor {
@@ -21,6 +22,16 @@ struct Factor {
     read: Scalar,
     source: usize,
     index: Vec<Expr>,
+}
+
+impl Factor {
+    /// Its dtype before it is widened.
+    fn dtype(&self) -> DType {
+        match self.scalar.kind() {
+            Kind::Cast(narrow) if byte_read(*narrow).is_some() => narrow.dtype(),
+            _ => self.read.dtype(),
+        }
+    }
 }
 
 fn factors(c: &Compute) -> Option<[Factor; 2]> {
@@ -106,8 +117,8 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     let rows: i64 = m.iter().map(|&a| guess(c.dims[a])).product();
     let sums = Sums {
         dtype: r.body.dtype(),
-        broadcast: f[broadcast].read.dtype(),
-        vector: f[vector].read.dtype(),
+        broadcast: f[broadcast].dtype(),
+        vector: f[vector].dtype(),
         groups: if panels == Panels::Packed { groups(c, &f[broadcast], &operands[f[broadcast].source]) } else { 1 },
     };
     let row_of_sums = rows::choose(&sums, target);
@@ -126,7 +137,7 @@ fn groups(c: &Compute, a: &Factor, operand: &Operand) -> usize {
     let axes = &c.reduction.as_ref().expect("a contraction reduces").axes;
     let index: Vec<Scalar> = a.index.iter().map(|&e| Scalar::index(e)).collect();
     let last = (c.dims.len() + axes.len() - 1) as u32;
-    let plain = matches!(a.scalar.kind(), Kind::Cast(read) if *read == a.read);
+    let plain = matches!(a.scalar.kind(), Kind::Cast(byte) if byte_read(*byte).is_some_and(|(read, _)| read == a.read));
     let side_by_side = operand.offset(&index).and_then(|o| o.affine_in(last)).is_some_and(|(step, _)| step == 1);
     let whole = axes.last().and_then(|e| e.known()).is_some_and(|e| e % 4 == 0);
     if plain && side_by_side && whole { 4 } else { 1 }
@@ -451,7 +462,6 @@ impl Tile<'_> {
 mod tests {
     use super::*;
     use crate::loops::{Access, Buffer};
-    use infc_ir::DType;
     use infc_ir::compute::Reduction;
 
     #[test]

@@ -1,12 +1,17 @@
 //! The elementwise builder: any compute, one output element to a lane. Reductions run inside, in their own order.
+//!
+//! Windows over bytes (depthwise convolutions) add the products along one axis of the window four at a time where the machine can, by
+//! the row `byte_dot`: weights lie in groups of four for each channel, the data is read in a vector of channels for each product.
 
-use super::{Cx, accumulate, for_each};
+use super::{Cx, Operand, accumulate, for_each};
 use crate::build::pack;
+use crate::byte_groups::{GROUP, byte_factors};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::Elementwise;
-use infc_ir::Expr;
-use infc_ir::compute::{Compute, Reducer};
+use crate::target::TargetDesc;
+use infc_ir::compute::{Compute, Reducer, Reduction, Step};
 use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
+use infc_ir::{DType, Expr};
 
 /// Outer axes are flattened and cut into tasks; the innermost runs in vectors with a masked tail; `jam` neighbours along the
 /// last but one axis are computed together.
@@ -16,6 +21,10 @@ pub fn build(cx: &mut Cx, c: &Compute, plan: &Elementwise) {
         None => return scalar(cx, c),
     };
     let c = &pack::constants_along(cx, c, inner);
+    let c = &match plan.taps {
+        Some(axis) => grouped(cx, c, axis),
+        None => c.clone(),
+    };
     let (jammed, outer) = match outer.split_last() {
         Some((&j, rest)) if plan.jam > 1 => (Some(j), rest),
         _ => (None, outer),
@@ -31,7 +40,7 @@ pub fn build(cx: &mut Cx, c: &Compute, plan: &Elementwise) {
     let extent = c.dims[inner];
     let lanes = plan.lanes as i64;
     let tile = |cx: &mut Cx, masked: bool| match &rows {
-        Some(rows) => jammed_tile(cx, c, &axes, (inner, block), rows, plan.lanes, masked),
+        Some(rows) => jammed_tile(cx, c, &axes, (inner, block), rows, (plan.lanes, plan.taps.is_some()), masked),
         None => vec![vector(cx, c, &axes, (inner, block), plan.lanes, masked)],
     };
     let whole = lanes == 1 || extent.known().is_some_and(|e| e % lanes == 0);
@@ -48,6 +57,65 @@ pub fn build(cx: &mut Cx, c: &Compute, plan: &Elementwise) {
         nest = vec![for_each(row_block, count, LoopKind::Serial, nest)];
     }
     cx.body = chunk.wrap(nest);
+}
+
+/// The reduction axis whose products the row `byte_dot` can add up: constant weights for each channel, channels side by side in the data.
+pub fn taps(c: &Compute, operands: &[Operand], inner: usize, target: &TargetDesc) -> Option<usize> {
+    let r = c.reduction.as_ref().filter(|r| target.byte_dot && r.kind == Reducer::Sum)?;
+    let (x, w) = byte_factors(r.body)?;
+    let (Kind::Read { source: data, index: at, guard: None }, Kind::Read { source: weights, index: along, guard: None }) =
+        (x.kind(), w.kind())
+    else {
+        return None;
+    };
+    let step = operands[*data as usize].offset(at)?.affine_in(inner as u32)?.0;
+    operands[*weights as usize].constant.as_ref().filter(|_| step == 1)?;
+    let var = |v: usize| along.iter().filter(|i| i.as_index() == Some(Expr::var(v))).count() == 1;
+    let elsewhere = Step::Compute(Compute { reduction: None, ..c.clone() }).sources().contains(weights);
+    let fits = |k: &usize| r.axes[*k].known().is_some_and(|e| (2..=8).contains(&e)) && var(c.dims.len() + k);
+    if elsewhere || !var(inner) { None } else { (0..r.axes.len()).find(fits) }
+}
+
+/// The compute with its products along reduction axis `k` written out, and weights in groups of four of them.
+fn grouped(cx: &mut Cx, c: &Compute, k: usize) -> Compute {
+    let r = c.reduction.as_ref().expect("taps are those of a reduction");
+    let (x, w) = byte_factors(r.body).expect("checked by the plan");
+    let Kind::Read { source, index, .. } = w.kind() else { unreachable!("checked by the plan") };
+    let (axis, count) = (c.dims.len() + k, r.axes[k].known().expect("checked by the plan"));
+    let dim = index.iter().position(|i| i.as_index() == Some(Expr::var(axis))).expect("checked by the plan");
+    cx.group_constant(*source as usize, |t| pack::taps(t, dim, GROUP as usize));
+    let product = |tap: i64| {
+        let mut at = index.clone();
+        at[dim] = Scalar::index(tap / GROUP);
+        at.push(Scalar::index(tap % GROUP));
+        let mut map: Vec<Expr> = (0..c.dims.len() + r.axes.len()).map(Expr::var).collect();
+        map[axis] = Expr::int(tap);
+        let (data, weight) = (x.subst(&map), Scalar::read(w.dtype(), *source as usize, at));
+        r.body.rewrite(&mut |n| {
+            if n == x {
+                data
+            } else if n == w {
+                weight
+            } else {
+                n
+            }
+        })
+    };
+    let body = (1..count).fold(product(0), |sum, tap| sum + product(tap));
+    let mut axes = r.axes.clone();
+    axes[k] = Expr::int(1);
+    Compute { dims: c.dims.clone(), reduction: Some(Reduction { axes, kind: r.kind, body }), value: c.value }
+}
+
+/// `acc` with the terms of a value added one after another, in their order.
+fn add_up(kind: Reducer, acc: Scalar, value: Scalar, fma: bool) -> Scalar {
+    match value.kind() {
+        Kind::Binary(Binary::Add, a, b) if kind == Reducer::Sum && value.dtype() == DType::I32 => {
+            let acc = add_up(kind, acc, *a, fma);
+            accumulate(kind, acc, *b, fma)
+        }
+        _ => accumulate(kind, acc, value, fma),
+    }
 }
 
 /// Neighbours along an axis that share a tile.
@@ -81,7 +149,7 @@ fn jammed_tile(
     axes: &[Expr],
     (inner, block): (usize, Expr),
     rows: &Rows,
-    lanes: usize,
+    (lanes, taps): (usize, bool),
     masked: bool,
 ) -> Vec<Stmt> {
     let r = c.reduction.as_ref().expect("only reductions are jammed");
@@ -102,11 +170,13 @@ fn jammed_tile(
     let steps = cx.vars(&["k"], r.axes.len());
     let mut sum = each(cx, &|cx, row, lane, axes| {
         let all: Vec<Expr> = axes.iter().chain(&steps).copied().collect();
-        let next = accumulate(r.kind, cx.at(acc, &[row, lane]), r.body.subst(&all), cx.target.fma);
+        let next = add_up(r.kind, cx.at(acc, &[row, lane]), r.body.subst(&all), cx.target.fma);
         vec![cx.put(acc, &[row, lane], next)]
     });
     for (&v, &e) in steps.iter().zip(&r.axes).rev() {
-        sum = for_each(v, e, LoopKind::Serial, vec![sum]);
+        // Written out, neighbours share what they read and widen.
+        let kind = if taps && e.known().is_some_and(|e| e <= 8) { LoopKind::Unroll } else { LoopKind::Serial };
+        sum = for_each(v, e, kind, vec![sum]);
     }
     let finish = each(cx, &|cx, row, lane, axes| {
         vec![cx.store_out(axes, with_accumulator(c.value.subst(axes), cx.at(acc, &[row, lane])))]

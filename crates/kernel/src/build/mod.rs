@@ -160,6 +160,14 @@ impl<'a> Cx<'a> {
         self.shifts[source] = vec![0; tensor.dims.len()];
         self.packed.push(Packed { source, tensor });
     }
+    /// A constant in a new order, made of the one in which it is now.
+    pub fn group_constant(&mut self, source: usize, make: impl FnOnce(&Tensor) -> Tensor) {
+        let now = match self.packed.iter().position(|p| p.source == source) {
+            Some(at) => self.packed.remove(at).tensor,
+            None => self.operands[source].constant.clone().expect("a constant"),
+        };
+        self.pack(source, make(&now));
+    }
     /// A store into the result at logical `index`.
     pub fn store_out(&self, index: &[Expr], value: Scalar) -> Stmt {
         Stmt::Store { buffer: self.out(), index: index.iter().map(|&e| Scalar::index(e)).collect(), value }

@@ -133,6 +133,23 @@ pub fn grouped(panels: &Tensor, group: usize) -> Tensor {
     Tensor::from_bytes(panels.dtype, dims, to)
 }
 
+/// Groups of `group` neighbours along `dim` as a new last dim, with zeros where there are no more: `out[.., q, .., j] = t[.., group * q + j, ..]`.
+pub fn taps(t: &Tensor, dim: usize, group: usize) -> Tensor {
+    let (width, count) = (t.dtype.bytes(), t.dims[dim]);
+    let inner: usize = t.dims[dim + 1..].iter().product();
+    let blocks = count.div_ceil(group);
+    let mut dims = t.dims.clone();
+    dims[dim] = blocks;
+    dims.push(group);
+    let mut to = vec![0u8; dims.iter().product::<usize>() * width];
+    for (number, element) in t.bytes().chunks_exact(width.max(1)).enumerate() {
+        let (outer, k, i) = (number / (count * inner), number / inner % count, number % inner);
+        let at = (((outer * blocks + k / group) * inner + i) * group + k % group) * width;
+        to[at..at + width].copy_from_slice(element);
+    }
+    Tensor::from_bytes(t.dtype, dims, to)
+}
+
 /// True for dtypes whose elements can be moved as bytes.
 pub fn movable(dtype: DType) -> bool {
     dtype.bytes() > 0

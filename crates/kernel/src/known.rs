@@ -1,0 +1,104 @@
+//! Zeros and ones that kernels know: operands of one constant element that is 0 or 1 become part of the computation.
+//!
+//! A scale of 1 is then no division, a zero point of 0 no subtraction. Other numbers stay operands, so that layers that differ in them alone share
+//! a kernel. Class: exact (`x / 1`, `x * 1`, and for integers `x + 0` and `x - 0`, are `x`).
+
+use crate::work::{Item, Memory, Task, Work};
+use infc_ir::scalar::{Binary, Kind, Scalar};
+use infc_ir::{DType, Tensor};
+
+/// Puts them into the steps of the work list.
+pub fn fold(work: &mut Work) {
+    let mut items = std::mem::take(&mut work.items);
+    walk(work, &mut items);
+    work.items = items;
+}
+
+fn walk(work: &Work, items: &mut [Item]) {
+    for item in items {
+        match item {
+            Item::Task(task) => fold_task(work, task),
+            Item::If { then, otherwise, .. } => {
+                walk(work, then);
+                walk(work, otherwise);
+            }
+            Item::Loop { body, .. } => walk(work, body),
+            Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
+        }
+    }
+}
+
+fn fold_task(work: &Work, task: &mut Task) {
+    let known: Vec<Option<Scalar>> = task
+        .sources
+        .iter()
+        .map(|&id| match &work.tensor(id).memory {
+            Memory::Constant(t) => number(t),
+            _ => None,
+        })
+        .collect();
+    if known.iter().all(Option::is_none) {
+        return;
+    }
+    task.step = task.step.map(&mut |s| {
+        s.rewrite(&mut |n| match n.kind() {
+            Kind::Read { source, guard: None, .. } => known[*source as usize].unwrap_or(n),
+            Kind::Binary(op, a, b) => match op {
+                Binary::Mul | Binary::Div if is(*b, 1.0) => *a,
+                Binary::Mul if is(*a, 1.0) => *b,
+                Binary::Add | Binary::Sub if n.dtype().is_int() && is(*b, 0.0) => *a,
+                Binary::Add if n.dtype().is_int() && is(*a, 0.0) => *b,
+                _ => n,
+            },
+            _ => n,
+        })
+    });
+    task.prune();
+}
+
+/// The number that a tensor is: 0 or 1, and positive.
+fn number(t: &Tensor) -> Option<Scalar> {
+    let plain = t.len() == 1 && (t.dtype.is_int() || matches!(t.dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64));
+    if !plain {
+        return None;
+    }
+    let value = t.float(0);
+    (value == 1.0 || value == 0.0 && value.is_sign_positive()).then(|| Scalar::number(t.dtype, value))
+}
+
+fn is(s: Scalar, value: f64) -> bool {
+    matches!(s.kind(), Kind::Const(_)) && s == Scalar::number(s.dtype(), value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::work::Id;
+    use infc_ir::compute::{Compute, Step};
+    use infc_ir::{Expr, TensorType};
+
+    #[test]
+    fn divisions_by_one_go_and_other_numbers_stay() {
+        let folded = |value: f32| {
+            let mut work = Work::default();
+            let dims = [Expr::int(4)];
+            let x = work.add(TensorType::new(DType::F32, dims), Memory::Input(0), "x");
+            let scale = work.add(TensorType::new(DType::F32, []), Memory::Constant(Tensor::from_vec([], vec![value])), "scale");
+            let out = work.add(TensorType::new(DType::F32, dims), Memory::Temp, "y");
+            let read = |s: usize, at: &[Expr]| Scalar::read_at(DType::F32, s, at);
+            let step = Step::Compute(Compute::map(&dims, |axes| read(0, axes) / read(1, &[]) + read(1, &[])));
+            work.items.push(Item::Task(Task { step, sources: vec![x, scale], out, name: String::new(), node: String::new() }));
+            fold(&mut work);
+            let Item::Task(task) = &work.items[0] else { unreachable!("one task") };
+            let Step::Compute(c) = &task.step else { unreachable!("a compute") };
+            (c.value.to_string(), task.sources.clone(), vec![x, scale])
+        };
+        let text = |value: f32| folded(value).0;
+        assert_eq!(folded(1.0).1, vec![Id(0)]);
+        assert!(!text(1.0).contains("div") && text(1.0).contains("add"), "{}", text(1.0));
+        // A sum of floats with zero is not always the same float.
+        assert!(text(0.0).contains("add"), "{}", text(0.0));
+        let (_, sources, all) = folded(2.0);
+        assert_eq!(sources, all);
+    }
+}
