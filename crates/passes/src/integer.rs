@@ -2,6 +2,7 @@
 //!
 //! - `Q(contraction(DQ(x), DQ(w)) + bias)` accumulates `x - zx` times `w - zw` and the bias exactly in i32, then rounds once:
 //!   `saturate(rint(f32(acc) * m) + zy)`, `m = f32(sx sw / sy)`. Only where no sum can leave i32.
+//! - `Q(DQ(a) + DQ(b))` rounds `(a - za) * (sa / sy) + (b - zb) * (sb / sy)`, without a division by `sy`, as ONNX Runtime's QLinearAdd does.
 //! - `Q(max(v, c)) = max(Q(v), Q(c))` and the same for min, because Q is monotone: activations become limits of integers.
 //! - Data movement between DQ and Q of the same scale works on the stored integers, and `Q(DQ(x)) = x`: both exact.
 //! - Constants that are still dequantised afterwards are dequantised now.
@@ -11,7 +12,7 @@
 use crate::rewrite::{Context, Replacement, Site, each_node};
 use infc_ir::graph::{Graph, Node};
 use infc_ir::interp::eval_op;
-use infc_ir::op::{Add, Cast, Concat, Max, Min, Mul, QLinearConv, QuantizeLinear};
+use infc_ir::op::{Add, Cast, Concat, DequantizeLinear, Max, Min, Mul, QLinearConv, QuantizeLinear};
 use infc_ir::{DType, Fault, Op, Problems, Tensor, Value};
 
 /// Runs the pass; counts rewrites.
@@ -110,6 +111,9 @@ fn rule(site: &mut Site) -> Replacement {
     if let Some(values) = movement(site, v, &to)? {
         return Ok(Some(values));
     }
+    if let Some(values) = sum(site, v, &to)? {
+        return Ok(Some(values));
+    }
     contraction(site, v, &to)
 }
 
@@ -153,24 +157,84 @@ struct Product {
     channels: usize,
 }
 
-/// Q(act(contraction)): the integer contraction.
-fn contraction(site: &mut Site, v: Value, to: &Target) -> Replacement {
-    let mut nodes = vec![];
-    let (mut lo, mut hi) = (f32::NEG_INFINITY, f32::INFINITY);
-    let mut at = v;
-    // Activations that limit the range.
-    while let Some(n) = site.producer(at).filter(|_| site.used_once(at)) {
+/// Activations between a value and its quantisation: the nodes, what they are applied to, and the range that they limit it to.
+struct Activations {
+    nodes: Vec<Node>,
+    of: Value,
+    lo: f32,
+    hi: f32,
+}
+
+fn activations(site: &Site, v: Value) -> Activations {
+    let mut a = Activations { nodes: vec![], of: v, lo: f32::NEG_INFINITY, hi: f32::INFINITY };
+    while let Some(n) = site.producer(a.of).filter(|_| site.used_once(a.of)) {
         let Some((least, most)) = limits(site, n) else { break };
         // The innermost is applied first: an outer limit is applied to what it gives.
-        (lo, hi) = (least.max(lo).min(hi), most.max(lo).min(hi));
-        nodes.push(n);
-        at = site.graph.node(n).operand(0).expect("has a data operand");
+        (a.lo, a.hi) = (least.max(a.lo).min(a.hi), most.max(a.lo).min(a.hi));
+        a.nodes.push(n);
+        a.of = site.graph.node(n).operand(0).expect("has a data operand");
     }
+    a
+}
+
+/// A quantised value with the limits of activations.
+fn limited(site: &mut Site, mut y: Value, a: &Activations, to: &Target) -> Result<Value, Fault> {
+    let dtype = to.zero.dtype;
+    let (least, most) = dtype.int_range().unwrap_or((0, 0));
+    let bounds = [to.store(a.lo)?, to.store(a.hi)?];
+    site.build(|b| {
+        let limit = |q: i64| Tensor::from_values(dtype, [], [q as u64]);
+        if i128::from(bounds[0]) > least {
+            let c = b.constant(limit(bounds[0]));
+            y = b.op(Max {}, &[y, c])?;
+        }
+        if i128::from(bounds[1]) < most {
+            let c = b.constant(limit(bounds[1]));
+            y = b.op(Min {}, &[y, c])?;
+        }
+        Ok(y)
+    })
+}
+
+/// Q(act(DQ(a) + DQ(b))): both in units of the result.
+fn sum(site: &mut Site, v: Value, to: &Target) -> Replacement {
+    let a = activations(site, v);
+    let Some(n) = site.producer(a.of).filter(|_| site.used_once(a.of)) else { return Ok(None) };
+    let data = site.graph.node(n);
+    let op @ (Op::Add(_) | Op::Sub(_)) = data.op.clone() else { return Ok(None) };
+    let one = Tensor::from_vec([], vec![1.0f32]);
+    let terms: Option<Vec<Stored>> = data.inputs.iter().map(|&i| stored(site, i?).filter(Stored::single)).collect();
+    let Some(terms) = terms.filter(|_| to.scale.float(0) != 1.0) else { return Ok(None) };
+    let ratio = |s: &Stored| s.scale.float(0) as f32 / to.scale.float(0) as f32;
+    if !terms.iter().all(|s| ratio(s).is_normal()) {
+        return Ok(None);
+    }
+    a.nodes.iter().chain([&n]).for_each(|&n| site.absorb(n));
+    terms.iter().for_each(|s| site.absorb(s.node));
+    let y = site.build(|b| {
+        let mut values = vec![];
+        for s in &terms {
+            let [scale, zero] = [Tensor::from_vec([], vec![ratio(s)]), s.zeros().reshape([])].map(|t| b.constant(t));
+            let dequantise = DequantizeLinear { axis: 1, block_size: 0, output_dtype: 0 };
+            values.push(b.op(dequantise, &[s.value, scale, zero])?);
+        }
+        let sum = b.op(op, &values)?;
+        let [one, zero] = [one, to.zero.reshape([])].map(|t| b.constant(t));
+        b.op(QuantizeLinear { axis: 1, block_size: 0, output_dtype: 0, precision: 0, saturate: 1 }, &[sum, one, zero])
+    })?;
+    Ok(Some(vec![limited(site, y, &a, to)?]))
+}
+
+/// Q(act(contraction)): the integer contraction.
+fn contraction(site: &mut Site, v: Value, to: &Target) -> Replacement {
+    let a = activations(site, v);
+    let mut nodes = a.nodes.clone();
+    let at = a.of;
     let Some(p) = product(site, at) else { return Ok(None) };
     let Some(bias) = integer_bias(&p) else { return Ok(None) };
     nodes.extend([p.node, p.x.node, p.w.node]);
     nodes.into_iter().for_each(|n| site.absorb(n));
-    let mut y = match site.graph.node(p.node).op.clone() {
+    let y = match site.graph.node(p.node).op.clone() {
         Op::Conv(op) => {
             let op = QLinearConv {
                 auto_pad: op.auto_pad,
@@ -192,22 +256,7 @@ fn contraction(site: &mut Site, v: Value, to: &Target) -> Replacement {
         }
         _ => matrix(site, &p, bias, to)?,
     };
-    let dtype = to.zero.dtype;
-    let (least, most) = dtype.int_range().unwrap_or((0, 0));
-    let bounds = [to.store(lo)?, to.store(hi)?];
-    y = site.build(|b| {
-        let limit = |q: i64| Tensor::from_values(dtype, [], [q as u64]);
-        if i128::from(bounds[0]) > least {
-            let c = b.constant(limit(bounds[0]));
-            y = b.op(Max {}, &[y, c])?;
-        }
-        if i128::from(bounds[1]) < most {
-            let c = b.constant(limit(bounds[1]));
-            y = b.op(Min {}, &[y, c])?;
-        }
-        Ok(y)
-    })?;
-    Ok(Some(vec![y]))
+    Ok(Some(vec![limited(site, y, &a, to)?]))
 }
 
 /// The range that an activation limits its operand to.

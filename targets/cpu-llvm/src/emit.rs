@@ -442,6 +442,10 @@ impl Emit<'_> {
                     }
                 }
             }
+            Kind::Cast(a) if let Some((x, hi)) = clamped(*a, s.dtype()) => {
+                let x = self.scalar(x)?;
+                ops::clamped_to_int(&mut self.f, s.dtype(), x, hi)?
+            }
             Kind::Cast(a) => {
                 let x = self.scalar(*a)?;
                 ops::cast(&mut self.f, a.dtype(), s.dtype(), x)?
@@ -490,4 +494,13 @@ impl Emit<'_> {
         })
         .simplify(&self.ranges)
     }
+}
+
+/// What is limited to 0 and an upper bound that fits the unsigned integers of `to`, of 16 bits at most.
+fn clamped(s: Scalar, to: DType) -> Option<(Scalar, f64)> {
+    let narrow = matches!(to, DType::U8 | DType::U16) && s.dtype() == DType::F32;
+    let Kind::Binary(Binary::Min, inner, hi) = s.kind() else { return None };
+    let Kind::Binary(Binary::Max, x, lo) = inner.kind() else { return None };
+    let (hi, largest) = (hi.as_float()?, to.int_range()?.1 as f64);
+    (narrow && lo.as_float()? == 0.0 && (0.0..=largest).contains(&hi)).then_some((*x, hi))
 }

@@ -456,6 +456,17 @@ fn to_int(f: &mut Fun, to: DType, v: Val) -> Result<Val, Fault> {
     Ok(f.select(beyond, Val::int(elem, hi as i64), r))
 }
 
+/// `to_int` of `min(max(v, 0), hi)` to unsigned integers of 16 bits at most: NaN becomes 0 by the maximum already.
+pub fn clamped_to_int(f: &mut Fun, to: DType, v: Val, hi: f64) -> Result<Val, Fault> {
+    let (zero, hi) = (zero(v), Val::float(v.ty.elem, hi));
+    let positive = f.cmp("fcmp ogt", v, zero);
+    let v = f.select(positive, v, zero);
+    let below = f.cmp("fcmp olt", v, hi);
+    let v = f.select(below, v, hi);
+    let r = f.cast("fptosi", v, Elem::I32);
+    Ok(f.cast("trunc", r, value_elem(to)?))
+}
+
 /// The largest float that is at most `hi`, which is one less than a power of two.
 fn below(float: Elem, hi: i128) -> f64 {
     let bits = if float == Elem::F64 { 53 } else { 24 };
