@@ -15,20 +15,20 @@ pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
 }
 
 /// `x * factor + shift` per channel, for the value `of`. A list of one is the same for all channels.
-struct Affine {
-    of: Value,
+pub(crate) struct Affine {
+    pub(crate) of: Value,
     factor: Vec<f64>,
     shift: Vec<f64>,
 }
 
 impl Affine {
-    fn factor(&self, channel: usize) -> f64 {
+    pub(crate) fn factor(&self, channel: usize) -> f64 {
         self.factor[channel % self.factor.len()]
     }
-    fn shift(&self, channel: usize) -> f64 {
+    pub(crate) fn shift(&self, channel: usize) -> f64 {
         self.shift[channel % self.shift.len()]
     }
-    fn scales(&self) -> bool {
+    pub(crate) fn scales(&self) -> bool {
         self.factor.iter().any(|&k| k != 1.0)
     }
 }
@@ -54,7 +54,7 @@ fn rule(site: &mut Site) -> Replacement {
 }
 
 /// The node as an affine map of one operand, if it is one with constants per channel.
-fn affine(site: &Site) -> Option<Affine> {
+pub(crate) fn affine(site: &Site) -> Option<Affine> {
     let rank = site.graph.ty(site.output()).as_tensor()?.rank();
     if let Op::BatchNormalization(op) = site.op() {
         if op.training_mode || site.data().outputs.len() != 1 {

@@ -14,7 +14,8 @@ pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
     each_node(g, cx, "decompose", &mut expand)
 }
 
-fn expand(site: &mut Site) -> Replacement {
+/// A node as its meaning says, if that is other operators.
+pub(crate) fn expand(site: &mut Site) -> Replacement {
     let node = site.data();
     let inputs = node.inputs.clone();
     let count = node.outputs.len();

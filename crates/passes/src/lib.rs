@@ -13,10 +13,11 @@ mod decompose;
 mod fold;
 mod integer;
 mod manager;
+mod quantisers;
 mod recognise;
 mod rewrite;
 mod shape;
 
-pub use manager::{Class, Options, PASSES, Pass, PassReport, Report, pass, pipeline, run, simplify};
+pub use manager::{Class, Options, PASSES, Pass, PassReport, Report, pass, pipeline, run, simplify, streaming};
 pub use rewrite::Context;
 pub use shape::bind;

@@ -66,6 +66,12 @@ pub static PASSES: &[Pass] = &[
         run: crate::batchnorm::run,
     },
     Pass {
+        name: "quantisers",
+        doc: "Brings quantisers of other forms and places to QuantizeLinear and DequantizeLinear around contractions",
+        class: Class::OneRounding,
+        run: crate::quantisers::run,
+    },
+    Pass {
         name: "integer",
         doc: "Lets quantised operators work on the stored integers, with one rounding",
         class: Class::OneRounding,
@@ -102,6 +108,26 @@ pub fn pipeline() -> Vec<&'static str> {
         "canon",
         "fold",
         "cse",
+        "dce",
+    ]
+}
+
+/// The passes that bring a quantised model to integer operators, for targets that compute in integers only.
+pub fn streaming() -> Vec<&'static str> {
+    vec![
+        "shape",
+        "quantisers",
+        "fold",
+        "cse",
+        "dce",
+        "canon",
+        "fold",
+        "recognise",
+        "quantisers",
+        "batchnorm",
+        "quantisers",
+        "integer",
+        "fold",
         "dce",
     ]
 }

@@ -415,8 +415,9 @@ pub struct Requant {
     pub max: i64,
     /// Its hardware. Channels stand in the order of the stream; one entry serves all.
     pub form: RequantForm,
-    /// What it means: `min(max(saturate(rint_half_even(f32(acc) * m) + zero), min), max)`.
-    pub law: Law,
+    /// What it means: `min(max(saturate(rint_half_even(f32(acc) * m) + zero), min), max)`. `None` where the form itself was compared with
+    /// the model for all operands (sums and products of two streams).
+    pub law: Option<Law>,
     /// Accumulators that can occur, by channel (or one entry for all): least and greatest.
     pub range: Vec<[i64; 2]>,
 }
@@ -424,7 +425,9 @@ pub struct Requant {
 /// How a requantisation is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RequantForm {
-    /// `clamp((acc * mul[c] + add[c]) >> shift, min, max)`, the shift arithmetic (rounding down), the zero point in `add`.
+    /// `clamp((acc * mul[c] + add[c]) >> shift, min, max)`, the shift arithmetic, the zero point in `add`. With `half_even` it is
+    /// `clamp(round(acc * mul[c]) + add[c], min, max)`, where `round(v) = (v + half - 1 + ((v >> shift) & 1)) >> shift` with `half = 1 << (shift - 1)`
+    /// is `v / 2^shift` to nearest, ties to even (`v` if `shift` is 0).
     MultiplyShift {
         /// Factor, positive, one a channel or one for all.
         mul: Vec<i64>,
@@ -432,11 +435,13 @@ pub enum RequantForm {
         add: Vec<i64>,
         /// Bits.
         shift: u32,
-        /// Holds `acc * mul + add`.
+        /// Holds `acc * mul + add`; `acc * mul + half` if `half_even`.
         wide: Format,
+        /// The shift rounds to nearest, ties to even, and the summand comes after it; else it rounds down.
+        half_even: bool,
     },
     /// `min + the number of thresholds that are <= acc`: for each channel (or one list for all) `max - min` ascending thresholds. A threshold
-    /// that no accumulator reaches is the greatest value of the accumulator's format plus 1, in as many bits as that needs.
+    /// that no accumulator reaches is one more than the greatest that can occur.
     Thresholds(Vec<Vec<i64>>),
 }
 

@@ -4,10 +4,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod convert;
 pub mod design;
+pub mod golden;
 pub mod machine;
+pub mod prepare;
 pub mod report;
+pub mod requant;
 
+pub use convert::convert;
 pub use design::{Actor, ActorId, Design, Format, Kind, Port, Stream, StreamId};
 pub use machine::Machine;
+pub use prepare::{InputFormat, Options, prepare};
 pub use report::Report;

@@ -1,0 +1,56 @@
+//! Real models end to end: the golden model equals the graph.
+
+use infc_ir::{Graph, Tensor, interp};
+use infc_stream::{Design, InputFormat, Options, convert, golden, prepare};
+use std::path::{Path, PathBuf};
+
+fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models").join(name).join("model.onnx");
+    path.exists().then_some(path)
+}
+
+/// Seeded numbers below 1, or below 256.
+fn noise(dims: &[usize], seed: u64) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let values = (0..dims.iter().product::<usize>()).map(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 24) as f32
+    });
+    Tensor::from_vec(dims, values.collect::<Vec<f32>>())
+}
+
+fn design(path: &Path, options: &Options) -> (Graph, Design) {
+    let graph = infc_onnx::import(path).unwrap();
+    let graph = prepare(graph, options).unwrap_or_else(|p| panic!("{p}"));
+    let design = convert(&graph).unwrap_or_else(|p| panic!("{p}"));
+    (graph, design)
+}
+
+fn golden_is_the_graph(graph: &Graph, design: &Design, inputs: &[Tensor]) {
+    let want = interp::run_tensors(graph, inputs).unwrap_or_else(|p| panic!("{p}"));
+    let got = golden::run_tensors(design, inputs).unwrap_or_else(|p| panic!("{p}"));
+    assert_eq!(want.len(), got.len());
+    for (w, g) in want.iter().zip(&got) {
+        assert_eq!((w.dtype, &w.dims), (g.dtype, &g.dims));
+        let differ = (0..w.len()).filter(|&i| w.float(i) != g.float(i)).count();
+        assert_eq!(differ, 0, "of {}", w.len());
+    }
+}
+
+#[test]
+fn ultraface() {
+    let Some(path) = shared("ultraface_slim_qdq_u8s8") else { return };
+    let (graph, design) = design(&path, &Options::default());
+    golden_is_the_graph(&graph, &design, &[noise(&design.inputs[0].dims, 3)]);
+}
+
+#[test]
+fn espcn() {
+    let Some(path) = shared("espcn_qonnx") else { return };
+    let image = InputFormat { signed: false, bits: 8, scale: 1.0 / 255.0 };
+    let options = Options { inputs: vec![("x.7".into(), image)], ..Options::default() };
+    let (graph, design) = design(&path, &options);
+    golden_is_the_graph(&graph, &design, &[noise(&design.inputs[0].dims, 5)]);
+}
