@@ -5,6 +5,7 @@
 //! - `(conv(x, DQ(w)) + b) * k + s` for constants `k`, `s` by channel: the scale of `w` takes `k`, the bias the rest.
 //! - `Q`, Relu and Clip before data movement, concatenation and the largest of a window, instead of behind: they are monotone, element by
 //!   element.
+//! - DequantizeLinear behind data movement and the largest of a window, instead of before; Relu behind it is a limit of integers.
 //! - ONNX Runtime's operators on quantised tensors, as the float operator between DQ and Q.
 //! - `Q(average(DQ(x)))` is the integer sum, requantised: a convolution by channel whose weights are 1.
 //!
@@ -22,7 +23,7 @@ pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
     each_node(g, cx, "quantisers", &mut rule)
 }
 
-const RULES: [fn(&mut Site) -> Replacement; 7] = [levels, bipolar, limits, scale, hoist, contrib, average];
+const RULES: [fn(&mut Site) -> Replacement; 9] = [levels, bipolar, limits, scale, hoist, sink, rectify, contrib, average];
 
 fn rule(site: &mut Site) -> Replacement {
     for rule in RULES {
@@ -179,12 +180,17 @@ fn scale(site: &mut Site) -> Replacement {
     if useless || !plain || s.len() > 1 && dq.axis != axis as i64 || w.dims.len() != 2 && axis != 0 {
         return Ok(None);
     }
-    let Some((w, s)) = scaled(w, s, axis, &map) else { return Ok(None) };
     let (channels, beta) = (w.dims[axis], if let Op::Gemm(op) = &data.op { f64::from(op.beta) } else { 1.0 });
     let shift: Vec<f32> = (0..channels)
         .map(|c| bias.as_ref().map_or(0.0, |b| b.float(c % b.len()) * beta * map.factor(c)) + map.shift(c))
         .map(|v| v as f32)
         .collect();
+    let Some(sx) = data.operand(0).and_then(|v| site.producer(v)).and_then(|n| site.graph.node(n).operand(1)) else {
+        return Ok(None);
+    };
+    let Some(sx) = site.graph.constant(sx).filter(|t| t.len() == 1).map(|t| t.float(0)) else { return Ok(None) };
+    let least = |c: usize| f64::from(shift[c].abs()) / (BIAS * sx);
+    let Some((w, s)) = scaled(w, s, axis, &map, &least) else { return Ok(None) };
     site.absorb(linear);
     site.absorb(weights);
     site.build(|b| {
@@ -206,20 +212,28 @@ fn scale(site: &mut Site) -> Replacement {
     .map(Some)
 }
 
+/// The largest bias, in units of the products: it shares i32 with their sum.
+const BIAS: f64 = (1u32 << 30) as f64;
+
 /// Integers and scales (one a channel) of `w * factor`: the sign goes to the integers.
-fn scaled(w: &Tensor, s: &Tensor, axis: usize, map: &Affine) -> Option<(Tensor, Tensor)> {
+///
+/// Where a factor is so small that the channel's bias would be more than [`BIAS`] units, the unit is `least` and the integers are rounded: the
+/// products are that small beside the bias.
+fn scaled(w: &Tensor, s: &Tensor, axis: usize, map: &Affine, least: &dyn Fn(usize) -> f64) -> Option<(Tensor, Tensor)> {
     let (channels, inner) = (w.dims[axis], w.dims[axis + 1..].iter().product::<usize>());
-    let channel = |i: usize| i / inner % channels;
+    let scale = |c: usize| s.float(c % s.len()) * map.factor(c).abs();
     let mut integers = w.to_ints();
     for (i, q) in integers.iter_mut().enumerate() {
-        let k = map.factor(channel(i));
-        *q = if k == 0.0 { 0 } else { *q * k.signum() as i64 };
+        let c = i / inner % channels;
+        let k = map.factor(c);
+        let signed = if k == 0.0 { 0 } else { *q * k.signum() as i64 };
+        *q = if scale(c) < least(c) { (signed as f64 * scale(c) / least(c)).round_ties_even() as i64 } else { signed };
     }
     // -128 has no counterpart.
     if integers.iter().any(|&q| q > 127) || (0..channels).any(|c| !map.factor(c).is_finite()) {
         return None;
     }
-    let scales = (0..channels).map(|c| match (s.float(c % s.len()) * map.factor(c).abs()) as f32 {
+    let scales = (0..channels).map(|c| match scale(c).max(least(c)) as f32 {
         s if s > 0.0 => s,
         _ => 1.0,
     });
@@ -261,6 +275,57 @@ fn hoist(site: &mut Site) -> Replacement {
             *x = Some(b.node(op.clone(), &operands, vec![], 1)?[0]);
         }
         b.node(data.op, &inputs, vec![], 1)
+    })
+    .map(Some)
+}
+
+/// What is stored, of a value that is dequantised with one scale; and that node.
+fn dequantised(site: &Site, v: Option<Value>) -> Option<(Node, Value)> {
+    let n = v.and_then(|v| site.producer(v))?;
+    let data = site.graph.node(n);
+    let one = |i: usize| data.operand(i).is_none_or(|v| site.graph.constant(v).is_some_and(|t| t.len() == 1));
+    (matches!(data.op, Op::DequantizeLinear(_)) && one(1) && one(2)).then_some(())?;
+    let stored = data.operand(0)?;
+    // Weights stay behind their dequantisation, where contractions look for it.
+    site.graph.constant(stored).is_none().then_some((n, stored))
+}
+
+/// move(DQ(x)) = DQ(move(x)).
+fn sink(site: &mut Site) -> Replacement {
+    let data = site.data().clone();
+    match &data.op {
+        Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) | Op::Transpose(_) | Op::Slice(_) => {}
+        Op::DepthToSpace(_) | Op::SpaceToDepth(_) => {}
+        Op::MaxPool(op) if op.storage_order == 0 => {}
+        Op::Resize(op) if op.mode == "nearest" && op.coordinate_transformation_mode != "tf_crop_and_resize" => {}
+        _ => return Ok(None),
+    }
+    let Some((dq, stored)) = dequantised(site, data.operand(0)).filter(|_| data.outputs.len() == 1) else { return Ok(None) };
+    let scales = site.graph.node(dq).inputs[1..].to_vec();
+    site.absorb(dq);
+    site.build(|b| {
+        let mut inputs = data.inputs.clone();
+        inputs[0] = Some(stored);
+        let moved = b.node(data.op, &inputs, vec![], 1)?[0];
+        let operands: Vec<Option<Value>> = std::iter::once(Some(moved)).chain(scales).collect();
+        b.node(dq_op(1), &operands, vec![], 1)
+    })
+    .map(Some)
+}
+
+/// Relu(DQ(x)) = DQ(max(x, zero)).
+fn rectify(site: &mut Site) -> Replacement {
+    let Op::Relu(_) = site.op() else { return Ok(None) };
+    let Some((dq, stored)) = dequantised(site, site.input(0)) else { return Ok(None) };
+    let Some(dtype) = site.graph.ty(stored).dtype().filter(|d| d.is_int() && d.bits() <= 8) else { return Ok(None) };
+    let scales = site.graph.node(dq).inputs[1..].to_vec();
+    let zero = scales.get(1).copied().flatten().and_then(|v| site.graph.constant(v)).map_or(0, |t| t.to_ints()[0]);
+    site.absorb(dq);
+    site.build(|b| {
+        let zero = b.constant(Tensor::from_values(dtype, [], [zero as u64]));
+        let limited = b.op(infc_ir::op::Max {}, &[stored, zero])?;
+        let operands: Vec<Option<Value>> = std::iter::once(Some(limited)).chain(scales).collect();
+        b.node(dq_op(1), &operands, vec![], 1)
     })
     .map(Some)
 }

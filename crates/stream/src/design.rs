@@ -440,6 +440,20 @@ pub enum RequantForm {
         /// The shift rounds to nearest, ties to even, and the summand comes after it; else it rounds down.
         half_even: bool,
     },
+    /// The product rounded as a f32 is, then to an integer: `clamp(round(v << drop, shift[c]) + add, min, max)` with `p = acc * mul[c]`,
+    /// `drop = max(0, n - 24)` for the `n` bits of `|p|` (its highest bit that is set is `n - 1`), `v = round(p, drop)`, and `round(x, s)`, that is `x / 2^s` to nearest,
+    /// ties to even: `(x + (1 << (s - 1)) - 1 + ((x >> s) & 1)) >> s` (`x` if `s` is 0). Taken where the roundings of the definition put steps
+    /// where no straight line has them.
+    Float {
+        /// Factor of at most 24 bits, not negative, one a channel or one for all.
+        mul: Vec<i64>,
+        /// Bits, one a factor, at most 60.
+        shift: Vec<u32>,
+        /// The zero point.
+        add: i64,
+        /// Holds `acc * mul` and the sums in `round`.
+        wide: Format,
+    },
     /// `min + the number of thresholds that are <= acc`: for each channel (or one list for all) `max - min` ascending thresholds. A threshold
     /// that no accumulator reaches is one more than the greatest that can occur.
     Thresholds(Vec<Vec<i64>>),

@@ -6,14 +6,20 @@
 
 pub mod convert;
 pub mod design;
+pub mod estimate;
+pub mod fifo;
+pub mod fold;
 pub mod golden;
 pub mod machine;
 pub mod prepare;
 pub mod report;
 pub mod requant;
+pub mod schedule;
+pub mod sim;
 
 pub use convert::convert;
 pub use design::{Actor, ActorId, Design, Format, Kind, Port, Stream, StreamId};
+pub use fold::{Folded, Goal, fold};
 pub use machine::Machine;
 pub use prepare::{InputFormat, Options, prepare};
 pub use report::Report;

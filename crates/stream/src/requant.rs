@@ -5,9 +5,11 @@
 //! least `acc` that gives `k` or more, for each `k`) are found by search, and a form is taken only if it steps exactly there.
 //!
 //! For `(acc * mul + add) >> shift` with given `mul` and `shift`, each breakpoint `b` of level `k` asks for
-//! `k * 2^shift - b * mul <= add < k * 2^shift - (b - 1) * mul`: an interval for `add`. The least shift with a `mul` near `m * 2^shift` whose
-//! intervals meet, for all channels, is taken. Where a scale is a power of two, ties occur, and only rounding half to even is equal.
-//! Where nothing is found, or where there are few levels, there are thresholds: the breakpoints themselves.
+//! `k * 2^shift - b * mul <= add < k * 2^shift - (b - 1) * mul`: an interval for `add`. The slope with which the intervals have the most in
+//! common is found first; then the least shift whose nearest `mul` leaves a common `add`, for all channels. Where a scale is a power of two, ties occur, and only rounding half to even is equal.
+//! Rounding to f32 before rounding to an integer moves some steps (a product just below a tie becomes one), so that with wide accumulators no
+//! line steps as `F` does. Then the two roundings are done in integers. Where accumulators are too wide for that too, or
+//! where there are few levels, there are thresholds: the breakpoints themselves.
 
 use crate::design::{Format, Law, Requant, RequantForm};
 
@@ -35,6 +37,10 @@ impl RequantForm {
                 let (product, add) = (acc * mul[channel % mul.len()], add[channel % add.len()]);
                 multiplied(product, add, *shift, *half_even).clamp(min, max)
             }
+            RequantForm::Float { mul, shift, add, .. } => {
+                let c = channel % mul.len();
+                (rounded_product(acc * mul[c], shift[c]) + add).clamp(min, max)
+            }
             RequantForm::Thresholds(lists) => min + lists[channel % lists.len()].partition_point(|&t| t <= acc) as i64,
         }
     }
@@ -42,6 +48,7 @@ impl RequantForm {
     pub fn name(&self) -> &'static str {
         match self {
             RequantForm::MultiplyShift { .. } => "multiply-shift",
+            RequantForm::Float { .. } => "float",
             RequantForm::Thresholds(_) => "thresholds",
         }
     }
@@ -63,14 +70,21 @@ impl Requant {
 
 /// `(product + add) >> shift`; with `half_even` the product is rounded to nearest, ties to even, before the summand.
 pub fn multiplied(product: i64, add: i64, shift: u32, half_even: bool) -> i64 {
-    if !half_even {
-        return (product + add) >> shift;
-    }
+    if half_even { round(product, shift) + add } else { (product + add) >> shift }
+}
+
+/// `v / 2^shift` to nearest, ties to even.
+fn round(v: i64, shift: u32) -> i64 {
     if shift == 0 {
-        return product + add;
+        return v;
     }
-    let half = 1i64 << (shift - 1);
-    ((product + half - 1 + ((product >> shift) & 1)) >> shift) + add
+    (v + (1i64 << (shift - 1)) - 1 + ((v >> shift) & 1)) >> shift
+}
+
+/// `product / 2^shift` rounded to the 24 bits of a f32, then to an integer.
+fn rounded_product(product: i64, shift: u32) -> i64 {
+    let drop = (64 - product.unsigned_abs().leading_zeros()).saturating_sub(24);
+    round(round(product, drop) << drop, shift)
 }
 
 /// A function that never falls, on a range of accumulators: where it starts and where it steps.
@@ -143,18 +157,41 @@ pub fn requantise(out: Format, min: i64, max: i64, law: Law, range: Vec<[i64; 2]
     let channels = law.m.len().max(range.len());
     let steps: Vec<Steps> = (0..channels).map(|c| steps_of(&law, c, range[c % range.len()], min, max)).collect();
     let slopes: Vec<f64> = law.m.iter().map(|&m| f64::from(m)).collect();
-    let form = form(&steps, &slopes, law.zero, min, max);
+    let form = if max - min > FEW {
+        multiply_shift(&steps, &slopes, law.zero, min, max).or_else(|| float(&steps, &law, min, max))
+    } else {
+        None
+    };
+    let form = form.unwrap_or_else(|| RequantForm::Thresholds(steps.iter().map(|s| thresholds(s, min, max)).collect()));
     Requant { out, min, max, form, law: Some(law), range }
 }
 
-/// Hardware for step functions, one a channel, whose slopes are about `slopes`.
-pub fn form(steps: &[Steps], slopes: &[f64], zero: i64, min: i64, max: i64) -> RequantForm {
-    if max - min > FEW
-        && let Some(form) = multiply_shift(steps, slopes, zero, min, max)
-    {
-        return form;
+/// The roundings of the definition in integers; `None` where accumulators are too wide for it.
+fn float(steps: &[Steps], law: &Law, min: i64, max: i64) -> Option<RequantForm> {
+    let (mut muls, mut shifts) = (vec![], vec![]);
+    for &m in &law.m {
+        // m = mul / 2^shift, exactly.
+        let bits = m.to_bits();
+        let (mut mul, mut shift) = (i64::from(bits & 0x7f_ffff | 0x80_0000), 150 - i64::from(bits >> 23));
+        while mul % 2 == 0 && shift > 0 {
+            (mul, shift) = (mul / 2, shift - 1);
+        }
+        // With more than 60 bits every product of the accumulators that are allowed is less than a half.
+        let (mul, shift) = if shift > 60 { (0, 0) } else { (mul, u32::try_from(shift).ok()?) };
+        muls.push(mul);
+        shifts.push(shift);
     }
-    RequantForm::Thresholds(steps.iter().map(|s| thresholds(s, min, max)).collect())
+    let mut most = 0i64;
+    for (c, s) in steps.iter().enumerate() {
+        let (mul, shift) = (muls[c % muls.len()], shifts[c % shifts.len()]);
+        let reach = s.low.unsigned_abs().max(s.high.unsigned_abs() + 1);
+        // Integers of up to 24 bits are floats as they are.
+        if reach > 1 << 24 || !s.equal(|acc| (rounded_product(acc * mul, shift) + law.zero).clamp(min, max)) {
+            return None;
+        }
+        most = most.max(reach as i64 * mul + (1i64 << shift.saturating_sub(1)));
+    }
+    Some(RequantForm::Float { mul: muls, shift: shifts, add: law.zero, wide: Format::of(-most, most) })
 }
 
 fn thresholds(s: &Steps, min: i64, max: i64) -> Vec<i64> {
@@ -169,12 +206,14 @@ fn thresholds(s: &Steps, min: i64, max: i64) -> Vec<i64> {
 /// A multiplication and a shift, equal for all channels; `None` if there is none.
 pub fn multiply_shift(steps: &[Steps], slopes: &[f64], zero: i64, min: i64, max: i64) -> Option<RequantForm> {
     let mut order: Vec<usize> = (0..steps.len()).collect();
+    let borders: Vec<Borders> = steps.iter().map(|s| Borders::of(s, min, max)).collect();
+    let lines: Vec<f64> = borders.iter().enumerate().map(|(c, b)| b.best(slopes[c % slopes.len()])).collect();
     for shift in 0..=SHIFTS {
         for half_even in [false, true] {
             let mut found = vec![(0, 0); steps.len()];
             let failed = order.iter().position(|&c| {
                 let pair = match half_even {
-                    false => rounding_down(&steps[c], slopes[c % slopes.len()], shift, min, max),
+                    false => rounding_down(&borders[c], lines[c], shift),
                     true => rounding_even(&steps[c], slopes[c % slopes.len()], shift, zero, min, max),
                 };
                 found[c] = pair.unwrap_or_default();
@@ -209,32 +248,57 @@ fn wide(steps: &[Steps], found: &[(i64, i64)], shift: u32, half_even: bool) -> O
     (least > -limit && most < limit).then(|| Format::of(least as i64, most as i64))
 }
 
-/// Factor and summand with which rounding down is equal.
-fn rounding_down(s: &Steps, slope: f64, shift: u32, min: i64, max: i64) -> Option<(i64, i64)> {
-    let near = (slope * (1i64 << shift) as f64).round();
-    if near > FACTOR as f64 {
-        return None;
-    }
-    (near as i64 - 1..=near as i64 + 1).filter(|&mul| mul > 0).find_map(|mul| {
-        let wide = |k: i64| i128::from(k) << shift;
-        let times = |b: i64| i128::from(b) * i128::from(mul);
-        let (mut least, mut most) = (i128::MIN, i128::MAX);
-        let mut reach = |k: i64, b: i64| least = least.max(wide(k) - times(b));
-        let mut stay = |k: i64, b: i64| most = most.min(wide(k) - 1 - times(b));
+/// What each accumulator at the border of a step asks of a line: `at[i]` is `(acc, level)`, the line must be at the level or above it, or below.
+struct Borders {
+    reach: Vec<(i64, i64)>,
+    stay: Vec<(i64, i64)>,
+}
+
+impl Borders {
+    fn of(s: &Steps, min: i64, max: i64) -> Borders {
+        let (mut reach, mut stay) = (vec![], vec![]);
         for (i, &b) in s.at.iter().enumerate() {
             let k = s.first + 1 + i as i64;
-            reach(k, b);
-            stay(k, b - 1);
+            reach.push((b, k));
+            stay.push((b - 1, k));
         }
         // At the ends a limit may do it.
         if s.first > min {
-            reach(s.first, s.low);
+            reach.push((s.low, s.first));
         }
         if s.last() < max {
-            stay(s.last() + 1, s.high);
+            stay.push((s.high, s.last() + 1));
         }
-        if least > most {
-            return None;
+        Borders { reach, stay }
+    }
+    /// The room for the summand, in levels, of a line with this slope; the larger the better, none below 0.
+    fn room(&self, slope: f64) -> f64 {
+        let need = |&(b, k): &(i64, i64)| k as f64 - b as f64 * slope;
+        let least = self.reach.iter().map(need).fold(f64::NEG_INFINITY, f64::max);
+        let most = self.stay.iter().map(need).fold(f64::INFINITY, f64::min);
+        most - least
+    }
+    /// The slope with the most room. Room is a concave function of the slope: it is found by narrowing an interval.
+    fn best(&self, near: f64) -> f64 {
+        let (mut low, mut high) = (near * (1.0 - 1e-3), near * (1.0 + 1e-3));
+        for _ in 0..80 {
+            let (a, b) = (low + (high - low) / 3.0, high - (high - low) / 3.0);
+            if self.room(a) < self.room(b) { low = a } else { high = b }
+        }
+        (low + high) / 2.0
+    }
+    /// The summand for a factor and a shift.
+    fn summand(&self, mul: i64, shift: u32) -> Option<i64> {
+        let need = |&(b, k): &(i64, i64)| (i128::from(k) << shift) - i128::from(b) * i128::from(mul);
+        let (mut least, mut most) = (i128::MIN, i128::MAX);
+        for border in &self.reach {
+            least = least.max(need(border));
+        }
+        for border in &self.stay {
+            most = most.min(need(border) - 1);
+            if least > most {
+                return None;
+            }
         }
         let add = match (least, most) {
             (i128::MIN, i128::MAX) => 0,
@@ -242,8 +306,18 @@ fn rounding_down(s: &Steps, slope: f64, shift: u32, min: i64, max: i64) -> Optio
             (least, i128::MAX) => least,
             (least, most) => least + (most - least) / 2,
         };
-        i64::try_from(add).ok().map(|add| (mul, add))
-    })
+        i64::try_from(add).ok()
+    }
+}
+
+/// Factor and summand with which rounding down is equal.
+fn rounding_down(borders: &Borders, slope: f64, shift: u32) -> Option<(i64, i64)> {
+    let near = (slope * (1i64 << shift) as f64).round();
+    if near > FACTOR as f64 {
+        return None;
+    }
+    let near = near as i64;
+    [near, near - 1, near + 1].into_iter().filter(|&mul| mul >= 0).find_map(|mul| Some((mul, borders.summand(mul, shift)?)))
 }
 
 /// Factor and summand with which rounding half to even is equal: for slopes that are a small number over a power of two.
@@ -292,22 +366,24 @@ mod tests {
         exhaustive(&r);
     }
 
-    /// Where no factor up to the limit steps at the right places, thresholds are taken, and are equal too.
+    /// Steps of irregular length: no line has them.
     #[test]
-    fn what_no_factor_can_do_thresholds_do() {
-        // Steps of irregular length: no line has them.
-        let s =
-            Steps { low: 0, high: 100, first: 0, at: (1..=20).map(|k| k + if k % 7 < 3 { 2 * k } else { k * k % 5 }).collect() };
-        let mut at = s.at.clone();
-        at.sort_unstable();
-        at.dedup();
-        let s = Steps { at, ..s };
-        let last = s.last();
-        assert!(multiply_shift(std::slice::from_ref(&s), &[last as f64 / 100.0], 0, 0, 255).is_none());
-        let RequantForm::Thresholds(t) = form(std::slice::from_ref(&s), &[0.2], 0, 0, 255) else { panic!() };
-        assert_eq!(t[0].len(), 255);
-        assert_eq!(t[0][..s.at.len()], s.at[..]);
-        assert!(t[0][s.at.len()..].iter().all(|&t| t == 101));
+    fn a_line_is_refused_where_steps_are_irregular() {
+        let s = Steps { low: 0, high: 100, first: 0, at: vec![3, 4, 9, 10, 30, 31, 80] };
+        assert!(multiply_shift(std::slice::from_ref(&s), &[0.07], 0, 0, 255).is_none());
+        let t = thresholds(&s, 0, 255);
+        assert_eq!((t.len(), &t[..7]), (255, &s.at[..]));
+        assert!(t[7..].iter().all(|&t| t == 101));
+    }
+
+    /// A multiplier and a range for which rounding to f32 first moves steps: found in a quantised network.
+    #[test]
+    fn two_roundings_where_no_line_is_equal() {
+        let r = requantise(Format { signed: false, bits: 8 }, 0, 255, law(0.0001819064, 0), vec![[-990_750, 1_116_315]]);
+        let r2 = requantise(Format { signed: false, bits: 8 }, 0, 255, law(6.374418e-5, 128), vec![[-7_281_938, 6_000_000]]);
+        assert!([&r, &r2].iter().any(|r| r.form.name() == "float"), "{:?}", r.form);
+        exhaustive(&r);
+        exhaustive(&r2);
     }
 
     /// A form that is off by one at a single breakpoint is not accepted.

@@ -1,7 +1,8 @@
 //! Real models end to end: the golden model equals the graph.
 
 use infc_ir::{Graph, Tensor, interp};
-use infc_stream::{Design, InputFormat, Options, convert, golden, prepare};
+use infc_stream::sim::{self, Pressure};
+use infc_stream::{Design, Goal, InputFormat, Machine, Options, convert, fold, golden, prepare};
 use std::path::{Path, PathBuf};
 
 fn shared(name: &str) -> Option<PathBuf> {
@@ -53,4 +54,39 @@ fn espcn() {
     let options = Options { inputs: vec![("x.7".into(), image)], ..Options::default() };
     let (graph, design) = design(&path, &options);
     golden_is_the_graph(&graph, &design, &[noise(&design.inputs[0].dims, 5)]);
+}
+
+/// Folded for a machine and simulated with random back-pressure, the design gives what the golden model gives.
+fn simulated(design: &Design, machine: &str, goal: &Goal, frames: &[Vec<Tensor>]) {
+    let machine = Machine::find(machine).unwrap();
+    let folded = fold(design, &machine, goal).unwrap_or_else(|p| panic!("{p}"));
+    let frames: Vec<Vec<Vec<i64>>> =
+        frames.iter().map(|f| folded.design.inputs.iter().zip(f).map(|(p, t)| p.frame(t).unwrap()).collect()).collect();
+    for pressure in [Pressure::NONE, Pressure { seed: 7, source: 60, sink: 60 }] {
+        let run = sim::run(&folded.design, &frames, pressure).unwrap_or_else(|d| panic!("{d}"));
+        for (frame, out) in frames.iter().zip(&run.frames) {
+            assert!(golden::run(design, frame) == *out, "the simulation differs from the golden model");
+        }
+        let r = &folded.report;
+        println!(
+            "{}: {} cycles estimated, {} simulated, {:?}, limited by {}",
+            r.design,
+            r.interval,
+            run.interval(),
+            r.total,
+            r.limiting
+        );
+    }
+}
+
+#[test]
+fn ultraface_in_cycles() {
+    let Some(path) = shared("ultraface_slim_qdq_u8s8") else { return };
+    let (_, design) = design(&path, &Options::default());
+    simulated(
+        &design,
+        "zu7ev",
+        &Goal::default(),
+        &[vec![noise(&design.inputs[0].dims, 3)], vec![noise(&design.inputs[0].dims, 4)]],
+    );
 }

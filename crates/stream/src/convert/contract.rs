@@ -72,7 +72,6 @@ impl Geometry {
 
 /// A matrix of integers with what belongs to it, before it becomes an actor.
 pub(super) struct Matrix {
-    pub(super) groups: usize,
     pub(super) rows: usize,
     pub(super) cols: usize,
     /// `[group][row][column]`.
@@ -150,7 +149,7 @@ impl Converter<'_> {
         let column = |c: usize, k: usize| (values[(c * inner + k % inner) * taps + k / inner] - zero(c)) as i32;
         let weights: Vec<i32> =
             (0..channels).flat_map(|c| (0..inner * taps).map(move |k| (c, k))).map(|(c, k)| column(c, k)).collect();
-        let mut matrix = Matrix { groups, rows: channels / groups, cols: inner * taps, weights, bias, x_zero };
+        let mut matrix = Matrix { rows: channels / groups, cols: inner * taps, weights, bias, x_zero };
         if ones && law.m.len() == 1 {
             return self.sum_pool(n, &flow, &g, law, x_zero);
         }
@@ -274,7 +273,7 @@ impl Converter<'_> {
             (0..rows).flat_map(|m| places.iter().map(move |&k| (m, k))).map(|(m, k)| (values[k * rows + m] - zero(m)) as i32);
         let bias = bias.unwrap_or_else(|| vec![0; rows]);
         let bias = (0..rows).map(|m| bias[m % bias.len()]).collect();
-        let mut matrix = Matrix { groups: 1, rows, cols, weights: weights.collect(), bias, x_zero };
+        let mut matrix = Matrix { rows, cols, weights: weights.collect(), bias, x_zero };
         let (weight, acc, ranges) = matrix.finish(flow.range);
         let dtype = self.dtype(y);
         let total = [0, 1].map(|i| ranges.iter().map(|r| r[i]).reduce(if i == 0 { i64::min } else { i64::max }).unwrap_or(0));

@@ -109,9 +109,29 @@ pub fn convert(graph: &Graph) -> Result<Design, Problems> {
 type Outcome<T> = Result<T, Option<Problem>>;
 
 impl Converter<'_> {
+    /// The node of the model that says most of what a node does: no quantiser and no activation, if there is another.
+    fn source_node(&self, n: Node) -> Option<&infc_ir::graph::SourceNode> {
+        let all = self.graph.node(n).origin.iter().map(|s| &self.graph.sources[s.index()]);
+        let rank = |op: &str| match op.rsplit(':').next().unwrap_or(op) {
+            "Conv" | "Gemm" | "MatMul" | "QLinearConv" | "QLinearMatMul" | "MatMulInteger" => 0,
+            "QuantizeLinear" | "DequantizeLinear" | "Quant" | "BipolarQuant" => 3,
+            "Relu" | "Clip" | "BatchNormalization" | "Transpose" | "Reshape" | "Flatten" => 2,
+            _ => 1,
+        };
+        all.min_by_key(|s| rank(&s.op))
+    }
+
+    /// A node in the model's words.
+    fn describe(&self, n: Node) -> String {
+        match self.source_node(n) {
+            Some(s) => format!("{} '{}' (opset {})", s.op, s.name, s.opset),
+            None => self.graph.describe(n),
+        }
+    }
+
     /// What is wrong with a node.
     fn problem(&self, n: Node, message: impl Into<String>, help: impl Into<String>) -> Option<Problem> {
-        Some(Problem { at: self.graph.describe(n), message: message.into(), help: help.into() })
+        Some(Problem { at: self.describe(n), message: message.into(), help: help.into() })
     }
 
     fn fault(&self, n: Node, f: Fault) -> Option<Problem> {
@@ -193,11 +213,9 @@ impl Converter<'_> {
 
     /// Adds an actor that reads `inputs`, each seen as height, width, channels.
     fn actor(&mut self, n: Node, suffix: &str, kind: Kind, inputs: &[(&Flow, [usize; 3])]) -> usize {
-        let node = self.graph.node(n);
-        let source = node.origin.iter().next().map(|s| self.graph.sources[s.index()].name.clone()).unwrap_or_default();
-        let base = if node.name.is_empty() { source } else { node.name.clone() };
+        let base = self.source_node(n).map_or(String::new(), |s| s.name.clone());
         let name = self.name(&base, suffix);
-        self.add(name, self.graph.describe(n), kind, inputs)
+        self.add(name, self.describe(n), kind, inputs)
     }
 
     fn add(&mut self, name: String, origin: String, kind: Kind, inputs: &[(&Flow, [usize; 3])]) -> usize {

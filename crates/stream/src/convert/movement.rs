@@ -111,7 +111,7 @@ impl Converter<'_> {
         let axis = if axis < 0 { axis + rank as i64 } else { axis } as usize;
         // All in one order, in which the axis is one loop.
         let split = |f: &Flow| -> Option<Vec<(usize, usize, usize)>> {
-            let loops = by_axis(&f.order, &f.dims)?;
+            let loops = by_axis(&joined(&f.order), &f.dims)?;
             let along: Vec<_> = loops.iter().filter(|l| l.0 == axis).collect();
             (f.dims[axis] == 1 || along.len() == 1 && along[0].1 == f.dims[axis]).then_some(loops)
         };
