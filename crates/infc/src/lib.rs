@@ -11,13 +11,14 @@ pub mod compare;
 pub mod compile;
 pub mod effort;
 pub mod engine;
+pub mod executor;
 pub mod gaps;
 pub mod inputs;
 pub mod loops_engine;
 pub mod native;
-pub mod npy;
 pub mod replay;
 pub mod target;
 pub mod verify;
 
 pub use compile::{Compiled, Options, compile, compile_file};
+pub use infc_compress::npy;

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod compile;
 pub mod completions;
+pub mod compress;
 pub mod convert;
 pub mod inspect;
 pub mod model;

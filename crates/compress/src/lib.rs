@@ -1,0 +1,16 @@
+//! Compression: smaller and faster models that still answer the same, with the loss measured.
+//!
+//! Every step is graph in, graph and report out. Models run through [`Executor`], which the compiler's crate implements with compiled
+//! code and tests implement with the interpreter. This crate knows no target and no file format of models.
+
+#![forbid(unsafe_code)]
+
+pub mod data;
+pub mod executor;
+pub mod npy;
+pub mod npz;
+pub mod report;
+
+pub use data::{Data, Sample};
+pub use executor::{Executor, Interpreter, Runner};
+pub use report::Report;
