@@ -64,7 +64,7 @@ pub fn find(
     options: &Options,
     allowed: Tolerance,
 ) -> Result<Option<Finding>, Problems> {
-    let options = &if backend == Backend::C { crate::engine::c_options(options) } else { options.clone() };
+    let options = &crate::engine::options_of(backend, options);
     let lower = |g: &Graph| program::lower(g, &options.target, &vec![]);
     let emit = |kernels: &[Kernel]| crate::target::backend(&options.target)?.emit(kernels);
     find_with(graph, inputs, stored, backend, &Chain { options, lower: &lower, emit: &emit, allowed })
@@ -226,6 +226,8 @@ impl<'a> Cuts<'a> {
                 #[cfg(feature = "llvm")]
                 Backend::Llvm => native(lowered, self.chain)?.run(self.inputs)?,
                 Backend::C => CEngine::new(lowered).run(self.inputs)?,
+                #[cfg(feature = "ptx")]
+                Backend::Ptx => crate::ptx_engine::prepare(lowered, &self.chain.options.target)?.run(self.inputs)?,
             };
             Ok(differ(&graph, &got, want, self.chain.allowed).map(|d| d.1))
         });
@@ -247,6 +249,10 @@ impl<'a> Cuts<'a> {
             Backend::Llvm => self.kernel(count).unwrap_or_else(|problems| (("passes", "llvm"), format!(" ({problems})"))),
             Backend::C if self.fault_of(count, Backend::Loops).is_some() => (("passes", "loops"), String::new()),
             Backend::C => (("loops", "c"), String::new()),
+            #[cfg(feature = "ptx")]
+            Backend::Ptx if self.fault_of(count, Backend::Loops).is_some() => (("passes", "loops"), String::new()),
+            #[cfg(feature = "ptx")]
+            Backend::Ptx => (("loops", "ptx"), String::new()),
         };
         Ok(Some(Finding { links, place: format!("{node}{kernel}"), detail }))
     }

@@ -7,6 +7,7 @@ use infc_artifact::program::HostType;
 use infc_ir::graph::Graph;
 use infc_ir::interp::{self, Item};
 use infc_ir::{DType, Expr, Problems, Tensor, Type, host};
+use infc_kernel::target::TargetDesc;
 use infc_runtime::{Dim, Model, PortInfo, Session, TensorRef};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +26,9 @@ pub enum Backend {
     Llvm,
     /// C code, compiled by the system's C compiler. Where the target is none of the C backend's, its first machine is taken.
     C,
+    /// PTX, run by an interpreter of PTX. Where the target is none of the PTX backend's, its first machine is taken.
+    #[cfg(feature = "ptx")]
+    Ptx,
 }
 
 impl Backend {
@@ -36,6 +40,8 @@ impl Backend {
         #[cfg(feature = "llvm")]
         Backend::Llvm,
         Backend::C,
+        #[cfg(feature = "ptx")]
+        Backend::Ptx,
     ];
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -46,6 +52,8 @@ impl Backend {
             #[cfg(feature = "llvm")]
             Backend::Llvm => "llvm",
             Backend::C => "c",
+            #[cfg(feature = "ptx")]
+            Backend::Ptx => "ptx",
         }
     }
     /// What it is, in a sentence.
@@ -57,6 +65,19 @@ impl Backend {
             #[cfg(feature = "llvm")]
             Backend::Llvm => "machine code by LLVM, loaded from the bytes of the artifact",
             Backend::C => "C code, compiled by the system's C compiler (CC, CFLAGS), called through its header",
+            #[cfg(feature = "ptx")]
+            Backend::Ptx => "PTX for NVIDIA GPUs, run by an interpreter that checks every access (slow)",
+        }
+    }
+    /// The first machine of the only code generator that makes its code; `None` where there is more than one, or none.
+    pub fn machine(self) -> Option<TargetDesc> {
+        match self {
+            Backend::Interp | Backend::Passes | Backend::Loops => None,
+            #[cfg(feature = "llvm")]
+            Backend::Llvm => None,
+            Backend::C => Some(infc_c::default_machine()),
+            #[cfg(feature = "ptx")]
+            Backend::Ptx => Some(infc_gpu_ptx::default_machine()),
         }
     }
     /// The one of that name.
@@ -87,13 +108,22 @@ pub fn prepare(graph: Graph, backend: Backend, options: &Options) -> Result<Box<
             let model = Model::from_bytes(&artifact).map_err(|e| Problems::one("the artifact just made", e.to_string(), ""))?;
             Box::new(Native::new(model, infc_runtime::Options::default())?)
         }
-        Backend::C => Box::new(CEngine::new(compile::lower(graph, &c_options(options))?)),
+        Backend::C => Box::new(CEngine::new(compile::lower(graph, &options_of(backend, options))?)),
+        #[cfg(feature = "ptx")]
+        Backend::Ptx => {
+            let options = options_of(backend, options);
+            crate::ptx_engine::prepare(compile::lower(graph, &options)?, &options.target)?
+        }
     })
 }
 
-/// The options with a machine of the C backend.
-pub fn c_options(options: &Options) -> Options {
-    let target = if options.target.backend == "c" { options.target.clone() } else { infc_c::default_machine() };
+/// The options with a machine that the link can use: links whose code is of one backend take its first machine where the target is of
+/// another one.
+pub fn options_of(backend: Backend, options: &Options) -> Options {
+    let target = match backend.machine() {
+        Some(machine) if options.target.backend != machine.backend => machine,
+        _ => options.target.clone(),
+    };
     Options { target, ..options.clone() }
 }
 

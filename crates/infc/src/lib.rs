@@ -16,6 +16,8 @@ pub mod gaps;
 pub mod inputs;
 pub mod loops_engine;
 pub mod native;
+#[cfg(feature = "ptx")]
+pub mod ptx_engine;
 pub mod replay;
 pub mod target;
 pub mod verify;

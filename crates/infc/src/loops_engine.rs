@@ -15,9 +15,13 @@ use infc_kernel::program::Lowered;
 /// A buffer that may need more bytes than this is one whose size only the run itself tells.
 const UNBOUNDED: usize = 1 << 40;
 
+/// What runs the tasks of a kernel: number, kernel, its extents, number of tasks, bytes of its buffers.
+pub type Runner = Box<dyn Fn(u32, &Kernel, &[i64], i64, &mut [Vec<u8>]) -> Result<(), Stop>>;
+
 /// A program whose kernels are loop nests.
 pub struct Loops {
     lowered: Lowered,
+    runner: Runner,
     /// Buffers kept from run to run.
     states: Vec<Vec<u8>>,
 }
@@ -25,7 +29,11 @@ pub struct Loops {
 impl Loops {
     /// Ready to run.
     pub fn new(lowered: Lowered) -> Loops {
-        Loops { lowered, states: vec![] }
+        Loops::with(lowered, Box::new(|_, kernel, extents, _, buffers| interp::run(kernel, extents, buffers)))
+    }
+    /// The same with kernels run by something else than the interpreter.
+    pub fn with(lowered: Lowered, runner: Runner) -> Loops {
+        Loops { lowered, runner, states: vec![] }
     }
 }
 
@@ -101,7 +109,8 @@ impl Loops {
                 Place::Output(_) | Place::Arena { .. } => vec![0xa5; bytes],
             });
         }
-        let mut run = Run { program, kernels: &self.lowered.kernels, symbols, memory, growable, slots, watch };
+        let (kernels, runner) = (&self.lowered.kernels, &self.runner);
+        let mut run = Run { program, kernels, runner, symbols, memory, growable, slots, watch };
         run.list(&program.steps)?;
         let outputs = run.outputs()?;
         let memory = run.memory;
@@ -202,6 +211,7 @@ fn internal(what: impl Into<String>) -> Problems {
 struct Run<'a, 'w> {
     program: &'a Program,
     kernels: &'a [Kernel],
+    runner: &'a Runner,
     symbols: Vec<i64>,
     memory: Vec<Vec<u8>>,
     /// Buffers that get their size when a step sets a symbol.
@@ -219,10 +229,10 @@ impl Run<'_, '_> {
     fn step(&mut self, step: &Step) -> Result<(), Problems> {
         match step {
             Step::Launch { kernel, buffers, extents, tasks } => match self.watch.take() {
-                None => self.launch(&self.kernels[*kernel as usize], buffers, extents),
+                None => self.launch(*kernel, buffers, extents, tasks),
                 Some(watch) => {
                     let mut launch = self.describe(*kernel, buffers, extents, tasks)?;
-                    self.launch(&self.kernels[*kernel as usize], buffers, extents)?;
+                    self.launch(*kernel, buffers, extents, tasks)?;
                     launch.after = launch.before.iter().map(|&(b, _)| (b, self.memory[b as usize].clone())).collect();
                     if watch(&launch)? {
                         self.watch = Some(watch);
@@ -351,7 +361,9 @@ impl Run<'_, '_> {
     }
 
     /// Runs a kernel on copies of its views. Only bytes that it changed are written back, so views of one buffer do not mix.
-    fn launch(&mut self, kernel: &Kernel, views: &[View], extents: &[Size]) -> Result<(), Problems> {
+    fn launch(&mut self, number: u32, views: &[View], extents: &[Size], tasks: &Size) -> Result<(), Problems> {
+        let kernel = &self.kernels[number as usize];
+        let tasks = self.size(tasks)?;
         let extents = extents.iter().map(|e| self.size(e)).collect::<Result<Vec<_>, _>>()?;
         let mut buffers = vec![];
         for view in views {
@@ -360,7 +372,7 @@ impl Run<'_, '_> {
         }
         let before: Vec<Option<Vec<u8>>> =
             kernel.buffers.iter().zip(&buffers).map(|(b, bytes)| (b.access != Access::Read).then(|| bytes.clone())).collect();
-        interp::run(kernel, &extents, &mut buffers).map_err(|stop| match stop {
+        (self.runner)(number, kernel, &extents, tasks, &mut buffers).map_err(|stop| match stop {
             Stop::Check(code) => self.failed(code, ""),
             Stop::Internal(what) => internal(format!("kernel '{}': {what}", kernel.name)),
         })?;

@@ -12,6 +12,8 @@ pub fn machines() -> Vec<TargetDesc> {
     #[cfg(not(feature = "llvm"))]
     let mut all = vec![];
     all.extend(infc_c::machines());
+    #[cfg(feature = "ptx")]
+    all.extend(infc_gpu_ptx::machines());
     all
 }
 
@@ -61,6 +63,8 @@ pub fn backend(target: &TargetDesc) -> Result<Box<dyn Backend>, Problems> {
         #[cfg(feature = "llvm")]
         "llvm" => Ok(Box::new(infc_cpu_llvm::Llvm::new(target.clone()))),
         "c" => Ok(Box::new(infc_c::C::new(target.clone()))),
+        #[cfg(feature = "ptx")]
+        "ptx" => Ok(Box::new(infc_gpu_ptx::Ptx::new(target.clone()))),
         other => Err(Problems::one(format!("target '{}'", target.name), format!("this build has no backend '{other}'"), known())),
     }
 }

@@ -21,6 +21,8 @@ pub enum Plan {
     Elementwise(Elementwise),
     /// A reduction with vectors along its last axis.
     RowReduce(RowReduce),
+    /// Every element on its own, each a task: for machines whose tasks are threads.
+    Threads(Threads),
     /// Updates one after another.
     Scatter,
     /// A running reduction, one line after another.
@@ -91,6 +93,13 @@ pub struct RowReduce {
     pub chunk: usize,
 }
 
+/// One element to a task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Threads {
+    /// Output axes from outermost to innermost; neighbours along the last one are neighbouring tasks.
+    pub order: Vec<usize>,
+}
+
 /// Elements' work that makes a task worth the trouble.
 const TASK_WORK: i64 = 1 << 15;
 
@@ -102,6 +111,7 @@ pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
         Step::Sort(_) => Plan::Sort,
         Step::Filter(_) => Plan::Filter,
         Step::Choice(_) => Plan::Choice,
+        Step::Compute(c) if target.block_threads > 0 => Plan::Threads(Threads { order: in_memory_order(c, operands) }),
         Step::Compute(c) => {
             if is_contraction(c)
                 && let Some(plan) = contract::plan(c, operands, target)
@@ -121,12 +131,16 @@ pub fn guess(e: Expr) -> i64 {
     e.known().unwrap_or(32)
 }
 
-fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elementwise {
+/// Output axes, outermost first: by falling stride; unit axes first of all.
+fn in_memory_order(c: &Compute, operands: &[Operand]) -> Vec<usize> {
     let out = &operands[operands.len() - 1];
-    let rank = c.dims.len();
-    let mut order: Vec<usize> = (0..rank).collect();
-    // Outermost first: by falling stride; unit axes first of all.
+    let mut order: Vec<usize> = (0..c.dims.len()).collect();
     order.sort_by_key(|&a| (if c.dims[a].is(1) { 0 } else { 1 }, std::cmp::Reverse(stride_rank(out, a)), a));
+    order
+}
+
+fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elementwise {
+    let order = in_memory_order(c, operands);
     let widest = widest(c);
     let lanes = target.lanes(widest);
     if let Some(k) = long_axis(c, &order, operands, lanes) {
@@ -249,6 +263,7 @@ impl fmt::Display for Plan {
                 e.taps.map_or(Ok(()), |k| write!(f, " taps={k}"))
             }
             Plan::RowReduce(r) => write!(f, "row_reduce lanes={} chunk={}", r.lanes, r.chunk),
+            Plan::Threads(t) => write!(f, "threads order={:?}", t.order),
             Plan::Scatter => f.write_str("scatter"),
             Plan::Prefix => f.write_str("prefix"),
             Plan::Sort => f.write_str("sort"),

@@ -28,6 +28,9 @@ pub struct TargetDesc {
     /// The backend has functions for exp, sin and the like: kernels name them instead of spelling them out as arithmetic.
     #[serde(default)]
     pub math_calls: bool,
+    /// Threads of a block, on a machine that runs tasks as threads in blocks (a GPU); 0 on others.
+    #[serde(default)]
+    pub block_threads: u32,
     /// Bytes of L1 data cache.
     pub l1_bytes: u64,
     /// Bytes of L2 cache of one core.

@@ -101,6 +101,9 @@ enum Emit {
     LlvmIr,
     /// The kernels as assembly.
     Asm,
+    /// The kernels as PTX.
+    #[cfg(feature = "ptx")]
+    Ptx,
     /// The graph after all passes.
     Ir,
     /// The kernels as loop nests.
@@ -110,7 +113,11 @@ enum Emit {
 impl How {
     /// Options of the compiler, for what takes any size.
     pub fn options(&self) -> std::result::Result<Options, Failure> {
-        let options = self.bounded_options("native")?;
+        self.options_for("native")
+    }
+    /// The same, for this target if none is named.
+    fn options_for(&self, target: &str) -> std::result::Result<Options, Failure> {
+        let options = self.bounded_options(target)?;
         match options.bounds.first() {
             None => Ok(options),
             Some((name, most)) => {
@@ -164,11 +171,16 @@ fn state(text: &str) -> std::result::Result<(String, String), String> {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result {
-    let for_c = args.emit == Some(Emit::C);
-    let mut options = args.how.bounded_options(if for_c { "c99" } else { "native" })?;
+    let default = match args.emit {
+        Some(Emit::C) => "c99",
+        #[cfg(feature = "ptx")]
+        Some(Emit::Ptx) => "nvidia-sm80",
+        _ => "native",
+    };
+    let mut options = args.how.bounded_options(default)?;
     let emit = args.emit.unwrap_or(if options.target.backend == "c" { Emit::C } else { Emit::Infc });
     if emit != Emit::C {
-        options = args.how.options()?;
+        options = args.how.options_for(default)?;
         if args.weights.is_some() || args.openmp {
             return Err(Failure::usage("--weights and --openmp are for C code", "add --emit c"));
         }
@@ -200,6 +212,11 @@ pub fn run(args: &Args) -> Result {
             let kind = if emit == Emit::Asm { "asm" } else { "llvm-ir" };
             let lowered = compile::lower(import(&args.model)?, &options)?;
             text(args, target::backend(&options.target)?.emit_text(&lowered.kernels, kind)?)
+        }
+        #[cfg(feature = "ptx")]
+        Emit::Ptx => {
+            let lowered = compile::lower(import(&args.model)?, &options)?;
+            text(args, target::backend(&options.target)?.emit_text(&lowered.kernels, "ptx")?)
         }
         Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe => native(args, emit, &options),
         Emit::C => c_code(args, &options),

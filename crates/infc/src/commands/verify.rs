@@ -87,12 +87,14 @@ pub fn run(args: &Args) -> Result {
     }
     let Args { backend, rtol, atol, strict, fixed, bisect, max_mflop, jobs, .. } = *args;
     let mut gaps = args.gaps.as_deref().map(Gaps::read).transpose()?.unwrap_or_default();
-    let default = if backend == Backend::C { "c99" } else { "native" };
+    let machine = backend.machine();
+    let default = machine.as_ref().map_or("native", |m| &m.name);
     let target =
         target::find(args.target.as_deref().unwrap_or(default)).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
-    if backend == Backend::C && target.backend != "c" {
+    if let Some(machine) = machine.filter(|m| m.backend != target.backend) {
         let message = format!("target '{}' is of the {} backend", target.name, target.backend);
-        return Err(Failure::usage(message, "leave out --target, or name one of the c backend; `infc targets` lists them"));
+        let help = format!("leave out --target, or name one of the {} backend; `infc targets` lists them", machine.backend);
+        return Err(Failure::usage(message, help));
     }
     let options = Options {
         backend,

@@ -192,7 +192,7 @@ fn scalar(cx: &mut Cx, c: &Compute) {
 }
 
 /// The statements that compute and store the element at `axes`; `lane` distinguishes the accumulators of the vector.
-fn element(cx: &mut Cx, c: &Compute, axes: &[Expr], lanes: usize, lane: Expr) -> Vec<Stmt> {
+pub fn element(cx: &mut Cx, c: &Compute, axes: &[Expr], lanes: usize, lane: Expr) -> Vec<Stmt> {
     let Some(r) = &c.reduction else {
         return vec![cx.store_out(axes, c.value.subst(axes))];
     };

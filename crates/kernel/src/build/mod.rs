@@ -12,6 +12,7 @@ pub mod row_reduce;
 pub mod select;
 pub mod serial;
 pub mod sort;
+pub mod threads;
 
 use crate::loops::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
 use crate::plan::Plan;
@@ -71,6 +72,7 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
         (Step::Compute(c), Plan::Brgemm(p)) => contract::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Elementwise(p)) => elementwise::build(&mut cx, c, p),
         (Step::Compute(c), Plan::RowReduce(p)) => row_reduce::build(&mut cx, c, p),
+        (Step::Compute(c), Plan::Threads(p)) => threads::build(&mut cx, c, p),
         (Step::Scatter(s), Plan::Scatter) => serial::scatter(&mut cx, s),
         (Step::Prefix(p), Plan::Prefix) => serial::prefix(&mut cx, p),
         (Step::Sort(s), Plan::Sort) => sort::build(&mut cx, s),

@@ -1,0 +1,550 @@
+//! Runs a grid. The lanes of a warp that are at the same instruction run together; of those that are not, the ones that are behind
+//! in the text go first, so that all meet again where paths join.
+
+use crate::Fault;
+use crate::arith::{self, Lanes};
+use crate::convert;
+use crate::inst::{Inst, Kernel, Op, Shuffle, Space, Special, Start, Ty};
+use crate::matrix;
+use crate::memory::Memory;
+use crate::shared::Shared;
+
+/// How many blocks of how many threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Blocks along x, y and z.
+    pub blocks: [u32; 3],
+    /// Threads of a block along x, y and z.
+    pub threads: [u32; 3],
+    /// Bytes of shared memory beside what the kernel declares.
+    pub shared: usize,
+}
+
+/// The most steps of a warp, so that a kernel that hangs is an error.
+const MOST_STEPS: u64 = 1 << 34;
+
+/// Runs a kernel. `parameters` are laid out as [`Kernel::parameter_offsets`] says.
+pub fn launch(kernel: &Kernel, grid: Grid, parameters: &[u8], memory: &mut Memory) -> Result<(), Fault> {
+    let fail = |what: String| Err(Fault { at: format!("kernel {}", kernel.name), line: 0, what });
+    if parameters.len() != kernel.parameters_len() {
+        return fail(format!("{} bytes of parameters are given, it takes {}", parameters.len(), kernel.parameters_len()));
+    }
+    let threads = grid.threads.iter().product::<u32>();
+    if !(1..=1024).contains(&threads) {
+        return fail(format!("blocks of {threads} threads"));
+    }
+    if grid.shared > 0 && !kernel.dynamic_shared {
+        return fail("shared memory is given to a kernel that takes none".into());
+    }
+    for z in 0..grid.blocks[2] {
+        for y in 0..grid.blocks[1] {
+            for x in 0..grid.blocks[0] {
+                Block::new(kernel, grid, [x, y, z], parameters, memory).run()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One copy that has been asked for.
+struct Pending {
+    to: usize,
+    from: u64,
+    bytes: usize,
+    there: usize,
+}
+
+struct Warp {
+    first: u32,
+    registers: Vec<Lanes>,
+    local: Vec<Vec<u8>>,
+    pc: [u32; 32],
+    /// Lanes that have not ended.
+    alive: u32,
+    /// Lanes that there are.
+    all: u32,
+    /// Lanes that wait at a barrier.
+    waiting: u32,
+    /// Groups of copies of each lane; the last one is open.
+    copies: Vec<Vec<Vec<Pending>>>,
+    steps: u64,
+}
+
+struct Block<'a> {
+    kernel: &'a Kernel,
+    memory: &'a mut Memory,
+    parameters: &'a [u8],
+    shared: Shared,
+    warps: Vec<Warp>,
+    block: [u32; 3],
+}
+
+fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
+    (0..32).filter(move |l| mask >> l & 1 == 1)
+}
+
+impl<'a> Block<'a> {
+    fn new(kernel: &'a Kernel, grid: Grid, block: [u32; 3], parameters: &'a [u8], memory: &'a mut Memory) -> Block<'a> {
+        let threads = grid.threads.iter().product::<u32>();
+        let shared = if grid.shared > 0 { kernel.shared.next_multiple_of(16) + grid.shared } else { kernel.shared };
+        let warp = |w: u32| {
+            let first = w * 32;
+            let count = (threads - first).min(32);
+            let special = |s: Special, l: u32| {
+                let t = first + l;
+                let [x, y, _] = grid.threads;
+                u64::from(match s {
+                    Special::Tid(0) => t % x,
+                    Special::Tid(1) => t / x % y,
+                    Special::Tid(_) => t / x / y,
+                    Special::NTid(k) => grid.threads[k as usize],
+                    Special::Cta(k) => block[k as usize],
+                    Special::NCta(k) => grid.blocks[k as usize],
+                    Special::Lane => l,
+                    Special::Warp => w,
+                })
+            };
+            let registers = kernel.registers.iter().map(|start| match start {
+                // Nothing that a kernel may count on.
+                Start::Plain => [0xa5a5_a5a5_a5a5_a5a5; 32],
+                Start::Const(c) => [*c; 32],
+                Start::Special(s) => std::array::from_fn(|l| special(*s, l as u32)),
+            });
+            Warp {
+                first,
+                registers: registers.collect(),
+                local: vec![vec![0xa5; kernel.local]; if kernel.local > 0 { count as usize } else { 0 }],
+                pc: [0; 32],
+                alive: if count == 32 { u32::MAX } else { (1 << count) - 1 },
+                all: if count == 32 { u32::MAX } else { (1 << count) - 1 },
+                waiting: 0,
+                copies: (0..32).map(|_| vec![vec![]]).collect(),
+                steps: 0,
+            }
+        };
+        let warps = (0..threads.div_ceil(32)).map(warp).collect();
+        Block { kernel, memory, parameters, shared: Shared::new(shared), warps, block }
+    }
+
+    fn run(&mut self) -> Result<(), Fault> {
+        loop {
+            for w in 0..self.warps.len() {
+                self.warp(w)?;
+            }
+            let waiting: u32 = self.warps.iter().map(|w| w.waiting.count_ones()).sum();
+            if waiting == 0 {
+                return Ok(());
+            }
+            let ended = self.warps.iter().any(|w| w.all != w.waiting);
+            let places: Vec<u32> = self.warps.iter().flat_map(|w| lanes_of(w.waiting).map(|l| w.pc[l])).collect();
+            let at = places[0];
+            if ended || places.iter().any(|&p| p != at) {
+                return self.fail(0, 0, at, "a barrier that not all threads of the block reach");
+            }
+            self.shared.barrier();
+            for w in &mut self.warps {
+                w.waiting = 0;
+                w.pc.iter_mut().for_each(|p| *p += 1);
+            }
+        }
+    }
+
+    fn fail<T>(&self, warp: usize, lane: usize, pc: u32, what: impl Into<String>) -> Result<T, Fault> {
+        let thread = self.warps[warp].first + lane as u32;
+        let [x, y, z] = self.block;
+        Err(Fault {
+            at: format!("kernel {}, block {x},{y},{z}, thread {thread}", self.kernel.name),
+            line: self.kernel.code.get(pc as usize).map_or(0, |i| i.line as usize),
+            what: what.into(),
+        })
+    }
+
+    /// Runs a warp until all its lanes have ended or wait.
+    fn warp(&mut self, w: usize) -> Result<(), Fault> {
+        loop {
+            let warp = &self.warps[w];
+            let ready = warp.alive & !warp.waiting;
+            if ready == 0 {
+                return Ok(());
+            }
+            let pc = lanes_of(ready).map(|l| warp.pc[l]).min().expect("a lane is ready");
+            let (mut group, mut next) = (0u32, u32::MAX);
+            for l in lanes_of(ready) {
+                if warp.pc[l] == pc { group |= 1 << l } else { next = next.min(warp.pc[l]) }
+            }
+            self.group(w, group, pc, next)?;
+        }
+    }
+
+    /// Runs lanes that are together from `pc` on, until they part, end, wait or come to `stop`, where others are.
+    fn group(&mut self, w: usize, group: u32, mut pc: u32, stop: u32) -> Result<(), Fault> {
+        let kernel = self.kernel;
+        loop {
+            if pc == stop {
+                break;
+            }
+            let inst = &kernel.code[pc as usize];
+            let mut mask = group;
+            if inst.guard != 0 {
+                let p = &self.warps[w].registers[((inst.guard - 1) / 2) as usize];
+                let negated = u64::from((inst.guard - 1) & 1);
+                let mut holds = 0u32;
+                for l in 0..32 {
+                    holds |= u32::from((p[l] & 1) ^ negated == 1) << l;
+                }
+                mask &= holds;
+            }
+            let warp = &mut self.warps[w];
+            warp.steps += 1;
+            if warp.steps > MOST_STEPS {
+                return self.fail(w, 0, pc, "the kernel does not end");
+            }
+            match inst.op {
+                Op::Branch => {
+                    let to = inst.imm as u32;
+                    if mask == group {
+                        if to < pc && stop != u32::MAX {
+                            // Others may be behind now.
+                            pc = to;
+                            break;
+                        }
+                        pc = to;
+                        if pc > stop {
+                            break;
+                        }
+                        continue;
+                    }
+                    if mask != 0 {
+                        for l in lanes_of(group) {
+                            warp.pc[l] = if mask >> l & 1 == 1 { to } else { pc + 1 };
+                        }
+                        return Ok(());
+                    }
+                }
+                Op::Exit => {
+                    warp.alive &= !mask;
+                    if mask == group {
+                        return Ok(());
+                    }
+                    if mask != 0 {
+                        lanes_of(group & !mask).for_each(|l| warp.pc[l] = pc + 1);
+                        return Ok(());
+                    }
+                }
+                Op::Barrier => {
+                    lanes_of(group).for_each(|l| warp.pc[l] = pc);
+                    warp.waiting |= mask;
+                    if mask != group {
+                        return self.fail(w, 0, pc, "a barrier under a predicate");
+                    }
+                    return Ok(());
+                }
+                _ if mask == 0 => {}
+                _ => self.plain(w, mask, group, pc, inst)?,
+            }
+            pc += 1;
+        }
+        let warp = &mut self.warps[w];
+        lanes_of(group).for_each(|l| warp.pc[l] = pc);
+        Ok(())
+    }
+
+    /// An instruction that is no jump.
+    fn plain(&mut self, w: usize, mask: u32, group: u32, pc: u32, i: &Inst) -> Result<(), Fault> {
+        let r = &self.warps[w].registers;
+        let (a, b, c) = (&r[i.a as usize], &r[i.b as usize], &r[i.c as usize]);
+        let result = match i.op {
+            Op::Mov(ty) => {
+                let keep = if ty.bytes() == 8 { u64::MAX } else { (1u64 << (8 * ty.bytes())) - 1 };
+                a.map(|x| x & keep)
+            }
+            Op::Bin(op, ty) => match arith::binary(op, ty, a, b) {
+                Some(r) => r,
+                None => return self.fail(w, 0, pc, "there is no such instruction"),
+            },
+            Op::Un(op, ty) => match arith::unary(op, ty, a) {
+                Some(r) => r,
+                None => return self.fail(w, 0, pc, "there is no such instruction"),
+            },
+            Op::Fma(ty) => match arith::fma(ty, a, b, c) {
+                Some(r) => r,
+                None => return self.fail(w, 0, pc, "there is no such instruction"),
+            },
+            Op::Mad(ty) => arith::mad(ty, a, b, c),
+            Op::Dp4a(x, y) => arith::dp4a((x, y), a, b, c),
+            Op::Bfe(ty) => arith::bfe(ty, a, b, c),
+            Op::Setp(cmp, ty) => arith::compare(cmp, ty, a, b),
+            Op::Selp => std::array::from_fn(|l| if c[l] & 1 == 1 { a[l] } else { b[l] }),
+            Op::Cvt { to, from, round } => match convert::convert(to, from, round, a) {
+                Some(r) => r,
+                None => return self.fail(w, 0, pc, "there is no such conversion"),
+            },
+            Op::CvtPair(ty) => std::array::from_fn(|l| {
+                let half = |x: u64| convert::bits(convert::float(x, Ty::F32), ty);
+                half(a[l]) << 16 | half(b[l])
+            }),
+            Op::Join => {
+                let parts: Vec<&Lanes> = i.more.iter().map(|&k| &r[k as usize]).collect();
+                let (half, width) = (i.more.len() as u32, i.imm as u32 * 2);
+                let part = width / half;
+                std::array::from_fn(|l| {
+                    parts.iter().enumerate().fold(0, |acc, (k, p)| acc | (p[l] & ((1 << part) - 1)) << (k as u32 * part))
+                })
+            }
+            Op::Split => {
+                let x = *a;
+                let part = i.imm as u32 * 2 / i.more.len() as u32;
+                for (k, &to) in i.more.iter().enumerate() {
+                    let v = x.map(|x| x >> (k as u32 * part) & ((1 << part) - 1));
+                    self.write(w, mask, to, &v);
+                }
+                return Ok(());
+            }
+            Op::Shuffle(mode) => {
+                if mask != group || group != self.warps[w].alive {
+                    return self.fail(w, 0, pc, "a shuffle without all lanes of the warp");
+                }
+                let (x, n) = (*a, *b);
+                std::array::from_fn(|l| {
+                    let n = n[l] as usize & 31;
+                    let from = match mode {
+                        Shuffle::Butterfly => l ^ n,
+                        Shuffle::Down => l + n,
+                        Shuffle::Up => l.wrapping_sub(n),
+                        Shuffle::Index => n,
+                    };
+                    if from < 32 && group >> from & 1 == 1 { x[from] } else { x[l] }
+                })
+            }
+            Op::Matrix(kind) => {
+                if mask != u32::MAX {
+                    return self.fail(w, 0, pc, "a matrix instruction without all lanes of the warp");
+                }
+                let all: Vec<Lanes> = i.more.iter().map(|&k| r[k as usize]).collect();
+                let (d, rest) = i.more.split_at(4);
+                debug_assert_eq!(rest.len(), 10);
+                let out = matrix::mma(kind, &all[4..8], &all[8..10], &all[10..14]);
+                for (k, v) in out.iter().enumerate() {
+                    self.write(w, mask, d[k], v);
+                }
+                return Ok(());
+            }
+            Op::WarpBarrier if mask != self.warps[w].alive => {
+                return self.fail(w, 0, pc, "a warp barrier that not all lanes reach");
+            }
+            Op::WarpBarrier | Op::Nothing => return Ok(()),
+            Op::Load { .. } => return self.load(w, mask, pc, i),
+            Op::Store { .. } => return self.store(w, mask, pc, i),
+            Op::LoadMatrix { count, transposed } => {
+                if mask != u32::MAX {
+                    return self.fail(w, 0, pc, "a matrix load without all lanes of the warp");
+                }
+                return self.load_matrix(w, pc, i, count as usize, transposed);
+            }
+            Op::CopyAsync { bytes } => return self.copy(w, mask, pc, i, bytes as usize),
+            Op::CopyCommit => {
+                for l in lanes_of(mask) {
+                    self.warps[w].copies[l].push(vec![]);
+                }
+                return Ok(());
+            }
+            Op::CopyWait(left) => return self.copy_wait(w, mask, pc, left as usize),
+            Op::Cas | Op::AtomicAdd => return self.atomic(w, mask, pc, i),
+            Op::Branch | Op::Exit | Op::Barrier => return Ok(()),
+        };
+        self.write(w, mask, i.d, &result);
+        Ok(())
+    }
+
+    fn write(&mut self, w: usize, mask: u32, to: u32, value: &Lanes) {
+        let d = &mut self.warps[w].registers[to as usize];
+        if mask == u32::MAX {
+            *d = *value;
+        } else {
+            for l in 0..32 {
+                if mask >> l & 1 == 1 {
+                    d[l] = value[l];
+                }
+            }
+        }
+    }
+
+    fn load(&mut self, w: usize, mask: u32, pc: u32, i: &Inst) -> Result<(), Fault> {
+        let Op::Load { space, ty, count } = i.op else { return Ok(()) };
+        let (width, base) = (ty.bytes(), self.warps[w].registers[i.a as usize]);
+        let len = width * count as usize;
+        for l in lanes_of(mask) {
+            let address = base[l].wrapping_add(i.imm as u64);
+            if address % len as u64 != 0 {
+                return self.fail(w, l, pc, format!("an access of {len} bytes at {address:#x}, which is not aligned"));
+            }
+            let mut raw = [0u8; 16];
+            self.read(w, l, pc, space, address, &mut raw[..len])?;
+            for k in 0..count as usize {
+                let mut v = [0u8; 8];
+                v[..width].copy_from_slice(&raw[k * width..][..width]);
+                let v = u64::from_le_bytes(v);
+                // A register that is wider than the type gets the sign.
+                let v = if ty.is_signed() && width < 4 { arith::int(v, ty) as u64 & 0xffff_ffff } else { v };
+                self.warps[w].registers[i.more[k] as usize][l] = v;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, w: usize, l: usize, pc: u32, space: Space, address: u64, out: &mut [u8]) -> Result<(), Fault> {
+        let len = out.len();
+        let at = address as usize;
+        let found = match space {
+            Space::Global => self.memory.get(address, len),
+            Space::Param => at.checked_add(len).and_then(|e| self.parameters.get(at..e)),
+            Space::Local => at.checked_add(len).and_then(|e| self.warps[w].local.get(l)?.get(at..e)),
+            Space::Shared => {
+                if at.checked_add(len).is_some_and(|e| e <= self.shared.bytes.len()) {
+                    let thread = self.warps[w].first + l as u32;
+                    if let Err(what) = self.shared.touch(at, len, thread, false) {
+                        return self.fail(w, l, pc, what);
+                    }
+                }
+                at.checked_add(len).and_then(|e| self.shared.bytes.get(at..e))
+            }
+        };
+        match found {
+            Some(bytes) => {
+                out.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => self.outside(w, l, pc, space, address, len, "reads"),
+        }
+    }
+
+    fn outside<T>(&self, w: usize, l: usize, pc: u32, space: Space, address: u64, len: usize, verb: &str) -> Result<T, Fault> {
+        let what = match space {
+            Space::Global => self.memory.describe(address, len),
+            Space::Param => format!("{len} bytes at {address} of the parameters"),
+            Space::Local => format!("{len} bytes at {address} of {} bytes of local memory", self.kernel.local),
+            Space::Shared => format!("{len} bytes at {address} of {} bytes of shared memory", self.shared.bytes.len()),
+        };
+        self.fail(w, l, pc, format!("{verb} {what}"))
+    }
+
+    fn put(&mut self, w: usize, l: usize, pc: u32, space: Space, address: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let (at, len) = (address as usize, bytes.len());
+        let found = match space {
+            Space::Global => self.memory.get_mut(address, len),
+            Space::Local => at.checked_add(len).and_then(|e| self.warps[w].local.get_mut(l)?.get_mut(at..e)),
+            Space::Param => None,
+            Space::Shared => {
+                if at.checked_add(len).is_some_and(|e| e <= self.shared.bytes.len()) {
+                    let thread = self.warps[w].first + l as u32;
+                    if let Err(what) = self.shared.touch(at, len, thread, true) {
+                        return self.fail(w, l, pc, what);
+                    }
+                }
+                at.checked_add(len).and_then(|e| self.shared.bytes.get_mut(at..e))
+            }
+        };
+        match found {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => self.outside(w, l, pc, space, address, len, "writes"),
+        }
+    }
+
+    fn store(&mut self, w: usize, mask: u32, pc: u32, i: &Inst) -> Result<(), Fault> {
+        let Op::Store { space, ty, count } = i.op else { return Ok(()) };
+        let (width, base) = (ty.bytes(), self.warps[w].registers[i.a as usize]);
+        let len = width * count as usize;
+        for l in lanes_of(mask) {
+            let address = base[l].wrapping_add(i.imm as u64);
+            if address % len as u64 != 0 {
+                return self.fail(w, l, pc, format!("an access of {len} bytes at {address:#x}, which is not aligned"));
+            }
+            let mut raw = [0u8; 16];
+            for k in 0..count as usize {
+                let v = self.warps[w].registers[i.more[k] as usize][l].to_le_bytes();
+                raw[k * width..][..width].copy_from_slice(&v[..width]);
+            }
+            self.put(w, l, pc, space, address, &raw[..len])?;
+        }
+        Ok(())
+    }
+
+    /// Compare and swap, or addition, of 32 bits of global memory.
+    fn atomic(&mut self, w: usize, mask: u32, pc: u32, i: &Inst) -> Result<(), Fault> {
+        for l in lanes_of(mask) {
+            let r = &self.warps[w].registers;
+            let (address, b, c) =
+                (r[i.a as usize][l].wrapping_add(i.imm as u64), r[i.b as usize][l] as u32, r[i.c as usize][l] as u32);
+            let mut raw = [0; 4];
+            self.read(w, l, pc, Space::Global, address, &mut raw)?;
+            let old = u32::from_le_bytes(raw);
+            let new = match i.op {
+                Op::Cas if old == b => c,
+                Op::Cas => old,
+                _ => old.wrapping_add(b),
+            };
+            self.put(w, l, pc, Space::Global, address, &new.to_le_bytes())?;
+            self.warps[w].registers[i.d as usize][l] = u64::from(old);
+        }
+        Ok(())
+    }
+
+    /// Lane 8 m + r tells where row r of matrix m is: 8 elements of 16 bits.
+    fn load_matrix(&mut self, w: usize, pc: u32, i: &Inst, count: usize, transposed: bool) -> Result<(), Fault> {
+        let base = self.warps[w].registers[i.a as usize];
+        for m in 0..count {
+            let mut rows = [[0u8; 16]; 8];
+            for (r, row) in rows.iter_mut().enumerate() {
+                let l = 8 * m + r;
+                let address = base[l].wrapping_add(i.imm as u64);
+                if address % 16 != 0 {
+                    return self.fail(w, l, pc, format!("a row of a matrix at {address:#x}, which is not aligned"));
+                }
+                self.read(w, l, pc, Space::Shared, address, row)?;
+            }
+            let element = |r: usize, c: usize| u64::from(u16::from_le_bytes([rows[r][2 * c], rows[r][2 * c + 1]]));
+            let out: Lanes = std::array::from_fn(|l| {
+                let (r, c) = (l / 4, l % 4 * 2);
+                match transposed {
+                    false => element(r, c) | element(r, c + 1) << 16,
+                    true => element(c, r) | element(c + 1, r) << 16,
+                }
+            });
+            self.write(w, u32::MAX, i.more[m], &out);
+        }
+        Ok(())
+    }
+
+    /// Notes copies; they happen when somebody waits for them.
+    fn copy(&mut self, w: usize, mask: u32, pc: u32, i: &Inst, bytes: usize) -> Result<(), Fault> {
+        for l in lanes_of(mask) {
+            let r = &self.warps[w].registers;
+            let (to, from, there) =
+                (r[i.d as usize][l].wrapping_add(i.imm as u64), r[i.a as usize][l], r[i.b as usize][l] as usize);
+            if !matches!(bytes, 4 | 8 | 16) || to % bytes as u64 != 0 || from % bytes as u64 != 0 || there > bytes {
+                return self.fail(w, l, pc, format!("a copy of {bytes} bytes from {from:#x} to {to:#x}"));
+            }
+            let open = self.warps[w].copies[l].last_mut().expect("there is an open group");
+            open.push(Pending { to: to as usize, from, bytes, there });
+        }
+        Ok(())
+    }
+
+    /// Does the copies of all groups but the last `left` ones that were closed.
+    fn copy_wait(&mut self, w: usize, mask: u32, pc: u32, left: usize) -> Result<(), Fault> {
+        for l in lanes_of(mask) {
+            let groups = &mut self.warps[w].copies[l];
+            let closed = groups.len() - 1;
+            let done: Vec<Pending> = groups.drain(..closed.saturating_sub(left)).flatten().collect();
+            for p in done {
+                let mut raw = [0u8; 16];
+                self.read(w, l, pc, Space::Global, p.from, &mut raw[..p.there])?;
+                self.put(w, l, pc, Space::Shared, p.to as u64, &raw[..p.bytes])?;
+            }
+        }
+        Ok(())
+    }
+}

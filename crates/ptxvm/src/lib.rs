@@ -1,0 +1,43 @@
+//! A PTX interpreter for tests: what a GPU does with the text that `infc-gpu-ptx` emits, one warp after another.
+//!
+//! [`Module::parse`] reads the text (`parse`) and decodes it once to instructions over a register file (`inst`); [`launch`] runs a grid:
+//! blocks one by one, the warps of a block in turns from barrier to barrier, the lanes of a warp together (`exec`). Lanes that part
+//! meet again because those that are behind in the text go first. [`Memory`] is the device's memory; every access is checked, and so are
+//! accesses to shared memory by two threads between barriers (`shared`).
+//!
+//! It knows the subset of PTX ISA 8.0 that is emitted, no more: an unknown instruction is an error when the text is read.
+
+#![forbid(unsafe_code)]
+
+mod arith;
+mod convert;
+mod exec;
+mod inst;
+mod matrix;
+mod memory;
+mod parse;
+mod shared;
+#[cfg(test)]
+mod tests;
+
+pub use exec::{Grid, launch};
+pub use inst::{Kernel, Module};
+pub use memory::Memory;
+
+/// Something that a kernel must not do, or text that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where: kernel, block and thread, as far as that is known.
+    pub at: String,
+    /// Line of the text, from 1; 0 where there is none.
+    pub line: usize,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (line {}): {}", self.at, self.line, self.what)
+    }
+}
+impl std::error::Error for Fault {}

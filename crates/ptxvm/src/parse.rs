@@ -1,0 +1,552 @@
+//! Reads PTX text.
+
+use crate::Fault;
+use crate::inst::{Bin, Cmp, Inst, IntRound, Kernel, Matrix, Module, Op, Param, Round, Shuffle, Space, Special, Start, Ty, Un};
+use std::collections::HashMap;
+
+/// One statement: its words, with the line where it begins.
+struct Statement {
+    line: usize,
+    text: String,
+}
+
+impl Module {
+    /// Reads a module.
+    pub fn parse(text: &str) -> Result<Module, Fault> {
+        let statements = statements(text);
+        let mut target = String::new();
+        let mut kernels = HashMap::new();
+        let mut k = 0;
+        while k < statements.len() {
+            let s = &statements[k];
+            let words: Vec<&str> = s.text.split_whitespace().collect();
+            match words.first() {
+                Some(&".target") => target = s.text[".target".len()..].trim().to_owned(),
+                Some(&".version" | &".address_size") => {}
+                _ if s.text.contains(".entry") => {
+                    let end = (k..statements.len()).find(|&e| statements[e].text == "}").ok_or_else(|| Fault {
+                        at: "module".into(),
+                        line: s.line,
+                        what: "a kernel without an end".into(),
+                    })?;
+                    let kernel = Reader::kernel(&statements[k..end])?;
+                    kernels.insert(kernel.name.clone(), kernel);
+                    k = end;
+                }
+                _ => return Err(Fault { at: "module".into(), line: s.line, what: format!("unknown directive '{}'", s.text) }),
+            }
+            k += 1;
+        }
+        Ok(Module { target, kernels })
+    }
+}
+
+/// Splits text at `;`, braces of bodies, labels and ends of directives.
+fn statements(text: &str) -> Vec<Statement> {
+    let mut out = vec![];
+    let (mut current, mut start) = (String::new(), 0);
+    for (n, line) in text.lines().enumerate() {
+        let line = line.split("//").next().unwrap_or("").trim();
+        if line.is_empty() {
+            continue;
+        }
+        if current.is_empty() {
+            start = n + 1;
+        }
+        let whole = (line.starts_with(".version") || line.starts_with(".target") || line.starts_with(".address_size"))
+            || line == "{"
+            || line == "}"
+            || line.ends_with(':');
+        if whole {
+            if !current.is_empty() {
+                out.push(Statement { line: start, text: std::mem::take(&mut current) });
+            }
+            out.push(Statement { line: n + 1, text: line.to_owned() });
+            continue;
+        }
+        let mut rest = line;
+        while let Some(at) = rest.find(';') {
+            current.push_str(rest[..at].trim());
+            out.push(Statement { line: start, text: std::mem::take(&mut current) });
+            start = n + 1;
+            rest = rest[at + 1..].trim();
+        }
+        if !rest.is_empty() {
+            current.push_str(rest);
+            current.push(' ');
+        }
+    }
+    if !current.trim().is_empty() {
+        out.push(Statement { line: start, text: current });
+    }
+    out
+}
+
+struct Reader {
+    kernel: Kernel,
+    registers: HashMap<String, u32>,
+    constants: HashMap<Start, u32>,
+    symbols: HashMap<String, u64>,
+    labels: HashMap<String, usize>,
+    branches: Vec<(usize, String)>,
+    line: usize,
+}
+
+impl Reader {
+    fn fail<T>(&self, what: impl Into<String>) -> Result<T, Fault> {
+        Err(Fault { at: format!("kernel {}", self.kernel.name), line: self.line, what: what.into() })
+    }
+
+    fn kernel(statements: &[Statement]) -> Result<Kernel, Fault> {
+        let head = &statements[0];
+        let kernel = Kernel {
+            name: String::new(),
+            code: vec![],
+            registers: vec![],
+            params: vec![],
+            shared: 0,
+            local: 0,
+            dynamic_shared: false,
+        };
+        let mut r = Reader {
+            kernel,
+            registers: HashMap::new(),
+            constants: HashMap::new(),
+            symbols: HashMap::new(),
+            labels: HashMap::new(),
+            branches: vec![],
+            line: head.line,
+        };
+        r.head(&head.text)?;
+        for s in &statements[1..] {
+            r.line = s.line;
+            match s.text.as_str() {
+                "{" => {}
+                t if t.ends_with(':') => {
+                    r.labels.insert(t.trim_end_matches(':').to_owned(), r.kernel.code.len());
+                }
+                t if t.starts_with(".reg") => r.declare(t)?,
+                t if t.starts_with(".shared") || t.starts_with(".local") || t.starts_with(".extern") => r.space(t)?,
+                t if t.starts_with(".pragma") => {}
+                t => r.instruction(t)?,
+            }
+        }
+        for (at, label) in std::mem::take(&mut r.branches) {
+            match r.labels.get(&label) {
+                Some(&to) => r.kernel.code[at].imm = to as i64,
+                None => return r.fail(format!("no label '{label}'")),
+            }
+        }
+        let line = r.line as u32;
+        let last = Inst { op: Op::Exit, guard: 0, d: 0, a: 0, b: 0, c: 0, more: Box::new([]), imm: 0, line };
+        r.kernel.code.push(last);
+        Ok(r.kernel)
+    }
+
+    /// `.visible .entry name(.param .u64 a, ...) .maxntid ...`
+    fn head(&mut self, text: &str) -> Result<(), Fault> {
+        let rest = text.split(".entry").nth(1).unwrap_or("").trim();
+        let (name, rest) = rest.split_once('(').unwrap_or((rest, ""));
+        self.kernel.name = name.trim().to_owned();
+        let list = rest.split(')').next().unwrap_or("");
+        let mut offset = 0usize;
+        for p in list.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+            let words: Vec<&str> = p.split_whitespace().collect();
+            let (Some(ty), Some(&name)) = (words.get(1).and_then(|t| Ty::parse(t.trim_start_matches('.'))), words.last()) else {
+                return self.fail(format!("cannot read parameter '{p}'"));
+            };
+            offset = offset.next_multiple_of(ty.bytes());
+            self.symbols.insert(name.to_owned(), offset as u64);
+            self.kernel.params.push(Param { offset, bytes: ty.bytes() });
+            offset += ty.bytes();
+        }
+        Ok(())
+    }
+
+    fn fresh(&mut self, start: Start) -> u32 {
+        self.kernel.registers.push(start);
+        self.kernel.registers.len() as u32 - 1
+    }
+
+    /// `.reg .b32 %r<10>`
+    fn declare(&mut self, text: &str) -> Result<(), Fault> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        for name in words[2..].iter().flat_map(|w| w.split(',')).filter(|w| !w.is_empty()) {
+            match name.split_once('<') {
+                Some((base, count)) => {
+                    let Ok(count) = count.trim_end_matches('>').parse::<u32>() else {
+                        return self.fail("cannot read the number of registers");
+                    };
+                    for i in 0..count {
+                        let n = self.fresh(Start::Plain);
+                        self.registers.insert(format!("{base}{i}"), n);
+                    }
+                }
+                None => {
+                    let n = self.fresh(Start::Plain);
+                    self.registers.insert(name.to_owned(), n);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `.shared .align 16 .b8 name[1024]`
+    fn space(&mut self, text: &str) -> Result<(), Fault> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let align = words.iter().position(|w| *w == ".align").and_then(|k| words.get(k + 1)?.parse::<usize>().ok()).unwrap_or(1);
+        let Some((name, size)) = words.last().and_then(|w| w.split_once('[')) else {
+            return self.fail("cannot read a declaration");
+        };
+        let size = size.trim_end_matches(']');
+        let element = words.iter().find_map(|w| Ty::parse(w.trim_start_matches('.'))).map_or(1, Ty::bytes);
+        if text.starts_with(".extern") {
+            self.kernel.dynamic_shared = true;
+            self.symbols.insert(name.to_owned(), self.kernel.shared.next_multiple_of(16) as u64);
+            return Ok(());
+        }
+        let Ok(size) = size.parse::<usize>() else { return self.fail("cannot read a size") };
+        let place = if words[0] == ".local" { &mut self.kernel.local } else { &mut self.kernel.shared };
+        *place = place.next_multiple_of(align);
+        self.symbols.insert(name.to_owned(), *place as u64);
+        *place += size * element;
+        Ok(())
+    }
+
+    fn constant(&mut self, start: Start) -> u32 {
+        if let Some(&n) = self.constants.get(&start) {
+            return n;
+        }
+        let n = self.fresh(start);
+        self.constants.insert(start, n);
+        n
+    }
+
+    /// The register of an operand.
+    fn operand(&mut self, text: &str) -> Result<u32, Fault> {
+        let text = text.trim();
+        if let Some(&n) = self.registers.get(text) {
+            return Ok(n);
+        }
+        if let Some(&n) = self.symbols.get(text) {
+            return Ok(self.constant(Start::Const(n)));
+        }
+        let axis = |t: &str| match t.rsplit('.').next() {
+            Some("x") => 0,
+            Some("y") => 1,
+            _ => 2,
+        };
+        if let Some(rest) = text.strip_prefix('%') {
+            let special = match rest.split('.').next().unwrap_or("") {
+                "tid" => Special::Tid(axis(rest)),
+                "ntid" => Special::NTid(axis(rest)),
+                "ctaid" => Special::Cta(axis(rest)),
+                "nctaid" => Special::NCta(axis(rest)),
+                "laneid" => Special::Lane,
+                "warpid" => Special::Warp,
+                _ => return self.fail(format!("no register '{text}'")),
+            };
+            return Ok(self.constant(Start::Special(special)));
+        }
+        match number(text) {
+            Some(v) => Ok(self.constant(Start::Const(v))),
+            None => self.fail(format!("cannot read operand '{text}'")),
+        }
+    }
+
+    fn operands(&mut self, list: &[String]) -> Result<Vec<u32>, Fault> {
+        list.iter().map(|t| self.operand(t)).collect()
+    }
+
+    /// `[%rd1+8]`: register and offset.
+    fn address(&mut self, text: &str) -> Result<(u32, i64), Fault> {
+        let inner = text.trim().trim_start_matches('[').trim_end_matches(']').trim();
+        let split = inner.rfind(['+', '-']).filter(|&k| k > 0);
+        let (base, offset) = match split {
+            Some(k) => (&inner[..k], inner[k..].replace('+', "").trim().parse::<i64>().ok()),
+            None => (inner, Some(0)),
+        };
+        match offset {
+            Some(o) => Ok((self.operand(base)?, o)),
+            None => self.fail(format!("cannot read address '{text}'")),
+        }
+    }
+
+    fn instruction(&mut self, text: &str) -> Result<(), Fault> {
+        let mut text = text.trim();
+        let mut guard = 0;
+        if let Some(rest) = text.strip_prefix('@') {
+            let (p, rest) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+            let negated = p.starts_with('!');
+            guard = 1 + 2 * self.operand(p.trim_start_matches('!'))? + u32::from(negated);
+            text = rest.trim();
+        }
+        let (name, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        let list = split_operands(rest);
+        let mut inst = self.decode(name, &list)?;
+        inst.guard = guard;
+        inst.line = self.line as u32;
+        self.kernel.code.push(inst);
+        Ok(())
+    }
+
+    fn decode(&mut self, name: &str, list: &[String]) -> Result<Inst, Fault> {
+        let parts: Vec<&str> = name.split('.').collect();
+        let has = |p: &str| parts.contains(&p);
+        let types: Vec<Ty> = parts[1..].iter().filter_map(|p| Ty::parse(p)).collect();
+        let ty = types.last().copied();
+        let mut i = Inst { op: Op::Nothing, guard: 0, d: 0, a: 0, b: 0, c: 0, more: Box::new([]), imm: 0, line: 0 };
+        let typed = |s: &Self| match ty {
+            Some(t) => Ok(t),
+            None => s.fail(format!("'{name}' has no type")),
+        };
+        let space = if has("param") {
+            Space::Param
+        } else if has("shared") {
+            Space::Shared
+        } else if has("local") {
+            Space::Local
+        } else {
+            Space::Global
+        };
+        let bin = |b: Bin, s: &Self| Ok::<Op, Fault>(Op::Bin(b, typed(s)?));
+        match parts[0] {
+            "bra" => {
+                i.op = Op::Branch;
+                self.branches.push((self.kernel.code.len(), list[0].clone()));
+                return Ok(i);
+            }
+            "ret" | "exit" => {
+                i.op = Op::Exit;
+                return Ok(i);
+            }
+            "bar" | "barrier" => {
+                i.op = if has("warp") { Op::WarpBarrier } else { Op::Barrier };
+                return Ok(i);
+            }
+            "membar" | "fence" => return Ok(i),
+            "ld" => {
+                let count = if has("v4") {
+                    4
+                } else if has("v2") {
+                    2
+                } else {
+                    1
+                };
+                i.op = Op::Load { space, ty: typed(self)?, count };
+                i.more = self.operands(&braces(&list[0]))?.into();
+                (i.a, i.imm) = self.address(&list[1])?;
+                return Ok(i);
+            }
+            "st" => {
+                let count = if has("v4") {
+                    4
+                } else if has("v2") {
+                    2
+                } else {
+                    1
+                };
+                i.op = Op::Store { space, ty: typed(self)?, count };
+                (i.a, i.imm) = self.address(&list[0])?;
+                i.more = self.operands(&braces(&list[1]))?.into();
+                return Ok(i);
+            }
+            "atom" => {
+                i.op = if has("cas") {
+                    Op::Cas
+                } else if has("add") {
+                    Op::AtomicAdd
+                } else {
+                    return self.fail(format!("unknown '{name}'"));
+                };
+                i.d = self.operand(&list[0])?;
+                (i.a, i.imm) = self.address(&list[1])?;
+                i.b = self.operand(&list[2])?;
+                if i.op == Op::Cas {
+                    i.c = self.operand(&list[3])?;
+                }
+                return Ok(i);
+            }
+            "prefetch" => return Ok(i),
+            "cp" => {
+                i.op = match () {
+                    () if has("commit_group") => Op::CopyCommit,
+                    () if has("wait_all") => Op::CopyWait(0),
+                    () if has("wait_group") => Op::CopyWait(list[0].parse().unwrap_or(0)),
+                    () => {
+                        (i.d, i.imm) = self.address(&list[0])?;
+                        let (a, offset) = self.address(&list[1])?;
+                        if offset != 0 {
+                            return self.fail("the source of an asynchronous copy has an offset");
+                        }
+                        i.a = a;
+                        let bytes: u8 = list[2].parse().unwrap_or(0);
+                        // The bytes that are there; the others become 0.
+                        i.b = self.operand(list.get(3).unwrap_or(&list[2]))?;
+                        Op::CopyAsync { bytes }
+                    }
+                };
+                return Ok(i);
+            }
+            "ldmatrix" => {
+                let count = if has("x4") {
+                    4
+                } else if has("x2") {
+                    2
+                } else {
+                    1
+                };
+                i.op = Op::LoadMatrix { count, transposed: has("trans") };
+                i.more = self.operands(&braces(&list[0]))?.into();
+                (i.a, i.imm) = self.address(&list[1])?;
+                return Ok(i);
+            }
+            "mma" => {
+                i.op = Op::Matrix(match () {
+                    () if has("m16n8k16") && has("bf16") => Matrix::BF16,
+                    () if has("m16n8k16") && has("f16") => Matrix::F16,
+                    () if has("m16n8k8") && has("tf32") => Matrix::TF32,
+                    () if has("m16n8k32") => Matrix::I8(types[1] == Ty::S8, types[2] == Ty::S8),
+                    () => return self.fail(format!("unknown matrix instruction '{name}'")),
+                });
+                let mut all = vec![];
+                for l in list {
+                    all.extend(self.operands(&braces(l))?);
+                }
+                i.more = all.into();
+                return Ok(i);
+            }
+            "shfl" => {
+                i.op = Op::Shuffle(match () {
+                    () if has("bfly") => Shuffle::Butterfly,
+                    () if has("down") => Shuffle::Down,
+                    () if has("up") => Shuffle::Up,
+                    () => Shuffle::Index,
+                });
+                i.d = self.operand(list[0].split('|').next().unwrap_or(""))?;
+                i.a = self.operand(&list[1])?;
+                i.b = self.operand(&list[2])?;
+                i.c = self.operand(&list[3])?;
+                return Ok(i);
+            }
+            "mov" if list[0].starts_with('{') => {
+                i.op = Op::Split;
+                i.more = self.operands(&braces(&list[0]))?.into();
+                i.a = self.operand(&list[1])?;
+                i.imm = i64::from(typed(self)?.bytes() as u32 * 4);
+                return Ok(i);
+            }
+            "mov" if list[1].starts_with('{') => {
+                i.op = Op::Join;
+                i.more = self.operands(&braces(&list[1]))?.into();
+                i.d = self.operand(&list[0])?;
+                i.imm = i64::from(typed(self)?.bytes() as u32 * 4);
+                return Ok(i);
+            }
+            "mov" => i.op = Op::Mov(typed(self)?),
+            "add" => i.op = bin(Bin::Add, self)?,
+            "sub" => i.op = bin(Bin::Sub, self)?,
+            "mul" if has("hi") => i.op = bin(Bin::MulHi, self)?,
+            "mul" if has("wide") => i.op = bin(Bin::MulWide, self)?,
+            "mul" => i.op = bin(Bin::Mul, self)?,
+            "div" => i.op = bin(Bin::Div, self)?,
+            "rem" => i.op = bin(Bin::Rem, self)?,
+            "min" if has("NaN") => i.op = bin(Bin::MinNan, self)?,
+            "max" if has("NaN") => i.op = bin(Bin::MaxNan, self)?,
+            "min" => i.op = bin(Bin::Min, self)?,
+            "max" => i.op = bin(Bin::Max, self)?,
+            "and" => i.op = bin(Bin::And, self)?,
+            "or" => i.op = bin(Bin::Or, self)?,
+            "xor" => i.op = bin(Bin::Xor, self)?,
+            "shl" => i.op = bin(Bin::Shl, self)?,
+            "shr" => i.op = bin(Bin::Shr, self)?,
+            "copysign" => i.op = bin(Bin::CopySign, self)?,
+            "neg" => i.op = Op::Un(Un::Neg, typed(self)?),
+            "abs" => i.op = Op::Un(Un::Abs, typed(self)?),
+            "not" => i.op = Op::Un(Un::Not, typed(self)?),
+            "sqrt" => i.op = Op::Un(Un::Sqrt, typed(self)?),
+            "clz" => i.op = Op::Un(Un::Clz, typed(self)?),
+            "fma" => i.op = Op::Fma(typed(self)?),
+            "mad" => i.op = Op::Mad(typed(self)?),
+            "dp4a" => i.op = Op::Dp4a(types[0].is_signed(), types[1].is_signed()),
+            "bfe" => i.op = Op::Bfe(typed(self)?),
+            "selp" => i.op = Op::Selp,
+            "setp" => {
+                let cmp = match parts[1] {
+                    "eq" => Cmp::Eq,
+                    "ne" => Cmp::Ne,
+                    "lt" => Cmp::Lt,
+                    "le" => Cmp::Le,
+                    "gt" => Cmp::Gt,
+                    "ge" => Cmp::Ge,
+                    "neu" => Cmp::Neu,
+                    "nan" => Cmp::Nan,
+                    "num" => Cmp::Num,
+                    other => return self.fail(format!("unknown comparison '{other}'")),
+                };
+                i.op = Op::Setp(cmp, typed(self)?);
+            }
+            "cvt" if types.first() == Some(&Ty::F16x2) => i.op = Op::CvtPair(Ty::F16),
+            "cvt" if has("bf16x2") => i.op = Op::CvtPair(Ty::BF16),
+            "cvt" => {
+                let round = match () {
+                    () if has("rni") => Round::ToInt(IntRound::Nearest),
+                    () if has("rzi") => Round::ToInt(IntRound::Zero),
+                    () if has("rmi") => Round::ToInt(IntRound::Down),
+                    () if has("rpi") => Round::ToInt(IntRound::Up),
+                    () if has("rn") || has("rna") => Round::Nearest,
+                    () => Round::None,
+                };
+                let [to, from] = types[..] else { return self.fail(format!("'{name}' must have two types")) };
+                i.op = Op::Cvt { to, from, round };
+            }
+            _ => return self.fail(format!("unknown instruction '{name}'")),
+        }
+        let all = self.operands(list)?;
+        let mut it = all.into_iter();
+        i.d = it.next().unwrap_or(0);
+        i.a = it.next().unwrap_or(0);
+        i.b = it.next().unwrap_or(0);
+        i.c = it.next().unwrap_or(0);
+        Ok(i)
+    }
+}
+
+/// Operands between commas; those in braces and brackets stay together.
+fn split_operands(text: &str) -> Vec<String> {
+    let (mut out, mut depth, mut current) = (vec![], 0, String::new());
+    for c in text.chars() {
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth -= 1,
+            ',' if depth == 0 => {
+                out.push(std::mem::take(&mut current).trim().to_owned());
+                continue;
+            }
+            _ => {}
+        }
+        current.push(c);
+    }
+    if !current.trim().is_empty() {
+        out.push(current.trim().to_owned());
+    }
+    out
+}
+
+fn braces(text: &str) -> Vec<String> {
+    text.trim().trim_start_matches('{').trim_end_matches('}').split(',').map(|t| t.trim().to_owned()).collect()
+}
+
+/// A constant: decimal, `0x...`, `0f...` or `0d...`.
+fn number(text: &str) -> Option<u64> {
+    if let Some(hex) = text.strip_prefix("0f").or_else(|| text.strip_prefix("0F")) {
+        return u32::from_str_radix(hex, 16).ok().map(u64::from);
+    }
+    if let Some(hex) = text.strip_prefix("0d").or_else(|| text.strip_prefix("0D")) {
+        return u64::from_str_radix(hex, 16).ok();
+    }
+    if let Some(hex) = text.strip_prefix("0x") {
+        return u64::from_str_radix(hex, 16).ok();
+    }
+    text.parse::<i64>().map(|v| v as u64).ok().or_else(|| text.parse::<u64>().ok())
+}

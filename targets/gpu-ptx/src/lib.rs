@@ -1,0 +1,127 @@
+//! Prints loop IR as PTX for NVIDIA GPUs.
+//!
+//! A kernel becomes an `.entry` whose threads take its tasks (`emit`); expressions become instructions (`scalars`, `ops`, `narrow`)
+//! by the rows of one table (`rows`), over registers without types (`asm`). The driver's assembler allocates registers and schedules.
+//! Knows loops, no graph, no ONNX and no driver.
+
+#![forbid(unsafe_code)]
+
+mod asm;
+mod emit;
+mod narrow;
+mod ops;
+pub mod rows;
+mod scalars;
+
+pub use asm::Class;
+
+use infc_artifact::program::Program;
+use infc_ir::Problems;
+use infc_kernel::backend::{Backend, Code, Object};
+use infc_kernel::loops::Kernel;
+use infc_kernel::target::TargetDesc;
+use std::fmt::Write;
+
+/// The machine files.
+const FILES: [&str; 2] = [include_str!("../machines/nvidia-sm80.toml"), include_str!("../machines/nvidia-sm90a.toml")];
+
+/// All machines.
+pub fn machines() -> Vec<TargetDesc> {
+    FILES.iter().map(|text| TargetDesc::from_toml(text).unwrap_or_else(|e| panic!("machine file: {e}"))).collect()
+}
+
+/// The machine that is meant where none is named.
+pub fn default_machine() -> TargetDesc {
+    machines().swap_remove(0)
+}
+
+/// The backend for one machine.
+#[derive(Clone, Debug)]
+pub struct Ptx {
+    target: TargetDesc,
+}
+
+impl Ptx {
+    /// PTX for `target`, one of [`machines`] or a machine file of the same backend.
+    pub fn new(target: TargetDesc) -> Ptx {
+        Ptx { target }
+    }
+}
+
+/// A module with all kernels.
+#[derive(Clone, Debug)]
+pub struct Text {
+    /// The text. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
+    /// an error slot of 32 bits (0, or `code + 1` of a check that failed), the address of scratch memory; all of 64 bits.
+    pub text: String,
+    /// Bytes of scratch memory that each thread of a launch needs.
+    pub scratch: Vec<u64>,
+}
+
+/// How a kernel is launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Number of blocks.
+    pub blocks: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of scratch memory of all threads.
+    pub scratch: u64,
+}
+
+impl Text {
+    /// The shape of a launch of a kernel with so many tasks, with blocks of `threads` threads and at most `most` blocks.
+    pub fn shape(&self, kernel: usize, tasks: i64, (threads, most): (u32, i64)) -> Shape {
+        let blocks = (tasks.max(1) as u64).div_ceil(u64::from(threads)).min(most as u64) as u32;
+        Shape { blocks, threads, scratch: self.scratch[kernel] * u64::from(blocks) * u64::from(threads) }
+    }
+}
+
+/// Prints kernels for a GPU of this architecture: `sm_80`, `sm_90a`.
+pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
+    let version = if arch.starts_with("sm_9") { "8.0" } else { "7.1" };
+    let mut text = format!(".version {version}\n.target {arch}\n.address_size 64\n");
+    let (mut scratch, mut problems) = (vec![], vec![]);
+    for (k, kernel) in kernels.iter().enumerate() {
+        match emit::entry(kernel, &format!("k{k}")) {
+            Ok(entry) => {
+                let _ = write!(text, "\n// {}\n{}", kernel.name.replace(['\n', '\r'], " "), entry.text);
+                scratch.push(entry.scratch);
+            }
+            Err(e) => problems.extend(Problems::one(format!("kernel '{}'", kernel.name), e.0, "").0),
+        }
+    }
+    if problems.is_empty() { Ok(Text { text, scratch }) } else { Err(Problems(problems)) }
+}
+
+impl Backend for Ptx {
+    fn target(&self) -> &TargetDesc {
+        &self.target
+    }
+    fn emit(&self, kernels: &[Kernel]) -> Result<Code, Problems> {
+        let module = module(kernels, &self.target.arch)?;
+        let mut image = module.text.into_bytes();
+        image.push(0); // the driver takes a C string
+        Ok(Code { image, entries: (0..kernels.len() as u64).collect(), scratch: module.scratch })
+    }
+    fn emit_object(&self, _: &Program, _: &[Kernel], _: &[u8], name: &str) -> Result<Object, Problems> {
+        let help = "use --emit infc, or a target of another backend";
+        Err(Problems::one(format!("object file '{name}'"), "the ptx backend makes no object files", help))
+    }
+    fn emit_text(&self, kernels: &[Kernel], kind: &str) -> Result<String, Problems> {
+        match kind {
+            "ptx" => Ok(module(kernels, &self.target.arch)?.text),
+            _ => Err(Problems::one(format!("text '{kind}'"), "the ptx backend cannot write it", "known kinds: ptx")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn machine_files_parse_and_name_themselves() {
+        let names: Vec<_> = super::machines().into_iter().map(|m| (m.name, m.backend, m.arch)).collect();
+        let want = ["sm80", "sm90a"].map(|a| (format!("nvidia-{a}"), "ptx".to_owned(), a.replace("sm", "sm_")));
+        assert_eq!(names, want);
+    }
+}

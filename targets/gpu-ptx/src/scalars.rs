@@ -1,0 +1,239 @@
+//! Values of scalar and index expressions in registers.
+
+use crate::asm::{Class, Val};
+use crate::emit::{Emit, Key, Place, Var};
+use crate::ops;
+use infc_ir::expr::Node;
+use infc_ir::scalar::Kind;
+use infc_ir::{DType, Expr, Fault, Scalar, eval, fault};
+
+/// Constants beyond this may overflow when they are added up.
+const LARGE: i64 = 1 << 40;
+
+/// Numbers that come from data, and huge constants (ends of slices): arithmetic on them saturates.
+fn is_wild(e: Expr) -> bool {
+    fn large(e: Expr) -> bool {
+        let big = |c: &i64| c.unsigned_abs() > LARGE as u64;
+        match e.node() {
+            Node::Const(c) => big(c),
+            Node::Sym(_) | Node::Var(_) => false,
+            Node::Sum { terms, constant } => big(constant) || terms.iter().any(|(t, c)| big(c) || large(*t)),
+            Node::Product(f) => f.iter().any(|&e| large(e)),
+            Node::Div(a, b) | Node::Mod(a, b) | Node::Min(a, b) | Node::Max(a, b) => large(*a) || large(*b),
+        }
+    }
+    e.has_datum() || large(e)
+}
+
+impl Emit<'_> {
+    fn recall(&self, key: Key) -> Option<Val> {
+        self.known.iter().rev().find_map(|m| m.get(&key).copied())
+    }
+    fn remember(&mut self, key: Key, v: Val) {
+        self.known.last_mut().expect("a list is open").insert(key, v);
+    }
+
+    /// Does it read memory?
+    fn reads_memory(&mut self, s: Scalar) -> bool {
+        if let Some(&r) = self.reads.get(&s) {
+            return r;
+        }
+        let r = matches!(s.kind(), Kind::Read { .. }) || s.operands().into_iter().any(|o| self.reads_memory(o));
+        self.reads.insert(s, r);
+        r
+    }
+
+    /// The value of a scalar.
+    pub(crate) fn scalar(&mut self, s: Scalar) -> Result<Val, Fault> {
+        match s.kind() {
+            Kind::Const(bits) => return ops::constant(&mut self.a, s.dtype(), *bits),
+            Kind::Index(e) => return self.expr(*e),
+            Kind::Local(n) => return self.locals.get(n).copied().ok_or_else(|| fault!("local t{n} has no value")),
+            _ => {}
+        }
+        if !self.reads_memory(s) {
+            if let Some(v) = self.recall(Key::Scalar(s)) {
+                return Ok(v);
+            }
+            let v = self.compute(s)?;
+            self.remember(Key::Scalar(s), v);
+            return Ok(v);
+        }
+        let key = (s, self.guard);
+        if let Some(&v) = self.read.get(&key) {
+            return Ok(v);
+        }
+        let v = self.compute(s)?;
+        self.read.insert(key, v);
+        Ok(v)
+    }
+
+    fn compute(&mut self, s: Scalar) -> Result<Val, Fault> {
+        match s.kind() {
+            Kind::Const(_) | Kind::Index(_) | Kind::Local(_) => self.scalar(s),
+            Kind::Read { source, index, guard } => self.load(*source as usize, index, *guard, s.dtype()),
+            Kind::Unary(op, x) => {
+                let v = self.scalar(*x)?;
+                ops::unary(&mut self.a, *op, x.dtype(), v)
+            }
+            Kind::Binary(op, x, y) => {
+                let (a, b) = (self.scalar(*x)?, self.scalar(*y)?);
+                ops::binary(&mut self.a, *op, x.dtype(), a, b)
+            }
+            Kind::Fma(x, y, z) => {
+                let (a, b, c) = (self.scalar(*x)?, self.scalar(*y)?, self.scalar(*z)?);
+                ops::fma(&mut self.a, s.dtype(), a, b, c)
+            }
+            Kind::Select(c, x, y) => {
+                let (c, a, b) = (self.scalar(*c)?, self.scalar(*x)?, self.scalar(*y)?);
+                ops::select(&mut self.a, s.dtype(), c, a, b)
+            }
+            Kind::Cast(x) => {
+                let v = self.scalar(*x)?;
+                ops::cast(&mut self.a, x.dtype(), s.dtype(), v)
+            }
+            Kind::Bitcast(x) => {
+                let v = self.scalar(*x)?;
+                ops::bitcast(&mut self.a, x.dtype(), s.dtype(), v)
+            }
+        }
+    }
+
+    /// An element. Where the guard does not hold, no memory is touched; neither is it in the index's own reads.
+    fn load(&mut self, buffer: usize, index: &[Scalar], guard: Option<(Scalar, Scalar)>, dtype: DType) -> Result<Val, Fault> {
+        let declared = self.kernel.buffers[buffer].dtype;
+        if declared != dtype {
+            return Err(fault!("buffer '{}' is {declared}, it is read as {dtype}", self.kernel.buffers[buffer].name));
+        }
+        let outer = self.guard;
+        let mut fallback = None;
+        if let Some((cond, value)) = guard {
+            let cond = self.scalar(cond)?;
+            fallback = Some((cond, value));
+            self.guard = Some(match outer {
+                None => cond,
+                Some(o) => self.a.row("and", "pred", &[o, cond])?,
+            });
+        }
+        let value = self.element(buffer, index, dtype, fallback.and_then(|(_, f)| constant_bits(f)));
+        self.guard = outer;
+        let value = value?;
+        match fallback {
+            Some((cond, f)) if constant_bits(f).is_none() || matches!(self.places[buffer], Place::Registers(_)) => {
+                let f = self.scalar(f)?;
+                ops::select(&mut self.a, dtype, cond, value, f)
+            }
+            _ => Ok(value),
+        }
+    }
+
+    /// The element, under the guard; `otherwise` are its bits in memory where that does not hold.
+    fn element(&mut self, buffer: usize, index: &[Scalar], dtype: DType, otherwise: Option<u64>) -> Result<Val, Fault> {
+        if let Place::Registers(_) = self.places[buffer] {
+            let v = self.register(buffer, index)?;
+            return Ok(self.a.copied(v));
+        }
+        let (space, address) = self.address(buffer, index)?;
+        let ty = ops::memory_type(dtype)?;
+        let raw = self.a.fresh(if dtype.bytes() == 8 { Class::Q } else { Class::R });
+        match self.guard {
+            None => self.a.line(format_args!("ld.{space}.{ty} {raw}, {address}")),
+            Some(g) => {
+                let start = self.a.constant(raw.class, otherwise.unwrap_or(0));
+                self.a.copy(raw, start);
+                self.a.line(format_args!("@{g} ld.{space}.{ty} {raw}, {address}"));
+            }
+        }
+        ops::from_memory(&mut self.a, dtype, raw)
+    }
+
+    /// The value of an index expression, 64 bits.
+    pub(crate) fn expr(&mut self, e: Expr) -> Result<Val, Fault> {
+        let e = self.resolve(e);
+        match e.node() {
+            Node::Const(c) => return Ok(self.a.q(*c)),
+            Node::Sym(s) => return self.symbols.get(s).copied().ok_or_else(|| fault!("the symbol {s} has no value")),
+            Node::Var(v) => {
+                return match self.vars.get(v) {
+                    Some(Var::Reg(r)) => Ok(*r),
+                    Some(Var::Const(c)) => Ok(self.a.q(*c)),
+                    None => Err(fault!("the variable i{v} has no value")),
+                };
+            }
+            _ => {}
+        }
+        if let Some(v) = self.recall(Key::Expr(e)) {
+            return Ok(v);
+        }
+        let wild = is_wild(e);
+        let (add, mul) = if wild { ("add_sat", "mul_sat") } else { ("add", "mul") };
+        let v = match e.node() {
+            Node::Const(_) | Node::Sym(_) | Node::Var(_) => unreachable!("handled above"),
+            Node::Sum { terms, constant } => {
+                let mut acc: Option<Val> = None;
+                for &(t, c) in terms {
+                    let mut v = self.expr(t)?;
+                    if c != 1 {
+                        let c = self.a.q(c);
+                        v = self.a.row(mul, "s64", &[v, c])?;
+                    }
+                    acc = Some(match acc {
+                        None => v,
+                        Some(x) => self.a.row(add, "s64", &[x, v])?,
+                    });
+                }
+                let c = self.a.q(*constant);
+                match acc {
+                    None => c,
+                    Some(v) if *constant == 0 => v,
+                    Some(v) => self.a.row(add, "s64", &[v, c])?,
+                }
+            }
+            Node::Product(factors) => {
+                let mut acc = self.expr(factors[0])?;
+                for &f in &factors[1..] {
+                    let f = self.expr(f)?;
+                    acc = self.a.row(mul, "s64", &[acc, f])?;
+                }
+                acc
+            }
+            Node::Div(a, b) => self.divide("quotient", *a, *b)?,
+            Node::Mod(a, b) => self.divide("remainder", *a, *b)?,
+            Node::Min(a, b) => {
+                let (a, b) = (self.expr(*a)?, self.expr(*b)?);
+                self.a.row("min", "s64", &[a, b])?
+            }
+            Node::Max(a, b) => {
+                let (a, b) = (self.expr(*a)?, self.expr(*b)?);
+                self.a.row("max", "s64", &[a, b])?
+            }
+        };
+        self.remember(Key::Expr(e), v);
+        Ok(v)
+    }
+
+    /// Division towards minus infinity; by zero 0.
+    fn divide(&mut self, op: &str, a: Expr, b: Expr) -> Result<Val, Fault> {
+        let (x, y) = (self.expr(a)?, self.expr(b)?);
+        let (ra, rb) = (a.range(&self.ranges), b.range(&self.ranges));
+        if ra.lo >= 0 && rb.lo > 0 {
+            let small = ra.hi < 1 << 31 && rb.hi < 1 << 31;
+            return self.a.row(&format!("{op}{}", if small { "32" } else { "" }), "s64", &[x, y]);
+        }
+        let op = if op == "quotient" { "floordiv" } else { "mod" };
+        self.a.row(op, "s64", &[x, y])
+    }
+}
+
+/// The bits in memory of a constant.
+fn constant_bits(s: Scalar) -> Option<u64> {
+    match s.kind() {
+        Kind::Const(bits) => {
+            let bits = eval::to_memory(s.dtype(), *bits);
+            // As a load extends them.
+            let signed = s.dtype().is_signed() && s.dtype().bytes() < 4;
+            Some(if signed { eval::from_memory(s.dtype(), bits) & 0xffff_ffff } else { bits })
+        }
+        _ => None,
+    }
+}
