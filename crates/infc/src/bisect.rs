@@ -227,7 +227,9 @@ impl<'a> Cuts<'a> {
                 Backend::Llvm => native(lowered, self.chain)?.run(self.inputs)?,
                 Backend::C => CEngine::new(lowered).run(self.inputs)?,
                 #[cfg(feature = "ptx")]
-                Backend::Ptx => crate::ptx_engine::prepare(lowered, &self.chain.options.target)?.run(self.inputs)?,
+                Backend::Ptx | Backend::Gpu => {
+                    crate::ptx_engine::prepare(lowered, &self.chain.options.target)?.run(self.inputs)?
+                }
             };
             Ok(differ(&graph, &got, want, self.chain.allowed).map(|d| d.1))
         });
@@ -250,9 +252,9 @@ impl<'a> Cuts<'a> {
             Backend::C if self.fault_of(count, Backend::Loops).is_some() => (("passes", "loops"), String::new()),
             Backend::C => (("loops", "c"), String::new()),
             #[cfg(feature = "ptx")]
-            Backend::Ptx if self.fault_of(count, Backend::Loops).is_some() => (("passes", "loops"), String::new()),
+            Backend::Ptx | Backend::Gpu if self.fault_of(count, Backend::Loops).is_some() => (("passes", "loops"), String::new()),
             #[cfg(feature = "ptx")]
-            Backend::Ptx => (("loops", "ptx"), String::new()),
+            Backend::Ptx | Backend::Gpu => (("loops", "ptx"), String::new()),
         };
         Ok(Some(Finding { links, place: format!("{node}{kernel}"), detail }))
     }

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 pub struct Options {
     /// The machine.
     pub target: TargetDesc,
+    /// Further machines, for which an artifact has variants too.
+    pub more: Vec<TargetDesc>,
     /// Values of symbolic dims.
     pub dims: Vec<(String, i64)>,
     /// The largest values of symbolic dims that stay open, for containers with memory of fixed size.
@@ -34,7 +36,15 @@ impl Options {
     }
     /// For a machine.
     pub fn for_target(target: TargetDesc) -> Options {
-        Options { target, dims: vec![], bounds: vec![], states: vec![], threads: None, passes: infc_passes::Options::default() }
+        Options {
+            target,
+            more: vec![],
+            dims: vec![],
+            bounds: vec![],
+            states: vec![],
+            threads: None,
+            passes: infc_passes::Options::default(),
+        }
     }
 }
 
@@ -110,33 +120,79 @@ pub fn compile(graph: Graph, options: &Options) -> Result<Compiled, Problems> {
     let name = graph.name.clone();
     let graph = optimise(graph, options)?;
     clock.stage("passes");
-    let mut lowered = program::lower(&graph, &options.target, &options.states)?;
+    let (mut lowered, variant) = variant(&graph, &options.target, options, &mut clock)?;
+    let mut variants = vec![variant];
+    let mut constants = vec![std::mem::take(&mut lowered.constants)];
+    for target in &options.more {
+        let (mut other, mut variant) = self::variant(&graph, target, options, &mut clock)?;
+        // The same weights are stored once; others lie behind them.
+        let mut base = 0;
+        let same = constants.iter().any(|have| {
+            let found = *have == other.constants;
+            base += if found { 0 } else { have.len() as u64 };
+            found
+        });
+        if !same {
+            let last = constants.last_mut().expect("the first variant has constants");
+            last.resize(last.len().next_multiple_of(infc_artifact::abi::ALIGN), 0);
+            base = constants.iter().map(|c| c.len() as u64).sum();
+            constants.push(std::mem::take(&mut other.constants));
+        }
+        move_constants(&mut other.program, base);
+        variant.program = encode(&other.program);
+        variants.push(variant);
+    }
+    let manifest = manifest(&name, options).encode_to_vec();
+    let mut report = Report {
+        target: target_names(options),
+        kernels: lowered.kernels.len(),
+        launches: launches(&lowered.program.steps),
+        code_bytes: variants.iter().map(|v| v.code.len() as u64).sum(),
+        constant_bytes: constants.iter().map(|c| c.len() as u64).sum(),
+        arena_bytes: lowered.program.arena,
+        stages: vec![],
+    };
+    let pieces: Vec<&[u8]> = constants.iter().map(Vec::as_slice).collect();
+    let artifact = Artifact { manifest: &manifest, variants: &variants, constants: &pieces, debug: &[] }.to_bytes();
+    clock.stage("write");
+    report.stages = clock.stages;
+    Ok(Compiled { artifact, report, lowered })
+}
+
+/// The program for a machine, with its code.
+fn variant(graph: &Graph, target: &TargetDesc, options: &Options, clock: &mut Clock) -> Result<(Lowered, Variant), Problems> {
+    let mut lowered = program::lower(graph, target, &options.states)?;
     clock.stage("lower");
     lowered.program.threads = options.threads;
-    let code = target::backend(&options.target)?.emit(&lowered.kernels)?;
+    let code = target::backend(target)?.emit(&lowered.kernels)?;
     clock.stage("code");
     for ((kernel, &entry), &scratch) in lowered.program.kernels.iter_mut().zip(&code.entries).zip(&code.scratch) {
         (kernel.entry, kernel.scratch) = (entry, scratch);
     }
-    let manifest = manifest(&name, options).encode_to_vec();
-    let TargetDesc { arch, features, .. } = &options.target;
-    let requirements = Requirements { arch: arch.clone(), features: features.clone() };
+    let requirements = Requirements { arch: target.arch.clone(), features: target.features.clone() };
     let variant = Variant { requirements, program: encode(&lowered.program), code: code.image };
-    let mut report = Report {
-        target: options.target.name.clone(),
-        kernels: lowered.kernels.len(),
-        launches: launches(&lowered.program.steps),
-        code_bytes: variant.code.len() as u64,
-        constant_bytes: lowered.constants.len() as u64,
-        arena_bytes: lowered.program.arena,
-        stages: vec![],
-    };
-    let variants = [variant];
-    let artifact = Artifact { manifest: &manifest, variants: &variants, constants: &[&lowered.constants], debug: &[] }.to_bytes();
-    clock.stage("write");
-    report.stages = clock.stages;
-    lowered.constants = vec![];
-    Ok(Compiled { artifact, report, lowered })
+    Ok((lowered, variant))
+}
+
+/// Moves all constants of a program by so many bytes.
+fn move_constants(program: &mut infc_artifact::program::Program, by: u64) {
+    use infc_artifact::program::{Place, SlotPlace};
+    for buffer in &mut program.buffers {
+        if let Place::Constant(at) = &mut buffer.place {
+            *at += by;
+        }
+    }
+    for slot in &mut program.slots {
+        if let SlotPlace::Constant { offset, .. } = &mut slot.place {
+            *offset += by;
+        }
+    }
+}
+
+/// Names of all machines, the preferred one first.
+fn target_names(options: &Options) -> String {
+    let names: Vec<&str> = [&options.target].into_iter().chain(&options.more).map(|t| t.name.as_str()).collect();
+    names.join(", ")
 }
 
 /// The graph after the passes, with dims bound.
@@ -197,7 +253,7 @@ fn manifest(model: &str, options: &Options) -> Manifest {
     Manifest {
         compiler: env!("CARGO_PKG_VERSION").to_owned(),
         model: model.to_owned(),
-        target: options.target.name.clone(),
+        target: target_names(options),
         dims: options.dims.iter().map(|(n, v)| format!("{n}={v}")).collect(),
         states: options.states.iter().map(|(o, i)| format!("{o}={i}")).collect(),
         passes: options.passes.pipeline.clone(),

@@ -29,10 +29,13 @@ pub enum Backend {
     /// PTX, run by an interpreter of PTX. Where the target is none of the PTX backend's, its first machine is taken.
     #[cfg(feature = "ptx")]
     Ptx,
+    /// PTX in an artifact, run on a GPU by the runtime.
+    #[cfg(feature = "ptx")]
+    Gpu,
 }
 
 impl Backend {
-    /// All of this build, in the order of the chain.
+    /// All of this build that need nothing but a computer, in the order of the chain.
     pub const ALL: &'static [Backend] = &[
         Backend::Interp,
         Backend::Passes,
@@ -54,6 +57,8 @@ impl Backend {
             Backend::C => "c",
             #[cfg(feature = "ptx")]
             Backend::Ptx => "ptx",
+            #[cfg(feature = "ptx")]
+            Backend::Gpu => "gpu",
         }
     }
     /// What it is, in a sentence.
@@ -67,6 +72,8 @@ impl Backend {
             Backend::C => "C code, compiled by the system's C compiler (CC, CFLAGS), called through its header",
             #[cfg(feature = "ptx")]
             Backend::Ptx => "PTX for NVIDIA GPUs, run by an interpreter that checks every access (slow)",
+            #[cfg(feature = "ptx")]
+            Backend::Gpu => "code for NVIDIA GPUs, loaded from the bytes of the artifact and run on the device",
         }
     }
     /// The first machine of the only code generator that makes its code; `None` where there is more than one, or none.
@@ -77,11 +84,15 @@ impl Backend {
             Backend::Llvm => None,
             Backend::C => Some(infc_c::default_machine()),
             #[cfg(feature = "ptx")]
-            Backend::Ptx => Some(infc_gpu_ptx::default_machine()),
+            Backend::Ptx | Backend::Gpu => Some(infc_gpu_ptx::default_machine()),
         }
     }
     /// The one of that name.
     pub fn named(name: &str) -> Option<Backend> {
+        #[cfg(feature = "ptx")]
+        if name == Backend::Gpu.name() {
+            return Some(Backend::Gpu);
+        }
         Backend::ALL.iter().copied().find(|b| b.name() == name)
     }
 }
@@ -103,18 +114,24 @@ pub fn prepare(graph: Graph, backend: Backend, options: &Options) -> Result<Box<
         Backend::Passes => Box::new(Interp(compile::optimise(graph, options)?)),
         Backend::Loops => Box::new(Loops::new(compile::lower(graph, options)?)),
         #[cfg(feature = "llvm")]
-        Backend::Llvm => {
-            let artifact = compile::compile(graph, options)?.artifact;
-            let model = Model::from_bytes(&artifact).map_err(|e| Problems::one("the artifact just made", e.to_string(), ""))?;
-            Box::new(Native::new(model, infc_runtime::Options::default())?)
-        }
+        Backend::Llvm => native(graph, options)?,
         Backend::C => Box::new(CEngine::new(compile::lower(graph, &options_of(backend, options))?)),
         #[cfg(feature = "ptx")]
         Backend::Ptx => {
             let options = options_of(backend, options);
             crate::ptx_engine::prepare(compile::lower(graph, &options)?, &options.target)?
         }
+        #[cfg(feature = "ptx")]
+        Backend::Gpu => native(graph, &options_of(backend, options))?,
     })
+}
+
+/// Compiled and loaded as the runtime does it.
+#[cfg(any(feature = "llvm", feature = "ptx"))]
+fn native(graph: Graph, options: &Options) -> Result<Box<dyn Engine>, Problems> {
+    let artifact = compile::compile(graph, options)?.artifact;
+    let model = Model::from_bytes(&artifact).map_err(|e| Problems::one("the artifact just made", e.to_string(), ""))?;
+    Ok(Box::new(Native::new(model, infc_runtime::Options::default())?))
 }
 
 /// The options with a machine that the link can use: links whose code is of one backend take its first machine where the target is of

@@ -9,10 +9,8 @@ use infc_kernel::program::Lowered;
 use infc_kernel::target::TargetDesc;
 use infc_ptxvm::{Grid, Memory, Module, launch};
 
-/// Threads of a block of a kernel whose threads take tasks of their own.
-const THREADS: u32 = 128;
 /// The most blocks, so that threads have several tasks where there are many.
-const BLOCKS: i64 = 64;
+const BLOCKS: u32 = 64;
 
 /// Prints the kernels, reads the text, and is ready to run it.
 pub fn prepare(lowered: Lowered, target: &TargetDesc) -> Result<Box<dyn Engine>, Problems> {
@@ -21,7 +19,7 @@ pub fn prepare(lowered: Lowered, target: &TargetDesc) -> Result<Box<dyn Engine>,
         .map_err(|f| Problems::one("the module just made", f.to_string(), "please report this model"))?;
     let runner = move |number: u32, _: &_, extents: &[i64], tasks: i64, buffers: &mut [Vec<u8>]| {
         let entry = module.kernel(&format!("k{number}")).ok_or_else(|| Stop::Internal(format!("no entry k{number}")))?;
-        let shape = text.shape(number as usize, tasks, (THREADS, BLOCKS));
+        let shape = text.shape(number as usize, tasks, BLOCKS);
         run(entry, shape, extents, tasks, buffers)
     };
     Ok(Box::new(Loops::with(lowered, Box::new(runner))))

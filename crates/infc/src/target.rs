@@ -26,6 +26,20 @@ pub fn native() -> Result<TargetDesc, Problems> {
     found.ok_or_else(|| Problems::one("target 'native'", "no machine of this build fits this computer", known()))
 }
 
+/// Names of several machines, the preferred one first: an artifact for one of these has a variant for each.
+#[cfg(feature = "ptx")]
+const FAMILIES: &[(&str, &[&str])] = &[("nvidia", &["nvidia-sm90a", "nvidia-sm80"])];
+#[cfg(not(feature = "ptx"))]
+const FAMILIES: &[(&str, &[&str])] = &[];
+
+/// The machines of a name: one, or those of a family (`nvidia`).
+pub fn find_all(name: &str) -> Result<Vec<TargetDesc>, Problems> {
+    match FAMILIES.iter().find(|f| f.0 == name) {
+        Some((_, members)) => members.iter().map(|m| find(m)).collect(),
+        None => Ok(vec![find(name)?]),
+    }
+}
+
 /// A machine by name, `native`, or a machine file.
 pub fn find(name: &str) -> Result<TargetDesc, Problems> {
     if name == "native" {
@@ -53,7 +67,8 @@ pub fn find(name: &str) -> Result<TargetDesc, Problems> {
 }
 
 fn known() -> String {
-    let names: Vec<_> = machines().into_iter().map(|m| m.name).collect();
+    let mut names: Vec<_> = machines().into_iter().map(|m| m.name).collect();
+    names.extend(FAMILIES.iter().map(|f| f.0.to_owned()));
     format!("known: native, {}; or a machine file: FILE.toml", names.join(", "))
 }
 

@@ -69,6 +69,9 @@ pub(crate) struct Frame {
     pub(crate) slots: Vec<Option<infc_host::Value>>,
     #[cfg(feature = "std")]
     pub(crate) pool: Option<Pool>,
+    /// What the session has on a GPU, if the model is for one.
+    #[cfg(feature = "gpu")]
+    pub(crate) gpu: Option<crate::gpu::Gpu>,
 }
 
 // Safety: the pointers lead to memory of the session or of arguments of the current run; threads of the pool use them only during a launch.
@@ -136,18 +139,31 @@ impl Exec<'_> {
         Ok(())
     }
 
+    /// Gives buffers that grow their first size.
+    pub(crate) fn begin(&mut self) -> Result<(), Error> {
+        (0..self.plan.growable.len()).try_for_each(|i| self.grow(self.plan.growable[i]))
+    }
+
+    /// The two must be equal, or one of them 1.
+    pub(crate) fn require(&self, left: &Size, right: &Size, or_one: bool, code: u32) -> Result<(), Error> {
+        let (a, b) = (self.value(left), self.value(right));
+        if a == b || or_one && (a == 1 || b == 1) {
+            return Ok(());
+        }
+        let Message { node, text } = &self.model.program.messages[code as usize];
+        fail!(Run, "{node}: {text} ({a} and {b})")
+    }
+
     /// Runs the whole program.
     pub(crate) fn run(&mut self) -> Result<(), Error> {
         let model = self.model;
-        for i in 0..self.plan.growable.len() {
-            self.grow(self.plan.growable[i])?;
-        }
+        self.begin()?;
         let _mode = FloatMode::default();
         self.list(&model.program.steps, 0)
     }
 
     /// Gives a symbol its value, and the buffers that depend on it their size.
-    fn set(&mut self, symbol: u32, value: i64) -> Result<(), Error> {
+    pub(crate) fn set(&mut self, symbol: u32, value: i64) -> Result<(), Error> {
         self.plan.symbols[symbol as usize] = value;
         for i in 0..self.plan.growable.len() {
             let buffer = self.plan.growable[i];
@@ -218,14 +234,7 @@ impl Exec<'_> {
                 }
                 self.set(*symbol, value)
             }
-            Step::Require { left, right, or_one, code } => {
-                let (a, b) = (self.value(left), self.value(right));
-                if a == b || *or_one && (a == 1 || b == 1) {
-                    return Ok(());
-                }
-                let Message { node, text } = &self.model.program.messages[*code as usize];
-                fail!(Run, "{node}: {text} ({a} and {b})")
-            }
+            Step::Require { left, right, or_one, code } => self.require(left, right, *or_one, *code),
             Step::If { cond, then, otherwise } => match self.flag(number, cond)? {
                 true => self.list(then, number + 1),
                 false => self.list(otherwise, self.model.steps[number].otherwise),

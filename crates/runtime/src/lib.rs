@@ -17,6 +17,8 @@
 //!
 //! With feature `host`, models may have strings, sequences, optionals, maps and coded images: [`Session::set_value`], [`Session::value`].
 //!
+//! With feature `gpu`, models compiled for NVIDIA GPUs run there, through the driver's library, which is opened when it is needed.
+//!
 //! Without feature `std` this is a `no_std` crate with `alloc`: one thread, and code that the caller made executable.
 
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -28,6 +30,8 @@ pub mod capi;
 pub mod cpu;
 mod error;
 mod exec;
+#[cfg(feature = "gpu")]
+mod gpu;
 #[cfg(feature = "host")]
 mod host;
 #[cfg(feature = "std")]

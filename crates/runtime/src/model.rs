@@ -107,6 +107,9 @@ pub struct Model {
     pub(crate) scratch: u64,
     pub(crate) constants: *const u8,
     pub(crate) code: *const u8,
+    /// Code and weights on a GPU, if the model is for one.
+    #[cfg(feature = "gpu")]
+    pub(crate) gpu: Option<Arc<crate::gpu::Loaded>>,
     /// What host steps need.
     #[cfg(feature = "host")]
     pub(crate) hosted: crate::host::Hosted,
@@ -133,6 +136,13 @@ struct Chosen {
     manifest: Vec<u8>,
 }
 
+impl Chosen {
+    /// Is it code for a GPU, which is not mapped here?
+    fn is_gpu(&self) -> bool {
+        is_gpu(&self.requirements.arch)
+    }
+}
+
 impl Model {
     /// Loads an artifact file. Its weights are mapped, not read, and shared with other processes that use the file. The file
     /// must not be changed while the model lives; replace it by renaming a new one over it.
@@ -142,11 +152,12 @@ impl Model {
         let named = |e: Error| Error::new(e.kind(), alloc::format!("{}: {e}", path.display()));
         let (file, bytes) = map::file(path)?;
         let chosen = choose(&bytes).map_err(named)?;
-        let code = map::code_of_file(&file, chosen.code.offset, chosen.code.length as usize).map_err(named)?;
+        let length = if chosen.is_gpu() { 0 } else { chosen.code.length as usize };
+        let code = map::code_of_file(&file, chosen.code.offset, length).map_err(named)?;
         let constants = &bytes[range(chosen.constants.as_ref())];
-        let hosted = hosted(&chosen.program, constants).map_err(named)?;
+        let parts = parts(&chosen, &bytes, constants).map_err(named)?;
         let (constants, entry) = (constants.as_ptr(), code.as_ref().map_or(core::ptr::null(), |c| c.as_ptr()));
-        Ok(finish(chosen, hosted, constants, entry, Keep::File { file: bytes, code }))
+        Ok(finish(chosen, parts, constants, entry, Keep::File { file: bytes, code }))
     }
 
     /// Loads an artifact from memory. Weights and code are copied.
@@ -154,13 +165,14 @@ impl Model {
     pub fn from_bytes(bytes: &[u8]) -> Result<Arc<Model>, Error> {
         let chosen = choose(bytes)?;
         let source = &bytes[range(chosen.constants.as_ref())];
-        let hosted = hosted(&chosen.program, source)?;
+        let parts = parts(&chosen, bytes, source)?;
         let mut constants = Aligned::zeroed(source.len() as u64)?;
         constants.bytes_mut().copy_from_slice(source);
-        let code = map::code_of_bytes(&bytes[range(Some(&chosen.code))])?;
+        let image = if chosen.is_gpu() { &[][..] } else { &bytes[range(Some(&chosen.code))] };
+        let code = map::code_of_bytes(image)?;
         let entry = code.as_ref().map_or(core::ptr::null(), |c| c.as_ptr());
         let start = constants.pointer();
-        Ok(finish(chosen, hosted, start, entry, Keep::Memory { constants, code }))
+        Ok(finish(chosen, parts, start, entry, Keep::Memory { constants, code }))
     }
 
     /// Loads an artifact that lies in memory for good, as in flash. Constants are used where they are if they are aligned to 64 bytes, else copied.
@@ -171,7 +183,7 @@ impl Model {
     pub unsafe fn from_static(bytes: &'static [u8], code: NonNull<u8>) -> Result<Arc<Model>, Error> {
         let chosen = choose(bytes)?;
         let source = &bytes[range(chosen.constants.as_ref())];
-        let hosted = hosted(&chosen.program, source)?;
+        let parts = parts(&chosen, bytes, source)?;
         let mut constants = Aligned::default();
         let mut start = source.as_ptr();
         if start.align_offset(ALIGN) != 0 {
@@ -179,7 +191,7 @@ impl Model {
             constants.bytes_mut()[..source.len()].copy_from_slice(source);
             start = constants.pointer();
         }
-        Ok(finish(chosen, hosted, start, code.as_ptr(), Keep::Caller { constants }))
+        Ok(finish(chosen, parts, start, code.as_ptr(), Keep::Caller { constants }))
     }
 
     /// Its inputs, in order.
@@ -228,7 +240,7 @@ fn range(section: Option<&Section>) -> core::ops::Range<usize> {
 fn choose(bytes: &[u8]) -> Result<Chosen, Error> {
     let reader = Reader::open(bytes)?;
     let mut refusal = None;
-    let fits = reader.requirements().iter().position(|r| match cpu::check(r) {
+    let fits = reader.requirements().iter().position(|r| match check(r) {
         Ok(()) => true,
         Err(e) => {
             refusal = Some(e);
@@ -240,7 +252,9 @@ fn choose(bytes: &[u8]) -> Result<Chosen, Error> {
         return Err(refusal.unwrap_or_else(|| Error::new(ErrorKind::Artifact, "malformed: the artifact has no program")));
     };
     let requirements = reader.requirements()[variant].clone();
-    cpu::enable(&requirements)?;
+    if !is_gpu(&requirements.arch) {
+        cpu::enable(&requirements)?;
+    }
     let variant = variant as u32;
     let section = reader.section(Kind::Program, variant)?;
     let program = match decode(reader.bytes(section)) {
@@ -254,6 +268,48 @@ fn choose(bytes: &[u8]) -> Result<Chosen, Error> {
     }
     let manifest = reader.find(Kind::Manifest, 0).map_or(Vec::new(), |s| reader.bytes(s).to_vec());
     Ok(Chosen { program, requirements, code, constants, manifest })
+}
+
+#[cfg(feature = "gpu")]
+use crate::gpu::is_gpu;
+
+/// No architecture is that of a GPU: an artifact for one is for another machine.
+#[cfg(not(feature = "gpu"))]
+fn is_gpu(_: &str) -> bool {
+    false
+}
+
+/// Whether this machine can run what has these requirements.
+fn check(required: &Requirements) -> Result<(), Error> {
+    #[cfg(feature = "gpu")]
+    if is_gpu(&required.arch) {
+        return crate::gpu::check(&required.arch);
+    }
+    #[cfg(not(feature = "gpu"))]
+    if required.arch.starts_with("sm_") {
+        fail!(Machine, "the artifact is for {}, and this runtime is built without feature `gpu`", required.arch);
+    }
+    cpu::check(required)
+}
+
+/// What a model has beside its program and memory.
+struct Parts {
+    #[cfg_attr(not(feature = "host"), allow(dead_code, reason = "nothing is in it"))]
+    hosted: Hosted,
+    #[cfg(feature = "gpu")]
+    gpu: Option<Arc<crate::gpu::Loaded>>,
+}
+
+fn parts(chosen: &Chosen, bytes: &[u8], constants: &[u8]) -> Result<Parts, Error> {
+    let _ = bytes;
+    Ok(Parts {
+        hosted: hosted(&chosen.program, constants)?,
+        #[cfg(feature = "gpu")]
+        gpu: match chosen.is_gpu() {
+            true => Some(Arc::new(crate::gpu::Loaded::new(&chosen.program, &bytes[range(Some(&chosen.code))], constants)?)),
+            false => None,
+        },
+    })
 }
 
 #[cfg(feature = "host")]
@@ -280,7 +336,7 @@ fn hosted(program: &Program, _: &[u8]) -> Result<Hosted, Error> {
 }
 
 #[cfg_attr(not(feature = "host"), allow(unused_variables, reason = "nothing to keep"))]
-fn finish(chosen: Chosen, hosted: Hosted, constants: *const u8, code: *const u8, keep: Keep) -> Arc<Model> {
+fn finish(chosen: Chosen, parts: Parts, constants: *const u8, code: *const u8, keep: Keep) -> Arc<Model> {
     let Chosen { program, requirements, constants: section, manifest, .. } = chosen;
     let mut inputs: Vec<PortInfo> = program.inputs.iter().map(|p| port_info(p, &program)).collect();
     let mut outputs: Vec<PortInfo> = program.outputs.iter().map(|p| port_info(p, &program)).collect();
@@ -300,8 +356,10 @@ fn finish(chosen: Chosen, hosted: Hosted, constants: *const u8, code: *const u8,
         scratch,
         constants,
         code,
+        #[cfg(feature = "gpu")]
+        gpu: parts.gpu,
         #[cfg(feature = "host")]
-        hosted,
+        hosted: parts.hosted,
         constants_bytes,
         inputs,
         outputs,

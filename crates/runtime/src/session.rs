@@ -118,6 +118,10 @@ impl Session {
         let states = (0..states.max().unwrap_or(0)).map(|_| (Aligned::default(), 0)).collect();
         let mut frame = Frame::new(&model)?;
         let threads = start_threads(&mut frame, &model, &options)?;
+        #[cfg(feature = "gpu")]
+        if let Some(loaded) = &model.gpu {
+            frame.gpu = Some(crate::gpu::Gpu::new(loaded.clone(), program)?);
+        }
         frame.times = options.profile.then(|| alloc::vec![StepTime::default(); model.steps.len()]);
         Ok(Session {
             inputs: held(program.inputs.len()),
@@ -222,11 +226,21 @@ impl Session {
         if let Some(pool) = &mut exec.frame.pool {
             pool.enter();
         }
-        if !self.resolved {
-            exec.resolve()?;
-            self.resolved = true;
-        }
-        let result = exec.run();
+        let result = match take_gpu(exec.frame) {
+            #[cfg(feature = "gpu")]
+            Some(mut gpu) => {
+                let result = gpu.run(&mut exec);
+                exec.frame.gpu = Some(gpu);
+                result
+            }
+            _ => {
+                if !self.resolved {
+                    exec.resolve()?;
+                    self.resolved = true;
+                }
+                exec.run()
+            }
+        };
         for &b in &self.plan.growable {
             if let (Place::Output(i), Grown::Own(memory)) = (&self.model.program.buffers[b].place, &mut self.frame.grown[b]) {
                 self.outputs[*i as usize].memory = core::mem::take(memory);
@@ -376,7 +390,9 @@ impl Session {
     fn place(&mut self, inputs: &[(usize, TensorRef<'_>)], outputs: &mut [(usize, &mut [u8])]) -> Result<(), Error> {
         let model = &*self.model;
         let program = &model.program;
-        self.arena.reserve(self.plan.arena)?;
+        // A GPU has its own arena; routines of the host read and write copies here.
+        let on_host = !has_gpu(&self.frame) || !program.host_nodes().is_empty();
+        self.arena.reserve(if on_host { self.plan.arena } else { 0 })?;
         self.given.clear();
         for (i, held) in self.inputs.iter().enumerate() {
             let caller = inputs.iter().find(|(n, _)| *n == i);
@@ -435,6 +451,7 @@ impl Session {
                 },
                 // Safety: `validate` checked that it lies in the constants.
                 Place::Constant(offset) => unsafe { model.constants.add(offset as usize) }.cast_mut(),
+                Place::Arena { .. } if !on_host => core::ptr::null_mut(),
                 // Safety: inside the arena, by `validate` or by `place`.
                 Place::Arena { .. } => unsafe { self.arena.pointer().add(self.plan.offsets[b] as usize) },
                 Place::State(n) => state_memory(&mut self.states[n as usize], size)?,
@@ -515,6 +532,28 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// What a session has on a GPU.
+#[cfg(feature = "gpu")]
+fn take_gpu(frame: &mut Frame) -> Option<crate::gpu::Gpu> {
+    frame.gpu.take()
+}
+
+#[cfg(feature = "gpu")]
+fn has_gpu(frame: &Frame) -> bool {
+    frame.gpu.is_some()
+}
+
+/// Without feature `gpu`, nothing.
+#[cfg(not(feature = "gpu"))]
+fn take_gpu(_: &mut Frame) -> Option<core::convert::Infallible> {
+    None
+}
+
+#[cfg(not(feature = "gpu"))]
+fn has_gpu(_: &Frame) -> bool {
+    false
 }
 
 /// The value of a symbol that no input has told yet.

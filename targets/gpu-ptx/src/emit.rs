@@ -14,6 +14,8 @@ pub struct Entry {
     pub text: String,
     /// Bytes of global memory that each thread needs for itself.
     pub scratch: u64,
+    /// Threads of a block, if a task is for a whole block.
+    pub block: Option<u32>,
 }
 
 /// A loop variable.
@@ -100,7 +102,7 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
     e.tasks()?;
     let Emit { a, scratch, .. } = e;
     let list = parameters.join(",\n\t");
-    Ok(Entry { text: format!(".visible .entry {name}(\n\t{list}\n)\n{{\n{}\tret;\n}}\n", a.finish()), scratch })
+    Ok(Entry { text: format!(".visible .entry {name}(\n\t{list}\n)\n{{\n{}\tret;\n}}\n", a.finish()), scratch, block: None })
 }
 
 /// Is the loop written out?

@@ -51,12 +51,18 @@ impl Ptx {
 /// A module with all kernels.
 #[derive(Clone, Debug)]
 pub struct Text {
-    /// The text. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
+    /// The text. It begins with a comment for each kernel that says how it is launched: `//@ k0 threads 128`, whose tasks are threads of
+    /// blocks of this size, or `//@ k1 blocks 256`, whose tasks are blocks of this size. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
     /// an error slot of 32 bits (0, or `code + 1` of a check that failed), the address of scratch memory; all of 64 bits.
     pub text: String,
     /// Bytes of scratch memory that each thread of a launch needs.
     pub scratch: Vec<u64>,
+    /// Threads of a block that takes a task together; `None` where each thread takes tasks of its own.
+    pub blocks: Vec<Option<u32>>,
 }
+
+/// Threads of a block of a kernel whose threads take tasks of their own.
+pub const THREADS: u32 = 128;
 
 /// How a kernel is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +76,13 @@ pub struct Shape {
 }
 
 impl Text {
-    /// The shape of a launch of a kernel with so many tasks, with blocks of `threads` threads and at most `most` blocks.
-    pub fn shape(&self, kernel: usize, tasks: i64, (threads, most): (u32, i64)) -> Shape {
-        let blocks = (tasks.max(1) as u64).div_ceil(u64::from(threads)).min(most as u64) as u32;
+    /// The shape of a launch of a kernel with so many tasks and at most `most` blocks.
+    pub fn shape(&self, kernel: usize, tasks: i64, most: u32) -> Shape {
+        let (threads, wanted) = match self.blocks[kernel] {
+            None => (THREADS, (tasks.max(1) as u64).div_ceil(u64::from(THREADS))),
+            Some(threads) => (threads, tasks.max(1) as u64),
+        };
+        let blocks = wanted.min(u64::from(most)) as u32;
         Shape { blocks, threads, scratch: self.scratch[kernel] * u64::from(blocks) * u64::from(threads) }
     }
 }
@@ -80,18 +90,24 @@ impl Text {
 /// Prints kernels for a GPU of this architecture: `sm_80`, `sm_90a`.
 pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
     let version = if arch.starts_with("sm_9") { "8.0" } else { "7.1" };
+    let mut head = String::new();
     let mut text = format!(".version {version}\n.target {arch}\n.address_size 64\n");
-    let (mut scratch, mut problems) = (vec![], vec![]);
+    let (mut scratch, mut blocks, mut problems) = (vec![], vec![], vec![]);
     for (k, kernel) in kernels.iter().enumerate() {
         match emit::entry(kernel, &format!("k{k}")) {
             Ok(entry) => {
                 let _ = write!(text, "\n// {}\n{}", kernel.name.replace(['\n', '\r'], " "), entry.text);
+                let _ = match entry.block {
+                    None => writeln!(head, "//@ k{k} threads {THREADS}"),
+                    Some(threads) => writeln!(head, "//@ k{k} blocks {threads}"),
+                };
                 scratch.push(entry.scratch);
+                blocks.push(entry.block);
             }
             Err(e) => problems.extend(Problems::one(format!("kernel '{}'", kernel.name), e.0, "").0),
         }
     }
-    if problems.is_empty() { Ok(Text { text, scratch }) } else { Err(Problems(problems)) }
+    if problems.is_empty() { Ok(Text { text: head + &text, scratch, blocks }) } else { Err(Problems(problems)) }
 }
 
 impl Backend for Ptx {

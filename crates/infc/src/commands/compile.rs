@@ -129,13 +129,14 @@ impl How {
     /// Options of the compiler, for this target if none is named.
     fn bounded_options(&self, target: &str) -> std::result::Result<Options, Failure> {
         let name = self.target.as_deref().or(self.cpu.as_deref()).unwrap_or(target);
-        let target = target::find(name).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
+        let mut more = target::find_all(name).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
+        let target = more.remove(0);
         let bounds = self.dims.iter().filter_map(|d| match d {
             Dim::AtMost(name, most) => Some((name.clone(), *most)),
             Dim::Is(..) => None,
         });
         let (dims, bounds) = (self.fixed().collect(), bounds.collect());
-        Ok(Options { dims, bounds, states: self.states.clone(), ..Options::for_target(target) })
+        Ok(Options { more, dims, bounds, states: self.states.clone(), ..Options::for_target(target) })
     }
     /// Values of dims, for made-up inputs.
     pub fn dims(&self) -> std::collections::BTreeMap<String, i64> {

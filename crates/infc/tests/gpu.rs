@@ -1,0 +1,97 @@
+//! Models for NVIDIA GPUs in the runtime, whose driver is the fake one over the PTX interpreter: the runtime's own code, without a GPU.
+
+#![cfg(feature = "ptx")]
+
+mod tool;
+
+use std::path::PathBuf;
+use std::process::Command;
+use tool::*;
+
+/// The fake driver, which cargo has built beside this test.
+fn driver() -> PathBuf {
+    let exe = std::env::current_exe().expect("this test's path");
+    let path = exe.parent().expect("a folder").join("libinfc_fake_cuda.so");
+    assert!(path.exists(), "{} is missing", path.display());
+    path
+}
+
+/// Runs `infc` with the fake driver and these settings of it.
+fn infc(args: &[&str], settings: &[(&str, &str)]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_infc"));
+    command.args(args).env("INFC_CUDA_DRIVER", driver()).envs(settings.iter().copied());
+    let out = command.output().expect("infc runs");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    (out.status.code().unwrap_or(-1), text)
+}
+
+fn artifact(dir: &Folder, target: &str) -> String {
+    let (model, out) = (examples().join("digits_mlp/model.onnx").display().to_string(), dir.path("model.infc"));
+    let (code, text) = infc(&["compile", &model, "--target", target, "-o", &out], &[]);
+    assert_eq!(code, 0, "{text}");
+    out
+}
+
+#[test]
+fn models_run_in_graphs_that_are_captured_once_and_leave_no_memory() {
+    let dir = Folder::new();
+    let (artifact, log) = (artifact(&dir, "nvidia"), dir.path("log"));
+    let (code, text) = infc(&["bench", &artifact, "--dim", "batch=3", "--seconds", "0.2"], &[("INFC_FAKE_CUDA_LOG", &log)]);
+    assert_eq!(code, 0, "{text}");
+    let log = std::fs::read_to_string(log).expect("the log");
+    let count = |call: &str| log.lines().filter(|l| *l == call).count();
+    assert_eq!(count("capture"), 1, "{log}");
+    assert!(count("graph_launch") > 1, "{log}");
+    assert_eq!(count("alloc"), count("free"), "{log}");
+    assert_eq!(count("alloc_host"), count("free_host"), "{log}");
+    assert_eq!(count("module_load"), count("module_unload"), "{log}");
+}
+
+#[test]
+fn trained_models_give_the_outputs_of_the_interpreter() {
+    for model in ["digits_mlp", "glyphs_cnn"] {
+        let folder = examples().join(model).join("model.onnx").display().to_string();
+        for backend in ["ptx", "gpu"] {
+            let (code, text) = infc(&["verify", &folder, "--backend", backend], &[]);
+            assert!(code == 0 && text.contains("1 passed"), "{model} {backend}: {text}");
+        }
+    }
+}
+
+#[test]
+fn what_the_machine_lacks_is_told() {
+    let dir = Folder::new();
+    let (both, hopper) = (artifact(&dir, "nvidia"), Folder::new());
+    let only = artifact(&hopper, "nvidia-sm90a");
+    let run =
+        |artifact: &str, settings: &[(&str, &str)]| infc(&["bench", artifact, "--dim", "batch=1", "--seconds", "0"], settings);
+    let told = |artifact: &str, settings: &[(&str, &str)], words: &[&str]| {
+        let (code, text) = run(artifact, settings);
+        assert_ne!(code, 0, "{text}");
+        words.iter().for_each(|w| assert!(text.contains(w), "no '{w}' in: {text}"));
+    };
+    assert_eq!(run(&both, &[("INFC_FAKE_CUDA_CAPABILITY", "8.6")]).0, 0);
+    assert_eq!(run(&both, &[("INFC_FAKE_CUDA_CAPABILITY", "9.0")]).0, 0);
+    assert_eq!(run(&both, &[("INFC_FAKE_CUDA_CAPABILITY", "10.0")]).0, 0);
+    told(&both, &[("INFC_CUDA_DRIVER", "/nonexistent.so")], &["no driver", "/nonexistent.so", "install the driver"]);
+    told(&both, &[("INFC_FAKE_CUDA_DEVICES", "0")], &["CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"]);
+    told(&both, &[("INFC_FAKE_CUDA_CAPABILITY", "7.5")], &["sm_80", "7.5", "nvidia-sm80"]);
+    told(&only, &[("INFC_FAKE_CUDA_CAPABILITY", "10.0")], &["sm_90a", "10.0"]);
+    told(&both, &[("INFC_FAKE_CUDA_MEMORY", "1000")], &["the weights take", "1000 free"]);
+    // The weights fit, the values of a large batch do not.
+    let large = infc(&["bench", &both, "--dim", "batch=100000", "--seconds", "0"], &[("INFC_FAKE_CUDA_MEMORY", "20000000")]);
+    assert!(large.0 != 0 && large.1.contains("these shapes need") && large.1.contains("free"), "{}", large.1);
+}
+
+#[test]
+fn ptx_is_text_and_targets_are_checked() {
+    let model = examples().join("digits_mlp/model.onnx").display().to_string();
+    let (code, text) = infc(&["compile", &model, "--emit", "ptx", "--target", "nvidia-sm90a"], &[]);
+    assert!(code == 0 && text.contains(".target sm_90a") && text.contains(".visible .entry k0("), "{text}");
+    let (code, text) = infc(&["compile", &model, "--emit", "ptx", "--target", "c99"], &[]);
+    assert!(code != 0 && text.contains("ptx"), "{text}");
+    let (code, text) = infc(&["verify", &model, "--backend", "ptx", "--target", "c99"], &[]);
+    assert!(code == 2 && text.contains("ptx backend"), "{text}");
+    let (code, text) = infc(&["compile", &model, "--emit", "obj", "--dim", "batch=1", "--target", "nvidia-sm80"], &[]);
+    assert!(code != 0 && text.contains("no object files"), "{text}");
+}

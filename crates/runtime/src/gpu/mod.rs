@@ -1,0 +1,104 @@
+//! Models for NVIDIA GPUs: their code and weights on the device (`Loaded`), and what a session has there (`exec`). The driver is
+//! opened when the first such model is loaded (`driver`).
+
+mod driver;
+mod exec;
+
+pub(crate) use exec::Gpu;
+
+use crate::error::{Error, fail};
+use alloc::string::String;
+use alloc::vec::Vec;
+use driver::{Device, Handle, Mem, Module};
+use infc_artifact::program::Program;
+
+/// Is this the architecture of a GPU?
+pub(crate) fn is_gpu(arch: &str) -> bool {
+    arch.starts_with("sm_")
+}
+
+/// Whether the device runs code for `arch`: `sm_80` on it and all later ones, `sm_90a` on 9.0 alone.
+pub(crate) fn check(arch: &str) -> Result<(), Error> {
+    let device = driver::device()?;
+    let (major, minor) = device.capability;
+    let have = major * 10 + minor;
+    let digits: String = arch.chars().filter(char::is_ascii_digit).collect();
+    let want: i32 = digits.parse().unwrap_or(i32::MAX);
+    let fits = if arch.ends_with('a') { have == want } else { have >= want };
+    if !fits {
+        let name = &device.name;
+        fail!(
+            Machine,
+            "the artifact is for {arch}, the GPU '{name}' has compute capability {major}.{minor}; compile for it: \
+             --target nvidia-sm80 runs on 8.0 and above"
+        );
+    }
+    Ok(())
+}
+
+/// A kernel on the device.
+#[derive(Clone, Copy)]
+struct Function {
+    handle: Handle,
+    /// Threads of a block.
+    threads: u32,
+    /// A task is for a whole block.
+    blocks: bool,
+    /// Bytes of scratch memory of a thread.
+    scratch: u64,
+}
+
+/// Code and weights of a model on the device.
+pub(crate) struct Loaded {
+    device: &'static Device,
+    functions: Vec<Function>,
+    constants: Mem,
+    _module: Module,
+}
+
+// Safety: handles of kernels may be used from any thread.
+unsafe impl Send for Loaded {}
+// Safety: as above.
+unsafe impl Sync for Loaded {}
+
+impl Loaded {
+    /// Loads the code, and copies the weights.
+    pub(crate) fn new(program: &Program, code: &[u8], constants: &[u8]) -> Result<Loaded, Error> {
+        let device = driver::device()?;
+        device.enter()?;
+        if code.last() != Some(&0) {
+            fail!(Artifact, "malformed: code for a GPU that does not end with a zero");
+        }
+        let free = device.free_bytes()?;
+        if constants.len() as u64 > free {
+            fail!(Memory, "the weights take {} bytes of device memory, '{}' has {free} free", constants.len(), device.name);
+        }
+        let module = device.load(code)?;
+        let text = core::str::from_utf8(&code[..code.len() - 1]).unwrap_or("");
+        let mut functions = Vec::new();
+        for (n, kernel) in program.kernels.iter().enumerate() {
+            let Some((threads, blocks)) = shape(text, n) else {
+                fail!(Artifact, "malformed: the code does not say how kernel {n} '{}' is launched", kernel.name);
+            };
+            let handle = module.function(&alloc::format!("k{n}"))?;
+            functions.push(Function { handle, threads, blocks, scratch: kernel.scratch });
+        }
+        let memory = device.alloc(constants.len() as u64)?;
+        if !constants.is_empty() {
+            let stream = device.stream()?;
+            // Safety: the constants stay until the copy is done, which is waited for.
+            unsafe { stream.to_device(memory.address, constants.as_ptr(), constants.len()) }?;
+            stream.wait()?;
+        }
+        Ok(Loaded { device, functions, constants: memory, _module: module })
+    }
+}
+
+/// How kernel `n` is launched, from the line `//@ k<n> threads <count>` (a task is a thread) or `//@ k<n> blocks <count>`.
+fn shape(text: &str, n: usize) -> Option<(u32, bool)> {
+    let mut lines = text.lines().take_while(|l| !l.contains(".entry")).filter_map(|l| l.strip_prefix("//@ "));
+    let line = lines.find_map(|l| l.strip_prefix(&alloc::format!("k{n} ")))?;
+    let (kind, count) = line.split_once(' ')?;
+    let count = count.trim().parse().ok().filter(|c| (1..=1024).contains(c))?;
+    Some((count, kind == "blocks"))
+}
