@@ -1,6 +1,6 @@
 //! What compression did to a model, as a record, as JSON, and as one HTML page that needs no other file.
 
-mod html;
+pub mod html;
 mod plot;
 
 use serde::Serialize;

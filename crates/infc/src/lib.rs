@@ -15,6 +15,7 @@ pub mod executor;
 pub mod gaps;
 pub mod inputs;
 pub mod loops_engine;
+pub mod machine;
 pub mod native;
 #[cfg(feature = "ptx")]
 pub mod ptx_engine;

@@ -107,7 +107,19 @@ fn compile_run_bench_inspect() {
     check(&["bench", &out, "--seconds", "0", "--json"], 0, &keys);
     check(&["bench", &model, "--seconds", "0", "--json"], 0, &keys);
     check(&["profile", &model, "--seconds", "0"], 0, &["GFLOP/s", "elementwise order=", "Add 'n_y'", "steps in"]);
-    check(&["profile", &model, "--seconds", "0", "--json"], 0, &["\"total_ms\"", "\"operations\"", "\"kernel\""]);
+    check(
+        &["profile", &model, "--seconds", "0", "--json"],
+        0,
+        &["\"total_ms\"", "\"operations\"", "\"kernel\"", "\"of_peak\"", "\"f32_gflops\""],
+    );
+    check(&["profile", &model, "--seconds", "0", "--html", &dir.path("page.html")], 0, &["% peak", "one thread of this machine"]);
+    let page = fs::read_to_string(dir.path("page.html")).expect("written");
+    for part in ["<h2>Timeline", "<h2>Roofline", "Add &#39;n_y&#39;", "</html>"] {
+        assert!(page.contains(part) || part.contains("#39") && page.contains("Add 'n_y'"), "{part}: {page}");
+    }
+    check(&["machine", "--seconds", "0", "--threads", "2"], 0, &["GFLOP/s", "reading from L1", "2 threads beside one"]);
+    check(&["machine", "--seconds", "0", "--json"], 0, &["\"read\"", "\"memory\""]);
+    check(&["machine", "--seconds", "nan"], 2, &["--seconds"]);
     check(&["inspect", &out], 0, &["input 'x': f32[n, 3]", "output 'y'"]);
     check(&["inspect", &out, "--check"], 0, &["all digests match"]);
     check(&["inspect", &model, "--json"], 0, &["\"Add\":1"]);

@@ -140,7 +140,7 @@ fn in_memory_order(c: &Compute, operands: &[Operand]) -> Vec<usize> {
 }
 
 fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elementwise {
-    let order = in_memory_order(c, operands);
+    let mut order = in_memory_order(c, operands);
     let widest = widest(c);
     let lanes = target.lanes(widest);
     if let Some(k) = long_axis(c, &order, operands, lanes) {

@@ -2,7 +2,8 @@
 
 use super::{Cost, Layer, Report, Step, plot};
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#1b1f24}\
+/// The style of all pages.
+pub const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#1b1f24}\
 h1{font-size:1.6em}h2{font-size:1.25em;margin-top:2em;border-bottom:1px solid #d5dae0}h3{font-size:1.05em;margin-bottom:.3em}\
 table{border-collapse:collapse;margin:.6em 0}th,td{padding:.2em .8em;text-align:right;border-bottom:1px solid #e5e8ec}\
 th:first-child,td:first-child{text-align:left}th{font-weight:600}svg{display:block;max-width:100%;height:auto}\
@@ -101,7 +102,8 @@ fn layers(out: &mut String, layers: &[Layer]) {
     }
 }
 
-fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+/// A table: the head, then rows of cells that are markup already.
+pub fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let cells = |tag: &str, cells: &[String]| cells.iter().map(|c| format!("<{tag}>{c}</{tag}>")).collect::<String>();
     let head: Vec<String> = head.iter().map(|h| (*h).to_owned()).collect();
     let body: String = rows.map(|r| format!("<tr>{}</tr>", cells("td", &r))).collect();

@@ -1,14 +1,17 @@
-//! `infc profile`: where the time of a run goes, step by step.
+//! `infc profile`: where the time of a run goes, step by step, beside what the machine can do.
 
 use super::compile::{self, How};
 use super::model::runtime_problem;
+use super::profile_page;
 use crate::say;
 use crate::term::{Exit, Failure, Result};
 use infc::engine::{self, Engine, Native};
 use infc::inputs::{self, Source};
+use infc::machine::Limits;
 use infc_artifact::program::Step;
 use infc_ir::Expr;
 use infc_ir::expr::Node;
+use infc_kernel::plan::Plan;
 use infc_runtime::Model;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Compile a model and time each step of its runs
 ///
-/// Shows for each launch its time, its arithmetic and memory traffic at least needed, the kernel, its plan, and the node it computes.
+/// Shows for each launch its median time, its arithmetic and memory traffic at least needed, how much of the machine's measured peak that is, the kernel, its
+/// plan, and the node it computes.
 #[derive(clap::Args)]
 pub struct Args {
     /// An ONNX file.
@@ -33,19 +37,47 @@ pub struct Args {
     /// Report all steps as one JSON object.
     #[arg(long)]
     json: bool,
+    /// Also write a page with a timeline and a roofline plot.
+    #[arg(long, value_name = "FILE.html")]
+    html: Option<PathBuf>,
     #[command(flatten)]
     how: How,
 }
 
+/// How long the limits of the machine are measured.
+const MEASURE: Duration = Duration::from_millis(400);
+
 /// A step with its figures for one run.
-struct Line {
-    kernel: String,
-    plan: String,
-    node: String,
-    nanoseconds: f64,
-    operations: f64,
-    bytes: f64,
-    calls: f64,
+pub struct Line {
+    /// The kernel's name: the operators in it.
+    pub kernel: String,
+    /// How it is computed, in words.
+    pub plan: String,
+    /// The node in the model's words.
+    pub node: String,
+    /// Median time in a run.
+    pub nanoseconds: f64,
+    /// Arithmetic in a run.
+    pub operations: f64,
+    /// Bytes that it has to read and write in a run.
+    pub bytes: f64,
+    /// How often it runs.
+    pub calls: f64,
+    /// Its arithmetic is products of bytes.
+    pub is_int8: bool,
+}
+
+impl Line {
+    /// Its speed as a share of what the machine can do: of arithmetic, or of reading from memory, whichever bounds it.
+    pub fn share(&self, limits: &Limits) -> f64 {
+        let arithmetic = self.operations / self.peak(limits);
+        let memory = self.bytes / limits.memory_gbs();
+        if self.nanoseconds > 0.0 { arithmetic.max(memory) / self.nanoseconds } else { 0.0 }
+    }
+    /// The peak of its arithmetic, in billions of operations a second.
+    pub fn peak(&self, limits: &Limits) -> f64 {
+        limits.int8_gops.filter(|_| self.is_int8).unwrap_or(limits.f32_gflops)
+    }
 }
 
 /// Runs it.
@@ -63,38 +95,63 @@ pub fn run(args: &Args) -> Result {
     let options = infc_runtime::Options { threads: args.threads, profile: true, ..infc_runtime::Options::default() };
     let mut native = Native::new(model, options)?;
     native.run(&inputs)?;
-    let before = native.session().times().to_vec();
+    let mut before = native.session().times().to_vec();
+    let mut samples: Vec<Vec<u64>> = vec![vec![]; before.len()];
     let begin = Instant::now();
+    let mut calls = vec![0; before.len()];
     let mut runs = 0;
     while runs == 0 || begin.elapsed() < Duration::from_secs_f64(args.seconds) {
         native.run(&inputs)?;
+        let now = native.session().times();
+        for (step, (now, before)) in now.iter().zip(&before).enumerate() {
+            samples[step].push(now.nanoseconds - before.nanoseconds);
+            calls[step] += now.calls - before.calls;
+        }
+        before = now.to_vec();
         runs += 1;
     }
-    let times: Vec<(f64, f64)> = native
-        .session()
-        .times()
-        .iter()
-        .zip(&before)
-        .map(|(t, b)| ((t.nanoseconds - b.nanoseconds) as f64 / f64::from(runs), (t.calls - b.calls) as f64 / f64::from(runs)))
-        .collect();
+    let median = |s: &mut Vec<u64>| {
+        s.sort_unstable();
+        s[s.len() / 2] as f64
+    };
+    let times: Vec<(f64, f64)> =
+        samples.iter_mut().zip(&calls).map(|(s, &calls)| (median(s), calls as f64 / f64::from(runs))).collect();
+    let limits = Limits::measure(&args.how.options()?.target, 1, MEASURE)?;
     let mut lines = lines(&compiled, &times, &symbols);
     let total: f64 = lines.iter().map(|l| l.nanoseconds).sum();
+    if let Some(path) = &args.html {
+        compile::write_file(path, profile_page::page(&args.model.display().to_string(), &lines, &limits).as_bytes())?;
+    }
     if args.json {
         say!(
             "{}",
-            serde_json::json!({ "runs": runs, "total_ms": total / 1e6, "steps": lines.iter().map(as_json).collect::<Vec<_>>() })
+            serde_json::json!({
+                "runs": runs, "total_ms": total / 1e6, "limits": limits,
+                "steps": lines.iter().map(|l| as_json(l, &limits)).collect::<Vec<_>>(),
+            })
         );
         return Ok(Exit::Ok);
     }
-    say!("{:>10}  {:>5}  {:>8}  {:>7}  {:>5}  kernel, plan, node", "us", "%", "GFLOP/s", "GB/s", "calls");
+    say!("{:>10}  {:>5}  {:>8}  {:>7}  {:>6}  {:>5}  kernel, plan, node", "us", "%", "GFLOP/s", "GB/s", "% peak", "calls");
     lines.sort_by(|a, b| b.nanoseconds.total_cmp(&a.nanoseconds));
     for l in lines.iter().take(args.top) {
         let Line { kernel, plan, node, nanoseconds: ns, .. } = l;
-        let (share, flops, bytes) = (100.0 * ns / total, rate(l.operations * l.calls, *ns), rate(l.bytes * l.calls, *ns));
-        say!("{:10.1}  {share:5.1}  {flops:8.1}  {bytes:7.1}  {:5.0}  {kernel} | {plan} | {node}", ns / 1e3, l.calls);
+        let (share, flops, bytes) = (100.0 * ns / total, rate(l.operations, *ns), rate(l.bytes, *ns));
+        let of_peak = 100.0 * l.share(&limits);
+        say!(
+            "{:10.1}  {share:5.1}  {flops:8.1}  {bytes:7.1}  {of_peak:6.0}  {:5.0}  {kernel} | {plan} | {node}",
+            ns / 1e3,
+            l.calls
+        );
     }
-    let all: f64 = lines.iter().map(|l| l.operations * l.calls).sum();
+    let all: f64 = lines.iter().map(|l| l.operations).sum();
     say!("{} steps in {:.3} ms, {:.2} GFLOP, {:.1} GFLOP/s", lines.len(), total / 1e6, all / 1e9, rate(all, total));
+    let int8 = limits.int8_gops.map_or(String::new(), |g| format!(", {g:.0} GOP/s of bytes"));
+    say!(
+        "one thread of this machine: {:.0} GFLOP/s in f32{int8}, reads {:.1} GB/s from memory",
+        limits.f32_gflops,
+        limits.memory_gbs()
+    );
     Ok(Exit::Ok)
 }
 
@@ -103,10 +160,10 @@ fn rate(amount: f64, nanoseconds: f64) -> f64 {
     if nanoseconds > 0.0 { amount / nanoseconds } else { 0.0 }
 }
 
-fn as_json(l: &Line) -> serde_json::Value {
+fn as_json(l: &Line, limits: &Limits) -> serde_json::Value {
     serde_json::json!({
         "kernel": l.kernel, "plan": l.plan, "node": l.node, "us": l.nanoseconds / 1e3, "calls": l.calls, "operations": l.operations,
-        "bytes": l.bytes,
+        "bytes": l.bytes, "of_peak": l.share(limits),
     })
 }
 
@@ -131,9 +188,14 @@ fn lines(compiled: &infc::Compiled, times: &[(f64, f64)], symbols: &BTreeMap<&st
             plan: compiled.lowered.plans[k].as_ref().map_or_else(String::new, |p| p.to_string()),
             node: note.node.clone(),
             nanoseconds: ns,
-            operations: amount(note.operations),
-            bytes: amount(note.bytes),
+            operations: amount(note.operations) * calls,
+            bytes: amount(note.bytes) * calls,
             calls,
+            is_int8: match &compiled.lowered.plans[k] {
+                Some(Plan::Brgemm(p)) => p.row == "byte_dot",
+                Some(Plan::Elementwise(p)) => p.taps.is_some(),
+                _ => false,
+            },
         });
     });
     out

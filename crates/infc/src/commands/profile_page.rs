@@ -1,0 +1,159 @@
+//! The page of `infc profile --html`: timeline, roofline and table, style and pictures inside.
+
+use super::profile::Line;
+use infc::machine::Limits;
+use infc_compress::report::html::{STYLE, table, text};
+
+/// The page.
+pub fn page(model: &str, lines: &[Line], limits: &Limits) -> String {
+    let total: f64 = lines.iter().map(|l| l.nanoseconds).sum();
+    let operations: f64 = lines.iter().map(|l| l.operations).sum();
+    let int8 = limits.int8_gops.map_or(String::new(), |g| format!(", {g:.0} GOP/s for products of bytes"));
+    let mut slowest: Vec<&Line> = lines.iter().collect();
+    slowest.sort_by(|a, b| b.nanoseconds.total_cmp(&a.nanoseconds));
+    let rows = slowest.iter().map(|l| {
+        let per = |amount: f64| if l.nanoseconds > 0.0 { format!("{:.1}", amount / l.nanoseconds) } else { String::new() };
+        let numbers = [format!("{:.1}", l.nanoseconds / 1e3), format!("{:.1}", 100.0 * l.nanoseconds / total.max(1.0))];
+        let speed = [per(l.operations), per(l.bytes), format!("{:.0}", 100.0 * l.share(limits))];
+        let how = format!("{}<br><small>{}<br>{}</small>", text(&name(l)), text(&l.kernel), text(&l.plan));
+        [vec![how], numbers.to_vec(), speed.to_vec()].concat()
+    });
+    let head = ["step", "us", "% of run", "GFLOP/s", "GB/s", "% of peak"];
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Profile of {0}</title><style>{STYLE}</style></head><body>\
+<h1>Profile of {0}</h1><p>{1} steps in {2:.3} ms, {3:.2} GFLOP: {4:.1} GFLOP/s. One thread of this machine, with code for {5}, reaches {6:.0} GFLOP/s in \
+f32{int8}, and reads {7:.1} GB/s from memory.</p><h2>Timeline of a run</h2>{8}<h2>Roofline</h2><p>Each circle is a step, its area the time it takes. A step \
+below the slope waits for memory, one below the flat line for arithmetic.</p>{9}<h2>Steps, the slowest first</h2>{10}</body></html>\n",
+        text(model),
+        lines.len(),
+        total / 1e6,
+        operations / 1e9,
+        if total > 0.0 { operations / total } else { 0.0 },
+        text(&limits.target),
+        limits.f32_gflops,
+        limits.memory_gbs(),
+        timeline(lines, total),
+        roofline(lines, limits, total),
+        table(&head, rows),
+    )
+}
+
+fn name(l: &Line) -> String {
+    if l.node.is_empty() { l.kernel.clone() } else { l.node.clone() }
+}
+
+/// A colour for each kind of plan.
+fn colour(l: &Line) -> &'static str {
+    match l.plan.split(' ').next() {
+        Some("brgemm") if l.is_int8 => "#1a7f64",
+        Some("brgemm") => "#2f6fdd",
+        Some("elementwise") if l.operations > 8.0 * l.bytes => "#8a5cd0",
+        Some("elementwise") => "#e0912f",
+        Some("row_reduce") => "#c94f4f",
+        _ => "#8a94a0",
+    }
+}
+
+fn tooltip(l: &Line) -> String {
+    let gflops = if l.nanoseconds > 0.0 { l.operations / l.nanoseconds } else { 0.0 };
+    format!("<title>{}\n{}\n{:.1} us, {gflops:.1} GFLOP/s</title>", text(&name(l)), text(&l.plan), l.nanoseconds / 1e3)
+}
+
+/// Steps one after another, as wide as they take time.
+fn timeline(lines: &[Line], total: f64) -> String {
+    const WIDTH: f64 = 960.0;
+    let mut out = svg(WIDTH, 66.0);
+    let mut x = 0.0;
+    for l in lines {
+        let width = WIDTH * l.nanoseconds / total.max(1.0);
+        out.push_str(&format!(
+            "<rect x=\"{x:.2}\" y=\"4\" width=\"{width:.2}\" height=\"40\" fill=\"{}\" stroke=\"#fff\" stroke-width=\"{}\">{}</rect>",
+            colour(l),
+            if width > 3.0 { 0.6 } else { 0.0 },
+            tooltip(l)
+        ));
+        x += width;
+    }
+    out + &format!(
+        "<text x=\"0\" y=\"60\">0</text><text x=\"{WIDTH}\" y=\"60\" text-anchor=\"end\">{:.3} ms</text></svg>",
+        total / 1e6
+    )
+}
+
+/// Speed over arithmetic for each byte, both as logarithms, under the machine's limits.
+fn roofline(lines: &[Line], limits: &Limits, total: f64) -> String {
+    const WIDTH: f64 = 960.0;
+    const HEIGHT: f64 = 420.0;
+    let (x0, x1) = (0.05f64, 2000.0f64);
+    let top = limits.int8_gops.unwrap_or(limits.f32_gflops).max(limits.f32_gflops) * 2.0;
+    let (y0, y1) = ((x0 * limits.memory_gbs()).max(1e-3), top);
+    let px = |v: f64| 60.0 + (v.clamp(x0, x1) / x0).ln() / (x1 / x0).ln() * (WIDTH - 80.0);
+    let py = |v: f64| HEIGHT - 40.0 - (v.clamp(y0, y1) / y0).ln() / (y1 / y0).ln() * (HEIGHT - 60.0);
+    let mut out = svg(WIDTH, HEIGHT);
+    for exponent in -1..=3 {
+        let v = 10f64.powi(exponent);
+        out.push_str(&format!(
+            "<path d=\"M{0:.1} 20V{1}\" stroke=\"#e5e8ec\"/><text x=\"{0:.1}\" y=\"{2}\" text-anchor=\"middle\">{v}</text>",
+            px(v),
+            HEIGHT - 40.0,
+            HEIGHT - 24.0
+        ));
+    }
+    let mut level = 1.0;
+    while level < y1 {
+        if level >= y0 {
+            out.push_str(&format!(
+                "<path d=\"M60 {0:.1}H{1}\" stroke=\"#e5e8ec\"/><text x=\"56\" y=\"{0:.1}\" text-anchor=\"end\">{level}</text>",
+                py(level),
+                WIDTH - 20.0
+            ));
+        }
+        level *= 10.0;
+    }
+    out.push_str(&format!(
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">operations for each byte</text><text x=\"60\" y=\"12\">GFLOP/s</text>",
+        WIDTH / 2.0,
+        HEIGHT - 6.0
+    ));
+    for r in &limits.read {
+        let (a, b) = (x0, limits.f32_gflops / r.gbs);
+        out.push_str(&format!(
+            "<path d=\"M{:.1} {:.1}L{:.1} {:.1}\" stroke=\"#555\" stroke-dasharray=\"4 3\"/><text x=\"{:.1}\" y=\"{:.1}\">{} {:.0} GB/s</text>",
+            px(a),
+            py(a * r.gbs),
+            px(b),
+            py(b * r.gbs),
+            px(a) + 4.0,
+            py(a * r.gbs) - 4.0,
+            r.level,
+            r.gbs
+        ));
+    }
+    for (label, peak) in [("f32", Some(limits.f32_gflops)), ("int8", limits.int8_gops)] {
+        let Some(peak) = peak else { continue };
+        let (from, y) = (px(peak / limits.read[0].gbs), py(peak));
+        out.push_str(&format!(
+            "<path d=\"M{from:.1} {y:.1}H{0}\" stroke=\"#333\"/><text x=\"{0}\" y=\"{1:.1}\" text-anchor=\"end\">{label} {peak:.0}</text>",
+            WIDTH - 20.0,
+            y - 4.0
+        ));
+    }
+    for l in lines.iter().filter(|l| l.operations > 0.0 && l.bytes > 0.0 && l.nanoseconds > 0.0) {
+        let radius = 2.0 + 22.0 * (l.nanoseconds / total.max(1.0)).sqrt();
+        out.push_str(&format!(
+            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"{radius:.1}\" fill=\"{}\" fill-opacity=\"0.55\">{}</circle>",
+            px(l.operations / l.bytes),
+            py(l.operations / l.nanoseconds),
+            colour(l),
+            tooltip(l)
+        ));
+    }
+    out + "</svg>"
+}
+
+fn svg(width: f64, height: f64) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" \
+font-family=\"system-ui,sans-serif\" font-size=\"11\">"
+    )
+}
