@@ -5,6 +5,7 @@
 //! - `(conv(x, DQ(w)) + b) * k + s` for constants `k`, `s` by channel: the scale of `w` takes `k`, the bias the rest.
 //! - `Q`, Relu and Clip before data movement, concatenation and the largest of a window, instead of behind: they are monotone, element by
 //!   element.
+//! - `Q(min(max(v, lo), hi)) = min(max(Q(v), Q(lo)), Q(hi))`: limits are those of integers.
 //! - DequantizeLinear behind data movement and the largest of a window, instead of before; Relu behind it is a limit of integers.
 //! - ONNX Runtime's operators on quantised tensors, as the float operator between DQ and Q.
 //! - `Q(average(DQ(x)))` is the integer sum, requantised: a convolution by channel whose weights are 1.
@@ -23,7 +24,8 @@ pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
     each_node(g, cx, "quantisers", &mut rule)
 }
 
-const RULES: [fn(&mut Site) -> Replacement; 9] = [levels, bipolar, limits, scale, hoist, sink, rectify, contrib, average];
+const RULES: [fn(&mut Site) -> Replacement; 10] =
+    [levels, bipolar, limits, scale, hoist, limited, sink, rectify, contrib, average];
 
 fn rule(site: &mut Site) -> Replacement {
     for rule in RULES {
@@ -328,6 +330,56 @@ fn rectify(site: &mut Site) -> Replacement {
         b.node(dq_op(1), &operands, vec![], 1)
     })
     .map(Some)
+}
+
+/// Q(min(max(v, lo), hi)) = min(max(Q(v), Q(lo)), Q(hi)).
+fn limited(site: &mut Site) -> Replacement {
+    let good = matches!(site.op(), Op::QuantizeLinear(op) if op.block_size == 0) && single(site, 1).is_some();
+    let Some(v) = site.input(0).filter(|&v| good && site.used_once(v)) else { return Ok(None) };
+    let Some(n) = site.producer(v) else { return Ok(None) };
+    let data = site.graph.node(n).clone();
+    let constant = |i: usize| data.operand(i).map(|v| site.graph.constant(v).filter(|t| t.len() == 1).map(|t| t.reshape([])));
+    let limits = match data.op {
+        Op::Relu(_) => [Some(Tensor::from_vec([], vec![0.0f32])), None],
+        Op::Clip(_) => match [constant(1), constant(2)] {
+            [Some(None), _] | [_, Some(None)] => return Ok(None),
+            [lo, hi] => [lo.flatten(), hi.flatten()],
+        },
+        _ => return Ok(None),
+    };
+    let Some(x) = data.operand(0) else { return Ok(None) };
+    // Who quantises an input of the model does its limits, too.
+    if site.producer(x).is_none() || limits.iter().flatten().any(|t| t.float(0).is_nan()) {
+        return Ok(None);
+    }
+    let (op, scales) = (site.op().clone(), site.data().inputs[1..].to_vec());
+    let constants: Vec<Option<Tensor>> =
+        scales.iter().map(|v| v.and_then(|v| site.graph.constant(v)).map(|t| t.reshape([]))).collect();
+    if constants.iter().zip(&scales).any(|(t, v)| t.is_none() && v.is_some()) {
+        return Ok(None);
+    }
+    let mut ends = [None, None];
+    for (end, limit) in ends.iter_mut().zip(limits) {
+        let Some(limit) = limit else { continue };
+        let inputs: Vec<Option<Tensor>> = std::iter::once(Some(limit)).chain(constants.iter().cloned()).collect();
+        *end = Some(eval_op(&op, &inputs, 1)?.remove(0));
+    }
+    site.absorb(n);
+    site.build(|b| {
+        let operands: Vec<Option<Value>> = std::iter::once(Some(x)).chain(scales).collect();
+        let mut y = b.node(op, &operands, vec![], 1)?[0];
+        let range = b.tensor(y)?.dtype.int_range().map_or([0, 0], |(lo, hi)| [lo as i64, hi as i64]);
+        let [lo, hi] = ends;
+        if let Some(lo) = lo.filter(|t| t.to_ints()[0] > range[0]) {
+            let lo = b.constant(lo);
+            y = b.op(infc_ir::op::Max {}, &[y, lo])?;
+        }
+        if let Some(hi) = hi.filter(|t| t.to_ints()[0] < range[1]) {
+            let hi = b.constant(hi);
+            y = b.op(infc_ir::op::Min {}, &[y, hi])?;
+        }
+        Ok(Some(vec![y]))
+    })
 }
 
 /// All values are dequantised with the scale and zero point of a quantiser.

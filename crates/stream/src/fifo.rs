@@ -14,7 +14,7 @@ use crate::schedule::{Reads, Schedule};
 /// Beats that every FIFO has at least: one is written while one is read.
 pub const LEAST: usize = 2;
 
-/// Sets `bound` and `depth` of each stream.
+/// Sets `bound` and `depth` of each stream: what cannot deadlock.
 pub fn size(design: &mut Design) {
     let joins = joins(design);
     let mut bounds = vec![1; design.streams.len()];
@@ -30,6 +30,102 @@ pub fn size(design: &mut Design) {
         // A branch that meets another one may also run ahead by what its actors hold.
         s.depth = if bound > 1 { bound + LEAST } else { LEAST };
     }
+}
+
+/// Makes FIFOs so deep that they do not slow the design down, for frames every `interval` cycles.
+///
+/// An actor that reads in bursts (a matrix-vector unit reads a vector in its first fold, a window its next rows) lets those before it go on meanwhile: its FIFO holds
+/// up to one burst. A branch that takes longer, in cycles, lets the faster one run ahead by that time: maybe by several frames, if many folded actors lie on it. Each actor's iterations
+/// are put in time (no two in one cycle, none before what it reads) with FIFOs of any size, actor by actor: no cycles are simulated.
+pub fn speed(design: &mut Design, interval: u64) {
+    let joins = joins(design);
+    let mut frames = 3;
+    loop {
+        let (depths, last) = timed(design, interval, frames);
+        // As many frames as are in the design at once, and one more, show what is held in the long run.
+        let needed = (last / interval.max(1)) as usize + 2;
+        if needed > frames && frames < 64 {
+            frames = needed.min(64);
+            continue;
+        }
+        let most: Vec<usize> =
+            design.streams.iter().map(|s| if joins[s.to.index()] { usize::MAX } else { burst(design, s) + LEAST }).collect();
+        for ((s, depth), most) in design.streams.iter_mut().zip(depths).zip(most) {
+            s.depth = s.depth.max(depth.min(most));
+        }
+        return;
+    }
+}
+
+/// Beats that a stream's reader takes at once before it does something else.
+fn burst(design: &Design, s: &Stream) -> usize {
+    match &design.actor(s.to).kind {
+        Kind::Mvu(m) => m.cols / m.simd,
+        Kind::Window(w) => w.stride[0] * s.shape[1] * s.shape[2] / s.lanes,
+        Kind::Softmax(x) => x.channels / s.lanes,
+        Kind::Rearrange(r) => r.block / s.lanes,
+        Kind::Source(_)
+        | Kind::Sink(_)
+        | Kind::Pad(_)
+        | Kind::Depthwise(_)
+        | Kind::Pool(_)
+        | Kind::GlobalPool(_)
+        | Kind::Binary(_) => 0,
+        Kind::Requantise(_) | Kind::Lookup(_) | Kind::Concat(_) | Kind::Slice(_) | Kind::Fork | Kind::Width => 0,
+    }
+}
+
+/// The most beats that each FIFO holds, and when the first frame is done.
+fn timed(design: &Design, interval: u64, frames: usize) -> (Vec<usize>, u64) {
+    let mut there: Vec<Vec<u64>> = vec![vec![]; design.streams.len()];
+    let mut depths = vec![LEAST; design.streams.len()];
+    let mut done = 0;
+    for a in &design.actors {
+        if let Kind::Source(_) = a.kind {
+            let beats = design.output(a, 0).beats() as u64;
+            // Frames come as evenly as they leave.
+            let all = (0..frames as u64).flat_map(|f| (0..beats).map(move |j| f * interval + j * interval / beats));
+            there[a.outputs[0].index()] = all.collect();
+            continue;
+        }
+        let inputs: Vec<Vec<u64>> = a.inputs.iter().map(|s| std::mem::take(&mut there[s.index()])).collect();
+        let mut at = vec![0; inputs.len()];
+        let mut read: Vec<Vec<u64>> = vec![vec![]; inputs.len()];
+        let mut written = vec![];
+        let (mut now, mut before) = (0u64, 0usize);
+        let schedule = Schedule::of(design, a);
+        let latency = crate::estimate::latency(design, a);
+        for frame in 0..frames {
+            schedule.events(&mut |k, step| {
+                let number = frame * schedule.iterations + k;
+                now += (number - before) as u64;
+                before = number;
+                let which = match step.read {
+                    Reads::No => 0..0,
+                    Reads::One(k) => k..k + 1,
+                    Reads::All => 0..inputs.len(),
+                };
+                for k in which.clone() {
+                    now = now.max(inputs[k][at[k]]);
+                    at[k] += 1;
+                }
+                which.for_each(|k| read[k].push(now));
+                if step.write {
+                    written.push(now + latency);
+                }
+            });
+            if frame == 0 {
+                done = done.max(now);
+            }
+        }
+        for (k, s) in a.inputs.iter().enumerate() {
+            depths[s.index()] = held(&inputs[k], &read[k]) + LEAST;
+        }
+        for s in &a.outputs {
+            there[s.index()] = written.clone();
+        }
+    }
+    (depths, done)
 }
 
 /// For each actor: it joins branches of a fork.
@@ -68,7 +164,7 @@ fn waiting(design: &Design, source: usize, joins: &[bool]) -> Vec<usize> {
         let mut read: Vec<Vec<u32>> = vec![vec![]; inputs.len()];
         let mut written = vec![];
         let mut now = 0;
-        Schedule::of(design, a).events(&mut |step| {
+        Schedule::of(design, a).events(&mut |_, step| {
             let which = match step.read {
                 Reads::No => 0..0,
                 Reads::One(k) => k..k + 1,
@@ -98,12 +194,12 @@ fn waiting(design: &Design, source: usize, joins: &[bool]) -> Vec<usize> {
 }
 
 /// The most beats that are there but not read before the same input beat; both lists ascend.
-fn held(there: &[u32], read: &[u32]) -> usize {
+fn held<T: Copy + Ord>(there: &[T], read: &[T]) -> usize {
     let mut most = 1;
     let mut gone = 0;
     for (j, &t) in there.iter().enumerate() {
         // The last beat that comes at this time sees the most.
-        if there.get(j + 1) == Some(&t) {
+        if there.get(j + 1).is_some_and(|&next| next == t) {
             continue;
         }
         while gone < read.len() && read[gone] < t {

@@ -45,29 +45,35 @@ pub fn fold(design: &Design, machine: &Machine, goal: &Goal) -> Result<Folded, P
         Some(fps) => {
             let cycles = (1e9 / (clock * fps)).floor() as u64;
             too_slow(design, machine, cycles, clock, fps)?;
-            let folded = at(cycles);
-            if fits(&folded.report.total, &budget) { Ok(folded) } else { Err(too_large(&folded, budget, &steps, &at)) }
+            let folded = fast(at(cycles), machine);
+            if fits(&folded.report.total, &budget) { Ok(folded) } else { Err(too_large(&folded, machine, budget, &steps, &at)) }
         }
-        None => best(&steps, &at, budget).ok_or_else(|| too_large(&at(u64::MAX), budget, &[], &at)),
+        None => best(&steps, &at, machine, budget).ok_or_else(|| too_large(&at(u64::MAX), machine, budget, &[], &at)),
     }
 }
 
 /// The fastest folding that fits.
-fn best(steps: &[u64], at: &dyn Fn(u64) -> Folded, budget: Resources) -> Option<Folded> {
+fn best(steps: &[u64], at: &dyn Fn(u64) -> Folded, machine: &Machine, budget: Resources) -> Option<Folded> {
     // Fewer cycles take more hardware: the border is found by halving. Steps ascend.
     let (mut low, mut high) = (0, steps.len());
-    let mut found = None;
     while low < high {
         let middle = (low + high) / 2;
-        let folded = at(steps[middle]);
-        if fits(&folded.report.total, &budget) {
+        if fits(&at(steps[middle]).report.total, &budget) {
             high = middle;
-            found = Some(folded);
         } else {
             low = middle + 1;
         }
     }
-    found
+    // FIFOs that are deep enough for that speed come on top.
+    (low..steps.len()).map(|i| fast(at(steps[i]), machine)).find(|f| fits(&f.report.total, &budget))
+}
+
+/// With FIFOs that do not slow it down.
+fn fast(folded: Folded, machine: &Machine) -> Folded {
+    let Folded { mut design, report: r } = folded;
+    fifo::speed(&mut design, r.interval);
+    let report = report(&design, machine, r.clock_ns, r.budget);
+    Folded { design, report }
 }
 
 fn fits(need: &Resources, have: &Resources) -> bool {
@@ -113,10 +119,10 @@ fn compare(need: &Resources, have: &Resources) -> String {
     parts.map(|(name, need, have)| format!("{name} {need} of {have}{}", if need > have { " (too many)" } else { "" })).join(", ")
 }
 
-fn too_large(folded: &Folded, budget: Resources, steps: &[u64], at: &dyn Fn(u64) -> Folded) -> Problems {
+fn too_large(folded: &Folded, machine: &Machine, budget: Resources, steps: &[u64], at: &dyn Fn(u64) -> Folded) -> Problems {
     let r = &folded.report;
     let message = format!("does not fit: at {:.1} frames a second it is estimated to take {}", r.fps, compare(&r.total, &budget));
-    let help = match best(steps, at, budget) {
+    let help = match best(steps, at, machine, budget) {
         Some(near) => {
             let r = near.report;
             format!(

@@ -8,6 +8,7 @@ pub mod convert;
 pub mod design;
 pub mod estimate;
 pub mod fifo;
+pub mod fixed;
 pub mod fold;
 pub mod golden;
 pub mod machine;

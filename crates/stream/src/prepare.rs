@@ -29,18 +29,18 @@ pub struct Options {
 /// Runs the passes.
 pub fn prepare(mut graph: Graph, options: &Options) -> Result<Graph, Problems> {
     quantise_inputs(&mut graph, &options.inputs)?;
+    if options.power_of_two {
+        powers(&graph)?;
+    }
     let mut bind = options.dims.clone();
     bind.extend(batch(&graph).filter(|b| bind.iter().all(|(n, _)| n != b)).map(|b| (b, 1)));
     let pipeline = infc_passes::streaming().into_iter().map(str::to_owned).collect();
     infc_passes::run(&mut graph, &infc_passes::Options { pipeline, bind, ..infc_passes::Options::default() })?;
-    if options.power_of_two {
-        powers(&graph)?;
-    }
     Ok(graph)
 }
 
 /// The symbol that is the first dim of every input.
-fn batch(g: &Graph) -> Option<String> {
+pub(crate) fn batch(g: &Graph) -> Option<String> {
     let first = |v: &infc_ir::Value| match g.ty(*v).as_tensor()?.dims.first()?.node() {
         infc_ir::expr::Node::Sym(s) => Some(s.to_owned()),
         _ => None,
@@ -104,14 +104,14 @@ fn insert(g: &mut Graph, x: infc_ir::Value, f: InputFormat) -> Result<(), infc_i
     Ok(())
 }
 
-/// Every scale of the quantised graph must be a power of two.
+/// Every scale of the model must be a power of two.
 fn powers(g: &Graph) -> Result<(), Problems> {
     use infc_ir::Op;
     let mut problems = vec![];
     for &n in &g.region(Graph::MAIN).nodes {
         let data = g.node(n);
         let scales: &[usize] = match data.op {
-            Op::QuantizeLinear(_) | Op::DequantizeLinear(_) => &[1],
+            Op::QuantizeLinear(_) | Op::DequantizeLinear(_) | Op::Quant(_) | Op::BipolarQuant(_) => &[1],
             Op::QLinearConv(_) | Op::QLinearMatMul(_) => &[1, 4, 6],
             _ => continue,
         };
@@ -123,7 +123,6 @@ fn powers(g: &Graph) -> Result<(), Problems> {
             problems.push(Problem { at: g.describe(n), message, help: help.into() });
         }
     }
-    // A scale of one is what a graph has whose multiplier stands by itself.
     if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
 }
 

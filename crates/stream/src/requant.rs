@@ -185,8 +185,8 @@ fn float(steps: &[Steps], law: &Law, min: i64, max: i64) -> Option<RequantForm> 
     for (c, s) in steps.iter().enumerate() {
         let (mul, shift) = (muls[c % muls.len()], shifts[c % shifts.len()]);
         let reach = s.low.unsigned_abs().max(s.high.unsigned_abs() + 1);
-        // Integers of up to 24 bits are floats as they are.
-        if reach > 1 << 24 || !s.equal(|acc| (rounded_product(acc * mul, shift) + law.zero).clamp(min, max)) {
+        // Integers of up to 24 bits are floats as they are; of wider ones the proof tells.
+        if reach > 1 << 31 || !s.equal(|acc| (rounded_product(acc * mul, shift) + law.zero).clamp(min, max)) {
             return None;
         }
         most = most.max(reach as i64 * mul + (1i64 << shift.saturating_sub(1)));

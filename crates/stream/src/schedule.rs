@@ -161,20 +161,20 @@ impl Schedule {
         }
     }
 
-    /// Calls `see` for each iteration that reads or writes, in order.
-    pub fn events(&self, see: &mut dyn FnMut(Step)) {
+    /// Calls `see` for each iteration that reads or writes, in order, with its number.
+    pub fn events(&self, see: &mut dyn FnMut(usize, Step)) {
         if let Plan::Matrix { outer, inner } = self.plan {
             // Most iterations of a matrix do neither.
-            for _ in 0..self.iterations / (outer * inner) {
-                (0..inner).for_each(|s| see(Step { read: Reads::One(0), write: s == inner - 1 }));
-                (1..outer).for_each(|_| see(Step { read: Reads::No, write: true }));
+            for vector in (0..self.iterations).step_by(outer * inner) {
+                (0..inner).for_each(|s| see(vector + s, Step { read: Reads::One(0), write: s == inner - 1 }));
+                (1..outer).for_each(|n| see(vector + n * inner + inner - 1, Step { read: Reads::No, write: true }));
             }
             return;
         }
         for i in 0..self.iterations {
             let step = self.at(i);
             if step.write || step.read != Reads::No {
-                see(step);
+                see(i, step);
             }
         }
     }
