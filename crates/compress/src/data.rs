@@ -107,6 +107,12 @@ impl<'a> Data<'a> {
         self.chosen.truncate(most);
     }
 
+    /// Numbers of at most `most` samples, evenly spread.
+    pub fn sample_of(&self, most: usize) -> Vec<usize> {
+        let n = self.len().min(most);
+        (0..n).map(|i| i * self.len() / n).collect()
+    }
+
     /// Sample `i`, checked against the types of the inputs.
     pub fn sample(&self, i: usize) -> Result<Sample, Problems> {
         let i = self.chosen[i];

@@ -5,10 +5,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod calibrate;
+pub mod compare;
 pub mod data;
 pub mod executor;
+pub mod layers;
+pub mod measure;
+pub mod mixed;
 pub mod npy;
 pub mod npz;
+pub mod quantize;
 pub mod report;
 
 pub use data::{Data, Sample};

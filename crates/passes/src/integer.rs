@@ -5,6 +5,8 @@
 //! - `Q(DQ(a) + DQ(b))` rounds `(a - za) * (sa / sy) + (b - zb) * (sb / sy)`, without a division by `sy`, as ONNX Runtime's QLinearAdd does.
 //! - `Q(max(v, c)) = max(Q(v), Q(c))` and the same for min, because Q is monotone: activations become limits of integers.
 //! - Data movement between DQ and Q of the same scale works on the stored integers, and `Q(DQ(x)) = x`: both exact.
+//! - `contraction(DQ(x), DQ(w)) + bias` whose result is not quantised accumulates exactly, too, and becomes `f32(acc) * f32(sx sw)`.
+//! - Rows that are looked up in a dequantised table are looked up in the stored one: exact.
 //! - Constants that are still dequantised afterwards are dequantised now.
 //!
 //! Class: one rounding.
@@ -12,13 +14,18 @@
 use crate::rewrite::{Context, Replacement, Site, each_node};
 use infc_ir::graph::{Graph, Node};
 use infc_ir::interp::eval_op;
-use infc_ir::op::{Add, Cast, Concat, DequantizeLinear, Max, Min, Mul, QLinearConv, QuantizeLinear};
+use infc_ir::op::{Add, Cast, Concat, ConvInteger, DequantizeLinear, Max, Min, Mul, QLinearConv, QuantizeLinear};
 use infc_ir::{DType, Fault, Op, Problems, Tensor, Value};
 
 /// Runs the pass; counts rewrites.
 pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
     let integer = each_node(g, cx, "integer", &mut rule)?;
-    Ok(integer + each_node(g, cx, "integer", &mut dequantise)?)
+    // Contractions that no quantiser follows, when those with one have gone.
+    let float = each_node(g, cx, "integer", &mut |site| match site.op() {
+        Op::Gather(_) => lookup(site),
+        _ => unquantised(site),
+    })?;
+    Ok(integer + float + each_node(g, cx, "integer", &mut dequantise)?)
 }
 
 /// A dequantised value: what is stored, and how.
@@ -291,6 +298,11 @@ fn product(site: &Site, v: Value) -> Option<Product> {
         bias = Some((0..width as usize).map(|i| values[i % values.len()]).collect());
         node = site.producer(inner)?;
     }
+    factors(site, node, bias)
+}
+
+/// The factors of a contraction, if they are stored integers.
+fn factors(site: &Site, node: Node, mut bias: Option<Vec<f64>>) -> Option<Product> {
     let data = site.graph.node(node);
     let operand = |k: usize| data.inputs.get(k).copied().flatten().and_then(|v| stored(site, v));
     let (x, mut w) = (operand(0)?, operand(1)?);
@@ -372,6 +384,117 @@ fn integer_bias(p: &Product) -> Option<Option<Tensor>> {
         units.push(value as i32);
     }
     Some(Some(Tensor::from_vec([units.len()], units)))
+}
+
+/// contraction(DQ(x), DQ(w)) + bias as f32: the integer contraction, scaled.
+fn unquantised(site: &mut Site) -> Replacement {
+    let op = site.op().clone();
+    if !matches!(op, Op::Conv(_) | Op::MatMul(_) | Op::Gemm(_)) || !is_f32(site, site.output()) {
+        return Ok(None);
+    }
+    let Some(p) = factors(site, site.node, None) else { return Ok(None) };
+    let zero_weights = (0..p.w.scale.len()).all(|i| p.w.zero(i) == 0);
+    if p.weights.is_none() || matches!(op, Op::Conv(_)) && !zero_weights {
+        return Ok(None);
+    }
+    let Some(bias) = integer_bias(&p) else { return Ok(None) };
+    [p.x.node, p.w.node].into_iter().for_each(|n| site.absorb(n));
+    let rank = site.graph.ty(site.output()).as_tensor().map_or(2, |t| t.rank());
+    let made = site.build(|b| {
+        let w = b.constant(p.weights.clone().expect("checked above"));
+        let zx = b.constant(p.x.zeros().reshape([]));
+        // Channels of a convolution are on axis 1, those of a matrix product on the last one.
+        let per_channel = |n: usize| match &op {
+            Op::Conv(_) if n > 1 => [vec![n], vec![1; rank - 2]].concat(),
+            _ if n > 1 => vec![n],
+            _ => vec![],
+        };
+        let mut acc = match &op {
+            Op::Conv(op) => {
+                let op = ConvInteger {
+                    auto_pad: op.auto_pad.clone(),
+                    dilations: op.dilations.clone(),
+                    group: op.group,
+                    kernel_shape: op.kernel_shape.clone(),
+                    pads: op.pads.clone(),
+                    strides: op.strides.clone(),
+                };
+                b.op(op, &[p.x.value, w, zx])?
+            }
+            _ => {
+                let zeros = p.w.zeros();
+                let zw = b.constant(if p.w.single() { zeros.reshape([]) } else { zeros });
+                b.op(infc_ir::op::MatMulInteger {}, &[p.x.value, w, zx, zw])?
+            }
+        };
+        if let Some(t) = bias {
+            let bias = b.constant(t.reshape(per_channel(t.len())));
+            acc = b.op(Add {}, &[acc, bias])?;
+        }
+        let acc = b.op(Cast { round_mode: "up".into(), saturate: 1, to: i64::from(DType::F32.onnx()) }, &[acc])?;
+        let n = p.w.scale.len();
+        let m: Vec<f32> = (0..n).map(|i| p.x.scale(0) as f32 * p.w.scale(i) as f32).collect();
+        let m = b.constant(Tensor::from_vec(per_channel(n), m));
+        b.op(Mul {}, &[acc, m])
+    })?;
+    Ok(Some(vec![made]))
+}
+
+fn is_f32(site: &Site, v: Value) -> bool {
+    site.graph.ty(v).dtype() == Some(DType::F32)
+}
+
+/// Gather(DQ(table), i): DQ(Gather(table, i)), so that the table stays as it is stored.
+fn lookup(site: &mut Site) -> Replacement {
+    let Op::Gather(gather) = site.op().clone() else { return Ok(None) };
+    let (Some(table), Some(index)) = (site.input(0), site.input(1)) else { return Ok(None) };
+    let Some(n) = site.producer(table).filter(|_| gather.axis == 0) else { return Ok(None) };
+    let data = site.graph.node(n);
+    let Op::DequantizeLinear(dq) = data.op.clone() else { return Ok(None) };
+    let constants: Vec<Option<Tensor>> = data.inputs.iter().map(|v| v.and_then(|v| site.graph.constant(v).cloned())).collect();
+    let absent = data.inputs.iter().filter(|v| v.is_none()).count();
+    let (Some(Some(q)), Some(Some(scale))) = (constants.first(), constants.get(1)) else { return Ok(None) };
+    let known = constants.iter().filter(|t| t.is_some()).count() + absent == constants.len();
+    if !known || q.dims.len() != 2 || site.graph.constant(index).is_some() {
+        return Ok(None);
+    }
+    let (columns, axis) = (q.dims[1], if dq.axis < 0 { dq.axis + 2 } else { dq.axis });
+    let last = site.graph.ty(site.output()).as_tensor().map_or(1, |t| t.rank()) as i64 - 1;
+    let (single, rows) = (scale.len() == 1 && scale.dims.len() <= 1, dq.block_size == 0 && scale.dims.len() == 1 && axis == 0);
+    let blocks = scale.dims.len() == 2 && axis == 1 && dq.block_size > 0;
+    let by_column = dq.block_size == 0 && scale.dims.len() == 1 && axis == 1;
+    if !single && !rows && !blocks && !by_column {
+        return Ok(None);
+    }
+    site.absorb(n);
+    let [q, scale, zero] = [0, 1, 2].map(|i| constants.get(i).cloned().flatten());
+    let made = site.build(|b| {
+        let mut parameter = |t: Option<Tensor>| -> Result<Option<Value>, Fault> {
+            let Some(t) = t else { return Ok(None) };
+            if single || by_column {
+                return Ok(Some(b.constant(t)));
+            }
+            // A row's scales go with it.
+            let t = if rows { t.reshape([t.len(), 1]) } else { t };
+            let c = b.constant(t);
+            b.op(gather.clone(), &[c, index]).map(Some)
+        };
+        let (scale, zero) = (parameter(scale)?, parameter(zero)?);
+        let q = b.constant(q.expect("checked above"));
+        let looked_up = b.op(gather.clone(), &[q, index])?;
+        let block = if single || by_column {
+            0
+        } else if rows {
+            columns as i64
+        } else {
+            dq.block_size
+        };
+        let op = DequantizeLinear { axis: last, block_size: block, output_dtype: dq.output_dtype };
+        let mut inputs = vec![Some(looked_up), scale];
+        inputs.extend(zero.map(Some));
+        Ok(b.node(op, &inputs, vec![], 1)?[0])
+    })?;
+    Ok(Some(vec![made]))
 }
 
 /// A matrix product: integer product, bias, one rounding.

@@ -48,7 +48,7 @@ pub struct Args {
 }
 
 /// What a model is compiled for; shared by all commands that compile.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, Default)]
 pub struct How {
     /// The machine: a name of `infc targets` or a machine file [default: native, which is this computer]
     #[arg(long, value_name = "NAME|FILE.toml")]

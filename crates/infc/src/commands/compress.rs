@@ -2,10 +2,12 @@
 
 use super::compile::{self, How};
 use crate::say;
-use crate::term::{Failure, Result};
+use crate::term::{self, Exit, Failure, Result};
 use infc::cases;
 use infc::executor::Compiler;
+use infc_compress::calibrate::Method;
 use infc_compress::data::ReadPb;
+use infc_compress::report::Step;
 use infc_compress::{Data, Report};
 use infc_ir::interp::Item;
 use infc_ir::{Graph, Problems, Tensor, Type};
@@ -84,4 +86,121 @@ impl Reports {
 /// The executor for this machine.
 pub fn executor(how: &How) -> Result<Compiler> {
     Ok(Compiler { options: how.options()? })
+}
+
+/// How ranges are made.
+#[derive(clap::Args, Clone, Debug)]
+pub struct MethodName {
+    /// How ranges of activations are made: min-max, average, percentile[:99.99], entropy, mse.
+    #[arg(long, default_value = "mse", value_name = "METHOD")]
+    method: String,
+    /// Activations as signed integers around 0; otherwise unsigned with a zero point, which run fastest.
+    #[arg(long)]
+    pub symmetric: bool,
+}
+
+impl MethodName {
+    /// The method of that name.
+    pub fn method(&self) -> Result<Method> {
+        let (name, argument) = self.method.split_once(':').map_or((&*self.method, None), |(n, a)| (n, Some(a)));
+        let bad = |m: String| Failure::usage(m, "methods are min-max, average, percentile[:99.99], entropy, mse");
+        match (name, argument) {
+            ("min-max", None) => Ok(Method::MinMax),
+            ("average", None) => Ok(Method::Average),
+            ("entropy", None) => Ok(Method::Entropy),
+            ("mse", None) => Ok(Method::Mse),
+            ("percentile", a) => match a.unwrap_or("99.99").parse::<f64>() {
+                Ok(p) if p > 50.0 && p <= 100.0 => Ok(Method::Percentile(p)),
+                _ => Err(bad(format!("--method {}: the percentage is a number above 50, at most 100", self.method))),
+            },
+            _ => Err(bad(format!("--method {}: there is no such method", self.method))),
+        }
+    }
+}
+
+/// A bar for each stage of something long.
+#[derive(Default)]
+pub struct Progress {
+    stage: String,
+    bar: Option<indicatif::ProgressBar>,
+}
+
+impl Progress {
+    /// `i` of `n` things of a stage are done.
+    pub fn show(&mut self, stage: &str, i: usize, n: usize) {
+        if self.stage != stage || self.bar.is_none() {
+            self.end();
+            let bar = term::progress(n);
+            if let Ok(style) = indicatif::ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}") {
+                bar.set_style(style);
+            }
+            bar.set_message(stage.to_owned());
+            (self.stage, self.bar) = (stage.to_owned(), Some(bar));
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(i as u64);
+        }
+    }
+    /// Takes the bar away.
+    pub fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Writes a model.
+pub fn write_model(graph: &Graph, path: &Path) -> Result<()> {
+    infc_onnx::write(graph, path).map_err(|problems| {
+        let io = problems.0.iter().any(|p| p.message.starts_with("cannot be written"));
+        Failure { exit: if io { Exit::Io } else { Exit::Rejected }, problems }
+    })
+}
+
+/// Bytes of a model file with the constants that lie beside it.
+pub fn file_size(path: &Path) -> Result<u64> {
+    let size = |p: &Path| std::fs::metadata(p).map(|m| m.len());
+    let beside = path.with_file_name(format!("{}.data", path.file_name().unwrap_or_default().to_string_lossy()));
+    Ok(size(path).map_err(|e| Failure::io(path, &e))? + size(&beside).unwrap_or(0))
+}
+
+/// Prints what a step did.
+pub fn summary(s: &Step) {
+    let share = 100.0 * s.after.float_macs as f64 / s.after.macs.max(1) as f64;
+    if s.after.macs > 0 {
+        say!("MACs: {:.1} million, {share:.1} % of them in float", s.after.macs as f64 / 1e6);
+    }
+    if let (Some(a), Some(b)) = (s.before.artifact_bytes, s.after.artifact_bytes) {
+        let ratio = a as f64 / b.max(1) as f64;
+        say!("artifact: {}, {ratio:.2}x smaller", term::bytes(b));
+    }
+    if let (Some(a), Some(b)) = (s.before.latency_ms, s.after.latency_ms) {
+        say!("latency: {b:.3} ms, {:.2}x as fast as before ({a:.3} ms)", a / b);
+    }
+    for d in &s.outputs {
+        say!(
+            "output '{}': SQNR {:.2} dB, cosine {:.6} (least {:.6}), max difference {:.3e}, top-1 {:.2} %",
+            d.name,
+            d.sqnr_db,
+            d.cosine,
+            d.cosine_min,
+            d.max_abs,
+            100.0 * d.top1
+        );
+    }
+    if let Some((a, b)) = s.accuracy {
+        say!("accuracy: {:.2} % before, {:.2} % after", 100.0 * a, 100.0 * b);
+    }
+    for note in &s.notes {
+        say!("{note}");
+    }
+    for (layer, why) in &s.kept {
+        say!("kept '{layer}': {why}");
+    }
 }

@@ -1,6 +1,8 @@
 //! One file a command.
 
 pub mod bench;
+pub mod calibrate;
+pub mod compare;
 pub mod compile;
 pub mod completions;
 pub mod compress;
@@ -12,6 +14,7 @@ pub mod ops;
 pub mod passes;
 pub mod profile;
 mod profile_page;
+pub mod quantize;
 pub mod run;
 pub mod targets;
 pub mod verify;

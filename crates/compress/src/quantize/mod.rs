@@ -1,0 +1,238 @@
+//! Quantisation: a model whose weights, and where it pays whose activations, are stored in few bits. What leaves is standard ONNX:
+//! QuantizeLinear and DequantizeLinear around the operators (QDQ), or DynamicQuantizeLinear with MatMulInteger.
+//!
+//! `statics` (with data): statistics, then `smooth` moves outliers of activations into weights, then ranges, then `weights` rounds the
+//! weights (`reconstruct`: so that the sums change least), corrects biases, and `qdq` puts the nodes in. `stored` has the forms that
+//! need no data.
+
+mod dynamic;
+mod params;
+mod qdq;
+mod reconstruct;
+mod smooth;
+mod statics;
+mod stored;
+mod transposed;
+mod weights;
+
+pub use params::{Affine, Scales};
+pub use statics::{Calibration, calibrate, quantize as quantize_layers, taps};
+
+use crate::calibrate::Method;
+use crate::executor::Executor;
+use crate::layers::{self, Kind, Layer};
+use crate::{Data, calibrate::Ranges};
+use infc_ir::graph::{Graph, Node};
+use infc_ir::{DType, Op, Problem, Problems};
+use std::collections::BTreeSet;
+
+/// What is stored how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Weights and activations as 8-bit integers, with ranges from calibration.
+    Static,
+    /// Weights as 8-bit integers; ranges of activations from each run.
+    Dynamic,
+    /// Weights only: 8 bits, a scale for each output channel.
+    Int8Weights,
+    /// Weights only: 4 bits, a scale for each group of weights.
+    Int4Weights,
+    /// Weights only: f16, bf16, or an 8-bit float with a scale for each output channel.
+    Float(DType),
+}
+
+/// How weights are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Each to the nearest.
+    Nearest,
+    /// So that the layer's sums over the calibration data change least.
+    Reconstruct,
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What is stored how.
+    pub scheme: Scheme,
+    /// How ranges of activations are made.
+    pub method: Method,
+    /// Activations as signed integers around 0 instead of unsigned ones with a zero point.
+    pub symmetric: bool,
+    /// Move outliers of activations into weights.
+    pub smooth: bool,
+    /// Correct biases for the mean error of rounded weights.
+    pub bias_correction: bool,
+    /// How weights are rounded; `None`: by reconstruction for 4 bits where there is data, to nearest else.
+    pub rounding: Option<Rounding>,
+    /// Weights that share a scale, with 4 bits.
+    pub group: usize,
+    /// Names of layers that stay as they are.
+    pub keep: BTreeSet<String>,
+    /// Only these layers, if there are any.
+    pub only: BTreeSet<String>,
+    /// Embedding tables too.
+    pub tables: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            scheme: Scheme::Static,
+            method: Method::Mse,
+            symmetric: false,
+            smooth: true,
+            bias_correction: true,
+            rounding: None,
+            group: 32,
+            keep: BTreeSet::new(),
+            only: BTreeSet::new(),
+            tables: true,
+        }
+    }
+}
+
+impl Settings {
+    /// Is this layer asked for?
+    pub fn wants(&self, layer: &Layer) -> bool {
+        let chosen = self.only.is_empty() || self.only.contains(&layer.name);
+        chosen && !self.keep.contains(&layer.name) && (self.tables || layer.kind != Kind::Table)
+    }
+    /// As words, for reports.
+    pub fn words(&self) -> Vec<(String, String)> {
+        let scheme = match self.scheme {
+            Scheme::Static => "static int8".to_owned(),
+            Scheme::Dynamic => "dynamic int8".to_owned(),
+            Scheme::Int8Weights => "int8 weights".to_owned(),
+            Scheme::Int4Weights => format!("int4 weights, groups of {}", self.group),
+            Scheme::Float(d) => format!("{d} weights"),
+        };
+        let mut out = vec![("scheme".to_owned(), scheme)];
+        if self.scheme == Scheme::Static {
+            let dtype = if self.symmetric { "signed, symmetric" } else { "unsigned with zero point" };
+            out.push(("activations".to_owned(), dtype.to_owned()));
+            out.push(("ranges".to_owned(), format!("{:?}", self.method).to_lowercase()));
+            out.push(("smoothing".to_owned(), if self.smooth { "on" } else { "off" }.to_owned()));
+            out.push(("bias correction".to_owned(), if self.bias_correction { "on" } else { "off" }.to_owned()));
+        }
+        if let Some(r) = self.rounding {
+            out.push(("rounding".to_owned(), format!("{r:?}").to_lowercase()));
+        }
+        out
+    }
+}
+
+/// What a layer became.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Form {
+    /// The layer's name.
+    pub layer: String,
+    /// Its operator.
+    pub op: String,
+    /// How it is stored and computed now.
+    pub form: String,
+    /// Weights before and after, as the model computes with them.
+    pub weights: (Vec<f32>, Vec<f32>),
+}
+
+/// A quantised model.
+#[derive(Clone, Debug)]
+pub struct Quantised {
+    /// The model.
+    pub graph: Graph,
+    /// What became of the layers.
+    pub forms: Vec<Form>,
+    /// Layers left as they were, and why.
+    pub kept: Vec<(String, String)>,
+    /// What else was done.
+    pub notes: Vec<String>,
+}
+
+/// What is known of the values that activations take.
+pub enum Knowledge<'a> {
+    /// Nothing: schemes without stored activations.
+    Nothing,
+    /// Ranges from a file.
+    Ranges(&'a Ranges),
+    /// Samples to run.
+    Data(&'a Data<'a>, &'a dyn Executor),
+}
+
+/// A prepared model in the form whose ranges matter for [`Scheme::Static`]: what has no form on integers, but an equal that has, is rewritten.
+pub fn for_integers(g: &Graph) -> Result<Graph, Problems> {
+    transposed::rewrite(g)
+}
+
+/// Quantises a prepared model ([`layers::prepare`]).
+pub fn quantize(
+    g: &Graph,
+    settings: &Settings,
+    knowledge: &Knowledge,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Quantised, Problems> {
+    check(g, settings)?;
+    let mut out = match settings.scheme {
+        Scheme::Static => {
+            let calibration = calibrate(g, settings, knowledge, progress)?;
+            statics::quantize(&calibration, settings)?
+        }
+        Scheme::Dynamic => dynamic::quantize(g, settings)?,
+        Scheme::Int8Weights | Scheme::Int4Weights | Scheme::Float(_) => stored::quantize(g, settings, knowledge, progress)?,
+    };
+    out.kept.extend(other_kept(g, &out));
+    if out.forms.is_empty() {
+        let why: Vec<String> = out.kept.iter().take(8).map(|(n, w)| format!("'{n}': {w}")).collect();
+        let help = if why.is_empty() { "it has no layers with constant f32 weights".to_owned() } else { why.join("; ") };
+        return Err(Problems::one(format!("model '{}'", g.name), "nothing in it can be quantised this way", help));
+    }
+    infc_ir::verify::verify(&out.graph)?;
+    Ok(out)
+}
+
+/// Names in the settings must be names of layers.
+fn check(g: &Graph, settings: &Settings) -> Result<(), Problems> {
+    let known: BTreeSet<String> = layers::layers(g).into_iter().map(|l| l.name).collect();
+    let unknown: Vec<&String> = settings.keep.iter().chain(&settings.only).filter(|n| !known.contains(*n)).collect();
+    let some: Vec<&str> = known.iter().take(12).map(String::as_str).collect();
+    let help = format!("layers are {}{}", some.join(", "), if known.len() > 12 { ", ..." } else { "" });
+    let problem = |n: &&String| Problem {
+        at: format!("layer '{n}'"),
+        message: "the model has no layer of this name with constant weights".to_owned(),
+        help: help.clone(),
+    };
+    let problems: Vec<Problem> = unknown.iter().map(problem).collect();
+    if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+}
+
+/// Contractions that are no layers: products of two computed operands, weights in another dtype, layers in bodies.
+fn other_kept(g: &Graph, done: &Quantised) -> Vec<(String, String)> {
+    let named: BTreeSet<&str> =
+        done.forms.iter().map(|f| f.layer.as_str()).chain(done.kept.iter().map(|k| k.0.as_str())).collect();
+    let main: BTreeSet<Node> = g.region(Graph::MAIN).nodes.iter().copied().collect();
+    let mut out = vec![];
+    for r in g.live_regions() {
+        for &n in &g.region(r).nodes {
+            let contraction = matches!(
+                g.node(n).op,
+                Op::Conv(_)
+                    | Op::ConvTranspose(_)
+                    | Op::MatMul(_)
+                    | Op::Gemm(_)
+                    | Op::LSTM(_)
+                    | Op::GRU(_)
+                    | Op::RNN(_)
+                    | Op::Einsum(_)
+            );
+            let name = layers::name(g, n);
+            if contraction && !named.contains(name.as_str()) {
+                let why = match layers::layer(g, n) {
+                    _ if !main.contains(&n) => "stands in the body of a control-flow operator",
+                    None => "has no constant f32 weights: both operands are computed, or stored otherwise already",
+                    Some(_) => "is not asked for",
+                };
+                out.push((name, why.to_owned()));
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,289 @@
+//! Outliers of activations go into weights: `x W = (x / s) (s W)` for a factor `s` for each channel of `x`.
+//!
+//! Where `x` comes from a layer through operators that commute with positive factors (Relu, pooling), `1 / s` goes into the weights of
+//! that layer (cross-layer equalisation: Nagel et al., "Data-Free Quantization", 2019). Elsewhere a matrix product gets one
+//! multiplication before it (Xiao et al., "SmoothQuant", 2022), which joins the quantisation that follows, and a subtraction where channels
+//! lie away from 0: `x W = (x - z) W + z W`, with `z W` in the bias (Wei et al., "Outlier Suppression+", 2023). Factors are
+//! `max|x - z|^a / max|w|^(1 - a)`; `a` and whether to shift are what leaves the least noise that the statistics predict, and nothing is
+//! done where that gains little.
+
+use super::statics::bias_of;
+use crate::calibrate::Channels;
+use crate::layers::{Kind, Layer, layer};
+use infc_ir::graph::{Def, Graph, Node, Value};
+use infc_ir::op::{Builder, Mul, Sub};
+use infc_ir::{Op, Problems, Tensor};
+use std::collections::{BTreeMap, HashMap};
+
+/// Noise must fall below this share for a factor that goes into other weights, and for one that is a node of its own.
+const FOLDED: f64 = 0.95;
+const EXPLICIT: f64 = 0.8;
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Inputs of layers whose factors went into the layer before.
+    pub folded: usize,
+    /// Inputs of layers that got a multiplication.
+    pub explicit: usize,
+}
+
+/// Smooths the inputs of these layers, by statistics of the values that they read.
+pub fn run(g: &mut Graph, layers: &[Layer], channels: &HashMap<Value, Channels>) -> Result<Done, Problems> {
+    let mut by_input: BTreeMap<Value, Vec<Layer>> = BTreeMap::new();
+    for l in layers.iter().filter(|l| matches!(l.kind, Kind::Conv | Kind::MatMul | Kind::Gemm)) {
+        by_input.entry(l.x).or_default().push(l.clone());
+    }
+    let mut done = Done::default();
+    let mut changed: HashMap<Value, Change> = HashMap::new();
+    for (x, group) in by_input {
+        let Some(c) = channels.get(&x) else { continue };
+        let before = before(g, x, group.len());
+        let matrix = group.iter().all(|l| l.kind != Kind::Conv && l.sum_axis == g.ty(x).as_tensor().map(|t| t.rank() - 1));
+        if before.is_none() && !matrix {
+            continue;
+        }
+        let shift = before.is_none() && group.iter().all(|l| bias_of(g, l).is_some());
+        let (change, left) = best(g, &group, c, shift);
+        if left > if before.is_some() { FOLDED } else { EXPLICIT } {
+            continue;
+        }
+        for l in &group {
+            if change.shift.iter().any(|&z| z != 0.0) {
+                shift_bias(g, l, &change.shift);
+            }
+            scale_terms(g, l, &change.factor);
+        }
+        match before {
+            Some(p) => {
+                let inverse: Vec<f32> = change.factor.iter().map(|f| 1.0 / f).collect();
+                scale_channels(g, &p, &inverse);
+                done.folded += 1;
+            }
+            None => {
+                changed.insert(x, change);
+                done.explicit += 1;
+            }
+        }
+    }
+    apply(g, layers, &changed)?;
+    Ok(done)
+}
+
+/// `(x - shift) / factor`, by channel.
+#[derive(Clone, Debug)]
+struct Change {
+    factor: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+/// The layer whose channels are those of `x`, if `users` layers are all that sees them.
+fn before(g: &Graph, x: Value, users: usize) -> Option<(Layer, Option<Node>)> {
+    let counts = g.use_counts();
+    if counts[x.index()] as usize != users {
+        return None;
+    }
+    let mut v = x;
+    loop {
+        let Def::Output(n, 0) = g.value(v).def else { return None };
+        let data = g.node(n);
+        let next = data.operand(0)?;
+        match &data.op {
+            Op::Relu(_)
+            | Op::LeakyRelu(_)
+            | Op::MaxPool(_)
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool(_)
+            | Op::GlobalMaxPool(_)
+                if data.outputs.len() == 1 =>
+            {
+                v = next;
+            }
+            Op::Add(_) => {
+                // The bias of a matrix product.
+                let other = data.operand(1)?;
+                let (of, bias) = if g.constant(other).is_some() { (next, other) } else { (other, next) };
+                let width = g.constant(bias)?.dims.last().copied()?;
+                let Def::Output(m, 0) = g.value(of).def else { return None };
+                let l = layer(g, m).filter(|l| l.kind == Kind::MatMul && counts[of.index()] == 1)?;
+                return (g.constant(bias)?.len() == width && l.grid(g, l.weights[0]).channels == width).then_some((l, Some(n)));
+            }
+            _ => return layer(g, n).filter(|l| matches!(l.kind, Kind::Conv | Kind::MatMul | Kind::Gemm)).map(|l| (l, None)),
+        }
+        if counts[v.index()] != 1 {
+            return None;
+        }
+    }
+}
+
+/// The best change, and the noise that is left with it as a share of the noise without.
+fn best(g: &Graph, group: &[Layer], c: &Channels, may_shift: bool) -> (Change, f64) {
+    let n = c.low.len();
+    let terms: Vec<Terms> = group.iter().map(|l| Terms::of(g, l, n)).collect();
+    let mut weight = vec![0.0f64; n];
+    terms.iter().flat_map(|t| &t.weights).for_each(|&(_, j, w)| weight[j] = weight[j].max(w.abs()));
+    let centre = |j: usize| (c.low[j] + c.high[j]) / 2.0;
+    let shifts = [vec![0.0f32; n], (0..n).map(centre).collect()];
+    let none = Change { factor: vec![1.0; n], shift: vec![0.0; n] };
+    let without = noise(&terms, c, &none);
+    let mut best = (none, 1.0);
+    for shift in shifts.into_iter().take(1 + usize::from(may_shift)) {
+        let reach: Vec<f64> = (0..n).map(|j| f64::from((c.high[j] - shift[j]).abs().max((c.low[j] - shift[j]).abs()))).collect();
+        let (most_x, most_w) = (max(&reach), max(&weight));
+        if most_x == 0.0 || most_w == 0.0 {
+            continue;
+        }
+        for a in [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0] {
+            let one = |j: usize| reach[j].max(1e-4 * most_x).powf(a) / weight[j].max(1e-4 * most_w).powf(1.0 - a);
+            let f: Vec<f64> = (0..n).map(one).collect();
+            // The mean of the logarithms is 0: products stay in range.
+            let mean = (f.iter().map(|v| v.ln()).sum::<f64>() / n as f64).exp();
+            let factor = f.iter().map(|v| (v / mean).clamp(1e-3, 1e3) as f32).collect();
+            let change = Change { factor, shift: shift.clone() };
+            let left = noise(&terms, c, &change) / without;
+            if left < best.1 {
+                best = (change, left);
+            }
+        }
+    }
+    best
+}
+
+fn max(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
+}
+
+/// The weights of a layer with their output and input channels.
+struct Terms {
+    channels: usize,
+    weights: Vec<(usize, usize, f64)>,
+}
+
+impl Terms {
+    fn of(g: &Graph, l: &Layer, inputs: usize) -> Terms {
+        let (w, grid) = (l.weight(g, 1).to_vec::<f32>(), l.grid(g, l.weights[0]));
+        let mut weights = Vec::with_capacity(w.len());
+        for c in 0..grid.channels {
+            for k in 0..grid.depth() {
+                weights.push((c, l.input_channel(g, c, k).min(inputs - 1), f64::from(w[grid.at(c, k)])));
+            }
+        }
+        Terms { channels: grid.channels, weights }
+    }
+}
+
+/// The noise that quantised activations and weights put into the sums, relative to the sums.
+fn noise(layers: &[Terms], c: &Channels, change: &Change) -> f64 {
+    let n = change.factor.len();
+    let end = |v: f32, j: usize| f64::from((v - change.shift[j]) / change.factor[j]);
+    let (low, high) =
+        (0..n).map(|j| (end(c.low[j], j), end(c.high[j], j))).fold((0.0f64, 0.0f64), |a, b| (a.0.min(b.0), a.1.max(b.1)));
+    let step = ((high - low) / 255.0).powi(2) / 12.0;
+    let power: Vec<f64> = (0..n)
+        .map(|j| {
+            let (z, f) = (f64::from(change.shift[j]), f64::from(change.factor[j]));
+            ((f64::from(c.square[j]) - 2.0 * z * f64::from(c.mean[j]) + z * z) / (f * f)).max(0.0)
+        })
+        .collect();
+    let mut total = 0.0;
+    for t in layers {
+        let (mut noise, mut signal) = (0.0, 1e-30);
+        let (mut most, mut powers) = (vec![0.0f64; t.channels], vec![0.0f64; t.channels]);
+        for &(ch, j, w) in &t.weights {
+            let scaled = w * f64::from(change.factor[j]);
+            most[ch] = most[ch].max(scaled.abs());
+            powers[ch] += power[j];
+            noise += step * scaled * scaled;
+            signal += w * w * f64::from(c.square[j]);
+        }
+        noise += most.iter().zip(&powers).map(|(m, p)| (m / 127.0).powi(2) / 12.0 * p).sum::<f64>();
+        total += noise / signal;
+    }
+    total
+}
+
+/// Adds what the shifts take off the sums to the bias.
+fn shift_bias(g: &mut Graph, l: &Layer, shift: &[f32]) {
+    let ((node, slot), bias) = bias_of(g, l).expect("asked before");
+    let (grid, w) = (l.grid(g, l.weights[0]), l.weight(g, 1).to_vec::<f32>());
+    let lost = |c: usize| -> f64 {
+        (0..grid.depth()).map(|k| f64::from(w[grid.at(c, k)]) * f64::from(shift[l.input_channel(g, c, k)])).sum()
+    };
+    let moved: Vec<f32> = (0..grid.channels).map(|c| (f64::from(bias[c % bias.len()]) + lost(c)) as f32).collect();
+    let dims = vec![grid.channels];
+    let v = g.add_constant(Tensor::from_vec(dims, moved), "");
+    g.nodes[node.index()].inputs[slot] = Some(v);
+}
+
+/// Multiplies the weights of each term by the factor of its input channel.
+fn scale_terms(g: &mut Graph, l: &Layer, factors: &[f32]) {
+    let (grid, mut w) = (l.grid(g, l.weights[0]), l.weight(g, 1).to_vec::<f32>());
+    for c in 0..grid.channels {
+        for k in 0..grid.depth() {
+            w[grid.at(c, k)] *= factors[l.input_channel(g, c, k).min(factors.len() - 1)];
+        }
+    }
+    replace(g, l.node, 1, w);
+}
+
+/// Multiplies output channels with their biases.
+fn scale_channels(g: &mut Graph, (l, add): &(Layer, Option<Node>), factors: &[f32]) {
+    let (grid, mut w) = (l.grid(g, l.weights[0]), l.weight(g, 1).to_vec::<f32>());
+    for c in 0..grid.channels {
+        for k in 0..grid.depth() {
+            w[grid.at(c, k)] *= factors[c % factors.len()];
+        }
+    }
+    replace(g, l.node, 1, w);
+    let (node, slots) = add.map_or((l.node, vec![2]), |n| (n, vec![0, 1]));
+    for slot in slots {
+        if let Some(t) = g.node(node).operand(slot).and_then(|v| g.constant(v)).cloned() {
+            let values = t.to_vec::<f32>();
+            // A bias of one number for all channels becomes one for each.
+            let many = if values.len() == 1 { grid.channels } else { values.len() };
+            let scaled = (0..many).map(|i| values[i % values.len()] * factors[i % factors.len()]).collect();
+            let dims = if values.len() == 1 && many > 1 { vec![many] } else { t.dims.clone() };
+            let v = g.add_constant(Tensor::from_vec::<f32>(dims, scaled), "");
+            g.nodes[node.index()].inputs[slot] = Some(v);
+        }
+    }
+}
+
+/// Gives a node other weights; other users of the old ones keep them.
+fn replace(g: &mut Graph, n: Node, slot: usize, w: Vec<f32>) {
+    let old = g.node(n).operand(slot).expect("has weights");
+    let (dims, name) = (g.constant(old).expect("has constant weights").dims.clone(), g.value(old).name.clone());
+    let v = g.add_constant(Tensor::from_vec(dims, w), name);
+    g.nodes[n.index()].inputs[slot] = Some(v);
+}
+
+/// Puts subtractions and multiplications before layers.
+fn apply(g: &mut Graph, layers: &[Layer], changed: &HashMap<Value, Change>) -> Result<(), Problems> {
+    let mut made: HashMap<Value, Value> = HashMap::new();
+    let mut nodes = vec![];
+    for n in g.region(Graph::MAIN).nodes.clone() {
+        if let Some(l) = layers.iter().find(|l| l.node == n && changed.contains_key(&l.x)) {
+            if !made.contains_key(&l.x) {
+                let Change { factor, shift } = &changed[&l.x];
+                let origin = g.node(n).origin.clone();
+                let mut b = Builder::new(g, origin);
+                let problem = |f: infc_ir::Fault| Problems::one(format!("layer '{}'", l.name), f.0, "");
+                let mut v = l.x;
+                if shift.iter().any(|&z| z != 0.0) {
+                    let z = b.constant(Tensor::from_vec([shift.len()], shift.clone()));
+                    v = b.op(Sub {}, &[v, z]).map_err(problem)?;
+                }
+                let inverse = b.constant(Tensor::from_vec([factor.len()], factor.iter().map(|f| 1.0 / f).collect::<Vec<f32>>()));
+                v = b.op(Mul {}, &[v, inverse]).map_err(problem)?;
+                nodes.append(&mut b.nodes);
+                let name = &g.value(l.x).name;
+                g.values[v.index()].name = if name.is_empty() { String::new() } else { format!("{name}_smooth") };
+                made.insert(l.x, v);
+            }
+            g.nodes[n.index()].inputs[0] = Some(made[&l.x]);
+        }
+        nodes.push(n);
+    }
+    g.regions[Graph::MAIN.index()].nodes = nodes;
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! Quantisation from outside: small networks, all schemes, by the interpreter. What is exported must compute the same bits when it is
+//! imported again, and every documented error must come.
+
+use infc_compress::calibrate::{self, Method, Ranges};
+use infc_compress::data::{Data, Random, Sample};
+use infc_compress::mixed::{self, Budget};
+use infc_compress::quantize::{self, Knowledge, Rounding, Scheme, Settings};
+use infc_compress::{Interpreter, compare, layers, npy};
+use infc_ir::{DType, Graph, Op, Tensor, interp, text};
+use proptest::prelude::*;
+
+/// Random weights as a constant of the text form.
+fn constant(id: usize, dims: &[usize], random: &mut Random) -> String {
+    let n: usize = dims.iter().product();
+    let values: Vec<String> = (0..n).map(|_| format!("{:?}", (random.unit() - 0.5) as f32)).collect();
+    let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
+    format!("  const %{id}: f32[{}] \"w{id}\" = {{{}}}\n", dims.join(", "), values.join(", "))
+}
+
+/// Convolution, depthwise convolution, pooling, a residual, matrix products.
+fn network(seed: u64) -> Graph {
+    let mut r = Random(seed);
+    let mut out = "graph \"net\" {\n  opset \"\" 18\n".to_owned();
+    for (i, op) in ["Conv", "Conv", "MaxPool", "Conv", "Add", "Reshape", "Gemm", "MatMul", "Add"].iter().enumerate() {
+        out += &format!("  source {i} \"{}{i}\" \"{op}\" 18\n", op.to_lowercase());
+    }
+    for (id, dims) in
+        [(0, &[4, 3, 3, 3][..]), (1, &[4]), (2, &[4, 1, 3, 3]), (3, &[4]), (4, &[4, 4, 1, 1]), (5, &[6, 64]), (6, &[6])]
+    {
+        out += &constant(id, dims, &mut r);
+    }
+    out += &constant(7, &[6, 5], &mut r);
+    out += &constant(8, &[5], &mut r);
+    out += "  const %9: i64[2] = {-1, 64}
+  region (%10: f32[n, 3, 8, 8] \"x\") {
+    %11: f32[n, 4, 8, 8] \"c0\" = Conv(%10, %0, %1) {pads = [1, 1, 1, 1]} @\"conv0\" from [0]
+    %12: f32[n, 4, 8, 8] \"r0\" = Relu(%11) from [0]
+    %13: f32[n, 4, 8, 8] \"c1\" = Conv(%12, %2, %3) {group = 4, pads = [1, 1, 1, 1]} @\"conv1\" from [1]
+    %14: f32[n, 4, 8, 8] \"r1\" = Relu(%13) from [1]
+    %15: f32[n, 4, 4, 4] \"p\" = MaxPool(%14) {kernel_shape = [2, 2], strides = [2, 2]} from [2]
+    %16: f32[n, 4, 4, 4] \"c3\" = Conv(%15, %4) @\"conv3\" from [3]
+    %17: f32[n, 4, 4, 4] \"a\" = Add(%16, %15) from [4]
+    %18: f32[n, 64] \"f\" = Reshape(%17, %9) from [5]
+    %19: f32[n, 6] \"g\" = Gemm(%18, %5, %6) {transB = 1} @\"gemm6\" from [6]
+    %20: f32[n, 5] \"m\" = MatMul(%19, %7) @\"matmul7\" from [7]
+    %21: f32[n, 5] \"y\" = Add(%20, %8) from [8]
+    yield %21
+  }
+}
+";
+    let g = text::parse(&out).unwrap_or_else(|e| panic!("{e}\n{out}"));
+    layers::prepare(&g).unwrap()
+}
+
+fn samples(g: &Graph, count: usize, seed: u64) -> Data<'static> {
+    let mut r = Random(seed);
+    let one = |r: &mut Random, n: usize| {
+        let values = (0..n * 192).map(|_| (2.0 * r.unit() - 1.0) as f32).collect::<Vec<f32>>();
+        Sample { inputs: vec![Tensor::from_vec([n, 3, 8, 8], values)], label: None }
+    };
+    let samples = (0..count).map(|i| one(&mut r, 1 + i % 3)).collect();
+    Data::of(g, samples)
+}
+
+fn quantised(g: &Graph, settings: &Settings, data: &Data) -> quantize::Quantised {
+    quantize::quantize(g, settings, &Knowledge::Data(data, &Interpreter), &mut |_, _, _| {}).unwrap()
+}
+
+fn sqnr(g: &Graph, q: &Graph, data: &Data) -> f64 {
+    compare::graphs(g, q, &Interpreter, data, false).unwrap().outputs[0].sqnr_db
+}
+
+fn again(g: &Graph) -> Graph {
+    infc_onnx::import_bytes(infc_onnx::export(g).unwrap().into()).unwrap()
+}
+
+/// The same bits before and after export, as defined and after all passes.
+fn same_after_export(q: &Graph, data: &Data) {
+    let back = again(q);
+    let compiled = |g: &Graph| {
+        let mut g = g.clone();
+        infc_passes::run(&mut g, &infc_passes::Options::default()).unwrap();
+        g
+    };
+    for (a, b) in [(q.clone(), back.clone()), (compiled(q), compiled(&back))] {
+        for i in 0..data.len() {
+            let inputs = data.sample(i).unwrap().inputs;
+            assert_eq!(interp::run_tensors(&a, &inputs).unwrap(), interp::run_tensors(&b, &inputs).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_scheme_keeps_the_answers() {
+    let g = network(1);
+    let (data, other) = (samples(&g, 12, 2), samples(&g, 6, 3));
+    let with = |scheme| Settings { scheme, ..Settings::default() };
+    for (settings, least) in [
+        (with(Scheme::Static), 28.0),
+        (Settings { symmetric: true, ..with(Scheme::Static) }, 26.0),
+        (Settings { smooth: false, bias_correction: false, method: Method::MinMax, ..with(Scheme::Static) }, 25.0),
+        (Settings { rounding: Some(Rounding::Reconstruct), ..with(Scheme::Static) }, 28.0),
+        (with(Scheme::Dynamic), 35.0),
+        (with(Scheme::Int8Weights), 38.0),
+        (with(Scheme::Int4Weights), 16.0),
+        (with(Scheme::Float(DType::F16)), 60.0),
+        (with(Scheme::Float(DType::BF16)), 40.0),
+        (with(Scheme::Float(DType::F8E4M3FN)), 22.0),
+    ] {
+        let q = quantised(&g, &settings, &data);
+        let got = sqnr(&g, &q.graph, &other);
+        assert!(got >= least, "{settings:?}: {got:.1} dB");
+        assert!(got < 120.0, "{settings:?}: nothing was quantised");
+        same_after_export(&q.graph, &other);
+    }
+}
+
+/// After the passes, every contraction works on integers: none is left in float.
+#[test]
+fn static_contractions_run_on_integers() {
+    let g = network(4);
+    let data = samples(&g, 8, 5);
+    let mut q = quantised(&g, &Settings::default(), &data).graph;
+    let inputs = data.sample(0).unwrap().inputs;
+    assert!(layers::macs(&q, &inputs).iter().all(|m| m.2), "float contractions are left");
+    infc_passes::run(&mut q, &infc_passes::Options::default()).unwrap();
+    for &n in &q.region(Graph::MAIN).nodes {
+        let op = &q.node(n).op;
+        assert!(!matches!(op, Op::Conv(_) | Op::MatMul(_) | Op::Gemm(_)), "{} in float", q.describe(n));
+    }
+}
+
+#[test]
+fn kept_layers_stay_and_are_listed() {
+    let g = network(6);
+    let data = samples(&g, 4, 7);
+    let settings = Settings { keep: ["conv1".to_owned(), "gemm6".to_owned()].into(), ..Settings::default() };
+    let q = quantised(&g, &settings, &data);
+    assert!(q.forms.iter().all(|f| f.layer != "conv1" && f.layer != "gemm6"));
+    assert!(q.kept.iter().any(|k| k.0 == "conv1") && q.kept.iter().any(|k| k.0 == "gemm6"));
+    let unknown = Settings { keep: ["nothing".to_owned()].into(), ..Settings::default() };
+    let e = quantize::quantize(&g, &unknown, &Knowledge::Data(&data, &Interpreter), &mut |_, _, _| {}).unwrap_err();
+    assert!(e.to_string().contains("'nothing'") && e.to_string().contains("conv0"), "{e}");
+}
+
+#[test]
+fn ranges_go_through_a_file() {
+    let g = network(8);
+    let data = samples(&g, 6, 9);
+    let settings = Settings { smooth: false, ..Settings::default() };
+    let taps = quantize::taps(&g, &settings);
+    let stats = calibrate::collect(&g, &taps, &data, &Interpreter, &mut |_| {}).unwrap();
+    let json = Ranges::of(&g, &taps, &stats, settings.method, false).to_json();
+    let ranges = Ranges::from_json(&json, "ranges.json", &g).unwrap();
+    let from_file = quantize::quantize(&g, &settings, &Knowledge::Ranges(&ranges), &mut |_, _, _| {}).unwrap();
+    let from_data = quantised(&g, &settings, &data);
+    assert_eq!(text::print(&from_file.graph), text::print(&from_data.graph));
+    let e = Ranges::from_json(&json, "ranges.json", &network(10)).unwrap_err().to_string();
+    assert!(e.contains("ranges.json") && e.contains("another model"), "{e}");
+    assert!(Ranges::from_json("{}", "ranges.json", &g).is_err());
+    let nothing = quantize::quantize(&g, &settings, &Knowledge::Nothing, &mut |_, _, _| {}).unwrap_err().to_string();
+    assert!(nothing.contains("--data"), "{nothing}");
+}
+
+#[test]
+fn budgets_choose_layers() {
+    let g = network(11);
+    let data = samples(&g, 6, 12);
+    let settings = Settings::default();
+    let know = Knowledge::Data(&data, &Interpreter);
+    let calibration = quantize::calibrate(&g, &settings, &know, &mut |_, _, _| {}).unwrap();
+    let find = |budget| mixed::search(&g, &calibration, &settings, budget, &data, &Interpreter, &mut |_, _, _| {});
+    let all = find(Budget::MinSqnr(15.0)).unwrap();
+    let some = find(Budget::MinSqnr(40.0)).unwrap();
+    assert!(some.quality >= 40.0 && some.model.forms.len() < all.model.forms.len(), "{} layers", some.model.forms.len());
+    assert_eq!(all.sensitivity.len(), 5);
+    let e = find(Budget::MinSqnr(200.0)).err().unwrap().to_string();
+    assert!(e.contains("cannot be met") && e.contains("best found"), "{e}");
+    let e = find(Budget::MaxDrop(0.1)).err().unwrap().to_string();
+    assert!(e.contains("labels"), "{e}");
+}
+
+#[test]
+fn bad_data_is_refused() {
+    let g = network(13);
+    let dir = tempfile::tempdir().unwrap();
+    let none = |_: &std::path::Path, _: &infc_ir::Type| unreachable!("no .pb files here");
+    let read = |what: &str, t: Option<Tensor>| -> String {
+        let folder = dir.path().join(what);
+        std::fs::create_dir(&folder).unwrap();
+        if let Some(t) = t {
+            std::fs::write(folder.join("x.npy"), npy::write(&t).unwrap()).unwrap();
+        }
+        let outcome = Data::read(&folder, &g, &none).and_then(|d| d.sample(0).map(|_| ()));
+        outcome.err().map_or(String::new(), |e| e.to_string())
+    };
+    let cube = |v: f32| Tensor::from_vec([1, 3, 8, 8], vec![v; 192]);
+    assert_eq!(read("good", Some(cube(0.5))), "");
+    assert!(read("nan", Some(cube(f32::NAN))).contains("element 0 is NaN"));
+    assert!(read("shape", Some(Tensor::from_vec([2, 3, 8, 7], vec![0.0f32; 336]))).contains("f32[1, 3, 8, 7]"));
+    assert!(read("rank", Some(Tensor::from_vec([2, 3], vec![0.0f32; 6]))).contains("rows of it are no input"));
+    assert!(read("empty", None).contains("holds no samples"));
+    assert!(read("rows", Some(Tensor::from_vec([0, 3, 8, 8], Vec::<f32>::new()))).contains("holds no samples"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_networks_survive(seed in 1u64..1_000_000, scheme in 0usize..4) {
+        let g = network(seed);
+        let data = samples(&g, 5, seed ^ 1);
+        let scheme = [Scheme::Static, Scheme::Dynamic, Scheme::Int8Weights, Scheme::Int4Weights][scheme];
+        let q = quantised(&g, &Settings { scheme, group: 16, ..Settings::default() }, &data);
+        prop_assert!(sqnr(&g, &q.graph, &data) > 12.0);
+        same_after_export(&q.graph, &data);
+    }
+}

@@ -1,0 +1,217 @@
+//! `infc quantize`: weights and activations in few bits, with the loss measured.
+
+use super::compile::{self, How};
+use super::compress::{self, MethodName, Reports, Samples};
+use crate::say;
+use crate::term::{self, Exit, Failure, Result};
+use clap::ValueEnum;
+use infc_compress::calibrate::Ranges;
+use infc_compress::layers;
+use infc_compress::measure::{self, Change};
+use infc_compress::mixed::{self, Budget};
+use infc_compress::quantize::{self, Knowledge, Rounding, Scheme, Settings};
+use infc_compress::report::{Report, Step};
+use infc_ir::DType;
+use std::path::PathBuf;
+
+/// Store weights and activations of a model in few bits
+///
+/// With data, the default is static int8: weights by output channel, activations with ranges from calibration, outliers moved into
+/// weights, biases corrected. Without data, weights alone become int8. The result is standard ONNX (QDQ).
+#[derive(clap::Args)]
+pub struct Args {
+    /// An ONNX file.
+    model: PathBuf,
+    /// The quantised model to write.
+    #[arg(short, long, value_name = "OUT.onnx")]
+    output: PathBuf,
+    #[command(flatten)]
+    samples: Samples,
+    /// Ranges from `infc calibrate` instead of data.
+    #[arg(long, value_name = "FILE.json", conflicts_with = "data")]
+    ranges: Option<PathBuf>,
+    /// Other samples, to measure what was lost [default: those of --data]
+    #[arg(long, value_name = "DIR|FILE.npz")]
+    evaluate: Option<PathBuf>,
+    /// What is stored how [default: static with data or ranges, int8 weights without]
+    #[arg(long, value_enum)]
+    scheme: Option<SchemeName>,
+    #[command(flatten)]
+    method: MethodName,
+    /// Leave activations as they are distributed: no factors move into weights.
+    #[arg(long)]
+    no_smooth: bool,
+    /// Leave biases as they are.
+    #[arg(long)]
+    no_bias_correction: bool,
+    /// How weights are rounded: each to the nearest, or so that sums over the data change least [default: reconstruct for int4 weights]
+    #[arg(long, value_enum)]
+    rounding: Option<RoundingName>,
+    /// Weights that share a scale, with int4 weights.
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    group: usize,
+    /// A layer that stays as it is; may be given several times.
+    #[arg(long, value_name = "LAYER")]
+    keep: Vec<String>,
+    /// Embedding tables stay as they are.
+    #[arg(long)]
+    keep_tables: bool,
+    /// Quantise as many layers as lose no more than this share of labelled samples, such as 0.5%
+    #[arg(long, value_name = "PERCENT", value_parser = percent, group = "budget")]
+    max_drop: Option<f64>,
+    /// Quantise as many layers as keep this signal-to-noise ratio, in dB, of every output.
+    #[arg(long, value_name = "DB", group = "budget")]
+    min_sqnr: Option<f64>,
+    /// Quantise as many layers as keep this mean cosine of every output.
+    #[arg(long, value_name = "COSINE", group = "budget")]
+    min_cosine: Option<f64>,
+    /// Judge output 0 as embeddings: mean-pooled over axis 1 and normalised.
+    #[arg(long)]
+    embeddings: bool,
+    #[command(flatten)]
+    reports: Reports,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SchemeName {
+    /// Weights and activations as 8-bit integers, ranges from calibration.
+    Static,
+    /// 8-bit integers, ranges of activations from each run.
+    Dynamic,
+    /// Weights alone as 8-bit integers.
+    Int8,
+    /// Weights alone as 4-bit integers, in groups.
+    Int4,
+    /// Weights alone as IEEE half precision.
+    F16,
+    /// Weights alone as bfloat16.
+    Bf16,
+    /// Weights alone as 8-bit floats with 4 bits of exponent.
+    F8e4m3fn,
+    /// Weights alone as 8-bit floats with 5 bits of exponent.
+    F8e5m2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RoundingName {
+    Nearest,
+    Reconstruct,
+}
+
+/// `0.5%` or `0.5`: half a point in a hundred.
+fn percent(text: &str) -> std::result::Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
+    let good = number.ok().filter(|p| (0.0..=100.0).contains(p));
+    good.map(|p| p / 100.0).ok_or_else(|| format!("'{text}' is no percentage from 0 to 100, such as 0.5%"))
+}
+
+impl Args {
+    fn budget(&self) -> Option<Budget> {
+        let drop = self.max_drop.map(Budget::MaxDrop);
+        drop.or(self.min_sqnr.map(Budget::MinSqnr)).or(self.min_cosine.map(Budget::MinCosine))
+    }
+    fn settings(&self) -> Result<Settings> {
+        let known = self.samples.data.is_some() || self.ranges.is_some();
+        let scheme = match self.scheme.unwrap_or(if known { SchemeName::Static } else { SchemeName::Int8 }) {
+            SchemeName::Static => Scheme::Static,
+            SchemeName::Dynamic => Scheme::Dynamic,
+            SchemeName::Int8 => Scheme::Int8Weights,
+            SchemeName::Int4 => Scheme::Int4Weights,
+            SchemeName::F16 => Scheme::Float(DType::F16),
+            SchemeName::Bf16 => Scheme::Float(DType::BF16),
+            SchemeName::F8e4m3fn => Scheme::Float(DType::F8E4M3FN),
+            SchemeName::F8e5m2 => Scheme::Float(DType::F8E5M2),
+        };
+        if self.group < 2 {
+            return Err(Failure::usage(format!("--group {}: at least 2 weights share a scale", self.group), "32 is usual"));
+        }
+        let rounding = self.rounding.map(|r| match r {
+            RoundingName::Nearest => Rounding::Nearest,
+            RoundingName::Reconstruct => Rounding::Reconstruct,
+        });
+        if rounding == Some(Rounding::Reconstruct) && self.samples.data.is_none() {
+            return Err(Failure::usage("--rounding reconstruct needs data", "add --data DIR|FILE.npz"));
+        }
+        Ok(Settings {
+            scheme,
+            method: self.method.method()?,
+            symmetric: self.method.symmetric,
+            smooth: !self.no_smooth,
+            bias_correction: !self.no_bias_correction,
+            rounding,
+            group: self.group,
+            keep: self.keep.iter().cloned().collect(),
+            tables: !self.keep_tables,
+            ..Settings::default()
+        })
+    }
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result {
+    let settings = args.settings()?;
+    let graph = layers::prepare(&compile::import(&args.model)?)?;
+    let data = args.samples.read(&graph)?;
+    let executor = compress::executor(&args.how)?;
+    let ranges = match &args.ranges {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|e| Failure::io(path, &e))?;
+            Some(Ranges::from_json(&text, &path.display().to_string(), &quantize::for_integers(&graph)?)?)
+        }
+        None => None,
+    };
+    let knowledge = match (&data, &ranges) {
+        (Some(d), _) => Knowledge::Data(d, &executor),
+        (None, Some(r)) => Knowledge::Ranges(r),
+        (None, None) => Knowledge::Nothing,
+    };
+    let other = Samples { data: args.evaluate.clone(), samples: None, seed: 0 };
+    let evaluation = if args.evaluate.is_some() { other.read(&graph)? } else { None };
+    let evaluation = evaluation.as_ref().or(data.as_ref());
+    let mut progress = compress::Progress::default();
+    let mut show = |what: &str, i: usize, n: usize| progress.show(what, i, n);
+    let (done, found) = match (args.budget(), evaluation) {
+        (None, _) => (quantize::quantize(&graph, &settings, &knowledge, &mut show)?, None),
+        (Some(budget), Some(samples)) if settings.scheme == Scheme::Static => {
+            let calibration = quantize::calibrate(&graph, &settings, &knowledge, &mut show)?;
+            let found = mixed::search(&graph, &calibration, &settings, budget, samples, &executor, &mut show)?;
+            (found.model.clone(), Some(found))
+        }
+        (Some(_), _) => {
+            let help = "add --data DIR|FILE.npz (or --evaluate with --ranges), and leave out --scheme";
+            return Err(Failure::usage("a budget is for static quantisation and needs data to measure on", help));
+        }
+    };
+    progress.end();
+    compress::write_model(&done.graph, &args.output)?;
+    // What is measured is the file, read again.
+    let after = compile::import(&args.output)?;
+    let bytes = (compress::file_size(&args.model)?, compress::file_size(&args.output)?);
+    let change = Change { before: &graph, after: &after, bytes, forms: &done.forms, pool: args.embeddings };
+    let (mut step, _) = measure::step(&change, &executor, evaluation, &mut |what, i, n| progress.show(what, i, n))?;
+    progress.end();
+    step.name = "quantize".to_owned();
+    step.settings = settings.words();
+    step.kept = done.kept;
+    step.notes.extend(done.notes);
+    if let Some(found) = found {
+        step.notes.extend(found.notes);
+        for layer in &mut step.layers {
+            let of = found.sensitivity.iter().find(|s| s.layer == layer.name);
+            layer.sensitivity_db = of.map(|s| s.sqnr_db);
+        }
+        step.points = found.points;
+    }
+    print(&step, args);
+    let report = Report { model: graph.name.clone(), machine: infc_compress::Executor::name(&executor), steps: vec![step] };
+    args.reports.write(&report)?;
+    Ok(Exit::Ok)
+}
+
+fn print(s: &Step, args: &Args) {
+    let ratio = s.before.bytes as f64 / s.after.bytes.max(1) as f64;
+    say!("{}: {}, {ratio:.2}x smaller than {}", args.output.display(), term::bytes(s.after.bytes), args.model.display());
+    compress::summary(s);
+}

@@ -1,0 +1,96 @@
+//! Compression on the command line: an example model calibrated, quantised and compared, and each documented error.
+
+mod tool;
+
+use infc_ir::Tensor;
+use std::fs;
+use tool::*;
+
+fn model() -> String {
+    examples().join("digits_mlp/model.onnx").display().to_string()
+}
+
+fn data() -> String {
+    examples().join("digits_mlp/eval.npz").display().to_string()
+}
+
+#[test]
+fn a_model_is_quantised_and_compared() {
+    let dir = Folder::new();
+    let (model, data) = (model(), data());
+    let (ranges, out, page, figures) = (dir.path("ranges.json"), dir.path("q.onnx"), dir.path("r.html"), dir.path("r.json"));
+    check(&["calibrate", &model, "--data", &data, "--samples", "20", "-o", &ranges], 0, &["ranges of 3 values over 20 samples"]);
+    check(&["quantize", &model, "--ranges", &ranges, "-o", &out], 0, &["q.onnx", "smaller"]);
+    let report = ["--report", &page, "--report", &figures];
+    let quantise = ["quantize", &model, "--data", &data, "--samples", "60", "-o", &out];
+    check(&[&quantise[..], &report[..]].concat(), 0, &["0.0 % of them in float", "accuracy", "output 'logits'"]);
+    let html = fs::read_to_string(&page).expect("written");
+    assert!(html.contains("<svg") && !html.contains("<script src") && !html.contains("href=\"http"), "a page by itself");
+    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(&figures).expect("written")).expect("JSON");
+    let step = &json["steps"][0];
+    assert!(step["outputs"][0]["sqnr_db"].as_f64().expect("a number") > 25.0);
+    assert!(step["accuracy"][1].as_f64().expect("a number") > 0.97);
+    assert_eq!(step["layers"].as_array().expect("layers").len(), 3);
+    check(
+        &["compare", &model, &out, "--data", &data, "--samples", "50", "--layers"],
+        0,
+        &["SQNR", "logits", "inner values", "accuracy"],
+    );
+    check(&["compare", &model, &out, "--data", &data, "--samples", "50", "--min-sqnr", "90"], 1, &["below the limit"]);
+    let artifact = dir.path("q.infc");
+    check(&["compile", &out, "-o", &artifact], 0, &["q.infc"]);
+    check(&["compare", &out, &artifact, "--data", &data, "--samples", "20", "--min-sqnr", "300"], 0, &["inf"]);
+    // Weights alone, without data.
+    check(&["quantize", &model, "--scheme", "int4", "-o", &out], 0, &["smaller"]);
+    check(&["compare", &model, &out, "--data", &data, "--samples", "50", "--min-sqnr", "10"], 0, &["logits"]);
+}
+
+#[test]
+fn what_is_wrong_is_told() {
+    let dir = Folder::new();
+    let (model, data, out) = (model(), data(), dir.path("q.onnx"));
+    let other = examples().join("glyphs_cnn/model.onnx").display().to_string();
+    let quantise =
+        |more: &[&str], exit: i32, words: &[&str]| check(&[&["quantize", &model, "-o", &out], more].concat(), exit, words);
+    quantise(&["--scheme", "static"], 3, &["ranges of activations", "--data"]);
+    quantise(&["--data", &dir.path("gone.npz")], 4, &["gone.npz"]);
+    quantise(&["--data", &data, "--samples", "0"], 2, &["--samples 0"]);
+    quantise(&["--data", &data, "--method", "magic"], 2, &["no such method", "entropy"]);
+    quantise(&["--data", &data, "--method", "percentile:10"], 2, &["above 50"]);
+    quantise(&["--data", &data, "--keep", "nothing"], 3, &["layer 'nothing'", "no layer of this name"]);
+    quantise(&["--data", &data, "--samples", "30", "--min-sqnr", "500"], 3, &["cannot be met", "best found"]);
+    quantise(&["--min-sqnr", "30"], 2, &["a budget"]);
+    quantise(&["--max-drop", "many"], 2, &["no percentage"]);
+    let empty = dir.path("empty");
+    fs::create_dir(&empty).expect("made");
+    quantise(&["--data", &empty], 3, &["holds no samples"]);
+    let write = |name: &str, t: &Tensor| {
+        let folder = dir.path(name);
+        fs::create_dir(&folder).expect("made");
+        fs::write(format!("{folder}/0.npy"), infc::npy::write(t).expect("has a NumPy name")).expect("written");
+        folder
+    };
+    let nan = write("nan", &Tensor::from_vec([1, 64], vec![f32::NAN; 64]));
+    quantise(&["--data", &nan], 3, &["sample 0, input 'input'", "element 0 is NaN"]);
+    let wide = write("wide", &Tensor::from_vec([1, 65], vec![0.0f32; 65]));
+    quantise(&["--data", &wide], 3, &["f32[1, 65]", "64"]);
+    let ranges = dir.path("ranges.json");
+    check(
+        &[
+            "calibrate",
+            &other,
+            "--data",
+            &examples().join("glyphs_cnn/eval.npz").display().to_string(),
+            "--samples",
+            "2",
+            "-o",
+            &ranges,
+        ],
+        0,
+        &["ranges"],
+    );
+    quantise(&["--ranges", &ranges], 3, &["ranges.json", "another model"]);
+    check(&["calibrate", &model, "-o", &ranges], 2, &["needs data"]);
+    check(&["compare", &model, &other, "--data", &data, "--samples", "2"], 3, &["input"]);
+    assert!(!std::path::Path::new(&out).exists(), "nothing is written where nothing was made");
+}
