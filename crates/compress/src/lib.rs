@@ -8,12 +8,14 @@
 pub mod calibrate;
 pub mod compare;
 pub mod data;
+pub mod distill;
 pub mod executor;
 pub mod layers;
 pub mod measure;
 pub mod mixed;
 pub mod npy;
 pub mod npz;
+pub mod prune;
 pub mod quantize;
 pub mod report;
 

@@ -1,0 +1,109 @@
+//! `infc prune`: an ONNX model with weights or channels taken out.
+
+use super::compile::{How, import};
+use super::compress::{Reports, Samples, executor};
+use crate::say;
+use crate::term::{self, Exit, Failure, Result};
+use infc_compress::prune::{Fit, Kind, Options, Pruned, prune};
+use std::path::PathBuf;
+
+/// Take weights or whole channels out of an ONNX model
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model to read.
+    model: PathBuf,
+    /// The model to write.
+    #[arg(short = 'o', long, value_name = "OUT.onnx")]
+    output: PathBuf,
+    /// For channels the share of multiply-accumulates to save, else the share of weights to set to 0. 2:4 is always 0.5.
+    #[arg(long, value_name = "S", default_value_t = 0.5)]
+    sparsity: f64,
+    /// What to take out: whole channels (the graph becomes smaller), single weights, blocks of 16 outputs of one input, or two of each
+    /// four neighbours.
+    #[arg(long, value_name = "KIND", default_value = "channel", value_parser = kind)]
+    kind: Kind,
+    /// How to fit what stays to the outputs of the original: each layer for the inputs that the pruned layers before it give, each by
+    /// itself, or not. Needs data.
+    #[arg(long, value_name = "FIT", default_value = "sequential", value_parser = fit)]
+    fit: Fit,
+    /// Look at this many rows of features of each layer at most.
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    rows: usize,
+    /// For channels: try this many other balances between the groups of channels, and keep the one with the least error of the outputs on
+    /// the data.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    search: usize,
+    #[command(flatten)]
+    samples: Samples,
+    #[command(flatten)]
+    reports: Reports,
+    #[command(flatten)]
+    how: How,
+}
+
+fn kind(text: &str) -> std::result::Result<Kind, String> {
+    let names: Vec<_> = Kind::ALL.iter().map(|k| k.0).collect();
+    Kind::parse(text).ok_or_else(|| format!("one of {} is needed", names.join(", ")))
+}
+
+fn fit(text: &str) -> std::result::Result<Fit, String> {
+    match text {
+        "none" => Ok(Fit::None),
+        "layer" => Ok(Fit::Layer),
+        "sequential" => Ok(Fit::Sequential),
+        _ => Err("none, layer or sequential is needed".to_owned()),
+    }
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result {
+    let graph = import(&args.model)?;
+    let data = args.samples.read(&graph)?;
+    let options = Options {
+        sparsity: args.sparsity,
+        kind: args.kind,
+        fit: args.fit,
+        rows: args.rows,
+        seed: args.samples.seed,
+        search: args.search,
+        ..Options::default()
+    };
+    let executor = executor(&args.how)?;
+    let pruned = prune(&graph, &options, data.as_ref(), &executor)?;
+    write(&pruned.graph, &args.output)?;
+    tell(&pruned, &args.output)?;
+    args.reports.write(&infc_compress::prune::report::report(&graph, &pruned, &options, data.as_ref(), &executor)?)?;
+    Ok(Exit::Ok)
+}
+
+/// Writes a model.
+pub fn write(graph: &infc_ir::Graph, path: &std::path::Path) -> Result<()> {
+    infc_onnx::write(graph, path).map_err(|problems| {
+        let io = problems.0.iter().any(|p| p.message.starts_with("cannot be written"));
+        Failure { exit: if io { Exit::Io } else { Exit::Rejected }, problems }
+    })
+}
+
+/// What was done, in some lines.
+pub fn tell(pruned: &Pruned, output: &std::path::Path) -> Result<()> {
+    for l in &pruned.layers {
+        let error = l.error.map_or(String::new(), |e| format!(", error {:.2} %", 100.0 * e));
+        say!("  {}: {} of {} weights{error}", l.name, l.after, l.before);
+    }
+    pruned.notes.iter().for_each(|n| say!("  {n}"));
+    let (a, b) = (pruned.before, pruned.after);
+    let share = |x: f64, y: f64| 100.0 * x / y.max(1.0);
+    let bytes = std::fs::metadata(output).map_err(|e| Failure::io(output, &e))?.len();
+    say!(
+        "{}: {}, {:.0} multiply-accumulates ({:.1} % of {:.0}), {} parameters not 0 ({:.1} % of {})",
+        output.display(),
+        term::bytes(bytes),
+        b.macs,
+        share(b.macs, a.macs),
+        a.macs,
+        b.nonzero,
+        share(b.nonzero as f64, a.parameters as f64),
+        a.parameters
+    );
+    Ok(())
+}
