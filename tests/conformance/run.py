@@ -9,6 +9,7 @@ pass must have a reason: in `gaps-BACKEND.txt` by its name (node tests), or in `
 """
 import collections
 import json
+import os
 import re
 import subprocess
 import sys
@@ -54,14 +55,21 @@ class Gaps:
         return sorted(set(self.more) - self.used) if self.strict else []
 
 
-def verify(infc, folder, backend):
-    """What infc finds: name to (passed, message, has host steps); names of tests that were too large."""
-    limit = ["--max-mflop", LOOPS_MFLOP] if backend == "loops" else []
-    made = subprocess.run([infc, "verify", folder, "--backend", backend, "--strict", "--json", *limit], capture_output=True, text=True)
-    try:
-        models = json.loads(made.stdout)["models"]
-    except (json.JSONDecodeError, KeyError):
-        sys.exit(f"infc verify {folder} --backend {backend}: {made.stderr.strip()}")
+def verify(infc, folder, backend, kept):
+    """What infc finds: name to (passed, message, has host steps); names of tests that were too large. The answer is kept in a file: a run that was
+    broken off goes on where it was, as long as neither infc nor the tests have changed."""
+    newest = max(Path(infc).stat().st_mtime, folder.stat().st_mtime)
+    if not kept.exists() or kept.stat().st_mtime < newest:
+        limit = ["--max-mflop", LOOPS_MFLOP] if backend == "loops" else []
+        command = [infc, "verify", folder, "--backend", backend, "--strict", "--json", "--jobs", str(os.cpu_count()), *limit]
+        made = subprocess.run(command, capture_output=True, text=True)
+        try:
+            models = json.loads(made.stdout)["models"]
+        except (json.JSONDecodeError, KeyError):
+            sys.exit(f"infc verify {folder} --backend {backend}: {made.stderr.strip()}")
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps(models))
+    models = json.loads(kept.read_text())
     done = {m["name"]: (m["status"] == "passed", m["message"], bool(m.get("host"))) for m in models if m["status"] != "too_large"}
     return done, [m["name"] for m in models if m["status"] == "too_large"]
 
@@ -83,7 +91,7 @@ def ours(infc, root, backends, failures):
             if backend in LINKS and (version, suite) != (VERSIONS[0], "node"):
                 continue
             print(f"infc {backend}: {version} {suite}", flush=True)
-            done, large = verify(infc, folder, backend)
+            done, large = verify(infc, folder, backend, root / "done" / f"{backend}-{version}-{suite}.json")
             for name, (passed, message, host) in done.items():
                 reason = None if passed else gaps.reason(version, suite, name)
                 if not passed and reason is None:

@@ -44,8 +44,8 @@ def parameters(params, constraints, sets):
 
 def main():
     sets, rows = {}, []
-    for schema in onnx.defs.get_all_schemas_with_history():
-        if schema.domain not in ("", "ai.onnx.ml") or schema.deprecated:
+    for schema in sorted(onnx.defs.get_all_schemas_with_history(), key=lambda s: "preview" in s.domain):
+        if schema.deprecated:
             continue
         constraints = {c.type_param_str: types(c.allowed_type_strs, sets) for c in schema.type_constraints}
         variables = " ".join(f"{name}={kind}" for name, kind in constraints.items())

@@ -38,8 +38,19 @@ class Cases:
     def rng(self, name):
         return np.random.default_rng(sum(name.encode()) * 1000003 + len(name))
 
-    def add(self, name, op, operands, attrs=None, outputs=1, domain=MS, tol=FLOAT, opset=21, body=None):
-        """`operands`: arrays (inputs), Weights, or None; `outputs`: a number, or a list of bools for those that are asked for."""
+    def add(self, name, op, operands, attrs=None, outputs=1, domain=MS, tol=FLOAT, opset=21, same_as=None):
+        """`operands`: arrays (inputs), Weights, or None; `outputs`: a number, or a list of bools for those that are asked for. `same_as`: other
+        operands that mean the same, to ask the runtime with, which does not take these."""
+        model, inputs, results = self.model(name, op, operands, attrs, outputs, domain, opset)
+        asked, given, _ = self.model(name, op, same_as, attrs, outputs, domain, opset) if same_as else (model, inputs, results)
+        got = self.run(asked, dict(given))
+        declared = [helper.make_tensor_value_info(r, helper.np_dtype_to_tensor_dtype(g.dtype), g.shape) for r, g in zip([r for r in results if r], got)]
+        del model.graph.output[:]
+        model.graph.output.extend(declared)
+        self.write(name, model, [a for _, a in inputs], got, tol)
+
+    def model(self, name, op, operands, attrs, outputs, domain, opset):
+        """A model of one node, with the names and values of its inputs and the names of its results."""
         asked = [True] * outputs if isinstance(outputs, int) else outputs
         inputs, initializers, names = [], [], []
         for k, v in enumerate(operands):
@@ -58,11 +69,7 @@ class Cases:
         graph = helper.make_graph([node], name, info, empty, initializers)
         sets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(domain, 1)] if domain else [])
         model = helper.make_model(graph, opset_imports=sets, ir_version=min(10, helper.find_min_ir_version_for(sets, True)))
-        got = self.run(model, dict(inputs))
-        declared = [helper.make_tensor_value_info(r, helper.np_dtype_to_tensor_dtype(g.dtype), g.shape) for r, g in zip([r for r in results if r], got)]
-        del model.graph.output[:]
-        model.graph.output.extend(declared)
-        self.write(name, model, [a for _, a in inputs], got, tol)
+        return model, inputs, results
 
     def write(self, name, model, inputs, outputs, tol):
         folder = self.out / name / "test_data_set_0"
@@ -253,6 +260,30 @@ def multi_head(c):
         while operands[-1] is None:
             operands.pop()
         c.add(f"ms_multi_head_{name}", "MultiHeadAttention", operands, {"num_heads": heads} | attrs, 3 if past else 1)
+    # Packed operands, which ONNX Runtime takes on other devices only: its answer for the same operands one by one.
+    size = hidden // heads
+    for name, attrs, bias, mask in [
+        ("packed", {}, False, None),
+        ("packed_bias", {"unidirectional": 1}, True, None),
+        ("packed_mask", {"scale": 0.4}, False, np.array([3, 4], np.int32)),
+        ("packed_keys", {}, False, None),
+        ("packed_keys_mask", {}, False, np.array([3, 5], np.int32)),
+    ]:
+        r = c.rng(name)
+        tail = [floats(r, 3 * hidden) if bias else None] + ([mask] if mask is not None else [])
+        while tail and tail[-1] is None:
+            tail.pop()
+        if "keys" in name:
+            q, kv = floats(r, batch, seq, hidden), floats(r, batch, keys, heads, 2, size)
+            packed = [q, kv, None]
+            apart = [q] + [kv[:, :, :, k].reshape(batch, keys, hidden) for k in range(2)]
+        else:
+            qkv = floats(r, batch, seq, heads, 3, size)
+            packed = [qkv, None, None]
+            apart = [qkv[:, :, :, k].reshape(batch, seq, hidden) for k in range(3)]
+        while not tail and packed[-1] is None:
+            packed.pop()
+        c.add(f"ms_multi_head_{name}", "MultiHeadAttention", packed + tail, {"num_heads": heads} | attrs, same_as=apart + tail)
 
 
 def group_query(c):
@@ -270,6 +301,11 @@ def group_query(c):
         ("window", {"local_window_size": 2}, 1, 5, 0, [4], False),
         ("softcap", {"softcap": 2.0, "scale": 0.7}, 1, 5, 0, [4], False),
         ("continued", {"do_rotary": 1}, 1, 3, 4, [6], False),
+        ("smooth", {"smooth_softmax": 1}, 2, 5, 0, [4, 4], False),
+        ("smooth_decode", {"smooth_softmax": 1, "local_window_size": 3}, 1, 1, 6, [6], False),
+        ("sink", {}, 2, 5, 0, [2, 4], False),
+        ("sink_softcap", {"softcap": 2.0, "scale": 0.7}, 1, 5, 0, [4], False),
+        ("sink_decode", {"do_rotary": 1}, 2, 1, 6, [4, 6], False),
     ]:
         r = c.rng(name)
         rotary = attrs.get("do_rotary")
@@ -285,6 +321,8 @@ def group_query(c):
             Weight(cos) if rotary else None,
             Weight(sin) if rotary else None,
         ]
+        if "sink" in name:
+            operands += [None] * (11 - len(operands)) + [Weight(floats(r, heads))]
         while operands[-1] is None:
             operands.pop()
         c.add(f"ms_group_query_{name}", "GroupQueryAttention", operands, {"num_heads": heads, "kv_num_heads": kv} | attrs, 3)
@@ -319,6 +357,9 @@ def narrow_products(c):
         ("bits8", 8, 32, 4, 16, "packed", False),
         ("bits8_plain", 8, 32, 4, 32, None, False),
         ("bits2", 2, 32, 4, 16, None, False),
+        ("groups", 4, 32, 5, 16, None, False),
+        ("groups_bias", 4, 48, 3, 16, None, True),
+        ("groups_float_zero", 4, 32, 4, 16, "float", False),
     ]:
         r = c.rng(name)
         blocks = (k + block - 1) // block
@@ -329,7 +370,8 @@ def narrow_products(c):
             zeros = Weight(r.integers(0, 256, (n * ((blocks * bits + 7) // 8),)).astype(np.uint8))
         if zero == "float":
             zeros = Weight(floats(r, n * blocks) + 8)
-        operands = [floats(r, 2, 3, k), Weight(data), Weight(scales), zeros, None, Weight(floats(r, n)) if bias else None]
+        groups = Weight(r.integers(0, blocks, k).astype(np.int32)) if "groups" in name else None
+        operands = [floats(r, 2, 3, k), Weight(data), Weight(scales), zeros, groups, Weight(floats(r, n)) if bias else None]
         while operands[-1] is None:
             operands.pop()
         attrs = {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 1}
@@ -350,6 +392,10 @@ def quantised(c):
             r = c.rng(op + tag)
             operands = [bytes_of(r, dtype, 2, 3, 4), scalar(0.05), z(zero), bytes_of(r, dtype, 3, 1), scalar(0.03), z(5), scalar(0.08), z(10)]
             c.add(f"ms_{op.lower()}_{tag}", op, operands, tol=STEP)
+        r = c.rng("where" + tag)
+        cond = r.random((2, 3, 1)) > 0.5
+        operands = [cond, bytes_of(r, dtype, 2, 3, 4), scalar(0.05), z(zero), bytes_of(r, dtype, 3, 1), scalar(0.03), z(5), scalar(0.08), z(10)]
+        c.add(f"ms_qlinearwhere_{tag}", "QLinearWhere", operands, tol=STEP)
         for op, attrs in [("QLinearSigmoid", {}), ("QLinearLeakyRelu", {"alpha": 0.2})]:
             r = c.rng(op + tag)
             c.add(f"ms_{op.lower()}_{tag}", op, [bytes_of(r, dtype, 2, 9), scalar(0.05), z(zero), scalar(0.02), z(4)], attrs, tol=STEP)
@@ -432,6 +478,51 @@ def quantised(c):
             c.add(f"ms_dynamic_quantize_lstm_{direction}_{dtype.__name__}", "DynamicQuantizeLSTM", operands, attrs, 3, tol={"rtol": 1e-3, "atol": 1e-3})
 
 
+def recurrent(c):
+    """DynamicQuantizeLSTM of sequences that differ in length, and with weights of the cell's state."""
+    lengths = np.array([4, 2, 3], np.int32)
+    for name, direction, sizes, peepholes in [
+        ("lengths", "forward", lengths, False),
+        ("lengths_reverse", "reverse", lengths, False),
+        ("lengths_both", "bidirectional", lengths, False),
+        ("peepholes", "forward", None, True),
+        ("peepholes_both", "bidirectional", None, True),
+        ("all", "bidirectional", lengths, True),
+    ]:
+        r = c.rng(name)
+        dirs = 2 if direction == "bidirectional" else 1
+        seq, batch, size, hidden = 4, 3, 4, 5
+        operands = [
+            floats(r, seq, batch, size),
+            Weight(bytes_of(r, np.int8, dirs, size, 4 * hidden)),
+            Weight(bytes_of(r, np.int8, dirs, hidden, 4 * hidden)),
+            Weight(floats(r, dirs, 8 * hidden, scale=0.3)),
+            sizes,
+            floats(r, dirs, batch, hidden),
+            floats(r, dirs, batch, hidden),
+            Weight(floats(r, dirs, 3 * hidden, scale=0.5)) if peepholes else None,
+            Weight(np.full(dirs, 0.01, np.float32)),
+            Weight(np.zeros(dirs, np.int8)),
+            Weight(np.full(dirs, 0.012, np.float32)),
+            Weight(np.zeros(dirs, np.int8)),
+        ]
+        attrs = {"hidden_size": hidden, "direction": direction}
+        c.add(f"ms_dynamic_quantize_lstm_{name}", "DynamicQuantizeLSTM", operands, attrs, 3, tol={"rtol": 1e-3, "atol": 1e-3})
+
+
+def namesakes(c):
+    """Operators that ONNX has, too."""
+    r = c.rng("triangles")
+    for name, attrs, k in [("upper", {}, None), ("lower", {"upper": 0}, 1), ("below", {"upper": 1}, -1)]:
+        operands = [floats(r, 2, 4, 5)] + ([Weight(np.array(k, np.int64))] if k is not None else [])
+        c.add(f"ms_trilu_{name}", "Trilu", operands, attrs, tol=EXACT)
+    c.add("ms_transpose_matmul", "TransposeMatMul", [floats(r, 2, 4, 3), floats(r, 2, 5, 4)], {"transA": 1, "transB": 1, "alpha": 0.5})
+    for mode, padding, corners in [("bilinear", "zeros", 0), ("nearest", "border", 1), ("bicubic", "reflection", 0)]:
+        grid = r.uniform(-1.2, 1.2, (1, 3, 4, 2)).astype(np.float32)
+        attrs = {"mode": mode, "padding_mode": padding, "align_corners": corners}
+        c.add(f"ms_grid_sample_{mode}", "GridSample", [floats(r, 1, 2, 5, 6), grid], attrs)
+
+
 # ---- old forms that ONNX's own suite has no, or few, tests of ----
 
 
@@ -450,6 +541,27 @@ def scans(c):
         r = c.rng(name)
         attrs = {"body": body(), "num_scan_inputs": 1, "directions": directions}
         c.add(f"scan8_{name}", "Scan", [lengths, floats(r, 3, 2), floats(r, 3, 4, 2)], attrs, 2, domain="", opset=8)
+
+
+def resizes(c):
+    """The coordinates that only operator sets 11 and 12 have."""
+    for k, (scales, mode) in enumerate([((1, 1, 1.5, 2.5), "floor"), ((1, 1, 0.6, 0.7), "floor"), ((1, 1, 3, 2), "round_prefer_ceil"), ((1, 1, 0.5, 1.7), "ceil")]):
+        x = np.arange(35, dtype=np.float32).reshape(1, 1, 5, 7)
+        attrs = {"coordinate_transformation_mode": "tf_half_pixel_for_nn", "mode": "nearest", "nearest_mode": mode}
+        operands = [x, Weight(np.zeros(0, np.float32)), Weight(np.array(scales, np.float32))]
+        c.add(f"resize11_half_pixel_for_nn_{k}", "Resize", operands, attrs, domain="", opset=11, tol=EXACT)
+
+
+def uniques(c):
+    """Strings that differ."""
+    words = np.array(["b", "a", "", "ab", "a", "b", "é", "", "b"], dtype=object)
+    for name, x, attrs in [
+        ("sorted", words, {}),
+        ("first", words, {"sorted": 0}),
+        ("axis", np.array([["b", "a"], ["a", "b"], ["b", "a"]], dtype=object), {"axis": 0}),
+        ("last_axis", np.array([["b", "a", "b"], ["a", "b", "a"]], dtype=object), {"axis": -1}),
+    ]:
+        c.add(f"unique_strings_{name}", "Unique", [x], attrs, 4, domain="", opset=11, tol=EXACT)
 
 
 # ---- QONNX ----
@@ -503,7 +615,7 @@ def run_qonnx(model, inputs):
 
 
 PARTS = {
-    "ort": (run_ort, [activations, products, norms, attention, multi_head, group_query, rotary, narrow_products, quantised, scans]),
+    "ort": (run_ort, [activations, products, norms, attention, multi_head, group_query, rotary, narrow_products, quantised, recurrent, namesakes, scans, resizes, uniques]),
     "qonnx": (run_qonnx, [qonnx]),
 }
 

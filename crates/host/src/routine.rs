@@ -12,7 +12,8 @@ use crate::tfidf::{TfIdf, Weighting};
 use crate::value::{Inputs, Key, Value, operand, tensor};
 use bytes::Bytes;
 
-/// A routine with its attributes, checked. Those that are no ONNX operator move values: `Identity`, `Shape`, `Pick`, `Join`.
+/// A routine with its attributes, checked. Those that are no ONNX operator move values (`Identity`, `Shape`, `Pick`, `Join`), or
+/// stand for strings in native code (`Rank`).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Routine {
     /// The operand.
@@ -21,6 +22,8 @@ pub enum Routine {
     Shape,
     /// Elements of tensors at the places that operand 0 says: how strings are moved.
     Pick,
+    /// The place of each string in the order of all different ones, by bytes: how strings are compared.
+    Rank,
     /// Tensors joined along an axis.
     Join {
         /// The axis.
@@ -212,6 +215,7 @@ impl Routine {
             Routine::Identity => "Identity",
             Routine::Shape => "Shape",
             Routine::Pick => "Pick",
+            Routine::Rank => "Rank",
             Routine::Join { .. } => "Join",
             Routine::SequenceConstruct => "SequenceConstruct",
             Routine::SequenceEmpty => "SequenceEmpty",
@@ -317,6 +321,7 @@ impl Routine {
             "Identity" => Routine::Identity,
             "Shape" => Routine::Shape,
             "Pick" => Routine::Pick,
+            "Rank" => Routine::Rank,
             "Join" => Routine::Join { axis: from.int("axis")? },
             "SequenceConstruct" => Routine::SequenceConstruct,
             "SequenceEmpty" => Routine::SequenceEmpty,
@@ -380,6 +385,7 @@ impl Routine {
             Routine::Identity => one(operand(inputs, 0).cloned()),
             Routine::Shape => one(list::shape(inputs)),
             Routine::Pick => one(list::pick(inputs)),
+            Routine::Rank => one(strings::rank(inputs)),
             Routine::Join { axis } => {
                 let parts = (0..inputs.len()).map(|i| tensor(inputs, i).cloned()).collect::<Result<_, _>>()?;
                 one(list::join(parts, *axis, false))
@@ -449,6 +455,7 @@ mod tests {
             Routine::Identity,
             Routine::Shape,
             Routine::Pick,
+            Routine::Rank,
             Routine::Join { axis: -1 },
             Routine::SequenceConstruct,
             Routine::SequenceEmpty,

@@ -56,6 +56,16 @@ pub fn equal(inputs: Inputs) -> Result<Value, Fault> {
     Ok(Tensor::from_bools(dims, &made)?.into())
 }
 
+/// The place of each string among all different ones, in the order of their bytes.
+pub fn rank(inputs: Inputs) -> Result<Value, Fault> {
+    let t = tensor(inputs, 0)?;
+    let mut order: Vec<&Bytes> = t.texts()?.iter().collect();
+    order.sort();
+    order.dedup();
+    let places: Vec<i64> = t.texts()?.iter().map(|s| order.partition_point(|o| *o < s) as i64).collect();
+    Ok(Tensor::from_ints(t.dims().to_vec(), &places)?.into())
+}
+
 /// Dtypes that strings are converted to and from; the others go through these.
 pub const NUMBERS: [u8; 4] = [dtype::F32, dtype::F64, dtype::I64, dtype::U64];
 

@@ -111,6 +111,7 @@ fn quantises(op: &Op) -> bool {
             | Op::QLinearLeakyRelu(_)
             | Op::QLinearConcat(_)
             | Op::QLinearSoftmax(_)
+            | Op::QLinearWhere(_)
             | Op::QLinearAveragePool(_)
             | Op::QLinearGlobalAveragePool(_)
             | Op::Quant(_)

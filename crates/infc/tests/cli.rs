@@ -229,6 +229,42 @@ fn sizes_that_operators_need_are_checked_at_run_time() {
 }
 
 #[test]
+#[cfg(feature = "llvm")]
+fn sizes_that_bodies_need_are_checked_where_they_run() {
+    let dir = Folder::new();
+    // Two networks by a flag: one squeezes a dim where it is 1, in an If of its own; the other adds what must broadcast.
+    let inner = |name: &str, call: &str| body(name, graph(&[], vec![node(call, [])], &["b f32[?, ?]"], vec![]));
+    let branches = [inner("then_branch", "b = Squeeze(x, one)"), inner("else_branch", "b = Identity(x)")];
+    let then = vec![
+        node("d = Shape(x)", [int("start", 1), int("end", 2)]),
+        node("c = Equal(d, one)", []),
+        node("s = If(c)", branches),
+        node("t = Gemm(s, w)", []),
+    ];
+    let other =
+        vec![node("a = Add(x, v)", []), node("sum = ReduceSum(a, one)", [int("keepdims", 0)]), node("e = MatMul(sum, w)", [])];
+    let branches = [
+        body("then_branch", graph(&[], then, &["t f32[?, 2]"], vec![])),
+        body("else_branch", graph(&[], other, &["e f32[?, 2]"], vec![])),
+    ];
+    let constants = vec![constant("one", &Tensor::from_ints(&[1])), constant("w", &Tensor::from_vec([3, 2], vec![1f32; 6]))];
+    let inputs = ["x f32[n, k, 3]", "v f32[m]", "f bool[]"];
+    let m = model(17, graph(&inputs, vec![node("y = If(f)", branches)], &["y f32[?, 2]"], constants));
+    let (model, out) = (dir.model(&m), dir.path("out.infc"));
+    check(&["compile", &model, "-o", &out], 0, &[]);
+    let run = |k: usize, m: usize, flag: bool, exit: i32, parts: &[&str]| {
+        let x = format!("x={}", dir.write("x.npy", npy(&Tensor::from_vec([2, k, 3], vec![1f32; 6 * k]))));
+        let v = format!("v={}", dir.write("v.npy", npy(&Tensor::from_vec([m], vec![1f32; m]))));
+        let f = format!("f={}", dir.write("f.npy", npy(&Tensor::from_bools([], &[flag]))));
+        check(&["run", &out, "--input", &x, "--input", &v, "--input", &f], exit, parts);
+    };
+    run(1, 2, true, 0, &["y: f32[2, 2] = 3 3"]);
+    run(2, 3, false, 0, &["y: f32[2, 2] = 12 12"]);
+    run(2, 3, true, 3, &["'n_s' (If, opset 17)", "its condition is false"]);
+    run(1, 2, false, 3, &["Add 'n_a' (opset 17)", "must broadcast"]);
+}
+
+#[test]
 fn verify_counts_and_names_what_is_wrong() {
     let dir = Folder::new();
     let set = dir.0.path().join("a/test_data_set_0");

@@ -71,6 +71,28 @@ fn scatters() {
 }
 
 #[test]
+fn classes_and_batches() {
+    for reduction in ["none", "sum", "mean"] {
+        for op in ["NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"] {
+            let dims = if reduction == "none" { "[n]" } else { "[]" };
+            let loss = format!(
+                "%0: f32[n, 3] \"x\", %1: i64[n] \"t\") {{
+                %2: f32{dims} \"y\" = {op}(%0, %1) {{ignore_index = -7, reduction = \"{reduction}\"}} from [0] yield %2"
+            );
+            for bad in [3, -1, i64::MAX] {
+                fails(op, &loss, &[floats(&[2, 3]), index(&[2], &[2, bad])], index(&[2], &[-7, 2]));
+            }
+        }
+    }
+    let align = "%0: f32[n, 1, 4, 4] \"x\", %1: f32[m, 4] \"r\", %2: i64[m] \"i\") {
+        %3: f32[m, 1, 1, 1] \"y\" = RoiAlign(%0, %1, %2) {sampling_ratio = 2} from [0] yield %3";
+    for bad in [2, -1] {
+        let regions = Tensor::from_vec([2, 4], vec![0.0f32, 0.0, 3.0, 3.0, 1.0, 1.0, 2.0, 2.0]);
+        fails("RoiAlign", align, &[floats(&[2, 1, 4, 4]), regions, index(&[2], &[1, bad])], index(&[2], &[1, 0]));
+    }
+}
+
+#[test]
 fn lengths_and_conditions() {
     let reverse = "%0: f32[t, b] \"x\", %1: i64[b] \"lens\") { %2: f32[t, b] \"y\" = ReverseSequence(%0, %1) from [0] yield %2";
     fails("ReverseSequence", reverse, &[floats(&[3, 2]), index(&[2], &[3, 4])], index(&[2], &[3, 1]));

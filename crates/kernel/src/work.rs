@@ -7,9 +7,11 @@
 mod data;
 mod host;
 mod routine;
+mod scan;
 
 pub use host::{Arg, Slot, SlotMemory};
 
+use infc_host::Routine;
 use infc_ir::compute::{Compute, Step};
 use infc_ir::graph::{Def, Graph, Node, Region, Requirement, Value};
 use infc_ir::op::{Ctx, Meaning, signature, sizes};
@@ -213,6 +215,7 @@ pub fn from_graph(graph: &Graph) -> Result<Work, Problems> {
         slots: HashMap::new(),
         bound: HashSet::new(),
         given: sizes::input_symbols(graph),
+        depth: 0,
         loops: 0,
         problems: vec![],
     };
@@ -266,6 +269,8 @@ struct Lower<'a> {
     bound: HashSet<&'static str>,
     /// Those that the inputs tell.
     given: HashSet<&'static str>,
+    /// How many bodies are around what is lowered.
+    depth: usize,
     loops: usize,
     problems: Vec<Problem>,
 }
@@ -319,13 +324,15 @@ impl Lower<'_> {
 
     fn region(&mut self, region: Region) -> Vec<Item> {
         let mut items = vec![];
-        let outside = self.bound.clone();
+        let (outside, body) = (self.bound.clone(), region != Graph::MAIN);
+        self.depth += usize::from(body);
         for &n in &self.graph.region(region).nodes {
             if let Err(message) = self.node(n, &mut items) {
                 self.problem(self.graph.describe(n), message);
             }
         }
-        if region != Graph::MAIN {
+        self.depth -= usize::from(body);
+        if body {
             self.bound = outside;
         }
         items
@@ -486,10 +493,6 @@ impl Lower<'_> {
         }
     }
 
-    fn outputs_of(&mut self, n: Node) -> Result<Vec<Id>, String> {
-        Ok(self.outputs_except(n, &[])?.into_iter().flatten().collect())
-    }
-
     /// Memory for the results of a node but these.
     fn outputs_except(&mut self, n: Node, others: &[usize]) -> Result<Vec<Option<Id>>, String> {
         let node = self.graph.node(n);
@@ -525,110 +528,6 @@ impl Lower<'_> {
         }
     }
 
-    fn scan(&mut self, n: Node, op: &infc_ir::op::Scan, describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
-        let graph = self.graph;
-        let node = graph.node(n);
-        let region = graph.region(node.regions[0]);
-        let scans = usize::try_from(op.num_scan_inputs).map_err(|_| "num_scan_inputs is negative")?;
-        let declared = region.params.len();
-        let mut inputs: Vec<Id> = (0..declared)
-            .map(|k| node.inputs.get(k).copied().flatten().and_then(|v| self.get(v)).ok_or(format!("operand {k} is no tensor")))
-            .collect::<Result<_, _>>()?;
-        let outs = self.outputs_of(n)?;
-        let results = region.results.len();
-        let axis_of = |cx: &Self, axes: &[i64], k: usize, id: Id| {
-            infc_ir::op::normal_axis(axes.get(k).copied().unwrap_or(0), cx.work.tensor(id).ty.rank()).map_err(|f| f.0)
-        };
-        let scan_outputs = (0..=results).find(|&s| self.scan_split(n, results - s, scans)).unwrap_or(0);
-        let states = results - scan_outputs;
-        // What is scanned along another axis than the first is turned before, or after.
-        for (k, input) in inputs[states..].iter_mut().enumerate().take(scans) {
-            let axis = axis_of(self, &op.scan_input_axes, k, *input)?;
-            *input = self.axis_first(*input, axis, describe, items)?;
-        }
-        let mut stacks = vec![];
-        for (k, &out) in outs[states..].iter().enumerate() {
-            let axis = axis_of(self, &op.scan_output_axes, k, out)?;
-            let mut ty = self.work.tensor(out).ty.clone();
-            ty.dims[..=axis].rotate_right(1);
-            stacks.push((axis, if axis == 0 { out } else { self.work.add(ty, Memory::Temp, "") }));
-        }
-        let count = self.work.tensor(inputs[states]).ty.dims[0];
-        let counter = self.counter();
-        for k in 0..states {
-            self.copy_into(inputs[k], outs[k], describe, items);
-            self.map.insert(region.params[k], outs[k]);
-        }
-        let position = |reverse: bool| if reverse { count - 1 - counter } else { counter };
-        for k in 0..declared - states {
-            let p = region.params[states + k];
-            if k < scans {
-                let of = inputs[states + k];
-                let ty = TensorType::new(self.work.tensor(of).ty.dtype, self.work.tensor(of).ty.dims[1..].iter().copied());
-                let reverse = op.scan_input_directions.get(k) == Some(&1);
-                let offset = position(reverse) * Expr::product(ty.dims.iter().copied());
-                let id = self.work.add(ty, Memory::Alias { of, offset }, "");
-                self.map.insert(p, id);
-            } else {
-                self.map.insert(p, inputs[states + k]);
-            }
-        }
-        let mut body = self.region(node.regions[0]);
-        let ids: Vec<Id> =
-            region.results.iter().map(|&v| self.get(v).ok_or("a result is no tensor")).collect::<Result<_, _>>()?;
-        for k in 0..scan_outputs {
-            let out = stacks[k].1;
-            let ty = self.work.tensor(ids[states + k]).ty.clone();
-            let reverse = op.scan_output_directions.get(k) == Some(&1);
-            let offset = position(reverse) * Expr::product(ty.dims.iter().copied());
-            let slice = self.work.add(ty, Memory::Alias { of: out, offset }, "");
-            self.copy_into(ids[states + k], slice, describe, &mut body);
-        }
-        self.carry(&ids[..states], &outs[..states], describe, &mut body);
-        items.push(Item::Loop { counter, count, cond: None, body });
-        for (&out, &(axis, stack)) in outs[states..].iter().zip(&stacks) {
-            if axis > 0 {
-                let ty = self.work.tensor(out).ty.clone();
-                let step = Step::Compute(Compute::map(&ty.dims, |i| {
-                    let mut index = i.to_vec();
-                    index[..=axis].rotate_right(1);
-                    Scalar::read_at(ty.dtype, 0, &index)
-                }));
-                let name = "Transpose".into();
-                items.push(Item::Task(Task { step, sources: vec![stack], out, name, node: describe.to_owned() }));
-            }
-        }
-        Ok(())
-    }
-
-    /// The tensor with `axis` in front of the others.
-    fn axis_first(&mut self, id: Id, axis: usize, describe: &str, items: &mut Vec<Item>) -> Result<Id, String> {
-        if axis == 0 {
-            return Ok(id);
-        }
-        let ty = self.work.tensor(id).ty.clone();
-        let mut dims = ty.dims.clone();
-        dims[..=axis].rotate_right(1);
-        let step = Step::Compute(Compute::map(&dims, |i| {
-            let mut index = i.to_vec();
-            index[..=axis].rotate_left(1);
-            Scalar::read_at(ty.dtype, 0, &index)
-        }));
-        self.task(step, &[Some(id)], "Transpose", describe, items)
-    }
-
-    /// True if the first `states` results of a Scan are states: their types equal the parameters', the others' have one dim less.
-    fn scan_split(&self, n: Node, states: usize, scans: usize) -> bool {
-        let node = self.graph.node(n);
-        let region = self.graph.region(node.regions[0]);
-        states + scans <= region.params.len()
-            && (0..region.results.len()).all(|k| {
-                let rank = |v: Value| self.graph.ty(v).as_tensor().map(TensorType::rank);
-                let (inner, outer) = (rank(region.results[k]), rank(node.outputs[k]));
-                if k < states { inner == outer } else { inner.map(|r| r + 1) == outer }
-            })
-    }
-
     fn repeat(&mut self, n: Node, captures: i64, describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
         let graph = self.graph;
         let node = graph.node(n);
@@ -638,7 +537,10 @@ impl Lower<'_> {
         // Results: condition, carried values, scan outputs. Parameters: counter, condition, carried values, captured values.
         let carried = usize::try_from(node.inputs.len() as i64 - 2 - captures).map_err(|_| "it has too few operands")?;
         let on_host = self.carried_on_host(n, carried);
-        let outs = self.outputs_except(n, &on_host)?;
+        let texts: Vec<usize> = (carried..node.outputs.len())
+            .filter(|&k| graph.ty(node.outputs[k]).as_tensor().is_some_and(|t| t.dtype == DType::String))
+            .collect();
+        let outs = self.outputs_except(n, &[&on_host[..], &texts].concat())?;
         let counter = self.counter();
         let count = match node.inputs.first().copied().flatten() {
             None => Expr::int(i64::MAX),
@@ -676,8 +578,12 @@ impl Lower<'_> {
             self.map.insert(region.params[2 + k], id);
         }
         // Scan outputs grow round by round, where their number is not known before.
-        let stacks: Vec<Id> = outs[carried..].iter().copied().flatten().collect();
-        for &stack in &stacks {
+        let stacks: Vec<(usize, Id)> = (carried..).zip(&outs[carried..]).filter_map(|(k, o)| Some((k, (*o)?))).collect();
+        let mut lists = vec![];
+        for &k in &texts {
+            lists.push((k, self.no_strings(region.results[1 + k], 0, &mut host::At { describe, items })?));
+        }
+        for &(_, stack) in &stacks {
             let out = self.work.tensor(stack).ty.clone();
             let empty = TensorType::new(out.dtype, vec![Expr::int(0); out.rank()]);
             self.resize(n, &own, &[(&out, &empty)], describe, items)?;
@@ -697,8 +603,11 @@ impl Lower<'_> {
         }
         let ids: Vec<Option<Id>> = region.results.iter().map(|&v| self.get(v)).collect();
         let id_of = |k: usize| ids.get(k).copied().flatten().ok_or("a result of the body is no tensor");
-        for (k, &stack) in stacks.iter().enumerate() {
-            let id = id_of(1 + carried + k)?;
+        for &(k, list) in &lists {
+            self.more_strings(list, region.results[1 + k], 0, false, &mut host::At { describe, items: &mut body })?;
+        }
+        for &(k, stack) in &stacks {
+            let id = id_of(1 + k)?;
             let ty = self.work.tensor(id).ty.clone();
             let offset = counter * Expr::product(ty.dims.iter().copied());
             let grown = TensorType::new(ty.dtype, [counter + 1].into_iter().chain(ty.dims.iter().copied()));
@@ -725,6 +634,9 @@ impl Lower<'_> {
         self.carry(&results, &state, describe, &mut body);
         outs.iter().flatten().for_each(|&o| self.know(&self.work.tensor(o).ty.dims.clone()));
         items.push(Item::Loop { counter, count, cond: Some(cond), body });
+        for (k, list) in lists {
+            self.call_for(Routine::Identity, vec![Some(list)], &[node.outputs[k]], &mut host::At { describe, items })?;
+        }
         self.end_on_host(n, &states, &mut host::At { describe, items })
     }
 }

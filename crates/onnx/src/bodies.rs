@@ -43,19 +43,20 @@ impl<'m> Importer<'m> {
         let cond = inputs.first().copied().flatten().ok_or_else(|| fault!("operand 0 is missing"))?;
         let known = self.known_condition(cond);
         // A branch that is never taken may be wrong (exporters leave such behind): its problems are put aside.
-        let mark = self.problems.len();
+        let (mark, choices) = (self.problems.len(), self.undecided.len());
         let first = self.body(&then, &[], &[]);
         let then_problems = self.problems.split_off(mark);
         let seen = first.as_ref().map_or(vec![], |b| b.captured.clone());
         let second = self.body(&other, &[], &seen);
         let else_problems = self.problems.split_off(mark);
+        let choices = choices..self.undecided.len();
         let equal = |a: &Body, b: &Body| {
             let types = |r: Region| self.graph.region(r).results.iter().map(|&v| self.graph.ty(v).clone()).collect::<Vec<_>>();
             types(a.region) == types(b.region)
         };
         let inline = match (known, &first, &second) {
             (Some(taken), None, _) | (Some(taken), _, None) => Some(taken),
-            (Some(taken), Some(a), Some(b)) if !equal(a, b) => Some(taken),
+            (Some(taken), Some(a), Some(b)) if !equal(a, b) || !choices.is_empty() => Some(taken),
             (None, None, _) | (None, _, None) => {
                 self.problems.extend(then_problems);
                 self.problems.extend(else_problems);
@@ -64,6 +65,8 @@ impl<'m> Importer<'m> {
             (_, Some(_), Some(_)) => None,
         };
         if let Some(taken) = inline {
+            // What was chosen in bodies that go away makes no difference.
+            self.stale.extend(choices);
             return self.inline(if taken { &then } else { &other });
         }
         let (Some(first), Some(second)) = (first, second) else { unreachable!("both are there") };
@@ -89,6 +92,7 @@ impl<'m> Importer<'m> {
                 self.choose(n, cond)?.ok_or(Stop::Unknown)? // the next attempt knows more
             }
         };
+        self.stale.extend(choices);
         let results = self.inline(if taken { &then } else { &other })?;
         if self.expected.iter().any(|e| e.0 == cond) { self.expect(n, version, results, cond, taken) } else { Ok(results) }
     }
@@ -110,14 +114,9 @@ impl<'m> Importer<'m> {
 
     /// The branch of an If that only the rest of the model decides; `None` if this attempt has no choice for it.
     fn choose(&mut self, n: &NodeProto, cond: Value) -> Result<Option<bool>, Stop> {
-        let help = "give the inputs fixed sizes, or export the model so that both branches have results of the same types";
-        if self.scope().region != Graph::MAIN {
-            return Err(Stop::Fault(
-                fault!("the types of its branches differ, and in a body its condition has to be known before a run"),
-                help,
-            ));
-        }
-        let (condition, one) = (self.truth(cond, 16), Expr::int(1));
+        // What follows from sizes is required before a run; in a body, which may not run, it is checked there like data.
+        let main = self.scope().region == Graph::MAIN;
+        let (condition, one) = (if main { self.truth(cond, 16) } else { None }, Expr::int(1));
         let same = self.requires.iter().find(|r| Some(r.left) == condition).map(|r| r.right == one);
         if let Some(same) = same.or_else(|| Some(self.expected.iter().find(|e| e.0 == cond)?.1)) {
             return Ok(Some(same));

@@ -4,14 +4,11 @@
 use crate::import::{Importer, Named, Scope};
 use crate::nodes::{Parts, Stop, node_name};
 use crate::proto::{GraphProto, NodeProto};
-use crate::versions::Raise;
+use crate::versions::{FLEX_ATTENTION, Raise};
 use infc_ir::graph::SourceNode;
 use infc_ir::op::{self, Attr};
 use infc_ir::{DType, Fault, Value, fault};
 use std::collections::BTreeSet;
-
-/// Domain and name.
-pub const NAME: (&str, &str) = ("ai.onnx.preview", "FlexAttention");
 
 impl Importer<'_> {
     /// The nodes that a FlexAttention stands for; gives its result.
@@ -84,11 +81,11 @@ impl Importer<'_> {
     /// Adds the nodes that `f` makes, in the name of `n`.
     fn emit(&mut self, n: &NodeProto, f: impl FnOnce(&mut Raise) -> Result<Value, Fault>) -> Result<Value, Stop> {
         let name = format!("{}{}", self.scope().prefix, node_name(n));
-        let version = self.opsets.get(NAME.0).copied().unwrap_or(1);
-        let source = SourceNode { name, op: format!("{}:{}", NAME.0, NAME.1), opset: version };
+        let version = self.opsets.get(FLEX_ATTENTION.0).copied().unwrap_or(1);
+        let source = SourceNode { name, op: format!("{}:{}", FLEX_ATTENTION.0, FLEX_ATTENTION.1), opset: version };
         let origin = BTreeSet::from([self.graph.add_source(source)]);
         let builder = op::Builder::new(&mut self.graph, origin);
-        let mut raise = Raise::new(builder, NAME.0, NAME.1, version, vec![], op::Attrs::default(), 1);
+        let mut raise = Raise::new(builder, FLEX_ATTENTION.0, FLEX_ATTENTION.1, version, vec![], op::Attrs::default(), 1);
         let value = f(&mut raise)?;
         let made = raise.builder.nodes;
         let region = self.scope().region;

@@ -93,6 +93,8 @@ pub struct Importer<'m> {
     pub choices: Vec<bool>,
     /// Those Ifs, as far as they were met.
     pub undecided: Vec<String>,
+    /// Numbers of those in bodies that went away.
+    pub stale: HashSet<usize>,
     /// Conditions that are data, with what the choices say they are.
     pub expected: Vec<(Value, bool)>,
     /// What the choices mean for the sizes of the inputs.
@@ -102,7 +104,7 @@ pub struct Importer<'m> {
 }
 
 /// So many ways to take undecided Ifs are tried.
-const MOST_WAYS: usize = 64;
+const MOST_WAYS: usize = 256;
 
 /// Imports a model file; its constants stay in the mapped file.
 pub fn import(path: &Path) -> Result<Graph, Problems> {
@@ -155,6 +157,7 @@ fn decide(model: &ModelProto, graph: &GraphProto, base_dir: Option<&Path>) -> Re
         let open = way.undecided.len() > way.choices.len();
         match (way.problems.is_empty(), open) {
             (true, true) => ways.extend([false, true].map(|c| [&way.choices[..], &[c]].concat())),
+            (true, false) if good.iter().any(|g: &Importer| g.chosen() == way.chosen()) => {}
             (true, false) => good.push(way),
             (false, _) => bad = bad.or(Some(way)),
         }
@@ -184,6 +187,7 @@ fn attempt<'m>(model: &'m ModelProto, graph: &GraphProto, base_dir: Option<&Path
         symbols: HashSet::new(),
         choices,
         undecided: vec![],
+        stale: HashSet::new(),
         expected: vec![],
         requires: vec![],
         lifted: vec![],
@@ -206,6 +210,11 @@ pub fn domain(name: &str) -> &str {
 }
 
 impl<'m> Importer<'m> {
+    /// The choices that make a difference, with their numbers.
+    fn chosen(&self) -> Vec<(usize, bool)> {
+        self.choices.iter().copied().enumerate().filter(|(k, _)| !self.stale.contains(k)).collect()
+    }
+
     /// Notes a problem.
     pub fn problem(&mut self, at: impl Into<String>, message: impl Into<String>, help: impl Into<String>) {
         self.problems.push(Problem { at: at.into(), message: message.into(), help: help.into() });

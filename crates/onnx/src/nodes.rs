@@ -8,7 +8,7 @@ use crate::proto::{
 use crate::schema;
 use crate::versions::{self, Raise};
 use infc_ir::graph::SourceNode;
-use infc_ir::op::{self, Attr, Attrs, OPS};
+use infc_ir::op::{self, Attr, Attrs};
 use infc_ir::{DType, Expr, Fault, Op, Region, Tensor, Type, Value, fault};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -230,10 +230,10 @@ impl<'m> Importer<'m> {
         let Some(&version) = self.opsets.get(&d) else {
             return Err(Stop::Fault(unknown_operator(&d, &name, Some("the model imports no operator set of this domain")), ""));
         };
-        if d.is_empty() && name == "Constant" {
+        if (d.as_str(), name.as_str()) == versions::CONSTANT {
             return Ok(vec![self.constant_node(n)?]);
         }
-        if (d.as_str(), name.as_str()) == crate::flex::NAME {
+        if (d.as_str(), name.as_str()) == versions::FLEX_ATTENTION {
             let (inputs, parts) = (self.operands(n)?, self.parts(n)?);
             return self.flex_attention(n, &inputs, parts);
         }
@@ -245,6 +245,9 @@ impl<'m> Importer<'m> {
         let types: Vec<Option<&Type>> = inputs.iter().map(|v| v.map(|v| self.graph.ty(v))).collect();
         schema::check_dtypes(&d, &name, version, &types)?;
         let parts = self.parts(n)?;
+        let (given, names): (Vec<bool>, Vec<&str>) =
+            (inputs.iter().map(Option::is_some).collect(), parts.attrs.0.iter().map(|(n, _)| n.as_str()).collect());
+        schema::check_form(&d, &name, &given, n.output.len(), &names)?;
         if !parts.graphs.is_empty() {
             return self.control(n, version, inputs, parts);
         }
@@ -304,6 +307,8 @@ impl<'m> Importer<'m> {
             let node = self.graph.make_node(op, inputs, regions, facts, name.clone(), origin);
             values = self.graph.node(node).outputs.clone();
             made.push(node);
+        } else if let Some((left, _)) = attrs.0.first().filter(|_| d == "com.microsoft") {
+            return Err(fault!("attribute '{left}' has no form here").into());
         } else if let Some(last) = made.last() {
             self.graph.nodes[last.index()].name = name;
         }
@@ -338,9 +343,8 @@ pub fn free_names<'a>(n: &'a NodeProto, names: &mut HashSet<&'a str>) {
 fn unknown_operator(domain: &str, name: &str, why: Option<&str>) -> Fault {
     let shown = |d: &str, n: &str| if d.is_empty() { n.to_owned() } else { format!("{d}:{n}") };
     let lower = name.to_lowercase();
-    let mut near: Vec<(usize, String)> = OPS
+    let mut near: Vec<(usize, String)> = crate::supported()
         .iter()
-        .filter(|o| o.domain != "infc")
         .map(|o| (distance(&lower, &o.name.to_lowercase()), shown(o.domain, o.name)))
         .filter(|(d, _)| *d <= 1 + name.len() / 3)
         .collect();

@@ -1,7 +1,9 @@
 //! What ONNX itself says of its operators: operands, type variables and attributes of every version, from a table that a script writes
-//! from the `onnx` package. Errors cite it, and operands of dtypes that no version takes are refused by it.
+//! from the `onnx` package; and the same of operators that others define (`contrib.txt`). Errors cite it, and operands, attributes and
+//! dtypes that no version takes are refused by it.
 //!
-//! It says nothing about what is supported: that is the operator table's and inference's to say.
+//! Of ONNX's operators it does not say what is supported: that is for the operator table and inference. Of the others it does: what is not
+//! in `contrib.txt` is refused.
 
 use infc_ir::{DType, Fault, Type, fault};
 use std::collections::HashMap;
@@ -12,6 +14,8 @@ use std::sync::LazyLock;
 pub struct Schema {
     /// The operator set that brought it.
     pub since: i64,
+    /// Whose definition it is.
+    pub owner: &'static str,
     /// Operands.
     pub inputs: Vec<Parameter>,
     /// Results.
@@ -36,11 +40,25 @@ pub struct Parameter {
 /// Versions by domain and name.
 type Table = HashMap<&'static str, HashMap<&'static str, Vec<Schema>>>;
 
-static TABLE: LazyLock<Table> = LazyLock::new(|| parse(include_str!("schemas.txt")));
-
-fn parse(text: &'static str) -> Table {
-    let mut sets: HashMap<&str, Vec<&'static str>> = HashMap::new();
+static TABLE: LazyLock<Table> = LazyLock::new(|| {
     let mut table = Table::new();
+    parse(include_str!("schemas.txt"), false, &mut table);
+    parse(include_str!("contrib.txt"), true, &mut table);
+    table.values_mut().flat_map(HashMap::values_mut).for_each(|versions| versions.sort_by_key(|s| s.since));
+    table
+});
+
+/// Whose definitions operators of a domain are.
+fn owner(domain: &str, foreign: bool) -> &'static str {
+    match (domain.split('.').next(), foreign) {
+        (_, false) => "ONNX",
+        (Some("qonnx"), true) => "QONNX",
+        _ => "ONNX Runtime",
+    }
+}
+
+fn parse(text: &'static str, foreign: bool, table: &mut Table) {
+    let mut sets: HashMap<&str, Vec<&'static str>> = HashMap::new();
     for line in text.lines() {
         if let Some(set) = line.strip_prefix("types ") {
             let mut words = set.split(' ');
@@ -64,6 +82,7 @@ fn parse(text: &'static str) -> Table {
             };
             let schema = Schema {
                 since: since.parse().unwrap_or(1),
+                owner: owner(domain, foreign),
                 inputs: words(inputs).filter_map(parameter).collect(),
                 outputs: words(outputs).filter_map(parameter).collect(),
                 attributes: words(attributes).collect(),
@@ -73,8 +92,6 @@ fn parse(text: &'static str) -> Table {
             table.entry(domain).or_default().entry(name).or_default().push(schema);
         }
     }
-    table.values_mut().flat_map(HashMap::values_mut).for_each(|versions| versions.sort_by_key(|s| s.since));
-    table
 }
 
 fn words(field: &'static str) -> impl Iterator<Item = &'static str> {
@@ -104,7 +121,8 @@ impl Schema {
             shown.collect::<Vec<_>>().join(", ")
         };
         let domain = if domain.is_empty() { String::new() } else { format!("{domain}:") };
-        let mut rule = format!("ONNX's {domain}{name}-{} is ({}) -> ({})", self.since, list(&self.inputs), list(&self.outputs));
+        let mut rule =
+            format!("{}'s {domain}{name}-{} is ({}) -> ({})", self.owner, self.since, list(&self.inputs), list(&self.outputs));
         for (variable, types) in &self.variables {
             rule += &format!("; {variable} is {}", types.join(" | "));
         }
@@ -134,6 +152,32 @@ pub fn check_dtypes(domain: &str, name: &str, version: i64, operands: &[Option<&
         }
     }
     Ok(())
+}
+
+/// Refuses operands, results and attributes that an operator of others (whose definition `contrib.txt` has) does not have, and misses those
+/// that it needs. Of ONNX's operators the table says that, for the version that they are raised to.
+pub fn check_form(domain: &str, name: &str, operands: &[bool], outputs: usize, attributes: &[&str]) -> Result<(), Fault> {
+    let Some(own) = history(domain, name).last().filter(|s| s.owner != "ONNX") else { return Ok(()) };
+    let most = |of: &[Parameter]| if of.iter().any(|p| p.name.ends_with('*')) { usize::MAX } else { of.len() };
+    for (what, got, of) in [("operands", operands.len(), &own.inputs), ("results", outputs, &own.outputs)] {
+        if got > most(of) {
+            return Err(fault!("has {got} {what}, it can have {}", of.len()));
+        }
+    }
+    let needed = own.inputs.iter().enumerate().filter(|(_, p)| !p.name.ends_with(['?', '*']));
+    if let Some((i, p)) = needed.into_iter().find(|(i, _)| operands.get(*i) != Some(&true)) {
+        return Err(fault!("operand {i} ('{}') is missing", p.name));
+    }
+    let known = || own.attributes.iter().filter_map(|a| a.split_once(':'));
+    if let Some(a) = attributes.iter().find(|a| known().all(|(n, _)| n != **a)) {
+        let all: Vec<&str> = known().map(|(n, _)| n).collect();
+        let all = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
+        return Err(fault!("attribute '{a}' is not known; its attributes are: {all}"));
+    }
+    match known().find(|(n, kind)| kind.ends_with('!') && !attributes.contains(n)) {
+        Some((n, _)) => Err(fault!("attribute '{n}' is required")),
+        None => Ok(()),
+    }
 }
 
 /// The dtype of the same class that is nearest in width, the wider one of two.
@@ -166,7 +210,40 @@ mod tests {
             rule.starts_with("ONNX's Concat-11 is (inputs*: T) -> (concat_result: T); T is ") && rule.contains("axis:int!"),
             "{rule}"
         );
-        assert_eq!(of("com.microsoft", "Gelu", 1), None);
+        let rule = of("com.microsoft", "FastGelu", 1).expect("there").rule("com.microsoft", "FastGelu");
+        assert!(rule.starts_with("ONNX Runtime's com.microsoft:FastGelu-1 is (X: T, bias?: T) -> (Y: T); T is "), "{rule}");
+        assert_eq!(of("com.microsoft", "Nothing", 1), None);
+    }
+
+    #[test]
+    fn every_operator_of_others_is_there_and_no_other() {
+        let known = |domain: &str, name: &str| crate::versions::known(domain, name);
+        for (domain, name) in crate::supported().iter().map(|s| (s.domain, s.name)) {
+            assert!(!history(domain, name).is_empty(), "{domain}:{name} has no schema");
+        }
+        let (mut foreign, mut own) = (vec![], OPS.iter().filter(|o| !matches!(o.domain, "" | "ai.onnx.ml" | "infc")));
+        for (domain, operators) in TABLE.iter() {
+            foreign.extend(operators.iter().filter(|(_, s)| s[0].owner != "ONNX").map(|(name, _)| (*domain, *name)));
+        }
+        foreign.iter().for_each(|(domain, name)| assert!(known(domain, name), "{domain}:{name} is not supported"));
+        assert!(own.all(|o| foreign.contains(&(o.domain, o.name))));
+    }
+
+    #[test]
+    fn forms_of_others() {
+        let check = |operands: &[bool], outputs, attributes: &[&str]| {
+            check_form("com.microsoft", "FusedGemm", operands, outputs, attributes).map_err(|f| f.0)
+        };
+        assert_eq!(check(&[true, true], 1, &["transA", "alpha"]), Ok(()));
+        assert!(check(&[true; 4], 1, &[]).is_err_and(|e| e == "has 4 operands, it can have 3"));
+        assert!(check(&[true, false, true], 1, &[]).is_err_and(|e| e == "operand 1 ('B') is missing"));
+        assert!(
+            check(&[true; 2], 1, &["axis"])
+                .is_err_and(|e| e.starts_with("attribute 'axis' is not known; its attributes are: activation"))
+        );
+        let attention = check_form("com.microsoft", "Attention", &[true, true], 1, &["scale"]);
+        assert!(attention.is_err_and(|f| f.0 == "attribute 'num_heads' is required"));
+        assert_eq!(check_form("", "Add", &[true], 3, &["nothing"]), Ok(()));
     }
 
     #[test]

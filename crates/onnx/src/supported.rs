@@ -15,10 +15,14 @@ pub struct Supported {
     pub name: &'static str,
     /// The operator sets of its domain that have it: first and last.
     pub opsets: (i64, i64),
-    /// The versions that ONNX defines among those, oldest first. None where ONNX has no say.
+    /// The versions that its owner defines among those, oldest first.
     pub versions: Vec<i64>,
-    /// Dtypes of its first operand (its first result, if it has no operand). Empty where ONNX has no say.
+    /// Dtypes of its first operand (its first result, if it has no operand). Empty if that is no tensor.
     pub dtypes: Vec<DType>,
+    /// What else its first operand (or result) may be: sequence, optional, map.
+    pub containers: Vec<&'static str>,
+    /// Names of the attributes of its newest version.
+    pub attributes: Vec<&'static str>,
     /// The row of the operator table; without one it becomes other operators when it is read.
     pub row: Option<&'static OpInfo>,
     /// What it does or becomes.
@@ -30,6 +34,9 @@ pub fn supported() -> Vec<Supported> {
     let mut all: Vec<Supported> = vec![];
     for row in OPS.iter().filter(|o| o.domain != "infc") {
         all.push(entry(row.domain, row.name, Some(row), row.doc.trim().to_owned()));
+    }
+    for ((domain, name), doc) in versions::OTHERS {
+        all.push(entry(domain, name, None, (*doc).to_owned()));
     }
     for step in versions::all() {
         for &name in step.ops {
@@ -50,7 +57,10 @@ fn entry(domain: &'static str, name: &'static str, row: Option<&'static OpInfo>,
     let first = if domain.is_empty() { versions::introduced(name) } else { 1 };
     let history = schema::history(domain, name);
     let versions = history.iter().map(|s| s.since).filter(|v| (first..=last).contains(v)).collect();
-    Supported { domain, name, opsets: (first, last), versions, dtypes: dtypes(domain, name), row, doc }
+    let (dtypes, containers) = (dtypes(domain, name), containers(domain, name));
+    let newest = history.last().map_or(&[][..], |s| &s.attributes[..]);
+    let attributes = newest.iter().filter_map(|a| Some(a.split_once(':')?.0)).collect();
+    Supported { domain, name, opsets: (first, last), versions, dtypes, containers, attributes, row, doc }
 }
 
 /// The newest operator set of another domain.
@@ -65,6 +75,13 @@ fn dtypes(domain: &str, name: &str) -> Vec<DType> {
     let takes = |d: &DType| history.iter().filter_map(first).any(|p| p.types.contains(&d.name()));
     let refused = |d: &DType| REFUSED.iter().any(|(n, dtypes)| *n == name && dtypes.contains(d));
     DType::ALL.iter().copied().filter(|d| takes(d) && !refused(d)).collect()
+}
+
+/// What else than tensors some version of the operator takes.
+fn containers(domain: &str, name: &str) -> Vec<&'static str> {
+    let first = schema::history(domain, name).iter().filter_map(|s| s.inputs.first().or(s.outputs.first()));
+    let takes: Vec<&str> = first.flat_map(|p| p.types.iter().copied()).collect();
+    ["sequence", "optional", "map"].into_iter().filter(|c| takes.contains(c)).collect()
 }
 
 /// Dtypes that ONNX has for the first operand and we have not.
@@ -87,7 +104,11 @@ mod tests {
         assert_eq!(of("Mish").opsets, (18, 28));
         assert_eq!((of("Upsample").opsets, of("Upsample").row.is_none()), ((1, 9), true));
         assert!(of("Sin").dtypes.contains(&DType::BF16) && !of("Sin").dtypes.contains(&DType::I32));
-        assert!(all.iter().any(|s| (s.domain, s.name) == ("com.microsoft", "FusedConv")));
+        let conv = all.iter().find(|s| (s.domain, s.name) == ("com.microsoft", "FusedConv")).expect("listed");
+        assert!(conv.dtypes.contains(&DType::F32) && conv.versions == [1] && conv.attributes.contains(&"activation_params"));
+        assert!(all.iter().all(|s| !s.versions.is_empty() && s.dtypes.len() + s.containers.len() > 0), "each says what it takes");
+        assert_eq!(of("SequenceAt").containers, ["sequence"]);
+        assert_eq!(of("Constant").opsets, (1, 28));
         assert!(all.is_sorted_by_key(|s| (s.domain, s.name)));
     }
 }

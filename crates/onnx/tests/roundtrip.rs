@@ -249,6 +249,44 @@ fn the_rest_of_the_model_decides_an_if() {
 }
 
 #[test]
+fn an_if_in_a_branch_is_decided_by_what_follows_there() {
+    // Two networks by sample rate, and in each of them x.squeeze(-1) of a dim that is symbolic.
+    let network = |out: &str, weights: &str| {
+        let last = constant(&format!("{out}_last"), &Tensor::from_ints(&[-1]));
+        let one = constant(&format!("{out}_one"), &Tensor::from_ints(&[1]));
+        let squeeze = node(&format!("{out}_t = Squeeze(x, {out}_last)"), []);
+        let then = graph(&[], vec![squeeze], &[&format!("{out}_t f32[?, 3]")], vec![last]);
+        let identity = node(&format!("{out}_e = Identity(x)"), []);
+        let other = graph(&[], vec![identity], &[&format!("{out}_e f32[?, 3, ?]")], vec![]);
+        let nodes = vec![
+            node(&format!("{out}_d = Shape(x)"), [int("start", 2)]),
+            node(&format!("{out}_c = Equal({out}_d, {out}_one)"), []),
+            node(&format!("{out}_s = If({out}_c)"), [body("then_branch", then), body("else_branch", other)]),
+            node(&format!("{out} = Gemm({out}_s, {weights})"), []),
+        ];
+        graph(&[], nodes, &[&format!("{out} f32[?, 2]")], vec![one])
+    };
+    let branches = [body("then_branch", network("fast", "w")), body("else_branch", network("slow", "v"))];
+    let nodes = vec![node("f = Equal(rate, sixteen)", []), node("y = If(f)", branches)];
+    let weights = |name: &str, v: f32| constant(name, &Tensor::from_vec([3, 2], vec![v; 6]));
+    let sixteen = constant("sixteen", &Tensor::from_vec([], vec![16000i64]));
+    let g =
+        graph(&["x f32[n, 3, m]", "rate i64[]"], nodes, &["y f32[?, 2]"], vec![sixteen, weights("w", 1.0), weights("v", 2.0)]);
+    let g = import(&model(16, g)).unwrap_or_else(|p| panic!("{p}"));
+    assert_eq!(g.ty(g.outputs()[0]).to_string(), "f32[n, 2]");
+    let run = |m: usize, rate: i64| {
+        let x = Tensor::from_vec([1, 3, m], vec![1.0f32; 3 * m]);
+        interp::run_tensors(&g, &[x, Tensor::from_vec([], vec![rate])])
+    };
+    assert_eq!(run(1, 16000).expect("runs")[0].to_vec::<f32>(), [3.0, 3.0]);
+    assert_eq!(run(1, 8000).expect("runs")[0].to_vec::<f32>(), [6.0, 6.0]);
+    for (rate, name) in [(16000, "fast"), (8000, "slow")] {
+        let e = run(2, rate).expect_err("the dim is not 1").to_string();
+        assert!(e.contains(&format!("n_{name}_")), "{e}");
+    }
+}
+
+#[test]
 fn data_decides_an_if_between_ranks() {
     let branches = |then: &str, other: &str| {
         let branch = |name: &str, text: &str, out: &str| body(name, graph(&[], vec![node(text, [])], &[out], vec![]));

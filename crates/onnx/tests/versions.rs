@@ -1,7 +1,7 @@
 //! Older forms of operators mean what they meant: which operators they become, and what those compute.
 
 mod kit;
-use infc_ir::{Graph, Tensor, interp};
+use infc_ir::{DType, Graph, Tensor, interp};
 use infc_onnx::proto::{AttributeProto, TensorProto};
 use kit::*;
 
@@ -87,6 +87,27 @@ fn resampling_came_in_four_forms() {
     check(10, "y = Resize(x, s)", linear(), "x f32[1, 1, 2]", vec![twice()], "Resize", &[1.0, 1.5, 2.0, 2.0]);
     let empty = f("r", &[0], &[]);
     check(11, "y = Resize(x, r, s)", linear(), "x f32[1, 1, 2]", vec![empty, twice()], "Resize", &[1.0, 1.25, 1.75, 2.0]);
+    // floor((i + 0.5) / 1.5) of operator sets 11 and 12.
+    let half = vec![string("coordinate_transformation_mode", "tf_half_pixel_for_nn"), string("nearest_mode", "floor")];
+    let (empty, more) = (f("r", &[0], &[]), f("s", &[3], &[1.0, 1.0, 1.5]));
+    check(11, "y = Resize(x, r, s)", half, "x f32[1, 1, 4]", vec![empty, more], "Resize", &[1.0, 2.0, 2.0, 3.0, 4.0, 4.0]);
+}
+
+#[test]
+fn what_is_out_of_range_of_4_bits_depends_on_the_version() {
+    let to = |d: DType| vec![int("to", d.onnx().into())];
+    let back = |opset: i64, d: DType, becomes: &str, expected: &[f32]| {
+        let nodes = vec![node("i = Cast(x)", to(d)), node("y = Cast(i)", to(DType::F32))];
+        let g = import(&model(opset, graph(&["x f32[4]"], nodes, &["y f32[?]"], vec![]))).expect("imports");
+        let names: Vec<_> = g.region(Graph::MAIN).nodes.iter().map(|&n| g.node(n).op.name()).collect();
+        assert_eq!(names.join(" "), becomes, "{d} ({opset})");
+        let got = interp::run_tensors(&g, &[Tensor::from_vec([4], vec![-20.0f32, 5.0, 9.0, 100.0])]).expect("runs");
+        assert_eq!(got[0].to_vec::<f32>(), expected, "{d} ({opset})");
+    };
+    back(21, DType::I4, "Clip Cast Cast", &[-8.0, 5.0, 7.0, 7.0]);
+    back(22, DType::U4, "Clip Cast Cast", &[0.0, 5.0, 9.0, 15.0]);
+    back(23, DType::I4, "Cast Cast", &[-4.0, 5.0, -7.0, 4.0]);
+    back(21, DType::I8, "Cast Cast", &[-20.0, 5.0, 9.0, 100.0]);
 }
 
 #[test]

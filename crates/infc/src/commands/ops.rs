@@ -5,7 +5,7 @@ use crate::term::{Exit, Result, Style};
 use infc_ir::op::{MANY, OpInfo, Road, road};
 use infc_onnx::{Supported, supported};
 
-/// List the operators: operator sets, how they run, dtypes, what each does
+/// List the operators of all domains: operator sets, how they run, dtypes, what each does
 ///
 /// How: native (loops of its own), view (no work), decomposed (other operators, all native), control (bodies are compiled), host (a routine
 /// of the host: strings, sequences, optionals, maps, images), raised (an older or foreign form that becomes other operators when it is read),
@@ -64,7 +64,7 @@ fn full_name(s: &Supported) -> String {
 }
 
 fn dtypes(s: &Supported) -> String {
-    let names: Vec<&str> = s.dtypes.iter().map(|d| d.name()).collect();
+    let names: Vec<&str> = s.dtypes.iter().map(|d| d.name()).chain(s.containers.iter().copied()).collect();
     names.join(" ")
 }
 
@@ -83,7 +83,8 @@ fn as_json(s: &Supported) -> serde_json::Value {
     let most = |n: usize| if n == MANY { serde_json::Value::Null } else { n.into() };
     let dtypes: Vec<&str> = s.dtypes.iter().map(|d| d.name()).collect();
     let mut json = serde_json::json!({
-        "domain": s.domain, "name": s.name, "opsets": [s.opsets.0, s.opsets.1], "versions": s.versions, "dtypes": dtypes, "how": how(s),
+        "domain": s.domain, "name": s.name, "opsets": [s.opsets.0, s.opsets.1], "versions": s.versions, "dtypes": dtypes,
+        "containers": s.containers, "attributes": s.attributes, "how": how(s),
         "supported": s.row.is_none_or(|o| road(o) != Road::Missing), "doc": s.doc,
     });
     if let (Some(o), Some(json)) = (s.row, json.as_object_mut()) {
@@ -91,7 +92,6 @@ fn as_json(s: &Supported) -> serde_json::Value {
         json.insert("family".to_owned(), o.family.into());
         json.insert("inputs".to_owned(), serde_json::json!([o.inputs.0, most(o.inputs.1)]));
         json.insert("outputs".to_owned(), serde_json::json!([o.outputs.0, most(o.outputs.1)]));
-        json.insert("attributes".to_owned(), serde_json::json!(o.attributes));
         json.insert("regions".to_owned(), serde_json::json!(o.regions));
     }
     json

@@ -159,7 +159,8 @@ fn resize(r: &mut Random) -> Case {
     let rank = r.size(1, 4);
     let dims: Vec<usize> = (0..rank).map(|_| r.size(1, 7)).collect();
     let mode = r.pick(&["nearest", "linear", "cubic"]);
-    let coordinates = ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"];
+    let coordinates =
+        ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn"];
     let rounding = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"];
     let dtype = r.pick(&[DType::F32, DType::F32, DType::F64, DType::F16]);
     let case = op("Resize").str("mode", mode).str("coordinate_transformation_mode", r.pick(&coordinates));

@@ -1,4 +1,4 @@
-//! Random cases of every operator that runs natively: random shapes, dtypes and attributes, edges and NaN, empty tensors, axes from the
+//! Random cases of every operator (those that run on the host: `on_host`): random shapes, dtypes and attributes, edges and NaN, empty tensors, axes from the
 //! end; the interpreter against compiled code, bit by bit where the operator's class is exact. Sums are of small integers, so that
 //! every order of adding up is exact.
 //!
@@ -12,6 +12,7 @@ mod index;
 mod kit;
 mod ml;
 mod norm;
+mod on_host;
 mod quant;
 mod reduce;
 mod rnn;

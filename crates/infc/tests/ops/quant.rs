@@ -143,6 +143,14 @@ pub const QUANT: &[Row] = rows! {
     "QuantizeLinear" => |r| quantize(r);
     "QLinearAdd" => |r| elementwise("QLinearAdd", r);
     "QLinearMul" => |r| elementwise("QLinearMul", r);
+    "QLinearWhere" => |r| {
+        let (dtype, shapes) = (r.pick(BYTES), r.broadcast(3));
+        let n: usize = shapes[0].iter().product();
+        let flags: Vec<bool> = (0..n).map(|_| r.chance(50)).collect();
+        let case = op("QLinearWhere").domain(MS).of(Tensor::from_bools(shapes[0].clone(), &flags));
+        let case = scaled(scaled(case, r, dtype, &shapes[1]), r, dtype, &shapes[2]);
+        case.of(scale(r)).of(zero(r, dtype, &[]))
+    };
     "QLinearSigmoid" => |r| activation("QLinearSigmoid", r);
     "QLinearLeakyRelu" => |r| activation("QLinearLeakyRelu", r).float("alpha", 0.25);
     "QLinearConcat" => |r| {

@@ -39,7 +39,8 @@ impl OpDef for NegativeLogLikelihoodLoss {
         let sample = |o: &[Expr]| {
             let class = Scalar::read_at(target.dtype, 1, o).cast(DType::I64);
             let counts = self.ignore_index.map_or(Scalar::always(), |i| bin(B::Ne, class, Scalar::index(i)));
-            let class = class.max(Scalar::index(0)).min(Scalar::index(x.dims[1] - 1));
+            // What is ignored need not be a class; anything else outside of them is an error.
+            let class = Scalar::select(counts, class, Scalar::index(0));
             let weight = match cx.dtype(2) {
                 Ok(d) => Scalar::read(d, 2, [class]).cast(wide),
                 Err(_) => Scalar::number(wide, 1.0),

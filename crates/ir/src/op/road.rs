@@ -58,6 +58,7 @@ const DECOMPOSED: &[&str] = &[
     "QLinearMul",
     "QLinearSigmoid",
     "QLinearSoftmax",
+    "QLinearWhere",
     "RMSNormalization",
     "RNN",
     "SVMClassifier",

@@ -457,6 +457,8 @@ ops! {
         QLinearAdd "com.microsoft" "QLinearAdd" 1 (7, 8) (1, 1) [] {  }
         /// Product of two quantised tensors, requantised.
         QLinearMul "com.microsoft" "QLinearMul" 1 (7, 8) (1, 1) [] {  }
+        /// Elements of one of two quantised tensors by a condition, requantised.
+        QLinearWhere "com.microsoft" "QLinearWhere" 1 (9, 9) (1, 1) [] {  }
         /// Sigmoid of a quantised tensor, requantised.
         QLinearSigmoid "com.microsoft" "QLinearSigmoid" 1 (4, 5) (1, 1) [] {  }
         /// LeakyRelu of a quantised tensor, requantised.

@@ -104,7 +104,8 @@ impl Lower<'_> {
         Told { facts: facts.map_err(|f| f.0), requires, data: node.op.data_dims(&cx).map_err(|f| f.0) }
     }
 
-    /// What a node takes for granted of sizes that the program computes itself; the graph lists what it takes for granted of its inputs.
+    /// What a node takes for granted of sizes that the program computes itself. What it takes for granted of its inputs the graph lists, but not
+    /// in bodies: it has to hold where they run.
     pub(super) fn requirements(&self, n: Node, items: &mut Vec<Item>) {
         for r in sizes::of_node(self.graph, n) {
             let (mut known, mut given) = (true, true);
@@ -115,7 +116,7 @@ impl Lower<'_> {
                     given &= self.given.contains(s);
                 });
             }
-            if known && !given {
+            if known && (!given || self.depth > 0) {
                 items.push(Item::Require { left: r.left, right: r.right, or_one: r.or_one, node: r.at, text: r.text });
             }
         }

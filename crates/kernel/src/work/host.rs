@@ -285,6 +285,55 @@ impl Lower<'_> {
         }
     }
 
+    /// The strings of a tensor of these dims at one place of an axis, which `to` stands for.
+    pub(super) fn strings_at(
+        &mut self,
+        of: Arg,
+        dims: &[Expr],
+        (axis, place): (usize, Expr),
+        to: Value,
+        at: &mut At,
+    ) -> Result<(), String> {
+        let mut rest = dims.to_vec();
+        rest.remove(axis);
+        let step = Step::Compute(Compute::map(&rest, |axes| {
+            let mut index = axes.to_vec();
+            index.insert(axis, place);
+            Scalar::index(index.iter().zip(dims).fold(Expr::int(0), |at, (&i, &d)| at * d + i))
+        }));
+        let places = self.task(step, &[], "places", at.describe, at.items)?;
+        self.call_for(Routine::Pick, vec![Some(Arg::Tensor(places)), Some(of)], &[to], at)
+    }
+
+    /// A slot for strings that are stacked along a new axis, with none in it; `of` is one of them.
+    pub(super) fn no_strings(&mut self, of: Value, axis: usize, at: &mut At) -> Result<Arg, String> {
+        let ty = self.graph.ty(of).clone();
+        if let [d, ..] = self.unknown(std::slice::from_ref(&ty))[..] {
+            return Err(format!("stacks strings whose size {d} only the body tells, which compiled code does not do"));
+        }
+        let mut dims = ty.as_tensor().map_or(vec![], |t| t.dims.clone());
+        dims.insert(axis.min(dims.len()), Expr::int(0));
+        let places = self.places(&dims, Expr::int(0), at)?;
+        let empty = host::to_host_tensor(&Tensor::from_strings([0], [])).map_err(|f| f.0)?;
+        let empty = self.slot(Type::tensor(DType::String, [Expr::int(0)]), SlotMemory::Constant(empty.into()));
+        let stack = Arg::Slot(self.slot(Type::tensor(DType::String, dims), SlotMemory::Temp));
+        self.call(Routine::Pick, vec![Some(Arg::Tensor(places)), Some(Arg::Slot(empty))], vec![stack], at);
+        Ok(stack)
+    }
+
+    /// Puts strings behind those in a stack, or before them.
+    pub(super) fn more_strings(&mut self, stack: Arg, v: Value, axis: usize, before: bool, at: &mut At) -> Result<(), String> {
+        let new = self.arg(v).ok_or("a result of the body has no value")?;
+        let mut dims = self.graph.ty(v).as_tensor().map_or(vec![], |t| t.dims.clone());
+        dims.insert(axis.min(dims.len()), Expr::int(1));
+        let places = self.places(&dims, Expr::int(0), at)?;
+        let slice = Arg::Slot(self.slot(Type::tensor(DType::String, dims), SlotMemory::Temp));
+        self.call(Routine::Pick, vec![Some(Arg::Tensor(places)), Some(new)], vec![slice], at);
+        let parts = if before { [slice, stack] } else { [stack, slice] };
+        self.call(Routine::Join { axis: axis as i64 }, parts.map(Some).to_vec(), vec![stack], at);
+        Ok(())
+    }
+
     /// Which of the carried values of a Loop are values of the host: before, in the body, or after it.
     pub(super) fn carried_on_host(&self, n: Node, carried: usize) -> Vec<usize> {
         let node = self.graph.node(n);

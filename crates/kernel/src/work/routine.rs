@@ -51,8 +51,8 @@ impl Lower<'_> {
         let mut inputs = inputs;
         let mut table = None;
         if node.inputs.iter().flatten().any(|&v| self.graph.ty(v).dtype() == Some(DType::String)) {
-            if !matches!(routine, Routine::Compress { .. }) {
-                return Err("of strings needs their order, which compiled code does not have yet".into());
+            if !matches!(routine, Routine::Compress { .. } | Routine::Unique { .. }) {
+                return Err("of strings has no compiled form; the interpreter runs it".into());
             }
             table = Some(self.as_places(n, &mut inputs, &mut host::At { describe, items })?);
         }
@@ -69,7 +69,10 @@ impl Lower<'_> {
                 let condition = operand(1).ok_or("the condition is no tensor")?;
                 vec![self.compress(x, condition, axis, &outs[0], &mut at)?]
             }
-            Routine::Unique { axis, sorted } => self.unique(x, axis, sorted, &outs[0], &mut at)?,
+            Routine::Unique { axis, sorted } => {
+                let by = if table.is_some() { self.ranks(n, at.describe, at.items)? } else { x };
+                self.unique([x, by], axis, sorted, &outs[0], &mut at)?
+            }
             Routine::NonMaxSuppression { center } => {
                 // An empty tensor stands for one that is left out.
                 let given = |k: usize| operand(k).filter(|&t| !self.work.tensor(t).ty.dims.iter().any(|d| d.is(0)));
@@ -80,11 +83,23 @@ impl Lower<'_> {
         };
         for (&v, id) in node.outputs.iter().zip(results) {
             match &table {
-                Some((table, _)) => self.picked_strings(id, table, v, &mut host::At { describe, items })?,
-                None => drop(self.map.insert(v, id)),
+                Some((table, _)) if host::flat(self.graph.ty(v)).is_none() => {
+                    self.picked_strings(id, table, v, &mut host::At { describe, items })?
+                }
+                _ => drop(self.map.insert(v, id)),
             }
         }
         Ok(())
+    }
+
+    /// Numbers in the order of the strings that operand 0 is.
+    fn ranks(&mut self, n: Node, describe: &str, items: &mut Vec<Item>) -> Result<Id, String> {
+        let v = self.graph.node(n).inputs[0].ok_or("its operand is missing")?;
+        let dims = tensor_type(self.graph.ty(v))?.dims;
+        let from = self.arg(v).ok_or("its operand has no value")?;
+        let ranks = self.work.add(TensorType::new(DType::I64, dims), Memory::Temp, "");
+        self.call(infc_host::Routine::Rank, vec![Some(from)], vec![host::Arg::Tensor(ranks)], &mut host::At { describe, items });
+        Ok(ranks)
     }
 
     fn step(&mut self, at: &mut At, step: Step, sources: &[Id]) -> Result<Id, String> {
@@ -189,9 +204,17 @@ impl Lower<'_> {
         self.map_step(at, &out.dims, &[x, list], Scalar::read(ty.dtype, 0, index))
     }
 
-    fn unique(&mut self, x: Id, axis: Option<usize>, sorted: bool, out: &TensorType, at: &mut At) -> Result<Vec<Id>, String> {
-        let x = if axis.is_none() { self.flat(x) } else { x };
-        let (ty, axis) = (self.work.tensor(x).ty.clone(), axis.unwrap_or(0));
+    /// The different slices of `x`, which are compared by the elements of `by`, of the same dims.
+    fn unique(
+        &mut self,
+        [x, by]: [Id; 2],
+        axis: Option<usize>,
+        sorted: bool,
+        out: &TensorType,
+        at: &mut At,
+    ) -> Result<Vec<Id>, String> {
+        let [x, by] = if axis.is_none() { [x, by].map(|t| self.flat(t)) } else { [x, by] };
+        let (ty, axis) = (self.work.tensor(by).ty.clone(), axis.unwrap_or(0));
         let extent = ty.dims[axis];
         let parts: Vec<Expr> = ty.dims.iter().enumerate().filter(|&(a, _)| a != axis).map(|(_, &d)| d).collect();
         // The slice that variable 0 numbers, element by element.
@@ -208,17 +231,17 @@ impl Lower<'_> {
             key: slice(Scalar::index(var(0))),
             descending: false,
         };
-        let order = self.step(at, Step::Sort(sort), &[x])?;
+        let order = self.step(at, Step::Sort(sort), &[by])?;
         // 1 where a run of equal slices begins. The sort is stable: it begins with its first appearance.
         let of = |e: Expr| slice(number(1, e));
         let (this, last) = (of(var(0)), of((var(0) - 1).max(Expr::int(0))));
         let differs = crate::build::sort::below(last, this).cast(DType::I64);
         let first = Scalar::index(Expr::int(1) - var(0).min(Expr::int(1)));
         let starts = match parts.is_empty() {
-            true => self.map_step(at, &[extent], &[x, order], first.max(differs))?,
+            true => self.map_step(at, &[extent], &[by, order], first.max(differs))?,
             false => {
                 let c = Compute::reduce(&[extent], &parts, Reducer::Max, |_, _| differs, |_, any| first.max(any));
-                self.step(at, Step::Compute(c), &[x, order])?
+                self.step(at, Step::Compute(c), &[by, order])?
             }
         };
         let list = [extent];
@@ -255,6 +278,7 @@ impl Lower<'_> {
             inverse = self.step(at, put(extent, here, run, None), &[order, rank, start])?;
         }
         let counts = self.step(at, put(count, here, Scalar::index(1), Some(Binary::Add)), &[inverse])?;
+        let ty = self.work.tensor(x).ty.clone();
         let values = self.picked(x, axis, first, 0, &ty, out, at)?;
         Ok(vec![values, first, inverse, counts])
     }

@@ -72,6 +72,7 @@ pub fn needed(graph: &Graph, n: Node) -> i64 {
     let node = graph.node(n);
     let info = node.op.info();
     let steps = versions::all().filter(|s| s.domain == info.domain && s.below != ALWAYS && s.ops.contains(&info.name));
+    let steps = steps.filter(|s| s.what != versions::NARROW || narrows(graph, n));
     let form = steps.map(|s| s.below).max().unwrap_or(1);
     let attrs = node.op.attrs();
     let attributes = ATTRIBUTES.iter().filter(|(op, a, _)| *op == info.name && attrs.get(a).is_some()).map(|a| a.2);
@@ -92,6 +93,14 @@ pub fn needed(graph: &Graph, n: Node) -> i64 {
     let values = node.inputs.iter().flatten().chain(&node.outputs);
     let dtypes = values.map(|&v| dtype(graph.ty(v), info.since)).max().unwrap_or(1);
     OLDEST.max(most).max(own).max(dtypes)
+}
+
+/// Does it make 4-bit integers of floats?
+fn narrows(graph: &Graph, n: Node) -> bool {
+    let node = graph.node(n);
+    let of = |v: Option<infc_ir::Value>| v.and_then(|v| graph.ty(v).dtype());
+    let (from, to) = (of(node.inputs.first().copied().flatten()), of(node.outputs.first().copied()));
+    from.is_some_and(DType::is_float) && matches!(to, Some(DType::I4 | DType::U4))
 }
 
 /// The operator set from which a dtype is accepted by most operators; not beyond the newest version of this one.

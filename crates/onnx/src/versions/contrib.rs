@@ -9,7 +9,7 @@ const fn step(op: &'static [&'static str], what: &'static str, apply: fn(&mut Ra
 
 /// See [`super`].
 pub const STEPS: &[Step] = &[
-    step(&["Gelu", "QuantizeLinear", "DequantizeLinear", "Trilu", "DynamicQuantizeLinear"], "is the operator of ai.onnx", |r| {
+    step(&["Gelu", "QuantizeLinear", "DequantizeLinear", "Trilu"], "is the operator of ai.onnx", |r| {
         r.domain = String::new();
         r.version = ALWAYS - 1; // nothing older to raise
         Ok(())
@@ -48,7 +48,7 @@ pub const STEPS: &[Step] = &[
     step(&["QGemm"], "is MatMulInteger, scaled", contrib_quant::qgemm),
     step(&["NhwcMaxPool"], "is MaxPool between transpositions", contrib_quant::nhwc_max_pool),
     step(&["EmbedLayerNormalization"], "is LayerNormalization of a sum of gathered rows", contrib_quant::embed),
-    step(&["DynamicQuantizeLSTM"], "is a Scan over quantised products", contrib_quant::dynamic_lstm),
+    step(&["DynamicQuantizeLSTM"], "is a Scan over quantised products", contrib_lstm::dynamic_lstm),
 ];
 
 fn fused_matmul(r: &mut Raise) -> Result<(), Fault> {

@@ -182,15 +182,41 @@ pub fn attention(r: &mut Raise) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Query, key and value that are packed, one by one: all three in operand 0 `[batch, sequence, heads, 3, size]`, or key and value in operand 1
+/// `[batch, sequence, heads, 2, size]`.
+fn taken_apart(r: &mut Raise) -> Result<(), Fault> {
+    let rank = |r: &Raise, i: usize| r.tensor(i).map(|t| t.rank());
+    let (from, count) = match (r.optional(1), r.optional(2)) {
+        (None, None) if rank(r, 0)? == 5 => (0, 3),
+        (Some(_), None) if rank(r, 0)? == 3 && rank(r, 1)? == 5 => (1, 2),
+        (Some(_), Some(_)) if rank(r, 0)? == 3 => return Ok(()),
+        (key, value) => {
+            let given = [r.optional(0), key, value].map(|v| match v.map(|v| r.builder.tensor(v)) {
+                Some(Ok(t)) => t.to_string(),
+                _ => "none".to_owned(),
+            });
+            return Err(fault!(
+                "query, key and value are {}; supported are [batch, sequence, hidden] with key and value, [batch, sequence, hidden] with \
+                 both in a key [batch, sequence, heads, 2, size], and all in a query [batch, sequence, heads, 3, size]",
+                given.join(", ")
+            ));
+        }
+    };
+    let (packed, hidden) = (r.input(from)?, r.builder.ints(&[0, 0, -1]));
+    for (k, part) in parts(r, packed, &vec![1; count], 3)?.into_iter().enumerate() {
+        let part = r.node("Reshape", &[], &[part, hidden])?;
+        r.set_input(from + k, Some(part));
+    }
+    Ok(())
+}
+
 /// Query, key, value, bias, key padding mask, attention bias, past key and value.
 pub fn multi_head(r: &mut Raise) -> Result<(), Fault> {
     let n = heads(r, "num_heads")?;
     let filter = r.take::<f32>("mask_filter_value")?.unwrap_or(FILTER);
     let causal = r.take::<i64>("unidirectional")?.unwrap_or(0);
     refuse(r, &[(8, "past_sequence_length"), (9, "cache_indirection")])?;
-    if r.tensor(0)?.rank() != 3 || r.optional(1).is_none() || r.optional(2).is_none() {
-        return Err(fault!("packed operands are not supported: query, key and value must be given one by one"));
-    }
+    taken_apart(r)?;
     let dtype = r.tensor(0)?.dtype;
     let mut biases = vec![None; 3];
     if let Some(bias) = r.optional(3) {
@@ -242,18 +268,19 @@ struct Place {
     keys: Value,
 }
 
-/// Query, key, value (or all in the first), past key and value, lengths less 1, total length, cosines, sines, positions, attention bias.
-/// Caches are buffers: new keys go behind the past ones of each sequence, what is behind them is 0.
+/// Query, key, value (or all in the first), past key and value, lengths less 1, total length, cosines, sines, positions, attention bias,
+/// sinks of heads. Caches are buffers: new keys go behind the past ones of each sequence, what is behind them is 0.
 pub fn group_query(r: &mut Raise) -> Result<(), Fault> {
     let (n, kv) = (heads(r, "num_heads")?, heads(r, "kv_num_heads")?);
     let rotary = r.take::<i64>("do_rotary")?.unwrap_or(0) != 0;
     let interleaved = r.take::<i64>("rotary_interleaved")?.unwrap_or(0);
     let window = r.take::<i64>("local_window_size")?.unwrap_or(-1);
     let softcap = r.take::<f32>("softcap")?.unwrap_or(0.0);
-    for name in ["smooth_softmax", "qk_output", "kv_cache_bit_width"] {
+    let smooth = r.take::<i64>("smooth_softmax")?.unwrap_or(0) > 0;
+    for name in ["qk_output", "kv_cache_bit_width"] {
         only(r, name, 0)?;
     }
-    refuse(r, &[(11, "head_sink"), (12, "k_scale"), (13, "v_scale")])?;
+    refuse(r, &[(12, "k_scale"), (13, "v_scale")])?;
     let dtype = r.tensor(0)?.dtype;
     let mut attrs = scale(r)?;
     attrs.extend([("softcap", Attr::Float(softcap))]);
@@ -284,7 +311,11 @@ pub fn group_query(r: &mut Raise) -> Result<(), Fault> {
     let keys = cache(r, 3, key, &place)?;
     let values = cache(r, 4, value, &place)?;
     let mask = group_mask(r, &place, window, dtype)?;
-    let made = r.node_with("Attention", &attrs, &[Some(query), Some(keys), Some(values), Some(mask)], 1)?;
+    let [seen_keys, seen_values, mask] = match r.optional(11) {
+        None if !smooth => [keys, values, mask],
+        sink => with_sink(r, sink, query, [keys, values, mask], n)?,
+    };
+    let made = r.node_with("Attention", &attrs, &[Some(query), Some(seen_keys), Some(seen_values), Some(mask)], 1)?;
     r.results = Some(vec![join_heads(r, made[0])?, keys, values][..r.outputs.clamp(1, 3)].to_vec());
     Ok(())
 }
@@ -376,6 +407,38 @@ fn group_mask(r: &mut Raise, place: &Place, window: i64, dtype: DType) -> Result
             r.node("Where", &[], &[allowed, bias, low])
         }
     }
+}
+
+/// Keys, values and mask with one more key, of zeros, that takes a share of each softmax: `exp(sink)` of its head, `exp(0)` without a sink.
+fn with_sink(
+    r: &mut Raise,
+    sink: Option<Value>,
+    query: Value,
+    [keys, values, mask]: [Value; 3],
+    heads: i64,
+) -> Result<[Value; 3], Fault> {
+    let dtype = r.builder.tensor(query)?.dtype;
+    let (zero, low) = (r.builder.number(dtype, 0.0), r.builder.number(dtype, f64::NEG_INFINITY));
+    let (pads, axis) = (r.builder.ints(&[0, 1]), r.builder.ints(&[2]));
+    let wider = |r: &mut Raise, v: Value| r.node("Pad", &[], &[v, pads, zero, axis]);
+    let mask = match r.builder.tensor(mask)?.dtype {
+        DType::Bool => r.node("Where", &[], &[mask, zero, low])?,
+        _ => mask,
+    };
+    let rows = r.node("Shape", &[("end", Attr::Int(3))], &[query])?;
+    let columns = r.node("Shape", &[("start", Attr::Int(2)), ("end", Attr::Int(3))], &[keys])?;
+    let one = r.builder.ints(&[1]);
+    let all = |r: &mut Raise, v: Value, columns: Value| {
+        let shape = r.node("Concat", &[("axis", Attr::Int(0))], &[rows, columns])?;
+        r.node("Expand", &[], &[v, shape])
+    };
+    let sink = match sink {
+        Some(v) => r.reshape(v, &[1, heads, 1, 1])?,
+        None => zero,
+    };
+    let (mask, sink) = (all(r, mask, columns)?, all(r, sink, one)?);
+    let mask = r.node("Concat", &[("axis", Attr::Int(3))], &[mask, sink])?;
+    Ok([wider(r, keys)?, wider(r, values)?, mask])
 }
 
 /// Input, positions (one for the first, or one each), cosines, sines.

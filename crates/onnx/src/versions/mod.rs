@@ -5,6 +5,7 @@
 
 mod contrib;
 mod contrib_attention;
+mod contrib_lstm;
 mod contrib_quant;
 mod steps;
 mod training;
@@ -46,6 +47,18 @@ pub struct Step {
     /// Does it.
     pub apply: fn(&mut Raise) -> Result<(), Fault>,
 }
+
+pub use steps::NARROW;
+
+/// Domain and name of what is no node here, but a value.
+pub const CONSTANT: (&str, &str) = ("", "Constant");
+
+/// Domain and name of attention with graphs in it (see [`crate::flex`]).
+pub const FLEX_ATTENTION: (&str, &str) = ("ai.onnx.preview", "FlexAttention");
+
+/// Operators that neither the operator table nor [`STEPS`](all) has, with what becomes of them.
+pub const OTHERS: &[((&str, &str), &str)] =
+    &[(CONSTANT, "becomes a constant"), (FLEX_ATTENTION, "becomes products, its graphs and a Softmax")];
 
 /// All versions.
 pub const ALWAYS: i64 = i64::MAX;
@@ -102,7 +115,7 @@ pub fn removed(op: &str) -> Option<i64> {
 /// Is there such an operator, in the table or as an older form of one?
 pub fn known(domain: &str, op: &str) -> bool {
     let row = OPS.iter().any(|o| o.domain == domain && o.name == op && domain != "infc");
-    row || all().any(|s| s.domain == domain && s.ops.contains(&op))
+    row || all().any(|s| s.domain == domain && s.ops.contains(&op)) || OTHERS.iter().any(|(name, _)| *name == (domain, op))
 }
 
 /// Is the operator there at this version?

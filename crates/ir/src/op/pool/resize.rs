@@ -185,6 +185,7 @@ impl Resize {
         let unless_single = |single: Scalar, general: Scalar| Scalar::select(to.eq_to(one), single, general);
         match self.coordinate_transformation_mode.as_str() {
             "asymmetric" => i / a.scale,
+            "tf_half_pixel_for_nn" => (i + half) / a.scale,
             "align_corners" => unless_single(f32(0.0), i * (from - one) / (to - one)),
             "pytorch_half_pixel" => unless_single(f32(0.0), (i + half) / a.scale - half),
             "half_pixel_symmetric" => {
@@ -217,8 +218,16 @@ impl Resize {
             true => Ok(()),
             false => Err(fault!("attribute '{name}' is '{value}'; one of {} is needed", all.join(", "))),
         };
-        let modes =
-            ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric", "tf_crop_and_resize"];
+        let modes = [
+            "half_pixel",
+            "asymmetric",
+            "align_corners",
+            "pytorch_half_pixel",
+            "half_pixel_symmetric",
+            "tf_crop_and_resize",
+            // Of operator sets 11 and 12.
+            "tf_half_pixel_for_nn",
+        ];
         one_of("coordinate_transformation_mode", &self.coordinate_transformation_mode, &modes)?;
         one_of("mode", &self.mode, &["nearest", "linear", "cubic"])?;
         one_of("nearest_mode", &self.nearest_mode, &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])

@@ -374,8 +374,7 @@ impl OpDef for RoiAlign {
                         Tap { index: high, inside: always, weight: t },
                     ]);
                 }
-                let batch =
-                    clamp(Scalar::read_at(cx.dtype(2).expect("checked by infer"), 2, &[o[0]]).cast(DType::I64), x.dims[0]);
+                let batch = Scalar::read_at(cx.dtype(2).expect("checked by infer"), 2, &[o[0]]).cast(DType::I64);
                 let read = |at: &[Scalar]| {
                     let index = [batch, Scalar::index(o[1]), at[0], at[1]];
                     Scalar::read(x.dtype, 0, index).cast(wide)

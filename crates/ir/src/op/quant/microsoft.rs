@@ -1,5 +1,6 @@
 //! ONNX Runtime's operators on quantised tensors: the float operator between dequantisation and quantisation.
 
+use super::super::common::{Accept, accept};
 use super::*;
 
 /// Dims of the float operator's result for operands with these dims.
@@ -53,6 +54,23 @@ macro_rules! binary_ops {
 binary_ops! {
     QLinearAdd Add;
     QLinearMul Mul;
+}
+
+/// Condition, two triples of data, scale, zero point; scale and zero point of the result.
+impl OpDef for QLinearWhere {
+    fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
+        accept(cx, 0, Accept::Bool)?;
+        quantised(cx, 1, &[2, 5, 7], broadcast(&[cx.dims(0)?, cx.dims(1)?, cx.dims(4)?])?)
+    }
+    fn meaning(&self, cx: &Ctx, _: &[Type]) -> Result<Meaning, Fault> {
+        let dtype = cx.dtype(1)?;
+        Ok(Meaning::decompose(move |b, inputs| {
+            let cond = inputs[0].ok_or_else(|| fault!("operand 0 is missing"))?;
+            let operands = [cond, dequantise(b, inputs, 1)?, dequantise(b, inputs, 4)?];
+            let v = b.op(Where {}, &operands)?;
+            quantise(b, inputs, v, 7, dtype)
+        }))
+    }
 }
 
 /// `x, scale, zero -> float operator -> scale, zero`.
