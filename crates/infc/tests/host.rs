@@ -79,6 +79,19 @@ fn flag(value: bool) -> Item {
 }
 
 #[test]
+fn models_of_numbers_need_no_host() {
+    let own = ["digits_mlp", "glyphs_cnn"].map(|m| examples().join(m).join("model.onnx"));
+    let options = Options::native().expect("a known machine");
+    for path in own.into_iter().chain(kit::shared_models()) {
+        let name = path.display();
+        let graph = infc_onnx::import(&path).unwrap_or_else(|p| panic!("{name}: {p}"));
+        // The steps are those of every backend; no machine code is needed to see them.
+        let engine = prepare(graph, Backend::Loops, &options).unwrap_or_else(|p| panic!("{name}: {p}"));
+        assert_eq!(engine.host_nodes(), [""; 0], "{name}");
+    }
+}
+
+#[test]
 fn strings_are_moved_by_their_positions() {
     let six = words(&[2, 3], &["a", "b", "c", "d", "e", "f"]);
     let one = |node: &str, dims: &str| {

@@ -107,6 +107,28 @@ fn problems_are_told_with_their_place() {
 }
 
 #[test]
+fn operators_of_others_are_held_to_their_owners_rule() {
+    let ms = |text: &str, attributes: Vec<infc_onnx::proto::AttributeProto>, parts: &[&str]| {
+        let inputs = ["x f32[2, 3]", "n i32[2]", "z f32[2, 4, 2, 3, 5]"];
+        fails(graph(&inputs, vec![node(text, attributes)], &["y f32[?, ?]"], vec![]), parts);
+    };
+    let rule = "help: ONNX Runtime's com.microsoft:FastGelu-1 is (X: T, bias?: T) -> (Y: T)";
+    let gelu = "y = com.microsoft:FastGelu(x)";
+    ms(
+        gelu,
+        vec![int("zeal", 1)],
+        &["com.microsoft:FastGelu 'n_y'", "attribute 'zeal' is not known; its attributes are: none", rule],
+    );
+    ms("y = com.microsoft:FastGelu(n)", vec![], &["operand 0 ('X') is i32, it must be bf16, f16, f32, f64", rule]);
+    ms("y = com.microsoft:FastGelu(x, x, x)", vec![], &["has 3 operands, it can have 2", rule]);
+    ms("y = com.microsoft:FastGelo(x)", vec![], &["com.microsoft:FastGelo is not known", "nearest: com.microsoft:FastGelu"]);
+    ms("y = com.microsoft:Attention(x, x)", vec![], &["attribute 'num_heads' is required", "num_heads:int!"]);
+    let heads = || vec![int("num_heads", 2)];
+    let packed = ["query, key and value are f32[2, 3], none, none", "[batch, sequence, heads, 3, size]"];
+    ms("y = com.microsoft:MultiHeadAttention(x)", heads(), &packed);
+}
+
+#[test]
 fn all_problems_in_one_go_and_each_once() {
     let nodes = vec![
         node("a = Foo(x)", []),
