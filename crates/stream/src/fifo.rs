@@ -1,9 +1,9 @@
 //! Depths of FIFOs, by analysis.
 //!
-//! Time is counted in beats of a model input. With FIFOs of any size, beat `j` of a stream can be there when `n(j)` input beats are, and
-//! it is read when `c(j) >= n(j)` are: both follow from the iterations of the actors, which depend on no data. Where branches of a [`Kind::Fork`] meet again, the actor
+//! Time is counted in beats of the fork that everything on the way to a join has passed last (of each model input, where there is none). With FIFOs of any size,
+//! beat `j` of a stream can be there when `n(j)` beats of the fork are, and it is read when `c(j) >= n(j)` are: both follow from the iterations of the actors, which depend on no data. Where branches of a [`Kind::Fork`] meet again, the actor
 //! that joins them waits for the slower one, and the FIFO of the faster one must hold what came in the meantime. When the fork
-//! passes on input beat `t`, what was readable with `t - 1` beats has been read, so the FIFO holds
+//! passes on beat `t`, what was readable with `t - 1` beats has been read, so the FIFO holds
 //! `max over t of (beats with n <= t) - (beats with c < t)`. With that depth no actor that the fork waits for waits for the fork. With
 //! one less, a FIFO straight from the fork stops it before the beat that the other branch needs: a deadlock. All other FIFOs pass beats on to actors that
 //! read them without waiting for anything else, and can be of any depth.
@@ -16,13 +16,10 @@ pub const LEAST: usize = 2;
 
 /// Sets `bound` and `depth` of each stream: what cannot deadlock.
 pub fn size(design: &mut Design) {
-    let joins = joins(design);
     let mut bounds = vec![1; design.streams.len()];
-    if joins.iter().any(|&j| j) {
-        for source in 0..design.inputs.len() {
-            for (b, new) in bounds.iter_mut().zip(waiting(design, source, &joins)) {
-                *b = (*b).max(new);
-            }
+    for (origin, joins) in origins(design, &joins(design)) {
+        for (b, new) in bounds.iter_mut().zip(waiting(design, origin, &joins)) {
+            *b = (*b).max(new);
         }
     }
     for (s, bound) in design.streams.iter_mut().zip(bounds) {
@@ -30,6 +27,33 @@ pub fn size(design: &mut Design) {
         // A branch that meets another one may also run ahead by what its actors hold.
         s.depth = if bound > 1 { bound + LEAST } else { LEAST };
     }
+}
+
+/// Whose beats are the time for which joins: the last fork that everything on the way to a join has passed. Without one, each source in turn.
+fn origins(design: &Design, joins: &[bool]) -> Vec<(usize, Vec<bool>)> {
+    let count = design.actors.len();
+    // Actors that every way from a source to an actor leads through.
+    let mut through: Vec<Vec<bool>> = vec![];
+    let mut out: Vec<(usize, Vec<bool>)> = vec![];
+    for (i, a) in design.actors.iter().enumerate() {
+        let before: Vec<usize> = a.inputs.iter().map(|&s| design.stream(s).from.index()).collect();
+        let mut mine: Vec<bool> = (0..count).map(|k| !before.is_empty() && before.iter().all(|&b| through[b][k])).collect();
+        let fork = (0..i).rev().find(|&k| mine[k] && matches!(design.actors[k].kind, Kind::Fork));
+        mine[i] = true;
+        through.push(mine);
+        if !joins[i] {
+            continue;
+        }
+        let sources = (0..i).filter(|&k| matches!(design.actors[k].kind, Kind::Source(_)));
+        for origin in fork.map_or_else(|| sources.collect(), |f| vec![f]) {
+            let at = out.iter().position(|(o, _)| *o == origin).unwrap_or_else(|| {
+                out.push((origin, vec![false; count]));
+                out.len() - 1
+            });
+            out[at].1[i] = true;
+        }
+    }
+    out
 }
 
 /// Makes FIFOs so deep that they do not slow the design down, for frames every `interval` cycles.
@@ -50,8 +74,12 @@ pub fn speed(design: &mut Design, interval: u64) {
         }
         let most: Vec<usize> =
             design.streams.iter().map(|s| if joins[s.to.index()] { usize::MAX } else { burst(design, s) + LEAST }).collect();
-        for ((s, depth), most) in design.streams.iter_mut().zip(depths).zip(most) {
-            s.depth = s.depth.max(depth.min(most));
+        let images: Vec<bool> =
+            design.streams.iter().map(|s| matches!(design.actor(s.to).kind, Kind::Pad(_) | Kind::Window(_))).collect();
+        for (i, s) in design.streams.iter_mut().enumerate() {
+            // While a border or the last rows are written, what comes before must be able to go on, however long the reader is held up.
+            let depth = if images[i] { most[i] } else { depths[i].min(most[i]) };
+            s.depth = s.depth.max(depth);
         }
         return;
     }
@@ -61,7 +89,8 @@ pub fn speed(design: &mut Design, interval: u64) {
 fn burst(design: &Design, s: &Stream) -> usize {
     match &design.actor(s.to).kind {
         Kind::Mvu(m) => m.cols / m.simd,
-        Kind::Window(w) => w.stride[0] * s.shape[1] * s.shape[2] / s.lanes,
+        // The rows of one turn, and those that the next frame begins with: the last turn of a frame reads none.
+        Kind::Window(w) => (w.reach()[0] + w.stride[0]) * s.shape[1] * s.shape[2] / s.lanes,
         Kind::Softmax(x) => x.channels / s.lanes,
         Kind::Rearrange(r) => r.block / s.lanes,
         Kind::Source(_)
@@ -148,15 +177,30 @@ fn joins(design: &Design) -> Vec<bool> {
     joins
 }
 
-/// The bound of each stream into a join, in beats of one model input; 1 elsewhere.
-fn waiting(design: &Design, source: usize, joins: &[bool]) -> Vec<usize> {
+/// The bound of each stream into one of `joins`, with time in beats of the actor `origin`; 1 elsewhere.
+fn waiting(design: &Design, origin: usize, joins: &[bool]) -> Vec<usize> {
+    // Only what lies between the origin and the joins is looked at.
+    let mut after = vec![false; design.actors.len()];
+    let mut before = joins.to_vec();
+    after[origin] = true;
+    for (i, a) in design.actors.iter().enumerate() {
+        after[i] |= a.inputs.iter().any(|&s| after[design.stream(s).from.index()]);
+    }
+    for i in (0..design.actors.len()).rev() {
+        before[i] |= design.actors[i].outputs.iter().any(|&s| before[design.stream(s).to.index()]);
+    }
     // For each stream, when each of its beats can be there. A stream that was read is dropped.
     let mut there: Vec<Vec<u32>> = vec![vec![]; design.streams.len()];
     let mut bounds = vec![1; design.streams.len()];
     for (i, a) in design.actors.iter().enumerate() {
-        if let Kind::Source(k) = a.kind {
-            let beats = design.output(a, 0).beats() as u32;
-            there[a.outputs[0].index()] = if k == source { (1..=beats).collect() } else { vec![0; beats as usize] };
+        if !before[i] {
+            continue;
+        }
+        if i == origin || !after[i] {
+            for s in &a.outputs {
+                let beats = design.stream(*s).beats() as u32;
+                there[s.index()] = if i == origin { (1..=beats).collect() } else { vec![0; beats as usize] };
+            }
             continue;
         }
         let inputs: Vec<Vec<u32>> = a.inputs.iter().map(|s| std::mem::take(&mut there[s.index()])).collect();

@@ -179,10 +179,11 @@ impl Converter<'_> {
         Ok(true)
     }
 
-    fn zero_point(&self, n: Node, i: usize) -> Outcome<i64> {
+    /// A zero point for a whole tensor; 0 where there is none.
+    pub(super) fn zero_point(&self, n: Node, i: usize) -> Outcome<i64> {
         match self.graph.node(n).operand(i) {
             None => Ok(0),
-            Some(_) => Ok(self.constant(n, i, "zero point")?.to_ints()[0]),
+            Some(_) => Ok(self.constant(n, i, "zero point")?.to_ints().first().copied().unwrap_or(0)),
         }
     }
 
@@ -327,7 +328,7 @@ impl Converter<'_> {
         let limits = (lo..=hi).all(|q| at(q) == q.clamp(range[0], range[1]));
         if limits && from.is_some() && self.only_reader(flow.actor) {
             if let Some(r) = requant_of(&mut self.actors[flow.actor].kind) {
-                (r.min, r.max) = (r.min.max(range[0]), r.max.min(range[1]));
+                (r.min, r.max) = (r.min.clamp(range[0], range[1]), r.max.clamp(range[0], range[1]));
                 r.out = Format::of(r.min, r.max);
                 let range = [r.min, r.max];
                 let format = r.out;

@@ -45,6 +45,9 @@ impl Geometry {
             let to = a + 2 - n;
             let (kernel, stride, dilation) = (w.kernel[a], at(w.strides, a), at(w.dilations, a));
             let (size, count) = (dims[a + 2], out[a + 2]);
+            if size == 0 || count == 0 {
+                return Err(fault!("an image without elements cannot stream"));
+            }
             let needed = (count - 1) * stride + (kernel - 1) * dilation + 1;
             let total = needed.saturating_sub(size);
             let before = match w.auto_pad {
@@ -118,7 +121,7 @@ impl Converter<'_> {
     pub(super) fn convolution(&mut self, n: Node, op: &QLinearConv) -> Outcome<()> {
         let x = self.operand(n, 0)?;
         let flow = self.flow(n, x)?;
-        let (scales, x_zero) = (self.scales(n)?, self.constant(n, 2, "zero point")?.to_ints()[0]);
+        let (scales, x_zero) = (self.scales(n)?, self.zero_point(n, 2)?);
         let w = self.constant(n, 3, "weights")?.clone();
         let zeros = self.constant(n, 5, "zero point of the weights")?.to_ints();
         let y = self.graph.node(n).outputs[0];
@@ -142,7 +145,7 @@ impl Converter<'_> {
         let zero = |c: usize| zeros[c % zeros.len()];
         let depthwise = groups == flow.dims[1] && channels == groups;
         let ones = depthwise && bias.iter().all(|&b| b == 0) && (0..w.len()).all(|i| values[i] - zero(i / taps) == 1);
-        let law = Law { m: scales, zero: self.constant(n, 7, "zero point")?.to_ints()[0] };
+        let law = Law { m: scales, zero: self.zero_point(n, 7)? };
         let dtype = self.dtype(y);
         // Columns of the stream are tap by tap, channels innermost.
         let inner = w.dims[1];
@@ -234,9 +237,9 @@ impl Converter<'_> {
     pub(super) fn matrix_node(&mut self, n: Node) -> Outcome<()> {
         let (x, y) = (self.operand(n, 0)?, self.graph.node(n).outputs[0]);
         let scales = self.scales(n)?;
-        let x_zero = self.constant(n, 2, "zero point")?.to_ints()[0];
+        let x_zero = self.zero_point(n, 2)?;
         let zeros = self.constant(n, 5, "zero point of the weights")?.to_ints();
-        let law = Law { m: scales, zero: self.constant(n, 7, "zero point")?.to_ints()[0] };
+        let law = Law { m: scales, zero: self.zero_point(n, 7)? };
         let w = self.constant(n, 3, "weights")?.clone();
         self.product(n, x, &w, x_zero, &zeros, None, Some(law), y)
     }

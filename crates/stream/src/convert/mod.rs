@@ -101,6 +101,10 @@ pub fn convert(graph: &Graph) -> Result<Design, Problems> {
     if !c.problems.is_empty() {
         return Err(Problems(c.problems));
     }
+    c.prune();
+    if !c.problems.is_empty() {
+        return Err(Problems(c.problems));
+    }
     c.requantisers();
     Ok(c.wire())
 }

@@ -49,7 +49,7 @@ impl Converter<'_> {
                 return Err(wrong("is dequantised with a scale a channel"));
             }
             let flow = self.flow(n, x)?;
-            return Ok((flow, Some(scale.float(0) as f32), zero.map_or(0, |z| z.to_ints()[0])));
+            return Ok((flow, Some(scale.float(0) as f32), zero.and_then(|z| z.to_ints().first().copied()).unwrap_or(0)));
         }
         if let Some(flow) = self.raw_accumulators(v)? {
             return Ok((flow, None, 0));
@@ -59,6 +59,36 @@ impl Converter<'_> {
             return Err(None);
         }
         Err(wrong("is real numbers that are not quantised"))
+    }
+
+    /// Actors that no output needs are left out; inputs that none needs are problems.
+    pub(super) fn prune(&mut self) {
+        let mut needed: Vec<bool> = self.actors.iter().map(|a| matches!(a.kind, Kind::Sink(_))).collect();
+        for to in (0..self.actors.len()).rev() {
+            if needed[to] {
+                self.edges.iter().filter(|e| e.to == to).for_each(|e| needed[e.from] = true);
+            }
+        }
+        let number: Vec<usize> = needed
+            .iter()
+            .scan(0, |n, &k| {
+                let at = *n;
+                *n += usize::from(k);
+                Some(at)
+            })
+            .collect();
+        self.edges.retain(|e| needed[e.to]);
+        for e in &mut self.edges {
+            (e.from, e.to) = (number[e.from], number[e.to]);
+        }
+        let mut keep = needed.iter();
+        self.actors.retain(|_| keep.next().copied().unwrap_or(false));
+        for (i, port) in self.inputs.iter().enumerate() {
+            if !self.actors.iter().any(|a| matches!(a.kind, Kind::Source(k) if k == i)) {
+                let (at, message) = (format!("input '{}'", port.name), "no output depends on it".to_owned());
+                self.problems.push(Problem { at, message, help: "remove it from the model".into() });
+            }
+        }
     }
 
     /// Streams and forks.
