@@ -8,7 +8,7 @@ use crate::loops_engine::{bind, check_inputs};
 use infc_artifact::program::{Program, SymbolSource};
 use infc_c::layout::{self, Bounds};
 use infc_c::load::{FLAGS, Model};
-use infc_c::{Options, Weights};
+use infc_c::{Options, Style, Weights};
 use infc_ir::interp::Item;
 use infc_ir::{DType, Problems, Tensor};
 use infc_kernel::program::Lowered;
@@ -41,7 +41,14 @@ impl CEngine {
         let mut bounds: Bounds = given_symbols(program).zip(dims).map(|(s, &n)| (program.symbols[s].name.clone(), n)).collect();
         bound_the_rest(program, &mut bounds)?;
         let weights = if self.lowered.constants.len() > LARGE { Weights::Apart } else { Weights::Arrays };
-        let options = Options { name: "model".to_owned(), model: "model".to_owned(), weights, openmp: false, bounds };
+        let options = Options {
+            name: "model".to_owned(),
+            model: "model".to_owned(),
+            weights,
+            openmp: false,
+            style: Style::default(),
+            bounds,
+        };
         let flags = std::env::var("CFLAGS").unwrap_or_default();
         Model::new(infc_c::source(&self.lowered, &options)?, &format!("{FLAGS} -O1 {flags}"))
     }

@@ -12,6 +12,7 @@ pub mod compile;
 pub mod effort;
 pub mod engine;
 pub mod executor;
+pub mod fpga;
 pub mod gaps;
 pub mod inputs;
 pub mod loops_engine;

@@ -4,8 +4,9 @@
 mod tool;
 
 use infc::compare::{self, Tolerance};
+use infc::native::Print;
 use infc::{Options, native};
-use infc_c::{Source, Weights};
+use infc_c::{Source, Style, Weights};
 use infc_ir::Tensor;
 use infc_ir::interp::{self, Item};
 use std::fs;
@@ -121,7 +122,7 @@ fn cc(dir: &Folder, args: &str) {
 }
 
 /// A model's C code gives what the interpreter gives, for dims below their bounds.
-fn agrees(model: &Path, dims: &[(&str, i64, i64)], weights: Weights, openmp: bool, target: &str, flags: &str) {
+fn agrees(model: &Path, dims: &[(&str, i64, i64)], print: Print, target: &str, flags: &str) {
     let graph = infc_onnx::import(model).expect("a model");
     let values = dims.iter().map(|d| (d.0.to_owned(), d.1)).collect();
     let make = |&v| {
@@ -133,7 +134,7 @@ fn agrees(model: &Path, dims: &[(&str, i64, i64)], weights: Weights, openmp: boo
     let inputs: Vec<Tensor> = items.iter().map(|i| i.as_tensor().expect("a tensor").clone()).collect();
     let bounds = dims.iter().map(|d| (d.0.to_owned(), d.2)).collect();
     let options = Options { bounds, ..Options::for_target(infc::target::find(target).expect("a machine")) };
-    let code = native::c_code(graph.clone(), &options, "model", weights, openmp).expect("C code");
+    let code = native::c_code(graph.clone(), &options, "model", print).expect("C code");
     let given: Vec<i64> =
         code.source.dims.iter().map(|d| dims.iter().find(|(name, ..)| *name == d.name).expect("a dim").1).collect();
     let dir = Folder::new();
@@ -161,11 +162,16 @@ fn infc_c_changes(source: &Source, k: usize) -> bool {
 fn example_models_run_clean_and_right() {
     let example = |name: &str| examples().join(name).join("model.onnx");
     let two = [("batch", 2, 3), ("length", 5, 9)];
-    agrees(&example("digits_mlp"), &two[..1], Weights::Arrays, false, "c99", SANITIZERS);
-    agrees(&example("glyphs_cnn"), &two[..1], Weights::Apart, false, "c99-simd", SANITIZERS);
-    agrees(&example("glyphs_cnn"), &two[..1], Weights::Apart, true, "c99", "-O2 -fopenmp");
-    agrees(&example("language_gru"), &two, Weights::Apart, false, "c99", SANITIZERS);
-    agrees(&example("snippets_transformer"), &two, Weights::Apart, false, "c99", SANITIZERS);
+    let (arrays, apart) = (Print::default(), Print { weights: Weights::Apart, ..Print::default() });
+    let threads = Print { openmp: true, ..apart };
+    let small = Print { style: Style { own_math: true, narrow_index: true }, ..apart };
+    agrees(&example("digits_mlp"), &two[..1], arrays, "c99", SANITIZERS);
+    agrees(&example("glyphs_cnn"), &two[..1], apart, "c99-simd", SANITIZERS);
+    agrees(&example("glyphs_cnn"), &two[..1], threads, "c99", "-O2 -fopenmp");
+    agrees(&example("language_gru"), &two, apart, "c99", SANITIZERS);
+    agrees(&example("snippets_transformer"), &two, apart, "c99", SANITIZERS);
+    agrees(&example("language_gru"), &two, small, "c99", SANITIZERS);
+    agrees(&example("snippets_transformer"), &two, small, "c99", SANITIZERS);
 }
 
 #[test]
@@ -191,7 +197,7 @@ fn sizes_that_only_data_tells_have_bounds() {
     let graph = infc_onnx::import(Path::new(&model)).expect("a model");
     let bounds = vec![("a".to_owned(), 4), (symbol.clone(), 6)];
     let options = Options { bounds, ..Options::for_target(infc_c::default_machine()) };
-    let source = native::c_code(graph, &options, "model", Weights::Arrays, false).expect("C code").source;
+    let source = native::c_code(graph, &options, "model", Print::default()).expect("C code").source;
     let x = Tensor::from_vec([2, 3], vec![0f32, 1.0, 0.0, 2.0, 0.0, 3.0]);
     let count = |n: i64| Tensor::from_vec([], vec![n]);
     let got = run(&dir, &source, &[x.clone(), count(5)], &[2], SANITIZERS).expect("it fits");
@@ -215,7 +221,7 @@ fn checks_name_their_node_and_states_are_kept() {
     let path = dir.model(&model(17, g));
     let options = Options::for_target(infc_c::default_machine());
     let code = |path: &str, options: &Options| {
-        native::c_code(infc_onnx::import(Path::new(path)).expect("a model"), options, "model", Weights::Arrays, false)
+        native::c_code(infc_onnx::import(Path::new(path)).expect("a model"), options, "model", Print::default())
             .expect("C code")
             .source
     };
@@ -257,7 +263,7 @@ fn what_c_code_cannot_be_is_told() {
     refused(&["--emit", "infc", "--target", "c99"], 3, &["prints C code, no machine code"]);
     refused(&["--dim", "batch<=3"], 2, &["bounds are for C code", "--dim batch=3"]);
     refused(&["--dim", "batch<="], 2, &["is no size"]);
-    refused(&["--weights", "bin"], 2, &["--weights and --openmp are for C code"]);
+    refused(&["--weights", "bin"], 2, &["--weights, --openmp, --no-libm and --index are for C code"]);
     refused(&["--emit", "c", "--dim", "batch=1", "-o", "/proc/no/folder"], 4, &["/proc/no/folder"]);
     let strings = graph(
         &["x string[2]"],

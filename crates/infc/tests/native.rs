@@ -219,6 +219,7 @@ fn the_driver_does_what_the_runtime_does() {
             model: "steps".into(),
             weights: infc_c::Weights::Arrays,
             openmp: false,
+            style: infc_c::Style::default(),
             bounds: infc_c::layout::Bounds::new(),
         };
         let source = infc_c::source(&lowered, &options).expect("C code");

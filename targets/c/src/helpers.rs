@@ -7,9 +7,20 @@ use crate::types::{self, memory, wrapping};
 use infc_ir::DType;
 use std::collections::HashSet;
 
+/// What printed code may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Style {
+    /// Nothing of `<math.h>`: its exact functions are functions of the code itself (`libm`).
+    pub own_math: bool,
+    /// Indices, extents and loop counters are `int32_t` wherever their values are certain to fit.
+    pub narrow_index: bool,
+}
+
 /// The functions used so far, each after those that it calls.
 #[derive(Clone, Debug, Default)]
 pub struct Helpers {
+    /// What the code may use.
+    pub style: Style,
     names: HashSet<String>,
     texts: Vec<String>,
 }
@@ -22,6 +33,24 @@ impl Helpers {
     /// Adds the definition of what [`Helpers::begin`] announced.
     pub fn define(&mut self, text: impl Into<String>) {
         self.texts.push(text.into());
+    }
+    /// None yet, for code of this style.
+    pub fn new(style: Style) -> Helpers {
+        Helpers { style, ..Helpers::default() }
+    }
+    /// An exact function of `<math.h>`: `fabs floor ceil trunc rint sqrt fmod`, or what stands for it.
+    pub fn library(&mut self, name: &str, dtype: DType) -> String {
+        let double = dtype == DType::F64;
+        match self.style.own_math {
+            false if double => name.to_owned(),
+            false => format!("{name}f"),
+            true => self.need(format!("{name}_{}", if double { "f64" } else { "f32" }), |h, own| {
+                let d = if double { DType::F64 } else { DType::F32 };
+                let (to, from) = (h.bits(d, true), h.bits(d, false));
+                let base = crate::libm::calls(name).map(|b| h.library(b, d));
+                crate::libm::function(name, double, own, &to, &from, base.as_deref().unwrap_or_default())
+            }),
+        }
     }
     /// All definitions.
     pub fn text(&self) -> String {
@@ -162,7 +191,8 @@ impl Helpers {
         let d = if double { DType::F64 } else { DType::F32 };
         self.need(format!("{op}_{}", d.name()), |h, name| {
             let t = mem(d);
-            let f = if double { "" } else { "f" };
+            let fabs = if op == "isinf" { h.library("fabs", d) } else { String::new() };
+            let fmod = if op == "mod" { h.library("fmod", d) } else { String::new() };
             match op {
                 // NaN wins; of the zeros the one with the right sign, which addition finds.
                 "max" => format!(
@@ -183,14 +213,15 @@ impl Helpers {
                 ),
                 "sign" => format!("static inline {t} {name}({t} x) {{ return x > 0 ? 1 : x < 0 ? -1 : x; }}\n"),
                 "isnan" => format!("static inline int {name}({t} x) {{ return x != x; }}\n"),
-                "isinf" => format!("static inline int {name}({t} x) {{ return fabs{f}(x) == INFINITY; }}\n"),
+                "isinf" => format!("static inline int {name}({t} x) {{ return {fabs}(x) == INFINITY; }}\n"),
                 "mod" => format!(
-                    "static inline {t} {name}({t} x, {t} y) {{\n    {t} r = fmod{f}(x, y);\n    \
+                    "static inline {t} {name}({t} x, {t} y) {{\n    {t} r = {fmod}(x, y);\n    \
                      return r != 0 && (r < 0) != (y < 0) ? r + y : r;\n}}\n"
                 ),
                 _ => {
                     let (to, from) = (h.bits(DType::F64, true), h.bits(DType::F64, false));
-                    FMA.replace("NAME", name).replace("TO_BITS", &to).replace("FROM_BITS", &from)
+                    let text = if double { crate::libm::FMA } else { FMA };
+                    text.replace("NAME", name).replace("TO_BITS", &to).replace("FROM_BITS", &from)
                 }
             }
         })
@@ -222,10 +253,11 @@ impl Helpers {
     pub fn odd(&mut self) -> String {
         self.need("odd_f32".to_owned(), |h, name| {
             let (to, from) = (h.bits(DType::F32, true), h.bits(DType::F32, false));
+            let fabs = h.library("fabs", DType::F64);
             format!(
                 "/* Rounded to odd, so that rounding the result again is as good as rounding once. */\n\
                  static inline float {name}(double x) {{\n    float y = (float)x;\n    if (y == x || x != x) return y;\n    \
-                 return {from}(({to}(y) - (fabs((double)y) > fabs(x))) | 1u);\n}}\n"
+                 return {from}(({to}(y) - ({fabs}((double)y) > {fabs}(x))) | 1u);\n}}\n"
             )
         })
     }
@@ -234,14 +266,15 @@ impl Helpers {
     pub fn narrow(&mut self, op: &str, dtype: DType) -> String {
         self.need(format!("{op}_{}", dtype.name()), |h, name| {
             let (to, from) = (h.bits(DType::F32, true), h.bits(DType::F32, false));
+            let fabs = if op == "unpack" { String::new() } else { h.library("fabs", DType::F32) };
             match op {
                 "unpack" => narrow::unpack(dtype, name, &from),
-                "nearest" => narrow::nearest(dtype, name, &to),
+                "nearest" => narrow::nearest(dtype, name, &to, &fabs),
                 // Infinities are stored as such; only conversions saturate.
                 "pack" if dtype == DType::F8E5M2 => {
                     let nearest = h.narrow("nearest", dtype);
                     format!(
-                        "static inline uint8_t {name}(float x) {{ return (uint8_t)({nearest}(x) + (fabsf(x) == INFINITY)); }}\n"
+                        "static inline uint8_t {name}(float x) {{ return (uint8_t)({nearest}(x) + ({fabs}(x) == INFINITY)); }}\n"
                     )
                 }
                 "pack" => {
@@ -263,6 +296,14 @@ impl Helpers {
              #define UNROLL(n) PRAGMA(GCC unroll n)\n#else\n#define UNROLL(n)\n#endif\n"
                 .to_owned()
         });
+    }
+
+    /// `floor_div` or `floor_mod` of narrow indices.
+    pub fn index_i32(&mut self, name: &str) -> String {
+        self.need(format!("{name}_i32"), |_, own| {
+            let text = if name == "floor_div" { FLOOR_DIV } else { FLOOR_MOD };
+            text.replace("uint64_t", "uint32_t").replace("int64_t", "int32_t").replace(name, own)
+        })
     }
 
     /// Index arithmetic: `floor_div floor_mod add_sat mul_sat`.

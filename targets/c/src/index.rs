@@ -25,6 +25,42 @@ fn is_wild(e: Expr) -> bool {
     e.has_datum() || large(e)
 }
 
+/// Do the values of `e` and of all that it is computed from fit `int32_t`, in any order of its sums?
+pub fn is_narrow(e: Expr, ranges: &Ranges) -> bool {
+    most(e, ranges).is_some_and(|m| m <= i128::from(i32::MAX))
+}
+
+/// No number in the computation of `e` is further from 0.
+fn most(e: Expr, ranges: &Ranges) -> Option<i128> {
+    if is_wild(e) {
+        return None;
+    }
+    Some(match e.node() {
+        Node::Const(c) => i128::from(*c).abs(),
+        Node::Sym(_) | Node::Var(_) => {
+            let range = e.range(ranges);
+            i128::from(range.lo).abs().max(i128::from(range.hi).abs())
+        }
+        Node::Sum { terms, constant } => {
+            let mut sum = i128::from(*constant).abs();
+            for &(t, c) in terms {
+                sum = sum.checked_add(most(t, ranges)?.checked_mul(i128::from(c).abs())?)?;
+            }
+            sum
+        }
+        Node::Product(factors) => {
+            let mut product = 1i128;
+            for &f in factors {
+                product = product.checked_mul(most(f, ranges)?.max(1))?;
+            }
+            product
+        }
+        // Division that rounds up adds the divisor first.
+        Node::Div(a, b) | Node::Mod(a, b) => most(*a, ranges)?.checked_add(most(*b, ranges)?)?,
+        Node::Min(a, b) | Node::Max(a, b) => most(*a, ranges)?.max(most(*b, ranges)?),
+    })
+}
+
 /// The text of `e`. `known` gives those of leaves and of subexpressions that have names.
 pub fn print(
     e: Expr,
@@ -138,12 +174,19 @@ fn divide(op: char, total: &str, a: Expr, b: Expr, ranges: &Ranges, helpers: &mu
     if a.range(ranges).lo >= 0 && b.range(ranges).lo > 0 {
         return Ok(Text::arithmetic(op, &x, &y));
     }
-    Ok(Text::call(&helpers.index(total), &[&x, &y]))
+    let name = if narrow(&[a, b], ranges, helpers) { helpers.index_i32(total) } else { helpers.index(total) };
+    Ok(Text::call(&name, &[&x, &y]))
 }
 
 fn pick(op: &str, a: Expr, b: Expr, ranges: &Ranges, helpers: &mut Helpers, known: Known) -> Result<Text, Fault> {
     let (x, y) = (print(a, ranges, helpers, known)?, print(b, ranges, helpers, known)?);
-    Ok(Text::call(&helpers.int_pick(op, infc_ir::DType::I64), &[&x, &y]))
+    let dtype = if narrow(&[a, b], ranges, helpers) { infc_ir::DType::I32 } else { infc_ir::DType::I64 };
+    Ok(Text::call(&helpers.int_pick(op, dtype), &[&x, &y]))
+}
+
+/// Is this arithmetic of `int32_t`?
+fn narrow(operands: &[Expr], ranges: &Ranges, helpers: &Helpers) -> bool {
+    helpers.style.narrow_index && operands.iter().all(|&e| is_narrow(e, ranges))
 }
 
 /// Parts of an expression, for counting what occurs more than once.

@@ -36,8 +36,15 @@ pub struct Parameter {
 /// Alignment of scratch buffers.
 const ALIGN: u64 = 64;
 
-/// Prints a kernel as function `name`. With `openmp` its tasks run on several threads, if the compiler is told so.
-pub fn function(kernel: &Kernel, name: &str, openmp: bool, helpers: &mut Helpers) -> Result<Function, Fault> {
+/// Prints a kernel as function `name`. With `openmp` its tasks run on several threads, if the compiler is told so. `extents` are the ranges
+/// of the kernel's symbols, as far as they are known.
+pub fn function(
+    kernel: &Kernel,
+    name: &str,
+    openmp: bool,
+    extents: &[Option<(i64, i64)>],
+    helpers: &mut Helpers,
+) -> Result<Function, Fault> {
     let mut parameters = vec![];
     let mut w = Writer::new(Some(kernel), helpers);
     let mut list = vec![];
@@ -46,9 +53,16 @@ pub fn function(kernel: &Kernel, name: &str, openmp: bool, helpers: &mut Helpers
         parameters.push(parameter);
         list.push(declaration);
     }
-    for &symbol in &kernel.symbols {
+    for (k, &symbol) in kernel.symbols.iter().enumerate() {
         let name = w.scope.fresh(symbol);
-        list.push(format!("int64_t {name}"));
+        if w.helpers.style.narrow_index
+            && let Some(&(least, most)) = extents.get(k).and_then(Option::as_ref)
+            && least >= 0
+        {
+            w.ranges.syms.insert(symbol, Range::new(least, most));
+        }
+        let ty = w.index_type(Expr::sym(symbol));
+        list.push(format!("{ty} {name}"));
         w.symbols.insert(symbol, name);
     }
     let checks = has_check(&kernel.body);
@@ -226,14 +240,16 @@ impl Printer<'_, '_> {
             w.helpers.unroll();
             w.line(format!("UNROLL({n})"));
         }
-        w.line(format!("for (int64_t {name} = 0; {name} < {}; {name}++) {{", end.at(Level::Sum)));
+        let ty = w.index_type(extent);
+        w.line(format!("for ({ty} {name} = 0; {name} < {}; {name}++) {{", end.at(Level::Sum)));
         w.variables.insert(var, name);
         // In a loop that does not run where a size is 0, the size is at least 1.
         let symbols = w.ranges.syms.clone();
         for &s in w.symbols.keys() {
             let without = extent.map(&|leaf| if leaf == Expr::sym(s) { Expr::int(0) } else { leaf });
             if Expr::sym(s).range(&w.ranges).lo == 0 && without.simplify(&w.ranges).known().is_some_and(|n| n <= 0) {
-                w.ranges.syms.insert(s, Range::new(1, Range::MAX));
+                let most = Expr::sym(s).range(&w.ranges).hi;
+                w.ranges.syms.insert(s, Range::new(1, most.max(1)));
             }
         }
         w.ranges.extent(var, extent);

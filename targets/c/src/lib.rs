@@ -10,9 +10,11 @@
 mod driver;
 pub mod header;
 mod helpers;
+pub mod hls;
 mod index;
 mod kernel;
 pub mod layout;
+mod libm;
 #[allow(unsafe_code, reason = "calls functions that a C compiler has just made")]
 pub mod load;
 pub mod names;
@@ -25,6 +27,7 @@ mod source;
 mod text;
 mod types;
 
+pub use helpers::Style;
 pub use source::{ALIGN, Options, Source, Weights, scratch, source};
 
 use infc_artifact::program::Program;
@@ -61,8 +64,8 @@ impl C {
 
 /// Kernels as C functions, in one source file. Each has an entry, `PREFIX0`, `PREFIX1` and so on, that runs all its tasks:
 /// `uint64_t PREFIX0(void *const *buffers, const int64_t *extents, void *scratch)`, with the result of the kernel ABI.
-pub fn kernels(kernels: &[Kernel], prefix: &str) -> Result<String, Problems> {
-    source::kernels(kernels, prefix)
+pub fn kernels(kernels: &[Kernel], prefix: &str, style: Style) -> Result<String, Problems> {
+    source::kernels(kernels, prefix, style)
 }
 
 fn no_machine_code(what: &str) -> Problems {
@@ -81,7 +84,7 @@ impl Backend for C {
     }
     fn emit_text(&self, list: &[Kernel], kind: &str) -> Result<String, Problems> {
         match kind {
-            "c" => kernels(list, "kernel"),
+            "c" => kernels(list, "kernel", Style::default()),
             _ => Err(Problems::one(format!("text '{kind}'"), "the c backend cannot write it", "known kinds: c")),
         }
     }

@@ -17,7 +17,7 @@ fn round_bits(drop: u32, rebias: u32) -> String {
 }
 
 /// A function from float to the bits of the nearest value, ties to even; 8- and 4-bit formats saturate.
-pub fn nearest(dtype: DType, name: &str, to_bits: &str) -> String {
+pub fn nearest(dtype: DType, name: &str, to_bits: &str, fabs: &str) -> String {
     let t = memory(dtype).expect("a float");
     let body = match dtype {
         DType::BF16 => {
@@ -26,7 +26,7 @@ pub fn nearest(dtype: DType, name: &str, to_bits: &str) -> String {
         DType::F16 => format!(
             "    uint32_t bits = {to_bits}(x), a = bits & 0x7fffffffu, r;\n    \
              if (a > 0x7f800000u) r = 0x7e00u;\n    else if (a >= 0x47800000u) r = 0x7c00u;\n    \
-             else if (a < 0x38800000u) r = {to_bits}(fabsf(x) + 0.5f) - 0x3f000000u;\n    else r = {};\n    \
+             else if (a < 0x38800000u) r = {to_bits}({fabs}(x) + 0.5f) - 0x3f000000u;\n    else r = {};\n    \
              return (uint16_t)(r | (bits >> 16 & 0x8000u));\n",
             round_bits(13, (112u32 << 23).wrapping_neg())
         ),
@@ -44,7 +44,7 @@ pub fn nearest(dtype: DType, name: &str, to_bits: &str) -> String {
             let zero = if s.fnuz { "    if (code == 0) return 0;\n" } else { "" };
             format!(
                 "    uint32_t bits = {to_bits}(x), a = bits & 0x7fffffffu, code;\n    if (a > 0x7f800000u) return {:#x};\n    \
-                 if (a > {largest:#x}u) a = {largest:#x}u;\n    if (a < {:#x}u) code = {to_bits}(fabsf(x) + {}) - {magic_bits:#x}u;\n    \
+                 if (a > {largest:#x}u) a = {largest:#x}u;\n    if (a < {:#x}u) code = {to_bits}({fabs}(x) + {}) - {magic_bits:#x}u;\n    \
                  else code = {};\n{zero}    return (uint8_t)(code | (bits >> {} & {:#x}u));\n",
                 s.nan,
                 ((lowest + 127) as u32) << 23,

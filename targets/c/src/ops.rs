@@ -28,11 +28,6 @@ fn finish(h: &mut Helpers, dtype: DType, v: Text) -> Text {
     if is_narrow(dtype) { Text::call(&h.narrow("round", dtype), &[&v]) } else { v }
 }
 
-/// `floor` or `floorf`.
-fn library(name: &str, dtype: DType) -> String {
-    if dtype == DType::F64 { name.to_owned() } else { format!("{name}f") }
-}
-
 /// Exponents for which a power is a few multiplications or a root.
 const SHORT_POWERS: [f64; 6] = [0.0, 1.0, 2.0, 3.0, -1.0, 0.5];
 
@@ -82,14 +77,14 @@ fn unary_float(h: &mut Helpers, op: Unary, dtype: DType, x: &Text) -> Result<Tex
     let double = dtype == DType::F64;
     let r = match op {
         Unary::Neg => Text::minus(x),
-        Unary::Abs => Text::call(&library("fabs", dtype), &[x]),
+        Unary::Abs => Text::call(&h.library("fabs", dtype), &[x]),
         Unary::Sign => Text::call(&h.float("sign", double), &[x]),
         Unary::Not => Text::infix("==", x, &Text::atom("0")),
-        Unary::Floor => Text::call(&library("floor", dtype), &[x]),
-        Unary::Ceil => Text::call(&library("ceil", dtype), &[x]),
-        Unary::Trunc => Text::call(&library("trunc", dtype), &[x]),
-        Unary::Round => Text::call(&library("rint", dtype), &[x]),
-        Unary::Sqrt => Text::call(&library("sqrt", dtype), &[x]),
+        Unary::Floor => Text::call(&h.library("floor", dtype), &[x]),
+        Unary::Ceil => Text::call(&h.library("ceil", dtype), &[x]),
+        Unary::Trunc => Text::call(&h.library("trunc", dtype), &[x]),
+        Unary::Round => Text::call(&h.library("rint", dtype), &[x]),
+        Unary::Sqrt => Text::call(&h.library("sqrt", dtype), &[x]),
         Unary::IsNan => return Ok(Text::call(&h.float("isnan", double), &[x])),
         Unary::IsInf => return Ok(Text::call(&h.float("isinf", double), &[x])),
         _ => return Err(fault!("'{}' of {dtype} has no form in C", op.name())),
@@ -175,7 +170,7 @@ fn binary_float(h: &mut Helpers, op: Binary, dtype: DType, a: &Text, b: &Text) -
         Binary::Div => Text::arithmetic('/', a, b),
         Binary::Min => Text::call(&h.float("min", double), &[a, b]),
         Binary::Max => Text::call(&h.float("max", double), &[a, b]),
-        Binary::Rem => Text::call(&library("fmod", dtype), &[a, b]),
+        Binary::Rem => Text::call(&h.library("fmod", dtype), &[a, b]),
         Binary::Mod => Text::call(&h.float("mod", double), &[a, b]),
         _ => return Err(fault!("'{}' of {dtype} has no form in C", op.name())),
     };
@@ -266,8 +261,8 @@ pub fn fma(h: &mut Helpers, dtype: DType, a: &Text, b: &Text, c: &Text) -> Resul
         return Ok(finish(h, dtype, odd));
     }
     match dtype {
-        DType::F64 => Ok(Text::call("fma", &[a, b, c])),
-        _ => Ok(Text::call(&h.float("fma", false), &[a, b, c])),
+        DType::F64 if !h.style.own_math => Ok(Text::call("fma", &[a, b, c])),
+        d => Ok(Text::call(&h.float("fma", d == DType::F64), &[a, b, c])),
     }
 }
 

@@ -168,7 +168,8 @@ impl<'a, 'h> Writer<'a, 'h> {
             if exprs.counts[&e] > 1 && index::is_work(e) {
                 let Ok(text) = self.expr(e) else { continue };
                 let name = self.scope.fresh("at");
-                self.declare(&name, format!("const int64_t {name} = {};", text.text));
+                let ty = self.index_type(e);
+                self.declare(&name, format!("const {ty} {name} = {};", text.text));
                 self.parts.insert(e, Text::atom(name));
             }
         }
@@ -220,15 +221,28 @@ impl<'a, 'h> Writer<'a, 'h> {
         }
     }
 
+    /// The type of an index expression's value.
+    pub fn index_type(&self, e: Expr) -> &'static str {
+        match self.helpers.style.narrow_index && index::is_narrow(e, &self.ranges) {
+            true => "int32_t",
+            false => "int64_t",
+        }
+    }
+
     /// The text of an index expression.
     pub fn expr(&mut self, e: Expr) -> Result<Text, Fault> {
         let e = self.resolve(e);
+        let wide = self.helpers.style.narrow_index && index::is_work(e) && !index::is_narrow(e, &self.ranges);
         let Writer { variables, symbols, parts, ranges, helpers, .. } = self;
+        // Narrow variables in wide arithmetic.
+        let leaf = |name: &String| {
+            let name = Text::atom(name);
+            if wide { Text::cast("int64_t", &name) } else { name }
+        };
         let known = |e: Expr| match e.node() {
-            Node::Var(v) => Some(variables.get(v).map(Text::atom).ok_or_else(|| fault!("i{v} is used outside its loop"))),
-            Node::Sym(s) => {
-                Some(symbols.get(s).map(Text::atom).ok_or_else(|| fault!("symbol '{s}' is not in the kernel's list")))
-            }
+            Node::Var(v) => Some(variables.get(v).map(leaf).ok_or_else(|| fault!("i{v} is used outside its loop"))),
+            Node::Sym(s) => Some(symbols.get(s).map(leaf).ok_or_else(|| fault!("symbol '{s}' is not in the kernel's list"))),
+            _ if wide => parts.get(&e).map(|t| Ok(Text::cast("int64_t", t))),
             _ => parts.get(&e).cloned().map(Ok),
         };
         index::print(e, ranges, helpers, &known)

@@ -2,7 +2,7 @@
 
 use crate::driver::{self, Job};
 use crate::header::{Dim, Interface, changes, given, members};
-use crate::helpers::Helpers;
+use crate::helpers::{Helpers, Style};
 use crate::kernel::{self, Function};
 use crate::layout::{self, Bounds};
 use crate::names::{Scope, comment};
@@ -34,6 +34,8 @@ pub struct Options {
     pub weights: Weights,
     /// Tasks run on several threads if the compiler has OpenMP.
     pub openmp: bool,
+    /// What the code may use.
+    pub style: Style,
     /// The largest values of dims.
     pub bounds: Bounds,
 }
@@ -77,11 +79,12 @@ pub fn source(lowered: &Lowered, options: &Options) -> Result<Source, Problems> 
     let program = &lowered.program;
     no_host(program)?;
     let layout = layout::layout(program, &options.bounds)?;
-    let mut helpers = Helpers::default();
+    let mut helpers = Helpers::new(options.style);
     let mut functions = vec![];
+    let extents = extents(program, &layout.ranges, &lowered.kernels);
     for (k, kernel) in lowered.kernels.iter().enumerate() {
         let name = format!("k{k}_{}", crate::names::identifier(&kernel.name).to_lowercase());
-        let function = kernel::function(kernel, &name, options.openmp, &mut helpers);
+        let function = kernel::function(kernel, &name, options.openmp, &extents[k], &mut helpers);
         functions.push(function.map_err(|e| problem(format!("kernel '{}'", kernel.name), &e))?);
     }
     let name = &options.name;
@@ -118,7 +121,7 @@ pub fn source(lowered: &Lowered, options: &Options) -> Result<Source, Problems> 
     interface.messages = &driver.messages;
     let mut c = format!("/* The model '{}', compiled by infc {}. */\n", comment(&options.model), env!("CARGO_PKG_VERSION"));
     let _ = writeln!(c, "#include \"{name}.h\"\n");
-    c += &preamble();
+    c += &preamble(options.style);
     c += &helpers.text();
     for (f, kernel) in functions.iter().zip(&lowered.kernels) {
         let _ = write!(c, "\n/* {} */\n{}", comment(&kernel.name), f.text);
@@ -218,11 +221,16 @@ fn no_host(program: &Program) -> Result<(), Problems> {
 fn about(options: &Options) -> Vec<String> {
     let mut lines = vec![
         "C99: compile with -std=c99 -ffp-contract=off, and without -ffast-math, for the same results everywhere.".to_owned(),
-        "Takes no memory by itself, keeps nothing outside of what it is given, and needs of the C library only memcpy, memset"
+        "Takes no memory by itself, keeps nothing outside of what it is given, and needs of the C library only memcpy and memset"
             .to_owned(),
-        "and exact functions of math.h (sqrtf, floorf and the like). Any number of threads may run it at once, each with its own"
-            .to_owned(),
-        "arena and outputs.".to_owned(),
+        match options.style.own_math {
+            false => {
+                "and exact functions of math.h (sqrtf, floorf and the like). Any number of threads may run it at once, each with"
+            }
+            true => "(nothing of math.h). Any number of threads may run it at once, each with",
+        }
+        .to_owned(),
+        "its own arena and outputs.".to_owned(),
     ];
     if options.openmp {
         lines.push("With -fopenmp, large kernels run on several threads.".to_owned());
@@ -231,13 +239,22 @@ fn about(options: &Options) -> Vec<String> {
 }
 
 /// Includes, and what the compiler must not do.
-fn preamble() -> String {
-    "#include <math.h>\n#include <string.h>\n\n\
+fn preamble(style: Style) -> String {
+    let (math, limits) = match style.own_math {
+        false => ("#include <math.h>\n", ""),
+        true => ("", LIMITS),
+    };
+    format!(
+        "{math}#include <string.h>\n\n\
      #if defined(__FAST_MATH__) || defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0 && __FLT_EVAL_METHOD__ != 16\n\
      #error \"floats must be computed as they are: no -ffast-math, no -mfpmath=387\"\n#endif\n\
-     #if defined(__clang__) || !defined(__GNUC__)\n#pragma STDC FP_CONTRACT OFF\n#endif\n\n"
-        .to_owned()
+     #if defined(__clang__) || !defined(__GNUC__)\n#pragma STDC FP_CONTRACT OFF\n#endif\n\n{limits}"
+    )
 }
+
+/// What `<math.h>` defines beside functions.
+const LIMITS: &str = "#ifdef __GNUC__\n#define INFINITY __builtin_inff()\n#define NAN __builtin_nanf(\"\")\n#else\n\
+                      #define INFINITY ((float)(1e300 * 1e300))\n#define NAN (INFINITY * 0.0f)\n#endif\n\n";
 
 /// The dims that a run is given.
 fn dims(program: &Program, ranges: &[(i64, i64)]) -> Vec<Dim> {
@@ -259,6 +276,33 @@ fn each_launch(steps: &[Step], see: &mut dyn FnMut(usize, &[View])) {
             Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
         }
     }
+}
+
+/// The range of each symbol of each kernel, over all its launches.
+fn extents(program: &Program, ranges: &[(i64, i64)], kernels: &[Kernel]) -> Vec<Vec<Option<(i64, i64)>>> {
+    let mut all: Vec<Vec<Option<(i64, i64)>>> =
+        kernels.iter().map(|k| vec![Some((i64::MAX, i64::MIN)); k.symbols.len()]).collect();
+    fn walk(steps: &[Step], ranges: &[(i64, i64)], all: &mut [Vec<Option<(i64, i64)>>]) {
+        for step in steps {
+            match step {
+                Step::Launch { kernel, extents, .. } => {
+                    let Some(known) = all.get_mut(*kernel as usize) else { continue };
+                    for (known, extent) in known.iter_mut().zip(extents) {
+                        let one = extent.range(ranges);
+                        *known = known.zip(one).map(|(a, b)| (a.0.min(b.0), a.1.max(b.1)));
+                    }
+                }
+                Step::If { then, otherwise, .. } => {
+                    walk(then, ranges, all);
+                    walk(otherwise, ranges, all);
+                }
+                Step::Loop { body, .. } => walk(body, ranges, all),
+                Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
+            }
+        }
+    }
+    walk(&program.steps, ranges, &mut all);
+    all
 }
 
 /// The constants as arrays, and the name of each by its buffer.
@@ -329,15 +373,15 @@ fn array(name: &str, dtype: DType, bytes: &[u8]) -> Result<String, Fault> {
 }
 
 /// Kernels by themselves, each with an entry that takes arrays.
-pub fn kernels(list: &[Kernel], prefix: &str) -> Result<String, Problems> {
-    let mut helpers = Helpers::default();
+pub fn kernels(list: &[Kernel], prefix: &str, style: Style) -> Result<String, Problems> {
+    let mut helpers = Helpers::new(style);
     let mut functions: Vec<Function> = vec![];
     for (k, kernel) in list.iter().enumerate() {
         let name = format!("k{k}_{}", crate::names::identifier(&kernel.name).to_lowercase());
-        let function = kernel::function(kernel, &name, false, &mut helpers);
+        let function = kernel::function(kernel, &name, false, &[], &mut helpers);
         functions.push(function.map_err(|e| problem(format!("kernel '{}'", kernel.name), &e))?);
     }
-    let mut c = format!("#include <stdint.h>\n{}{}", preamble(), helpers.text());
+    let mut c = format!("#include <stdint.h>\n{}{}", preamble(style), helpers.text());
     for (k, (f, kernel)) in functions.iter().zip(list).enumerate() {
         let _ = write!(c, "\n/* {} */\n{}", comment(&kernel.name), f.text);
         let arguments = f.parameters.iter().enumerate().map(|(i, p)| format!("({})buffers[{i}]", p.cast));
@@ -358,7 +402,7 @@ pub fn kernels(list: &[Kernel], prefix: &str) -> Result<String, Problems> {
 /// Bytes of scratch that the entries of [`kernels`] need at most.
 pub fn scratch(list: &[Kernel]) -> u64 {
     list.iter()
-        .filter_map(|k| kernel::function(k, "k", false, &mut Helpers::default()).ok())
+        .filter_map(|k| kernel::function(k, "k", false, &[], &mut Helpers::default()).ok())
         .map(|f| f.scratch)
         .max()
         .unwrap_or(0)

@@ -1,6 +1,7 @@
 //! Random loop nests and every scalar operation, printed as C and compiled: bit by bit what the loop interpreter does. Many kernels are one
 //! call of the compiler, with undefined behaviour as an error.
 
+use infc_c::Style;
 use infc_c::load::{self, Library};
 use infc_kernel::loops::Kernel;
 use infc_test_kernels::nests::{Nest, buffers, build, difference, interpreted, nest};
@@ -12,8 +13,12 @@ use proptest::test_runner::TestRunner;
 const FLAGS: &str =
     "-std=c99 -ffp-contract=off -O1 -Wall -Wextra -pedantic -Werror -fsanitize=undefined -fno-sanitize-recover=all";
 
-fn compiled(kernels: &[Kernel]) -> (Library, Vec<u64>) {
-    let text = infc_c::kernels(kernels, "entry").unwrap_or_else(|e| panic!("{e}"));
+/// The usual code, and code for microcontrollers.
+const STYLES: [Style; 2] = [Style { own_math: false, narrow_index: false }, Style { own_math: true, narrow_index: true }];
+
+fn compiled(kernels: &[Kernel], style: Style) -> (Library, Vec<u64>) {
+    let text = infc_c::kernels(kernels, "entry", style).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(text.contains("math.h"), !style.own_math);
     let scratch = vec![0; infc_c::scratch(kernels).div_ceil(8) as usize + 1];
     (load::compile(&[("kernels.c", &text)], FLAGS).unwrap_or_else(|e| panic!("{e}")), scratch)
 }
@@ -29,15 +34,17 @@ fn nests_do_what_the_interpreter_does() {
     let nests: Vec<Nest> = (0..cases()).map(|_| nest().new_tree(&mut runner).expect("a nest").current()).collect();
     for nests in nests.chunks(150) {
         let kernels: Vec<Kernel> = nests.iter().map(build).collect();
-        let (library, mut scratch) = compiled(&kernels);
-        for (k, (nest, kernel)) in nests.iter().zip(&kernels).enumerate() {
-            let (status, want) = interpreted(nest, kernel);
-            let mut got = buffers(nest);
-            // Safety: an entry of this library, with the memory that the interpreter has run on.
-            let found = unsafe { library.kernel(&format!("entry{k}"), &mut got, &[nest.serial], &mut scratch) };
-            assert_eq!(found.unwrap(), status, "{kernel}");
-            if status == 0 {
-                assert_eq!(difference(&got, &want), None, "{kernel}");
+        for style in STYLES {
+            let (library, mut scratch) = compiled(&kernels, style);
+            for (k, (nest, kernel)) in nests.iter().zip(&kernels).enumerate() {
+                let (status, want) = interpreted(nest, kernel);
+                let mut got = buffers(nest);
+                // Safety: an entry of this library, with the memory that the interpreter has run on.
+                let found = unsafe { library.kernel(&format!("entry{k}"), &mut got, &[nest.serial], &mut scratch) };
+                assert_eq!(found.unwrap(), status, "{kernel}");
+                if status == 0 {
+                    assert_eq!(difference(&got, &want), None, "{kernel} as {style:?}");
+                }
             }
         }
     }
@@ -47,13 +54,15 @@ fn nests_do_what_the_interpreter_does() {
 fn operations_on_edge_values() {
     let cases = operations::cases();
     let kernels: Vec<Kernel> = cases.iter().flat_map(|c| c.kernels()).collect();
-    let (library, mut scratch) = compiled(&kernels);
-    for (k, kernel) in kernels.iter().enumerate() {
-        let case = &cases[k / 2];
-        let mut memories = case.buffers();
-        // Safety: an entry of this library, with the memory of its case.
-        let status = unsafe { library.kernel(&format!("entry{k}"), &mut memories, &[], &mut scratch) };
-        assert_eq!(status.unwrap(), 0);
-        assert_eq!(case.difference(&memories), None, "{kernel}");
+    for style in STYLES {
+        let (library, mut scratch) = compiled(&kernels, style);
+        for (k, kernel) in kernels.iter().enumerate() {
+            let case = &cases[k / 2];
+            let mut memories = case.buffers();
+            // Safety: an entry of this library, with the memory of its case.
+            let status = unsafe { library.kernel(&format!("entry{k}"), &mut memories, &[], &mut scratch) };
+            assert_eq!(status.unwrap(), 0);
+            assert_eq!(case.difference(&memories), None, "{kernel} as {style:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The C text of kernels that everybody knows, for people to review.
 
-use infc_c::{Options, Weights, default_machine, source};
+use infc_c::{Options, Style, Weights, default_machine, source};
 use infc_kernel::program::lower;
 
 /// Compares the kernels of a graph with a snapshot.
@@ -20,6 +20,7 @@ fn kernels(graph: &str) -> String {
         model: "model".into(),
         weights: Weights::Apart,
         openmp: false,
+        style: Style::default(),
         bounds: [("n".to_owned(), 64)].into_iter().filter(|_| !lowered.program.symbols.is_empty()).collect(),
     };
     let c = source(&lowered, &options).unwrap_or_else(|e| panic!("{e}")).c;

@@ -1,5 +1,6 @@
 //! `infc compile`: from a model to an artifact, or to what lies between them.
 
+use super::fpga;
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
 use clap::ValueEnum;
@@ -33,6 +34,12 @@ pub struct Args {
     /// With --emit c: tasks of large kernels run on several threads if the C compiler has OpenMP
     #[arg(long)]
     openmp: bool,
+    /// With --emit c: nothing of <math.h>; sqrtf, floorf and the like are functions of the code itself
+    #[arg(long)]
+    no_libm: bool,
+    /// With --emit c: bits of indices and loop counters. With 32, what is not certain to fit keeps 64
+    #[arg(long, value_name = "BITS", value_parser = ["32", "64"])]
+    index: Option<String>,
     /// Print the graph to standard error after this pass, or after each one: all.
     #[arg(long, value_name = "PASS")]
     print_after: Vec<String>,
@@ -45,6 +52,8 @@ pub struct Args {
     /// Report as one JSON object.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    fpga: fpga::Streaming,
 }
 
 /// What a model is compiled for; shared by all commands that compile.
@@ -97,6 +106,8 @@ enum Emit {
     Exe,
     /// C99 with a header, for any C compiler; symbolic dims need a size or a bound.
     C,
+    /// A streaming design in HLS C++, for --target fpga-hls.
+    Hls,
     /// The kernels as LLVM IR.
     LlvmIr,
     /// The kernels as assembly.
@@ -131,12 +142,24 @@ impl How {
         let name = self.target.as_deref().or(self.cpu.as_deref()).unwrap_or(target);
         let mut more = target::find_all(name).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
         let target = more.remove(0);
+        let (dims, bounds) = self.given_dims();
+        Ok(Options { more, dims, bounds, states: self.states.clone(), ..Options::for_target(target) })
+    }
+    /// Is an output the input of the next run?
+    pub fn has_states(&self) -> bool {
+        !self.states.is_empty()
+    }
+    /// The name of the target, if one is given.
+    pub fn target_name(&self) -> Option<&str> {
+        self.target.as_deref()
+    }
+    /// What `--dim` says: sizes, and bounds.
+    pub fn given_dims(&self) -> (Vec<(String, i64)>, Vec<(String, i64)>) {
         let bounds = self.dims.iter().filter_map(|d| match d {
             Dim::AtMost(name, most) => Some((name.clone(), *most)),
             Dim::Is(..) => None,
         });
-        let (dims, bounds) = (self.fixed().collect(), bounds.collect());
-        Ok(Options { more, dims, bounds, states: self.states.clone(), ..Options::for_target(target) })
+        (self.fixed().collect(), bounds.collect())
     }
     /// Values of dims, for made-up inputs.
     pub fn dims(&self) -> std::collections::BTreeMap<String, i64> {
@@ -172,6 +195,12 @@ fn state(text: &str) -> std::result::Result<(String, String), String> {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result {
+    if args.how.target_name() == Some(fpga::TARGET) || args.emit == Some(Emit::Hls) {
+        return streaming(args);
+    }
+    if let Some(option) = args.fpga.given() {
+        return Err(Failure::usage(format!("{option} is for streaming designs"), "add --target fpga-hls"));
+    }
     let default = match args.emit {
         Some(Emit::C) => "c99",
         #[cfg(feature = "ptx")]
@@ -182,8 +211,8 @@ pub fn run(args: &Args) -> Result {
     let emit = args.emit.unwrap_or(if options.target.backend == "c" { Emit::C } else { Emit::Infc });
     if emit != Emit::C {
         options = args.how.options_for(default)?;
-        if args.weights.is_some() || args.openmp {
-            return Err(Failure::usage("--weights and --openmp are for C code", "add --emit c"));
+        if args.weights.is_some() || args.openmp || args.no_libm || args.index.is_some() {
+            return Err(Failure::usage("--weights, --openmp, --no-libm and --index are for C code", "add --emit c"));
         }
     }
     options.passes.print_after.clone_from(&args.print_after);
@@ -221,7 +250,23 @@ pub fn run(args: &Args) -> Result {
         }
         Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe => native(args, emit, &options),
         Emit::C => c_code(args, &options),
+        Emit::Hls => streaming(args),
     }
+}
+
+/// A streaming design.
+fn streaming(args: &Args) -> Result {
+    if args.how.target_name().is_some_and(|t| t != fpga::TARGET) || args.emit.is_some_and(|e| e != Emit::Hls) {
+        let help = "--target fpga-hls and --emit hls go together; leave the other out";
+        return Err(Failure::usage("HLS C++ is what the target fpga-hls is printed as, and nothing else", help));
+    }
+    let other = args.weights.is_some() || args.openmp || args.no_libm || args.index.is_some() || args.threads.is_some();
+    if other || args.stop_after.is_some() || !args.print_after.is_empty() || args.rewrite_limit.is_some() || args.how.has_states()
+    {
+        let help = "of the general options it takes -o, --dim and --json";
+        return Err(Failure::usage("an option is not for streaming designs", help));
+    }
+    fpga::run(&args.fpga, &args.model, &args.how, args.output.as_deref(), args.json)
 }
 
 /// Reads a model.
@@ -324,7 +369,8 @@ fn c_code(args: &Args, options: &Options) -> Result {
     let graph = import(&args.model)?;
     let spinner = term::spinner(format!("compiling {}", args.model.display()));
     let weights = if args.weights == Some(WeightsIn::Bin) { infc_c::Weights::Apart } else { infc_c::Weights::Arrays };
-    let code = native::c_code(graph, options, &name, weights, args.openmp)?;
+    let style = infc_c::Style { own_math: args.no_libm, narrow_index: args.index.as_deref() == Some("32") };
+    let code = native::c_code(graph, options, &name, native::Print { weights, openmp: args.openmp, style })?;
     drop(spinner);
     let beside = |ending: &str| out.with_file_name(format!("{name}.{ending}"));
     let (header, weights) = (beside("h"), beside("bin"));
@@ -388,7 +434,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> std::result::Result<(), Failure>
 }
 
 /// Writes files (path, bytes, rights) whole or none of them: to temporary ones beside them, which are renamed when all are written.
-fn write_files<B: AsRef<[u8]>>(files: &[(PathBuf, B, u32)]) -> std::result::Result<(), Failure> {
+pub fn write_files<B: AsRef<[u8]>>(files: &[(PathBuf, B, u32)]) -> std::result::Result<(), Failure> {
     let mut written = vec![];
     // A pipe or a device is written to; a file that was renamed to it would replace it.
     let special = |path: &Path| fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir());

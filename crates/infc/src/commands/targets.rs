@@ -28,13 +28,18 @@ pub fn run(args: &Args) -> Result {
             .iter()
             .map(|m| serde_json::json!({"name": m.name, "backend": m.backend, "arch": m.arch, "features": m.features, "doc": m.doc}))
             .collect();
+        let parts = infc_stream::machine::machines();
         let backends: Vec<_> = Backend::ALL.iter().map(|b| b.name()).collect();
-        say!("{}", serde_json::json!({ "targets": targets, "native": native, "backends": backends }));
+        say!("{}", serde_json::json!({ "targets": targets, "native": native, "backends": backends, "parts": parts }));
         return Ok(Exit::Ok);
     }
     for m in target::machines() {
         let mark = if Some(&m.name) == native.as_ref() { " (native: this computer)" } else { "" };
         say!("{:12} {:6} {}{mark}", m.name, m.backend, m.doc);
+    }
+    say!("streaming designs in HLS C++, --target fpga-hls --machine PART:");
+    for m in infc_stream::machine::machines() {
+        say!("  {:10} {}", m.name, m.doc);
     }
     say!("backends of `infc verify`:");
     Backend::ALL.iter().for_each(|b| say!("  {:7} {}", b.name(), b.doc()));

@@ -1,7 +1,7 @@
 //! A model as C code.
 
 use crate::compile::{self, Options, Report};
-use infc_c::{Source, Weights};
+use infc_c::{Source, Style, Weights};
 use infc_ir::{Graph, Problems};
 use std::time::Instant;
 
@@ -14,8 +14,25 @@ pub struct CCode {
     pub report: Report,
 }
 
+/// How C code is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Print {
+    /// Where the weights go.
+    pub weights: Weights,
+    /// Tasks on several threads, by OpenMP.
+    pub openmp: bool,
+    /// What the code may use.
+    pub style: Style,
+}
+
+impl Default for Print {
+    fn default() -> Print {
+        Print { weights: Weights::Arrays, openmp: false, style: Style::default() }
+    }
+}
+
 /// Prints an imported model as C files whose functions are called `NAME_run` and the like. The options name a machine of the C backend.
-pub fn c_code(graph: Graph, options: &Options, name: &str, weights: Weights, openmp: bool) -> Result<CCode, Problems> {
+pub fn c_code(graph: Graph, options: &Options, name: &str, print: Print) -> Result<CCode, Problems> {
     let mut report = Report { target: options.target.name.clone(), ..Report::default() };
     let start = Instant::now();
     let model = graph.name.clone();
@@ -26,7 +43,8 @@ pub fn c_code(graph: Graph, options: &Options, name: &str, weights: Weights, ope
     report.stages.push(("lower", start.elapsed()));
     let start = Instant::now();
     let bounds = options.bounds.iter().cloned().collect();
-    let source = infc_c::source(&lowered, &infc_c::Options { name: name.to_owned(), model, weights, openmp, bounds })?;
+    let Print { weights, openmp, style } = print;
+    let source = infc_c::source(&lowered, &infc_c::Options { name: name.to_owned(), model, weights, openmp, style, bounds })?;
     report.stages.push(("code", start.elapsed()));
     report.kernels = lowered.kernels.len();
     report.launches = compile::launches(&lowered.program.steps);

@@ -4,7 +4,7 @@ mod archive;
 mod c;
 mod link;
 
-pub use c::{CCode, c_code};
+pub use c::{CCode, Print, c_code};
 pub use infc_c::names::identifier;
 pub use link::{executable, shared_library};
 
