@@ -90,4 +90,5 @@ def main(out):
         print(f"{path}: {path.stat().st_size >> 20} MiB", flush=True)
 
 
-main(pathlib.Path(sys.argv[1]))
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

@@ -5,7 +5,7 @@ use infc_artifact::container::{Artifact, Requirements, Variant};
 use infc_artifact::encode::encode;
 use infc_ir::{Graph, Problem, Problems};
 use infc_kernel::program::{self, Lowered};
-use infc_kernel::target::TargetDesc;
+use infc_kernel::target::{Math, TargetDesc};
 use prost::Message;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -102,6 +102,9 @@ pub struct Manifest {
     /// Threads that it is to run on.
     #[prost(uint32, optional, tag = "7")]
     pub threads: Option<u32>,
+    /// In what products of f32 are taken, if not in f32: `tf32`.
+    #[prost(string, optional, tag = "8")]
+    pub math: Option<String>,
 }
 
 /// Compiles a model file.
@@ -258,6 +261,7 @@ fn manifest(model: &str, options: &Options) -> Manifest {
         states: options.states.iter().map(|(o, i)| format!("{o}={i}")).collect(),
         passes: options.passes.pipeline.clone(),
         threads: options.threads,
+        math: Math::ALL.iter().find(|m| m.0 == options.target.math && m.0 != Math::F32).map(|m| m.1.to_owned()),
     }
 }
 

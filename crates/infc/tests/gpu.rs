@@ -90,6 +90,12 @@ fn ptx_is_text_and_targets_are_checked() {
     assert!(code == 0 && text.contains(".target sm_90a") && text.contains(".visible .entry k0("), "{text}");
     let (code, text) = infc(&["compile", &model, "--emit", "ptx", "--target", "c99"], &[]);
     assert!(code != 0 && text.contains("ptx"), "{text}");
+    let (code, text) = infc(&["compile", &model, "--emit", "ptx", "--math", "bf16"], &[]);
+    assert!(code == 0 && text.contains("mma.sync") && text.contains("f32.bf16.bf16.f32"), "{text}");
+    let (code, text) = infc(&["compile", &model, "--target", "c99", "--math", "tf32"], &[]);
+    assert!(code == 2 && text.contains("--math is for GPUs"), "{text}");
+    let (code, text) = infc(&["compile", &model, "--target", "nvidia", "--math", "f8"], &[]);
+    assert!(code == 2 && text.contains("f32, tf32, bf16, f16"), "{text}");
     let (code, text) = infc(&["verify", &model, "--backend", "ptx", "--target", "c99"], &[]);
     assert!(code == 2 && text.contains("ptx backend"), "{text}");
     let (code, text) = infc(&["compile", &model, "--emit", "obj", "--dim", "batch=1", "--target", "nvidia-sm80"], &[]);

@@ -3,7 +3,7 @@
 //! [`choose`] looks at the step, the strides of its operands and the machine, and picks a kind with its sizes. A builder
 //! turns step and plan into a nest; any legal plan of a step gives the same values (up to the order of float sums).
 
-use crate::build::{Operand, contract, elementwise};
+use crate::build::{Operand, contract, elementwise, tile};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
 use infc_ir::Expr;
@@ -21,6 +21,8 @@ pub enum Plan {
     Elementwise(Elementwise),
     /// A reduction with vectors along its last axis.
     RowReduce(RowReduce),
+    /// A contraction in tiles of blocks of threads, through memory that they share.
+    Tile(Tile),
     /// Every element on its own, each a task: for machines whose tasks are threads.
     Threads(Threads),
     /// Updates one after another.
@@ -93,11 +95,31 @@ pub struct RowReduce {
     pub chunk: usize,
 }
 
+/// Sizes of a contraction in tiles of blocks of threads. Rows are the axes of one factor alone, columns those of the other; both are
+/// flattened, all other parallel axes are batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tile {
+    /// The factor (0 or 1) that has the rows.
+    pub rows_of: usize,
+    /// Output axes that are rows, outermost first.
+    pub m: Vec<usize>,
+    /// Output axes that are columns, outermost first.
+    pub n: Vec<usize>,
+    /// Rows, columns and products of the tile that a block has in shared memory.
+    pub block: [usize; 3],
+    /// Warps along rows and columns; threads along them where no matrix instruction is used.
+    pub grid: [usize; 2],
+    /// The row of [`crate::rows::ROWS`] that adds the products up.
+    pub row: &'static str,
+}
+
 /// One element to a task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Threads {
     /// Output axes from outermost to innermost; neighbours along the last one are neighbouring tasks.
     pub order: Vec<usize>,
+    /// Neighbours along the last axis that a task computes, which lie side by side in the result.
+    pub wide: usize,
 }
 
 /// Elements' work that makes a task worth the trouble.
@@ -111,14 +133,24 @@ pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
         Step::Sort(_) => Plan::Sort,
         Step::Filter(_) => Plan::Filter,
         Step::Choice(_) => Plan::Choice,
-        Step::Compute(c) if target.block_threads > 0 => Plan::Threads(Threads { order: in_memory_order(c, operands) }),
+        Step::Compute(c) if target.block_threads > 0 => {
+            if is_contraction(c)
+                && let Some(plan) = tile::plan(c, operands, target)
+            {
+                return Plan::Tile(plan);
+            }
+            match row_reduce(c, operands, crate::loops::WARP as usize) {
+                Some(plan) => Plan::RowReduce(RowReduce { chunk: 1, ..plan }),
+                None => Plan::Threads(threads(c, operands)),
+            }
+        }
         Step::Compute(c) => {
             if is_contraction(c)
                 && let Some(plan) = contract::plan(c, operands, target)
             {
                 return Plan::Brgemm(plan);
             }
-            if let Some(plan) = row_reduce(c, operands, target) {
+            if let Some(plan) = row_reduce(c, operands, target.lanes(widest(c))) {
                 return Plan::RowReduce(plan);
             }
             Plan::Elementwise(elementwise(c, operands, target))
@@ -129,6 +161,21 @@ pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
 /// The value of an extent, or a guess for a symbolic one.
 pub fn guess(e: Expr) -> i64 {
     e.known().unwrap_or(32)
+}
+
+/// Elements from which on there are threads enough though each takes several.
+const MANY: i64 = 1 << 16;
+
+fn threads(c: &Compute, operands: &[Operand]) -> Threads {
+    let order = in_memory_order(c, operands);
+    let out = &operands[operands.len() - 1];
+    // As many as 16 bytes of the widest elements hold.
+    let bytes = operands.iter().map(|o| o.buffer.dtype.bytes()).max().unwrap_or(1);
+    let wide = if bytes > 4 { 2 } else { 4 };
+    let all: Option<i64> = c.dims.iter().map(|d| d.known()).product();
+    let fits = order.last().is_some_and(|&a| out.buffer.strides[a].is(1) && c.dims[a].known().is_some_and(|n| n % wide == 0));
+    let wide = if c.reduction.is_none() && fits && all.is_some_and(|n| n >= MANY) { wide as usize } else { 1 };
+    Threads { order, wide }
 }
 
 /// Output axes, outermost first: by falling stride; unit axes first of all.
@@ -213,14 +260,13 @@ fn stride_rank(o: &Operand, axis: usize) -> i64 {
 }
 
 /// A reduction whose last axis is contiguous in what it reads, while the result's innermost axis is not.
-fn row_reduce(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<RowReduce> {
+fn row_reduce(c: &Compute, operands: &[Operand], lanes: usize) -> Option<RowReduce> {
     let r = c.reduction.as_ref()?;
     if matches!(r.kind, Reducer::ArgMax { .. } | Reducer::ArgMin { .. }) {
         return None;
     }
     let extent = *r.axes.last()?;
     let last = (c.dims.len() + r.axes.len() - 1) as u32;
-    let lanes = target.lanes(widest(c));
     if lanes < 2 || extent.known().is_some_and(|e| e < lanes as i64) {
         return None;
     }
@@ -263,7 +309,15 @@ impl fmt::Display for Plan {
                 e.taps.map_or(Ok(()), |k| write!(f, " taps={k}"))
             }
             Plan::RowReduce(r) => write!(f, "row_reduce lanes={} chunk={}", r.lanes, r.chunk),
-            Plan::Threads(t) => write!(f, "threads order={:?}", t.order),
+            Plan::Tile(t) => {
+                let ([m, n, k], [down, across]) = (t.block, t.grid);
+                write!(
+                    f,
+                    "tile m={:?} n={:?} rows_of={} block={m}x{n}x{k} grid={down}x{across} row={}",
+                    t.m, t.n, t.rows_of, t.row
+                )
+            }
+            Plan::Threads(t) => write!(f, "threads order={:?} wide={}", t.order, t.wide),
             Plan::Scatter => f.write_str("scatter"),
             Plan::Prefix => f.write_str("prefix"),
             Plan::Sort => f.write_str("sort"),

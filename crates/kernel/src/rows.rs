@@ -4,7 +4,7 @@
 //! The contraction builder asks here for the step of its inner loop, and its tile follows from the row's cost. A new instruction is a
 //! row here and, where the generic form does not already become it, an emitter in the target's crate.
 
-use crate::target::TargetDesc;
+use crate::target::{Math, TargetDesc};
 use infc_ir::DType;
 use infc_ir::scalar::{Binary, Scalar};
 
@@ -39,8 +39,52 @@ pub struct Sums {
     pub groups: usize,
 }
 
-/// All rows, the best ones first.
+fn products(sum: Scalar, a: &[Scalar], b: &[Scalar]) -> Scalar {
+    a.iter().zip(b).fold(sum, |sum, (&a, &b)| sum + a * b)
+}
+
+/// Sums in f32 of such factors, on a GPU.
+fn tensor_core(s: &Sums, t: &TargetDesc, factors: DType) -> bool {
+    t.block_threads > 0 && (s.dtype, s.broadcast, s.vector) == (DType::F32, factors, factors)
+}
+
+/// Factors of f32 that may be rounded, on a GPU.
+fn rounded(s: &Sums, t: &TargetDesc, math: Math) -> bool {
+    t.math == math && tensor_core(s, t, DType::F32)
+}
+
+fn is_byte(d: DType) -> bool {
+    matches!(d, DType::I8 | DType::U8)
+}
+
+/// All rows, the best ones first. Those of a warp's matrix instruction (`mma`) make tiles of 16 rows and 8 columns; the order of its sums is
+/// the machine's.
 pub static ROWS: &[Row] = &[
+    Row {
+        name: "mma_f16",
+        depth: 16,
+        step: products,
+        legal: |s, t| tensor_core(s, t, DType::F16) || rounded(s, t, Math::F16),
+        per_cycle: 1.0,
+        latency: 18.0,
+    },
+    Row {
+        name: "mma_bf16",
+        depth: 16,
+        step: products,
+        legal: |s, t| tensor_core(s, t, DType::BF16) || rounded(s, t, Math::Bf16),
+        per_cycle: 1.0,
+        latency: 18.0,
+    },
+    Row { name: "mma_tf32", depth: 8, step: products, legal: |s, t| rounded(s, t, Math::Tf32), per_cycle: 1.0, latency: 18.0 },
+    Row {
+        name: "mma_i8",
+        depth: 32,
+        step: products,
+        legal: |s, t| t.block_threads > 0 && s.dtype == DType::I32 && is_byte(s.broadcast) && is_byte(s.vector),
+        per_cycle: 1.0,
+        latency: 18.0,
+    },
     Row {
         name: "byte_dot",
         depth: 4,

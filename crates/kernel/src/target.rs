@@ -31,12 +31,35 @@ pub struct TargetDesc {
     /// Threads of a block, on a machine that runs tasks as threads in blocks (a GPU); 0 on others.
     #[serde(default)]
     pub block_threads: u32,
+    /// In what sums of products of f32 may be taken: on GPUs `tf32`, `bf16` or `f16` for matrix instructions of fewer bits.
+    #[serde(default)]
+    pub math: Math,
     /// Bytes of L1 data cache.
     pub l1_bytes: u64,
     /// Bytes of L2 cache of one core.
     pub l2_bytes: u64,
     /// Bytes of L3 cache that one core may count on.
     pub l3_bytes: u64,
+}
+
+/// The precision of products of f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Math {
+    /// As they are.
+    #[default]
+    F32,
+    /// Factors rounded to 10 bits of mantissa.
+    Tf32,
+    /// Factors rounded to bf16.
+    Bf16,
+    /// Factors rounded to f16.
+    F16,
+}
+
+impl Math {
+    /// All of them, with their names.
+    pub const ALL: [(Math, &str); 4] = [(Math::F32, "f32"), (Math::Tf32, "tf32"), (Math::Bf16, "bf16"), (Math::F16, "f16")];
 }
 
 impl TargetDesc {

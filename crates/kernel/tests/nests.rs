@@ -25,6 +25,8 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         fma,
         byte_dot: false,
         math_calls: false,
+        block_threads: 0,
+        math: infc_kernel::target::Math::F32,
         l1_bytes: 32 << 10,
         l2_bytes: 512 << 10,
         l3_bytes: 4 << 20,
@@ -100,6 +102,11 @@ fn to_memory(t: &Tensor, o: &Operand) -> Vec<u8> {
 /// Builds and runs the nest of `step`; compares with the step.
 fn check(step: &Step, sources: &[Tensor], layouts: &[Layout], constant: &[bool], target: &TargetDesc, plan: Option<Plan>) {
     let want = infc_ir::interp::run_step(step, &sources.iter().cloned().map(Some).collect::<Vec<_>>()).expect("the step runs");
+    if plan.is_none() {
+        // As threads of a GPU.
+        let gpu = TargetDesc { block_threads: 128, ..self::target(1, 64, true) };
+        check_against(step, sources, layouts, constant, &gpu, None, &want);
+    }
     check_against(step, sources, layouts, constant, target, plan, &want);
 }
 

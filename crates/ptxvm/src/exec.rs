@@ -46,6 +46,9 @@ pub fn launch(kernel: &Kernel, grid: Grid, parameters: &[u8], memory: &mut Memor
     Ok(())
 }
 
+/// All copies are waited for, also those of the group that is open.
+pub(crate) const ALL: usize = u32::MAX as usize;
+
 /// One copy that has been asked for.
 struct Pending {
     to: usize,
@@ -522,8 +525,8 @@ impl<'a> Block<'a> {
     fn copy(&mut self, w: usize, mask: u32, pc: u32, i: &Inst, bytes: usize) -> Result<(), Fault> {
         for l in lanes_of(mask) {
             let r = &self.warps[w].registers;
-            let (to, from, there) =
-                (r[i.d as usize][l].wrapping_add(i.imm as u64), r[i.a as usize][l], r[i.b as usize][l] as usize);
+            let from = r[i.a as usize][l].wrapping_add(r[i.c as usize][l]);
+            let (to, there) = (r[i.d as usize][l].wrapping_add(i.imm as u64), r[i.b as usize][l] as usize);
             if !matches!(bytes, 4 | 8 | 16) || to % bytes as u64 != 0 || from % bytes as u64 != 0 || there > bytes {
                 return self.fail(w, l, pc, format!("a copy of {bytes} bytes from {from:#x} to {to:#x}"));
             }
@@ -537,11 +540,17 @@ impl<'a> Block<'a> {
     fn copy_wait(&mut self, w: usize, mask: u32, pc: u32, left: usize) -> Result<(), Fault> {
         for l in lanes_of(mask) {
             let groups = &mut self.warps[w].copies[l];
+            if left == ALL {
+                groups.push(vec![]);
+            }
+            let left = if left == ALL { 0 } else { left };
             let closed = groups.len() - 1;
             let done: Vec<Pending> = groups.drain(..closed.saturating_sub(left)).flatten().collect();
             for p in done {
                 let mut raw = [0u8; 16];
-                self.read(w, l, pc, Space::Global, p.from, &mut raw[..p.there])?;
+                if p.there > 0 {
+                    self.read(w, l, pc, Space::Global, p.from, &mut raw[..p.there])?;
+                }
                 self.put(w, l, pc, Space::Shared, p.to as u64, &raw[..p.bytes])?;
             }
         }

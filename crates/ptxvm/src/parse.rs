@@ -371,15 +371,13 @@ impl Reader {
             "cp" => {
                 i.op = match () {
                     () if has("commit_group") => Op::CopyCommit,
-                    () if has("wait_all") => Op::CopyWait(0),
+                    () if has("wait_all") => Op::CopyWait(u32::MAX),
                     () if has("wait_group") => Op::CopyWait(list[0].parse().unwrap_or(0)),
                     () => {
                         (i.d, i.imm) = self.address(&list[0])?;
                         let (a, offset) = self.address(&list[1])?;
-                        if offset != 0 {
-                            return self.fail("the source of an asynchronous copy has an offset");
-                        }
                         i.a = a;
+                        i.c = self.constant(Start::Const(offset as u64));
                         let bytes: u8 = list[2].parse().unwrap_or(0);
                         // The bytes that are there; the others become 0.
                         i.b = self.operand(list.get(3).unwrap_or(&list[2]))?;

@@ -283,7 +283,7 @@ impl Printer<'_, '_> {
             Stmt::For { var, extent, kind, body } => {
                 let kernel = self.w.kernel.expect("a kernel is printed");
                 let name = kernel.axes.0.get(var).copied().unwrap_or("i");
-                if matches!(kind, LoopKind::Vector | LoopKind::Unroll) && extent.known().is_none() {
+                if !matches!(kind, LoopKind::Serial | LoopKind::Parallel) && extent.known().is_none() {
                     return Err(fault!("the extent of i{var} is not constant: {extent}"));
                 }
                 self.looped(*var, *extent, name, *kind == LoopKind::Unroll, |p| p.list(body))

@@ -227,6 +227,8 @@ impl Emit<'_> {
             LoopKind::Vector if self.lanes.is_none() => self.vector(var, constant()?, body),
             // A vector loop inside another one: its lanes one after another.
             LoopKind::Serial | LoopKind::Parallel | LoopKind::Vector => self.serial(var, extent, body),
+            // What a GPU does side by side.
+            LoopKind::Thread | LoopKind::Warp | LoopKind::Matrix => self.serial(var, extent, body),
         }
     }
 

@@ -1,9 +1,9 @@
 //! One kernel as an `.entry`: tasks, loops and statements. What is computed in them is the business of `scalars`.
 
 use crate::asm::{Asm, Class, Val};
+use crate::layout::{self, Layout, Mode};
 use crate::ops;
 use infc_ir::expr::{Node, Ranges};
-use infc_ir::scalar::Kind;
 use infc_ir::{Expr, Fault, Scalar, fault};
 use infc_kernel::loops::{Access, Kernel, LoopKind, Space, Stmt};
 use std::collections::{HashMap, HashSet};
@@ -14,8 +14,19 @@ pub struct Entry {
     pub text: String,
     /// Bytes of global memory that each thread needs for itself.
     pub scratch: u64,
-    /// Threads of a block, if a task is for a whole block.
-    pub block: Option<u32>,
+    /// Who takes a task.
+    pub block: Block,
+}
+
+/// Who takes a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Block {
+    /// A thread.
+    Threads,
+    /// The threads of a warp together.
+    Warps,
+    /// A block of so many threads.
+    Block(u32),
 }
 
 /// A loop variable.
@@ -23,6 +34,8 @@ pub struct Entry {
 pub(crate) enum Var {
     Const(i64),
     Reg(Val),
+    /// Follows from other variables: of lanes.
+    Expr(Expr),
 }
 
 /// Where a buffer lies.
@@ -62,6 +75,30 @@ pub(crate) struct Emit<'a> {
     pub guard: Option<Val>,
     /// Buffers whose elements have registers.
     in_registers: HashSet<u32>,
+    /// Who takes a task.
+    pub mode: Mode,
+    /// How the elements of each buffer are shared out.
+    pub layouts: Vec<Layout>,
+    /// Row, column and number of the element of a matrix tile that is being computed.
+    pub fragment: Option<(u32, u32, usize)>,
+    /// Parts of matrix tiles in registers, by buffer and place.
+    pub parts: HashMap<(u32, Expr, bool), Vec<Val>>,
+    /// Shared buffers read and written since the last barrier.
+    pub touched: [HashSet<u32>; 2],
+    /// Elements of parameters that were read several at once, by their offset.
+    pub ahead: HashMap<(u32, Expr), Val>,
+    /// Where elements are put instead of memory, to be stored several at once.
+    pub behind: Option<Vec<Val>>,
+    /// Copies into shared memory may be under way.
+    pub copying: bool,
+    /// Buffers' first elements are at multiples of 16 bytes, where this holds.
+    pub aligned: HashMap<u32, Val>,
+    /// Lanes, threads or warps of an open loop do different things.
+    pub side_by_side: bool,
+    /// A condition that may differ between them is open.
+    pub divergent: bool,
+    /// Holds in the first lane of a warp.
+    pub first_lane: Option<Val>,
     error: Val,
     scratch_base: Val,
     scratch: u64,
@@ -74,6 +111,9 @@ const MOST_REGISTERS: i64 = 128;
 const MOST_LOCAL: u64 = 1 << 12;
 /// The most iterations of a loop that is written out.
 const MOST_UNROLLED: i64 = 128;
+
+/// The most lanes of a vector loop that is written out.
+const MOST_LANES: i64 = 16;
 
 /// Prints a kernel as entry `name`.
 pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
@@ -92,6 +132,18 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
         reads: HashMap::new(),
         guard: None,
         in_registers: HashSet::new(),
+        mode: layout::mode(kernel)?,
+        layouts: layout::layouts(kernel),
+        fragment: None,
+        parts: HashMap::new(),
+        touched: [HashSet::new(), HashSet::new()],
+        ahead: HashMap::new(),
+        behind: None,
+        copying: false,
+        aligned: HashMap::new(),
+        side_by_side: false,
+        divergent: false,
+        first_lane: None,
         error,
         scratch_base,
         scratch: 0,
@@ -100,14 +152,21 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
     let parameters = e.parameters(name);
     e.choose_registers();
     e.tasks()?;
-    let Emit { a, scratch, .. } = e;
+    let Emit { a, scratch, mode, .. } = e;
     let list = parameters.join(",\n\t");
-    Ok(Entry { text: format!(".visible .entry {name}(\n\t{list}\n)\n{{\n{}\tret;\n}}\n", a.finish()), scratch, block: None })
+    let (block, limit) = match mode {
+        Mode::Threads => (Block::Threads, String::new()),
+        Mode::Warps => (Block::Warps, String::new()),
+        Mode::Block(n) => (Block::Block(n), format!(".reqntid {n}\n")),
+    };
+    Ok(Entry { text: format!(".visible .entry {name}(\n\t{list}\n)\n{limit}{{\n{}\tret;\n}}\n", a.finish()), scratch, block })
 }
 
 /// Is the loop written out?
 fn unrolled(kind: LoopKind, extent: Expr) -> bool {
-    extent.known().is_some_and(|n| n <= 1 || kind == LoopKind::Unroll && n <= MOST_UNROLLED)
+    extent
+        .known()
+        .is_some_and(|n| n <= 1 || kind == LoopKind::Unroll && n <= MOST_UNROLLED || kind == LoopKind::Vector && n <= MOST_LANES)
 }
 
 impl Emit<'_> {
@@ -140,66 +199,16 @@ impl Emit<'_> {
 
     /// Buffers that are small and only indexed by numbers that are known here.
     fn choose_registers(&mut self) {
-        fn fixed(index: &[Scalar], known: &HashSet<u32>) -> bool {
-            index.iter().all(|i| {
-                i.as_index().is_some_and(|e| {
-                    let mut all = true;
-                    e.leaves(&mut |l| all &= matches!(l.node(), Node::Var(v) if known.contains(v)));
-                    all
-                })
-            })
-        }
-        fn see(s: Scalar, known: &HashSet<u32>, not: &mut HashSet<u32>) {
-            s.visit(&mut |n| {
-                if let Kind::Read { source, index, .. } = n.kind()
-                    && !fixed(index, known)
-                {
-                    not.insert(*source);
-                }
-            });
-        }
-        fn walk(body: &[Stmt], known: &mut HashSet<u32>, not: &mut HashSet<u32>) {
-            for s in body {
-                match s {
-                    Stmt::For { var, extent, kind, body } => {
-                        let new = unrolled(*kind, *extent) && known.insert(*var);
-                        walk(body, known, not);
-                        if new {
-                            known.remove(var);
-                        }
-                    }
-                    Stmt::While { cond, body } => {
-                        see(*cond, known, not);
-                        walk(body, known, not);
-                    }
-                    Stmt::Let { value, .. } => see(*value, known, not),
-                    Stmt::Store { buffer, index, value } => {
-                        if !fixed(index, known) {
-                            not.insert(*buffer);
-                        }
-                        index.iter().chain([value]).for_each(|&s| see(s, known, not));
-                    }
-                    Stmt::If { cond, then, otherwise } => {
-                        see(*cond, known, not);
-                        walk(then, known, not);
-                        walk(otherwise, known, not);
-                    }
-                    Stmt::Check { cond, .. } => see(*cond, known, not),
-                    Stmt::Alloc { .. } | Stmt::Prefetch { .. } => {}
-                }
-            }
-        }
-        let mut not = HashSet::new();
-        walk(&self.kernel.body, &mut HashSet::new(), &mut not);
+        let not = layout::indexed_by_unknowns(self.kernel, &self.layouts, &unrolled);
         for (k, b) in self.kernel.buffers.iter().enumerate() {
-            let small = b.span().known().is_some_and(|n| n <= MOST_REGISTERS);
+            let small = self.layouts[k].own_elements(b).is_some_and(|n| n <= MOST_REGISTERS);
             if matches!(b.space, Space::Reg | Space::Tile) && small && !not.contains(&(k as u32)) {
                 self.in_registers.insert(k as u32);
             }
         }
     }
 
-    /// Each thread takes tasks as far apart as there are threads.
+    /// Each thread, warp or block takes tasks as far apart as there are of them.
     fn tasks(&mut self) -> Result<(), Fault> {
         let a = &mut self.a;
         let [block, width, thread, grid, step] = std::array::from_fn(|_| a.fresh(Class::R));
@@ -214,6 +223,20 @@ impl Emit<'_> {
         a.line(format_args!("mul.lo.u32 {step}, {grid}, {width}"));
         a.line(format_args!("cvt.u64.u32 {stride}, {step}"));
         let own = a.copied(task);
+        match self.mode {
+            Mode::Threads => {}
+            Mode::Warps => {
+                a.line(format_args!("shr.u64 {task}, {task}, 5"));
+                a.line(format_args!("shr.u64 {stride}, {stride}, 5"));
+            }
+            Mode::Block(_) => {
+                a.line(format_args!("cvt.u64.u32 {task}, {block}"));
+                a.line(format_args!("cvt.u64.u32 {stride}, {grid}"));
+            }
+        }
+        if self.mode != Mode::Threads {
+            self.lanes(thread);
+        }
         let Some(Var::Reg(tasks)) = self.vars.remove(&u32::MAX) else {
             return Err(fault!("the number of tasks has no register"));
         };
@@ -231,6 +254,9 @@ impl Emit<'_> {
                 self.alloc(k)?;
             }
         }
+        if self.mode != Mode::Warps && layout::has_lanes(&kernel.body) {
+            self.alignment();
+        }
         let head = self.a.label();
         let over = self.a.fresh(Class::P);
         self.a.place(&head);
@@ -238,6 +264,7 @@ impl Emit<'_> {
         let end = self.end.clone();
         self.a.line(format_args!("@{over} bra {end}"));
         self.list(&kernel.body)?;
+        self.barrier();
         self.a.line(format_args!("add.s64 {task}, {task}, {stride}"));
         self.a.line(format_args!("bra {head}"));
         self.a.place(&end);
@@ -245,7 +272,7 @@ impl Emit<'_> {
     }
 
     /// A list of statements; values computed in it are not known after it.
-    fn list(&mut self, list: &[Stmt]) -> Result<(), Fault> {
+    pub(crate) fn list(&mut self, list: &[Stmt]) -> Result<(), Fault> {
         self.known.push(HashMap::new());
         for s in list {
             self.read.clear();
@@ -295,6 +322,24 @@ impl Emit<'_> {
 
     fn looped(&mut self, var: u32, extent: Expr, kind: LoopKind, body: &[Stmt]) -> Result<(), Fault> {
         let extent = self.resolve(extent);
+        if layout::is_side_by_side(self.mode, kind, extent) && !self.side_by_side {
+            return self.together(var, extent, kind, body);
+        }
+        if kind == LoopKind::Matrix {
+            return self.matrix(var, body);
+        }
+        if kind == LoopKind::Vector
+            && self.mode == Mode::Threads
+            && let Some(wide) = self.wide_accesses(var, extent, body)
+        {
+            return self.wide(var, extent, &wide, body);
+        }
+        if kind == LoopKind::Vector
+            && self.side_by_side
+            && let Some(copy) = self.wide_copy(var, extent, body)
+        {
+            return self.copy(var, extent, &copy, body);
+        }
         if unrolled(kind, extent) {
             self.ranges.extent(var, extent);
             for i in 0..extent.known().unwrap_or(0) {
@@ -304,6 +349,12 @@ impl Emit<'_> {
             self.vars.remove(&var);
             return Ok(());
         }
+        // What is shared between rounds: each begins and ends with nothing open.
+        let shares = !self.side_by_side && matches!(self.mode, Mode::Block(_)) && layout::has_side_by_side(self.mode, body);
+        if shares {
+            self.barrier();
+        }
+        let parts = std::mem::take(&mut self.parts);
         let end_value = self.expr(extent)?;
         let zero = self.a.q(0);
         let counter = self.a.copied(zero);
@@ -314,6 +365,10 @@ impl Emit<'_> {
         self.ranges.extent(var, extent);
         self.vars.insert(var, Var::Reg(counter));
         self.list(body)?;
+        if shares {
+            self.barrier();
+        }
+        self.parts = parts;
         self.vars.remove(&var);
         self.a.line(format_args!("add.s64 {counter}, {counter}, 1"));
         self.a.line(format_args!("bra {head}"));
@@ -325,6 +380,17 @@ impl Emit<'_> {
         if let Some(known) = self.simplified(cond).as_int() {
             return self.list(if known != 0 { then } else { otherwise });
         }
+        if matches!(self.mode, Mode::Block(_)) && [then, otherwise].iter().any(|l| layout::has_side_by_side(self.mode, l)) {
+            return Err(fault!("loops over threads stand under the condition {cond}"));
+        }
+        let outer = (self.divergent, std::mem::take(&mut self.parts));
+        self.divergent |= self.side_by_side;
+        let done = self.under(cond, then, otherwise);
+        (self.divergent, self.parts) = outer;
+        done
+    }
+
+    fn under(&mut self, cond: Scalar, then: &[Stmt], otherwise: &[Stmt]) -> Result<(), Fault> {
         let cond = self.scalar(cond)?;
         let (other, end) = (self.a.label(), self.a.label());
         self.a.line(format_args!("@!{cond} bra {other}"));
@@ -345,10 +411,22 @@ impl Emit<'_> {
         let b = &self.kernel.buffers[buffer as usize];
         let count = b.span().known().ok_or_else(|| fault!("buffer '{}' has no constant size", b.name))?.max(1) as u64;
         let bytes = count * b.dtype.bytes() as u64;
+        let layout = self.layouts[buffer as usize];
         self.places[buffer as usize] = match b.space {
             Space::Reg | Space::Tile if self.in_registers.contains(&buffer) => {
                 let class = ops::class(b.dtype)?;
-                Place::Registers((0..count).map(|_| self.a.fresh(class)).collect())
+                let own = layout.own_elements(b).unwrap_or(0);
+                Place::Registers((0..own).map(|_| self.a.fresh(class)).collect())
+            }
+            // Each thread would have the elements of all.
+            Space::Reg | Space::Tile if self.mode != Mode::Threads => {
+                return Err(fault!("buffer '{}' fits no registers of the threads that share a task", b.name));
+            }
+            Space::Shared if matches!(self.mode, Mode::Block(_)) => {
+                let base = self.a.fresh(Class::Q);
+                self.a.declare(format_args!(".shared .align 16 .b8 shared{buffer}[{bytes}]"));
+                self.a.line(format_args!("mov.u64 {base}, shared{buffer}"));
+                Place::Memory("shared", base)
             }
             Space::Reg | Space::Tile if bytes <= MOST_LOCAL => {
                 let base = self.a.fresh(Class::Q);
@@ -378,27 +456,83 @@ impl Emit<'_> {
             self.a.copy(to, v);
             return Ok(());
         }
+        if matches!(self.mode, Mode::Block(_)) && !self.side_by_side {
+            return Err(fault!("a store to buffer '{}' outside of the loops over threads", b.name));
+        }
         let raw = ops::to_memory(&mut self.a, b.dtype, v)?;
+        if let Some(list) = &mut self.behind {
+            list.push(raw);
+            return Ok(());
+        }
         let (space, address) = self.address(buffer, index)?;
         let ty = ops::memory_type(b.dtype)?;
         let ty = ty.replace('s', "u");
-        self.a.line(format_args!("st.{space}.{ty} {address}, {raw}"));
+        match self.first_lane {
+            // The lanes have all the same.
+            Some(first) if !self.side_by_side => self.a.line(format_args!("@{first} st.{space}.{ty} {address}, {raw}")),
+            _ => self.a.line(format_args!("st.{space}.{ty} {address}, {raw}")),
+        }
         Ok(())
     }
 
-    /// The register of an element.
+    /// The register of an element, or the own one of a lane.
     pub(crate) fn register(&mut self, buffer: usize, index: &[Scalar]) -> Result<Val, Fault> {
         let b = &self.kernel.buffers[buffer];
+        let (layout, rank) = (self.layouts[buffer], index.len());
         let mut at = Expr::int(0);
-        for (i, &stride) in index.iter().zip(&b.strides) {
-            let e = i.as_index().ok_or_else(|| fault!("an index of buffer '{}' comes from data", b.name))?;
-            at = at + self.resolve(e) * stride;
+        for axis in layout.kept(rank) {
+            let e = index[axis].as_index().ok_or_else(|| fault!("an index of buffer '{}' comes from data", b.name))?;
+            at = at + self.resolve(e) * b.strides[axis];
+        }
+        let mut at = at.known().map(|k| k / layout.shared_out(b));
+        if layout == Layout::Fragment {
+            let tile = |k: usize| index[rank - 2 + k].as_index();
+            let (row, column, element) =
+                self.fragment.ok_or_else(|| fault!("buffer '{}' is used outside of a matrix loop", b.name))?;
+            if tile(0) != Some(Expr::var(row as usize)) || tile(1) != Some(Expr::var(column as usize)) {
+                return Err(fault!("an element of buffer '{}' that another lane has", b.name));
+            }
+            at = at.map(|k| 4 * k + element as i64);
         }
         let Place::Registers(list) = &self.places[buffer] else {
             return Err(fault!("buffer '{}' is used before its memory", b.name));
         };
-        let at = at.known().and_then(|k| list.get(usize::try_from(k).ok()?));
-        at.copied().ok_or_else(|| fault!("an index of buffer '{}' is outside", b.name))
+        at.and_then(|k| list.get(usize::try_from(k).ok()?))
+            .copied()
+            .ok_or_else(|| fault!("an index of buffer '{}' is outside", b.name))
+    }
+
+    /// All registers of the tile of a matrix instruction.
+    pub(crate) fn tile(&mut self, buffer: usize, index: &[Scalar], (row, column): (u32, u32)) -> Result<Vec<Val>, Fault> {
+        (0..4)
+            .map(|e| {
+                self.fragment = Some((row, column, e));
+                self.register(buffer, index)
+            })
+            .collect()
+    }
+
+    /// Ends what is open between the threads of a block.
+    pub(crate) fn barrier(&mut self) {
+        if std::mem::take(&mut self.copying) {
+            self.a.line(format_args!("cp.async.wait_all"));
+        }
+        if self.touched.iter().any(|t| !t.is_empty()) {
+            self.a.line(format_args!("bar.sync 0"));
+            self.touched = [HashSet::new(), HashSet::new()];
+        }
+    }
+
+    /// Are the parameters aligned to 16 bytes? Nothing says so before.
+    fn alignment(&mut self) {
+        for (k, b) in self.kernel.buffers.iter().enumerate() {
+            if let (Space::Global, Place::Memory(_, base)) = (b.space, &self.places[k]) {
+                let (low, aligned) = (self.a.fresh(Class::Q), self.a.fresh(Class::P));
+                self.a.line(format_args!("and.b64 {low}, {base}, 15"));
+                self.a.line(format_args!("setp.eq.u64 {aligned}, {low}, 0"));
+                self.aligned.insert(k as u32, aligned);
+            }
+        }
     }
 
     /// Space and address of an element.
@@ -446,6 +580,7 @@ impl Emit<'_> {
         e.map(&|l| match l.node() {
             Node::Var(v) => match self.vars.get(v) {
                 Some(Var::Const(c)) => Expr::int(*c),
+                Some(Var::Expr(e)) => *e,
                 _ => l,
             },
             _ => l,

@@ -1,6 +1,6 @@
 //! Prints loop IR as PTX for NVIDIA GPUs.
 //!
-//! A kernel becomes an `.entry` whose threads take its tasks (`emit`); expressions become instructions (`scalars`, `ops`, `narrow`)
+//! A kernel becomes an `.entry` whose threads, warps or blocks take its tasks (`emit`, `layout`, `together`, `wide`); expressions become instructions (`scalars`, `ops`, `narrow`)
 //! by the rows of one table (`rows`), over registers without types (`asm`). The driver's assembler allocates registers and schedules.
 //! Knows loops, no graph, no ONNX and no driver.
 
@@ -8,12 +8,16 @@
 
 mod asm;
 mod emit;
+mod layout;
 mod narrow;
 mod ops;
 pub mod rows;
 mod scalars;
+mod together;
+mod wide;
 
 pub use asm::Class;
+pub use emit::Block;
 
 use infc_artifact::program::Program;
 use infc_ir::Problems;
@@ -52,16 +56,16 @@ impl Ptx {
 #[derive(Clone, Debug)]
 pub struct Text {
     /// The text. It begins with a comment for each kernel that says how it is launched: `//@ k0 threads 128`, whose tasks are threads of
-    /// blocks of this size, or `//@ k1 blocks 256`, whose tasks are blocks of this size. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
+    /// blocks of this size; `//@ k1 warps 128`, whose tasks are warps of such blocks; or `//@ k2 blocks 256`, whose tasks are blocks. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
     /// an error slot of 32 bits (0, or `code + 1` of a check that failed), the address of scratch memory; all of 64 bits.
     pub text: String,
     /// Bytes of scratch memory that each thread of a launch needs.
     pub scratch: Vec<u64>,
-    /// Threads of a block that takes a task together; `None` where each thread takes tasks of its own.
-    pub blocks: Vec<Option<u32>>,
+    /// Who takes a task of each kernel.
+    pub blocks: Vec<Block>,
 }
 
-/// Threads of a block of a kernel whose threads take tasks of their own.
+/// Threads of a block of a kernel whose tasks are for threads or warps.
 pub const THREADS: u32 = 128;
 
 /// How a kernel is launched.
@@ -78,9 +82,11 @@ pub struct Shape {
 impl Text {
     /// The shape of a launch of a kernel with so many tasks and at most `most` blocks.
     pub fn shape(&self, kernel: usize, tasks: i64, most: u32) -> Shape {
+        let tasks = tasks.max(1) as u64;
         let (threads, wanted) = match self.blocks[kernel] {
-            None => (THREADS, (tasks.max(1) as u64).div_ceil(u64::from(THREADS))),
-            Some(threads) => (threads, tasks.max(1) as u64),
+            Block::Threads => (THREADS, tasks.div_ceil(u64::from(THREADS))),
+            Block::Warps => (THREADS, tasks.div_ceil(u64::from(THREADS) / 32)),
+            Block::Block(threads) => (threads, tasks),
         };
         let blocks = wanted.min(u64::from(most)) as u32;
         Shape { blocks, threads, scratch: self.scratch[kernel] * u64::from(blocks) * u64::from(threads) }
@@ -98,8 +104,9 @@ pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
             Ok(entry) => {
                 let _ = write!(text, "\n// {}\n{}", kernel.name.replace(['\n', '\r'], " "), entry.text);
                 let _ = match entry.block {
-                    None => writeln!(head, "//@ k{k} threads {THREADS}"),
-                    Some(threads) => writeln!(head, "//@ k{k} blocks {threads}"),
+                    Block::Threads => writeln!(head, "//@ k{k} threads {THREADS}"),
+                    Block::Warps => writeln!(head, "//@ k{k} warps {THREADS}"),
+                    Block::Block(threads) => writeln!(head, "//@ k{k} blocks {threads}"),
                 };
                 scratch.push(entry.scratch);
                 blocks.push(entry.block);

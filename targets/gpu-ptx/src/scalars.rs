@@ -2,6 +2,7 @@
 
 use crate::asm::{Class, Val};
 use crate::emit::{Emit, Key, Place, Var};
+use crate::layout::Layout;
 use crate::ops;
 use infc_ir::expr::Node;
 use infc_ir::scalar::Kind;
@@ -131,7 +132,16 @@ impl Emit<'_> {
     fn element(&mut self, buffer: usize, index: &[Scalar], dtype: DType, otherwise: Option<u64>) -> Result<Val, Fault> {
         if let Place::Registers(_) = self.places[buffer] {
             let v = self.register(buffer, index)?;
+            if self.layouts[buffer] == Layout::Lane {
+                return self.from_lane(v, index[index.len() - 1]);
+            }
             return Ok(self.a.copied(v));
+        }
+        if !self.ahead.is_empty()
+            && let Some(offset) = self.offset(buffer, index)
+            && let Some(&raw) = self.ahead.get(&(buffer as u32, offset))
+        {
+            return ops::from_memory(&mut self.a, dtype, raw);
         }
         let (space, address) = self.address(buffer, index)?;
         let ty = ops::memory_type(dtype)?;
@@ -157,6 +167,7 @@ impl Emit<'_> {
                 return match self.vars.get(v) {
                     Some(Var::Reg(r)) => Ok(*r),
                     Some(Var::Const(c)) => Ok(self.a.q(*c)),
+                    Some(Var::Expr(e)) => Err(fault!("the variable i{v} is {e}, which is not resolved")),
                     None => Err(fault!("the variable i{v} has no value")),
                 };
             }

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use infc::compile::{self, Compiled, Options, Report};
 use infc::{native, target};
 use infc_ir::{Graph, Problems};
+use infc_kernel::target::Math;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -68,6 +69,9 @@ pub struct How {
     /// Give a symbolic dim a value; NAME<=SIZE leaves it open up to a size, for C code.
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim_or_bound)]
     dims: Vec<Dim>,
+    /// On GPUs: take products of f32 in fewer bits, with sums in f32: tf32, bf16 or f16 [default: f32]
+    #[arg(long, value_name = "KIND", value_parser = math)]
+    math: Option<Math>,
     /// The output of one run is the input of the next, which starts from zeros.
     #[arg(long = "state", value_name = "OUT=IN", value_parser = state)]
     states: Vec<(String, String)>,
@@ -141,6 +145,15 @@ impl How {
     fn bounded_options(&self, target: &str) -> std::result::Result<Options, Failure> {
         let name = self.target.as_deref().or(self.cpu.as_deref()).unwrap_or(target);
         let mut more = target::find_all(name).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
+        if let Some(math) = self.math {
+            for machine in &mut more {
+                if machine.block_threads == 0 {
+                    let message = format!("--math is for GPUs; target '{}' computes in f32", machine.name);
+                    return Err(Failure::usage(message, "leave it out, or name a GPU: --target nvidia"));
+                }
+                machine.math = math;
+            }
+        }
         let target = more.remove(0);
         let (dims, bounds) = self.given_dims();
         Ok(Options { more, dims, bounds, states: self.states.clone(), ..Options::for_target(target) })
@@ -186,6 +199,11 @@ fn dim_or_bound(text: &str) -> std::result::Result<Dim, String> {
         Some((name, most)) => dim(&format!("{name}={most}")).map(|(name, most)| Dim::AtMost(name, most)),
         None => dim(text).map(|(name, size)| Dim::Is(name, size)),
     }
+}
+
+fn math(text: &str) -> std::result::Result<Math, String> {
+    let known = || Math::ALL.map(|m| m.1).join(", ");
+    Math::ALL.iter().find(|m| m.1 == text).map(|m| m.0).ok_or_else(|| format!("write one of {}", known()))
 }
 
 fn state(text: &str) -> std::result::Result<(String, String), String> {

@@ -17,11 +17,11 @@ use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr};
 
 /// A factor of the product: the scalar, and the one read in it.
-struct Factor {
-    scalar: Scalar,
-    read: Scalar,
-    source: usize,
-    index: Vec<Expr>,
+pub(super) struct Factor {
+    pub(super) scalar: Scalar,
+    pub(super) read: Scalar,
+    pub(super) source: usize,
+    pub(super) index: Vec<Expr>,
 }
 
 impl Factor {
@@ -34,7 +34,7 @@ impl Factor {
     }
 }
 
-fn factors(c: &Compute) -> Option<[Factor; 2]> {
+pub(super) fn factors(c: &Compute) -> Option<[Factor; 2]> {
     let r = c.reduction.as_ref()?;
     let Kind::Binary(Binary::Mul, a, b) = r.body.kind() else { return None };
     let one = |s: Scalar| {

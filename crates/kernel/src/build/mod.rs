@@ -13,6 +13,7 @@ pub mod select;
 pub mod serial;
 pub mod sort;
 pub mod threads;
+pub mod tile;
 
 use crate::loops::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
 use crate::plan::Plan;
@@ -72,6 +73,7 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
         (Step::Compute(c), Plan::Brgemm(p)) => contract::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Elementwise(p)) => elementwise::build(&mut cx, c, p),
         (Step::Compute(c), Plan::RowReduce(p)) => row_reduce::build(&mut cx, c, p),
+        (Step::Compute(c), Plan::Tile(p)) => tile::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Threads(p)) => threads::build(&mut cx, c, p),
         (Step::Scatter(s), Plan::Scatter) => serial::scatter(&mut cx, s),
         (Step::Prefix(p), Plan::Prefix) => serial::prefix(&mut cx, p),

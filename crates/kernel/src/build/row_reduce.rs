@@ -48,6 +48,21 @@ pub fn build(cx: &mut Cx, c: &Compute, plan: &RowReduce) {
     let lane = cx.var("lane");
     let clear = vec![cx.put(acc, &[lane], r.kind.identity(dtype))];
     let mut body = vec![Stmt::Alloc { buffer: acc }, for_each(lane, Expr::from(lanes), LoopKind::Vector, clear), nest];
+    if cx.target.block_threads > 0 {
+        // Each lane takes the sum of another one: after five steps all have that of the row, the first one in the order of the others.
+        let mut step = lanes / 2;
+        while step > 0 {
+            let lane = cx.var("lane");
+            let other = (lane + step as i64).rem(Expr::from(lanes));
+            let sum = accumulate(r.kind, cx.at(acc, &[lane]), cx.at(acc, &[other]), false);
+            body.push(for_each(lane, Expr::from(lanes), LoopKind::Vector, vec![cx.put(acc, &[lane], sum)]));
+            step /= 2;
+        }
+        let first = cx.at(acc, &[Expr::int(0)]);
+        body.push(cx.store_out(&chunk.values, with_accumulator(c.value.subst(&chunk.values), first)));
+        cx.body = chunk.wrap(body);
+        return;
+    }
     let mut partial: Vec<Scalar> = (0..lanes).map(|l| cx.at(acc, &[Expr::from(l)])).collect();
     while partial.len() > 1 {
         let half = partial.len() / 2;

@@ -102,7 +102,15 @@ fn any_stmt() -> impl Strategy<Value = Stmt> {
     ];
     leaf.prop_recursive(3, 16, 4, move |inner| {
         let body = prop::collection::vec(inner, 0..4);
-        let kinds = prop::sample::select(vec![LoopKind::Serial, LoopKind::Vector, LoopKind::Unroll, LoopKind::Parallel]);
+        let kinds = prop::sample::select(vec![
+            LoopKind::Serial,
+            LoopKind::Vector,
+            LoopKind::Unroll,
+            LoopKind::Parallel,
+            LoopKind::Thread,
+            LoopKind::Warp,
+            LoopKind::Matrix,
+        ]);
         prop_oneof![
             (body.clone(), kinds, 0i64..6).prop_map(|(body, kind, n)| {
                 let extent = if n == 0 && kind == LoopKind::Serial { Expr::sym("n") } else { Expr::int(n) };

@@ -108,7 +108,19 @@ pub enum LoopKind {
     Vector,
     /// Written out; the extent is constant.
     Unroll,
+    /// As threads of a block, in any order: all have ended before what comes after begins. The extent is constant, and the same for
+    /// all such loops of a kernel.
+    Thread,
+    /// As warps of a block, in any order, each of them [`WARP`] threads.
+    Warp,
+    /// Over the rows of a tile of a matrix instruction, by the threads of a warp together. Its body is a loop over columns, and that
+    /// is what each element does: a loop over products that are added to the element of a `Reg` buffer (the instruction), or other statements
+    /// that touch no other element.
+    Matrix,
 }
+
+/// Threads of a warp.
+pub const WARP: i64 = 32;
 
 /// A statement.
 #[derive(Clone, Debug, PartialEq)]

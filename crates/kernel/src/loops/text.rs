@@ -32,8 +32,15 @@ use std::fmt;
 const SPACES: [(Space, &str); 4] =
     [(Space::Global, "global"), (Space::Tile, "tile"), (Space::Reg, "reg"), (Space::Shared, "shared")];
 const ACCESSES: [(Access, &str); 3] = [(Access::Read, "read"), (Access::Write, "write"), (Access::ReadWrite, "read_write")];
-const KINDS: [(LoopKind, &str); 4] =
-    [(LoopKind::Parallel, "parallel"), (LoopKind::Vector, "vector"), (LoopKind::Unroll, "unroll"), (LoopKind::Serial, "serial")];
+const KINDS: [(LoopKind, &str); 7] = [
+    (LoopKind::Parallel, "parallel"),
+    (LoopKind::Vector, "vector"),
+    (LoopKind::Unroll, "unroll"),
+    (LoopKind::Serial, "serial"),
+    (LoopKind::Thread, "thread"),
+    (LoopKind::Warp, "warp"),
+    (LoopKind::Matrix, "matrix"),
+];
 
 fn name_of<T: PartialEq + Copy>(table: &[(T, &'static str)], value: T) -> &'static str {
     table.iter().find(|(v, _)| *v == value).expect("the table has all").1
@@ -284,7 +291,11 @@ mod tests {
     #[test]
     fn wrong_texts_name_the_place() {
         for (find, put, at) in [
-            ("vector", "wide", "line 6, column 15: a kind of loop (parallel, vector, unroll, serial) is expected"),
+            (
+                "vector",
+                "wide",
+                "line 6, column 15: a kind of loop (parallel, vector, unroll, serial, thread, warp, matrix) is expected",
+            ),
             ("reg", "ram", "line 4, column 32: a space (global, tile, reg, shared) is expected"),
             ("check eq(t0:f32, 0.0:f32)", "check t0:f32", "line 11, column 13: a condition is bool, this is f32"),
             ("b1 \"y\"", "b7 \"y\"", "line 3, column 3: 'b1' is expected"),

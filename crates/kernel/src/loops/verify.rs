@@ -246,7 +246,7 @@ impl Verifier<'_> {
                 if self.expr(*extent) {
                     self.problem(format!("the extent {extent} of i{var} differs between lanes"));
                 }
-                if matches!(kind, LoopKind::Vector | LoopKind::Unroll) && extent.known().is_none() {
+                if !matches!(kind, LoopKind::Serial | LoopKind::Parallel) && extent.known().is_none() {
                     self.problem(format!("the extent {extent} of i{var} is not constant, as a {kind:?} loop needs"));
                 }
                 if !self.seen_vars.insert(*var) {

@@ -369,9 +369,13 @@ impl Queue<'_> {
         }
         self.parameters.extend(call.1.iter().map(|e| exec.value(e) as u64));
         self.parameters.extend([tasks as u64, self.error, self.scratch]);
-        let wanted = if f.blocks { tasks as u64 } else { (tasks as u64).div_ceil(u64::from(f.threads)) };
-        let most =
-            if f.blocks && f.scratch == 0 { i32::MAX as u64 } else { u64::from(self.loaded.device.processors * BLOCKS_EACH) };
+        let wanted = (tasks as u64).div_ceil(u64::from(f.threads / f.together));
+        // Threads of one block take one task after another where there are very many; scratch memory is made for so many blocks.
+        let most = if f.together == f.threads && f.scratch == 0 {
+            i32::MAX as u64
+        } else {
+            u64::from(self.loaded.device.processors * BLOCKS_EACH)
+        };
         self.stream.launch(f.handle, wanted.min(most) as u32, f.threads, self.parameters)
     }
 }

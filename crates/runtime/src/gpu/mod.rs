@@ -42,8 +42,8 @@ struct Function {
     handle: Handle,
     /// Threads of a block.
     threads: u32,
-    /// A task is for a whole block.
-    blocks: bool,
+    /// Threads that take a task together.
+    together: u32,
     /// Bytes of scratch memory of a thread.
     scratch: u64,
 }
@@ -77,11 +77,11 @@ impl Loaded {
         let text = core::str::from_utf8(&code[..code.len() - 1]).unwrap_or("");
         let mut functions = Vec::new();
         for (n, kernel) in program.kernels.iter().enumerate() {
-            let Some((threads, blocks)) = shape(text, n) else {
+            let Some((threads, together)) = shape(text, n) else {
                 fail!(Artifact, "malformed: the code does not say how kernel {n} '{}' is launched", kernel.name);
             };
             let handle = module.function(&alloc::format!("k{n}"))?;
-            functions.push(Function { handle, threads, blocks, scratch: kernel.scratch });
+            functions.push(Function { handle, threads, together, scratch: kernel.scratch });
         }
         let memory = device.alloc(constants.len() as u64)?;
         if !constants.is_empty() {
@@ -94,11 +94,18 @@ impl Loaded {
     }
 }
 
-/// How kernel `n` is launched, from the line `//@ k<n> threads <count>` (a task is a thread) or `//@ k<n> blocks <count>`.
-fn shape(text: &str, n: usize) -> Option<(u32, bool)> {
+/// Threads of a block of kernel `n`, and how many of them take a task together: from the line `//@ k<n> threads <count>`, where a task is
+/// for a thread, `warps` or `blocks`.
+fn shape(text: &str, n: usize) -> Option<(u32, u32)> {
     let mut lines = text.lines().take_while(|l| !l.contains(".entry")).filter_map(|l| l.strip_prefix("//@ "));
     let line = lines.find_map(|l| l.strip_prefix(&alloc::format!("k{n} ")))?;
     let (kind, count) = line.split_once(' ')?;
-    let count = count.trim().parse().ok().filter(|c| (1..=1024).contains(c))?;
-    Some((count, kind == "blocks"))
+    let count: u32 = count.trim().parse().ok().filter(|c| (1..=1024).contains(c))?;
+    let together = match kind {
+        "threads" => 1,
+        "warps" => 32,
+        "blocks" => count,
+        _ => return None,
+    };
+    (count % together == 0).then_some((count, together))
 }

@@ -1,0 +1,357 @@
+//! The contraction builder for GPUs: a block of threads brings tiles of both factors into shared memory and adds their products up in
+//! registers, by matrix instructions of its warps or by each thread for itself. Each factor has two tiles: while one is used, the other one
+//! is filled.
+//!
+//! Rows and columns are flattened axes, and the address of each element follows from the index maps, which is all there is to a
+//! convolution. What lies beyond the last row, column or product is 0 in shared memory, and not stored.
+
+use super::contract::{Factor, factors};
+use super::elementwise::with_accumulator;
+use super::{Cx, Operand, accumulate, for_each};
+use crate::loops::{LoopKind, Space, Stmt, WARP};
+use crate::plan::{Tile, guess};
+use crate::rows::{self, Sums};
+use crate::target::TargetDesc;
+use infc_ir::compute::Compute;
+use infc_ir::scalar::{Binary, Kind, Scalar};
+use infc_ir::{DType, Expr};
+
+/// Rows and columns of a matrix instruction's tile.
+const MMA: [usize; 2] = [16, 8];
+/// Elements that a thread has along rows and columns, without matrix instructions.
+const OWN: [usize; 2] = [4, 4];
+
+/// The plan of a contraction; `None` if it has too few rows, columns or products for tiles.
+pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Tile> {
+    let r = c.reduction.as_ref()?;
+    let f = factors(c)?;
+    let uses = |k: usize, axis: usize| f[k].index.iter().any(|e| e.uses_var(axis as u32));
+    let out = &operands[operands.len() - 1];
+    let only = |k: usize| {
+        let mut axes: Vec<usize> = (0..c.dims.len()).filter(|&a| uses(k, a) && !uses(1 - k, a) && !c.dims[a].is(1)).collect();
+        axes.sort_by_key(|&a| (std::cmp::Reverse(out.buffer.strides[a].known().unwrap_or(i64::MAX)), a));
+        axes
+    };
+    // Neighbouring columns are neighbours in the result.
+    let contiguous = (0..c.dims.len()).find(|&a| out.buffer.strides[a].is(1) && !c.dims[a].is(1));
+    let rows_of = usize::from(contiguous.is_some_and(|a| only(0).contains(&a)));
+    let (m, n) = (only(rows_of), only(1 - rows_of));
+    let size = |axes: &[usize]| axes.iter().map(|&a| guess(c.dims[a])).product::<i64>();
+    let depth: i64 = r.axes.iter().map(|&e| guess(e)).product();
+    let (rows, columns) = (size(&m), size(&n));
+    if rows < 16 || columns < 16 || depth < 8 {
+        return None;
+    }
+    let sums =
+        Sums { dtype: r.body.dtype(), broadcast: factor_dtype(&f[rows_of]), vector: factor_dtype(&f[1 - rows_of]), groups: 1 };
+    let row = rows::choose(&sums, target);
+    let large = rows >= 512 && columns >= 512;
+    let (block, grid) = match row.depth {
+        1 => ([64, 64, 16], [16, 16]),
+        depth if large => ([128, 128, 2 * depth], [2, 4]),
+        depth => ([64, 64, 2 * depth], [2, 2]),
+    };
+    Some(Tile { rows_of, m, n, block, grid, row: row.name })
+}
+
+/// The dtype of a factor as it lies in memory, if the factor is that alone; else that of the factor.
+fn factor_dtype(f: &Factor) -> DType {
+    if is_plain(f) { f.read.dtype() } else { f.scalar.dtype() }
+}
+
+/// An element of memory, perhaps widened.
+fn is_plain(f: &Factor) -> bool {
+    f.scalar == f.read || matches!(f.scalar.kind(), Kind::Cast(read) if *read == f.read)
+}
+
+/// The dtype of a factor in shared memory.
+fn shared_dtype(f: &Factor, row: &str) -> DType {
+    match row {
+        "mma_f16" => DType::F16,
+        "mma_bf16" => DType::BF16,
+        "mma_i8" => f.read.dtype(),
+        _ => f.scalar.dtype(),
+    }
+}
+
+/// What the parts of the nest share.
+struct Parts<'a> {
+    c: &'a Compute,
+    p: &'a Tile,
+    f: [&'a Factor; 2],
+    axes: Vec<Expr>,
+    /// Axes and flattened sizes of rows and columns, and the first one of the block.
+    lines: [(&'a [usize], Expr, Expr); 2],
+    depth: Expr,
+    threads: usize,
+    /// Shared tiles of both factors, two each: one is filled while the other one is used.
+    shared: [[u32; 2]; 2],
+    /// Products are the last axis of the tiles of a factor.
+    k_last: [bool; 2],
+    acc: u32,
+}
+
+/// Builds the nest.
+pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
+    let r = c.reduction.as_ref().expect("a contraction reduces");
+    let f = factors(c).expect("a contraction is a product of two reads");
+    let f = [&f[p.rows_of], &f[1 - p.rows_of]];
+    let rank = c.dims.len();
+    let batch: Vec<usize> = (0..rank).filter(|x| !p.m.contains(x) && !p.n.contains(x)).collect();
+    let flat = |axes: &[usize]| Expr::product(axes.iter().map(|&x| c.dims[x]));
+    let (rows, columns) = (flat(&p.m), flat(&p.n));
+    let [bm, bn, bk] = p.block;
+    let mut grid: Vec<Expr> = batch.iter().map(|&x| c.dims[x]).collect();
+    grid.push(rows.div_ceil(Expr::from(bm)));
+    grid.push(columns.div_ceil(Expr::from(bn)));
+    cx.tasks = Expr::product(grid.iter().copied());
+    let place = Expr::delinearise(cx.task, &grid);
+    let mut axes = vec![Expr::int(0); rank];
+    batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
+    let lines = [(&p.m[..], rows, place[batch.len()] * bm as i64), (&p.n[..], columns, place[batch.len() + 1] * bn as i64)];
+    let matrix = p.row.starts_with("mma");
+    let threads = p.grid[0] * p.grid[1] * if matrix { WARP as usize } else { 1 };
+    // Rows of 16 bytes more than the tile are in different banks. Bytes are read four products at a time.
+    let dtypes = f.map(|f| shared_dtype(f, p.row));
+    let pad = |d: DType| 16 / d.bytes();
+    let k_last = [true, p.row == "mma_i8" || matrix && k_is_contiguous(cx, c, f[1])];
+    let mut shared = [[0; 2]; 2];
+    for side in 0..2 {
+        let (lines, pad) = (p.block[side], pad(dtypes[side]));
+        let dims = if k_last[side] { [lines, bk + pad] } else { [bk, lines + pad] };
+        shared[side] = [0, 1].map(|_| cx.scratch(["a", "b"][side], dtypes[side], &dims, Space::Shared));
+    }
+    let acc_dims = match matrix {
+        true => vec![p.grid[0] * p.grid[1], bm / p.grid[0] / MMA[0], bn / p.grid[1] / MMA[1], MMA[0], MMA[1]],
+        false => vec![threads, OWN[0], OWN[1]],
+    };
+    let acc = cx.scratch("acc", r.body.dtype(), &acc_dims, Space::Reg);
+    let depth = Expr::product(r.axes.iter().copied());
+    let parts = Parts { c, p, f, axes, lines, depth, threads, shared, k_last, acc };
+    cx.body = shared.into_iter().flatten().chain([acc]).map(|buffer| Stmt::Alloc { buffer }).collect();
+    let zero = r.kind.identity(r.body.dtype());
+    let clear = parts.each_element(cx, &|cx, at, _| vec![cx.put(acc, at, zero)]);
+    cx.body.push(clear);
+    let stage = |cx: &mut Cx, buffer: usize, step: Expr| [parts.stage(cx, 0, buffer, step), parts.stage(cx, 1, buffer, step)];
+    let first = stage(cx, 0, Expr::int(0));
+    cx.body.extend(first);
+    let pair = cx.var("k_tiles");
+    let mut round = vec![];
+    for buffer in 0..2 {
+        round.extend(stage(cx, 1 - buffer, pair * 2 + buffer as i64 + 1));
+        round.push(if matrix { parts.multiply_tiles(cx, buffer) } else { parts.multiply(cx, buffer) });
+    }
+    cx.body.push(for_each(pair, depth.div_ceil(Expr::from(2 * bk)), LoopKind::Serial, round));
+    let finish = parts.each_element(cx, &|cx, at, place| parts.finish(cx, at, place));
+    cx.body.push(finish);
+}
+
+/// Are neighbouring products neighbours in memory?
+fn k_is_contiguous(cx: &Cx, c: &Compute, f: &Factor) -> bool {
+    let r = c.reduction.as_ref().expect("a contraction reduces");
+    let last = (c.dims.len() + r.axes.len() - 1) as u32;
+    contiguous(cx, f, last)
+}
+
+/// Are neighbours along an axis neighbours in memory?
+fn contiguous(cx: &Cx, f: &Factor, axis: u32) -> bool {
+    let index: Vec<Scalar> = f.index.iter().map(|&e| Scalar::index(e)).collect();
+    cx.operand(f.source).offset(&index).and_then(|o| o.affine_in(axis)).is_some_and(|(step, _)| step == 1)
+}
+
+/// Bytes of the widest copy.
+const WIDEST: usize = 16;
+
+impl Parts<'_> {
+    /// Brings a tile of a factor into shared memory. Neighbouring threads take neighbours in memory, as many at once as can be copied as
+    /// they are.
+    fn stage(&self, cx: &mut Cx, side: usize, buffer: usize, step: Expr) -> Stmt {
+        let (f, r) = (self.f[side], self.c.reduction.as_ref().expect("a contraction reduces"));
+        let (axes, size, first) = self.lines[side];
+        let (lines, bk) = (self.p.block[side] as i64, self.p.block[2] as i64);
+        let dims: Vec<Expr> = axes.iter().map(|&a| self.c.dims[a]).collect();
+        let dtype = shared_dtype(f, self.p.row);
+        let k_moves = k_is_contiguous(cx, self.c, f);
+        // A copy must not pass the end of an axis.
+        let wide = (WIDEST / dtype.bytes()) as i64;
+        let line_moves = !k_moves && axes.last().is_some_and(|&a| contiguous(cx, f, a as u32));
+        let extent = if k_moves { r.axes.last() } else { dims.last() };
+        let whole = extent.and_then(|e| e.known()).is_some_and(|n| n % wide == 0);
+        let as_it_is =
+            is_plain(f) && f.read.dtype() == dtype && (k_moves && self.k_last[side] || line_moves && !self.k_last[side]);
+        let wide = if as_it_is && whole { wide } else { 1 };
+        let (thread, part, lane) = (cx.var("thread"), cx.var("part"), cx.var("lane"));
+        let flat = part * self.threads as i64 + thread;
+        let (line, k) = match k_moves {
+            true => (flat.div(Expr::int(bk / wide)), flat.rem(Expr::int(bk / wide)) * wide),
+            false => (flat.rem(Expr::int(lines / wide)) * wide, flat.div(Expr::int(lines / wide))),
+        };
+        let inside = within(first + line, size, lines).and(Scalar::index(step * bk + k).lt(Scalar::index(self.depth)));
+        let (line, k) = if k_moves { (line, k + lane) } else { (line + lane, k) };
+        let mut all = self.axes.clone();
+        axes.iter().zip(Expr::delinearise(first + line, &dims)).for_each(|(&a, v)| all[a] = v);
+        all.extend(Expr::delinearise(step * bk + k, &r.axes));
+        let read = f.read.subst(&all);
+        let guarded = f.scalar.subst(&all).rewrite(&mut |n| match n.kind() {
+            Kind::Read { source, index, .. } if n == read => {
+                Scalar::read_if(*source as usize, index.iter().copied(), inside, Scalar::number(n.dtype(), 0.0))
+            }
+            _ => n,
+        });
+        let value = if is_plain(f) { guarded } else { Scalar::select(inside, guarded, Scalar::number(guarded.dtype(), 0.0)) };
+        let value = match (value.kind(), self.p.row) {
+            // As it lies in memory.
+            (Kind::Cast(read), _) if read.dtype() == dtype => *read,
+            (_, "mma_tf32") => tf32(value),
+            _ => value.cast(dtype),
+        };
+        let index = if self.k_last[side] { [line, k] } else { [k, line] };
+        let store = cx.put(self.shared[side][buffer], &index, value);
+        let count = (lines * bk / wide) as usize / self.threads;
+        let body = vec![for_each(lane, Expr::int(wide), LoopKind::Vector, vec![store])];
+        let body = vec![for_each(part, Expr::from(count), LoopKind::Unroll, body)];
+        for_each(thread, Expr::from(self.threads), LoopKind::Thread, body)
+    }
+
+    /// Loops over all elements of the block's tile: their place among the accumulators, and their row and column in the block.
+    fn each_element(&self, cx: &mut Cx, make: &dyn Fn(&mut Cx, &[Expr], [Expr; 2]) -> Vec<Stmt>) -> Stmt {
+        let [bm, bn, _] = self.p.block;
+        let [down, across] = self.p.grid;
+        if !self.p.row.starts_with("mma") {
+            let thread = cx.var("thread");
+            let [y, x] = [thread.div(Expr::from(across)), thread.rem(Expr::from(across))];
+            let mut body = vec![];
+            for i in 0..OWN[0] {
+                for j in 0..OWN[1] {
+                    // Neighbouring threads have neighbouring columns.
+                    let place = [y * OWN[0] as i64 + i as i64, x + (j * across) as i64];
+                    body.extend(make(cx, &[thread, Expr::from(i), Expr::from(j)], place));
+                }
+            }
+            return for_each(thread, Expr::from(self.threads), LoopKind::Thread, body);
+        }
+        let [warp, mt, nt, i, j] = ["warp", "m_tile", "n_tile", "row", "column"].map(|name| cx.var(name));
+        let place = self.place(warp, mt, nt, i, j);
+        let body = make(cx, &[warp, mt, nt, i, j], place);
+        let tiles = [bm / down / MMA[0], bn / across / MMA[1]];
+        let body = vec![for_each(j, Expr::from(MMA[1]), LoopKind::Serial, body)];
+        let body = vec![for_each(i, Expr::from(MMA[0]), LoopKind::Matrix, body)];
+        let body = vec![for_each(nt, Expr::from(tiles[1]), LoopKind::Unroll, body)];
+        let body = vec![for_each(mt, Expr::from(tiles[0]), LoopKind::Unroll, body)];
+        for_each(warp, Expr::from(down * across), LoopKind::Warp, body)
+    }
+
+    /// Row and column in the block.
+    fn place(&self, warp: Expr, mt: Expr, nt: Expr, i: Expr, j: Expr) -> [Expr; 2] {
+        let [bm, bn, _] = self.p.block;
+        let [down, across] = self.p.grid;
+        let (y, x) = (warp.div(Expr::from(across)), warp.rem(Expr::from(across)));
+        [y * (bm / down) as i64 + mt * MMA[0] as i64 + i, x * (bn / across) as i64 + nt * MMA[1] as i64 + j]
+    }
+
+    /// An element of a shared tile.
+    fn shared_at(&self, cx: &Cx, side: usize, buffer: usize, line: Expr, k: Expr) -> Scalar {
+        cx.at(self.shared[side][buffer], &if self.k_last[side] { [line, k] } else { [k, line] })
+    }
+
+    /// Products of the shared tiles by matrix instructions.
+    fn multiply_tiles(&self, cx: &mut Cx, buffer: usize) -> Stmt {
+        let r = self.c.reduction.as_ref().expect("a contraction reduces");
+        let depth = rows::named(self.p.row).expect("a plan names a row of the table").depth;
+        let [bm, bn, bk] = self.p.block;
+        let [down, across] = self.p.grid;
+        let [warp, ks, mt, nt, i, j, k] = ["warp", "k_step", "m_tile", "n_tile", "row", "column", "k"].map(|name| cx.var(name));
+        let [line, column] = self.place(warp, mt, nt, i, j);
+        let product = ks * depth as i64 + k;
+        let dtype = r.body.dtype();
+        let (a, b) = (
+            self.shared_at(cx, 0, buffer, line, product).cast(dtype),
+            self.shared_at(cx, 1, buffer, column, product).cast(dtype),
+        );
+        let at = [warp, mt, nt, i, j];
+        let next = accumulate(r.kind, cx.at(self.acc, &at), a * b, true);
+        let mut body = vec![cx.put(self.acc, &at, next)];
+        body = vec![for_each(k, Expr::from(depth), LoopKind::Serial, body)];
+        body = vec![for_each(j, Expr::from(MMA[1]), LoopKind::Serial, body)];
+        body = vec![for_each(i, Expr::from(MMA[0]), LoopKind::Matrix, body)];
+        body = vec![for_each(nt, Expr::from(bn / across / MMA[1]), LoopKind::Unroll, body)];
+        body = vec![for_each(mt, Expr::from(bm / down / MMA[0]), LoopKind::Unroll, body)];
+        body = vec![for_each(ks, Expr::from(bk / depth), LoopKind::Unroll, body)];
+        for_each(warp, Expr::from(down * across), LoopKind::Warp, body)
+    }
+
+    /// Products of the shared tiles, each thread for its own elements.
+    fn multiply(&self, cx: &mut Cx, buffer: usize) -> Stmt {
+        let r = self.c.reduction.as_ref().expect("a contraction reduces");
+        let across = self.p.grid[1];
+        let (thread, k) = (cx.var("thread"), cx.var("k"));
+        let (y, x) = (thread.div(Expr::from(across)), thread.rem(Expr::from(across)));
+        let mut body = vec![];
+        let name = |cx: &mut Cx, value: Scalar, body: &mut Vec<Stmt>| {
+            let local = cx.local();
+            body.push(Stmt::Let { local, value });
+            Scalar::local(value.dtype(), local)
+        };
+        let a: Vec<Scalar> = (0..OWN[0])
+            .map(|i| {
+                let value = self.shared_at(cx, 0, buffer, y * OWN[0] as i64 + i as i64, k);
+                name(cx, value, &mut body)
+            })
+            .collect();
+        let b: Vec<Scalar> = (0..OWN[1])
+            .map(|j| {
+                let value = self.shared_at(cx, 1, buffer, x + (j * across) as i64, k);
+                name(cx, value, &mut body)
+            })
+            .collect();
+        for (i, &a) in a.iter().enumerate() {
+            for (j, &b) in b.iter().enumerate() {
+                let at = [thread, Expr::from(i), Expr::from(j)];
+                let next = accumulate(r.kind, cx.at(self.acc, &at), a * b, cx.target.fma);
+                body.push(cx.put(self.acc, &at, next));
+            }
+        }
+        let body = vec![for_each(k, Expr::from(self.p.block[2]), LoopKind::Unroll, body)];
+        for_each(thread, Expr::from(self.threads), LoopKind::Thread, body)
+    }
+
+    /// Stores an element of the result, if it is one.
+    fn finish(&self, cx: &mut Cx, at: &[Expr], place: [Expr; 2]) -> Vec<Stmt> {
+        let mut axes = self.axes.clone();
+        let mut inside = Scalar::int(DType::Bool, 1);
+        for (side, ((list, size, first), offset)) in self.lines.into_iter().zip(place).enumerate() {
+            let line = first + offset;
+            // Variables are not negative, so this is the first line that it can be.
+            let least = line.map(&|leaf| if leaf.has_var() { Expr::int(0) } else { leaf });
+            if least.known().zip(size.known()).is_some_and(|(least, size)| least >= size) {
+                return vec![];
+            }
+            let dims: Vec<Expr> = list.iter().map(|&a| self.c.dims[a]).collect();
+            list.iter().zip(Expr::delinearise(line, &dims)).for_each(|(&a, v)| axes[a] = v);
+            inside = inside.and(within(line, size, self.p.block[side] as i64));
+        }
+        let value = with_accumulator(self.c.value.subst(&axes), cx.at(self.acc, at));
+        let store = cx.store_out(&axes, value);
+        if inside.as_int().is_some() {
+            vec![store]
+        } else {
+            vec![Stmt::If { cond: inside, then: vec![store], otherwise: vec![] }]
+        }
+    }
+}
+
+/// `at < size`, which needs no test if blocks divide the size.
+fn within(at: Expr, size: Expr, block: i64) -> Scalar {
+    match size.known() {
+        Some(n) if n % block == 0 => Scalar::int(DType::Bool, 1),
+        _ => Scalar::index(at).lt(Scalar::index(size)),
+    }
+}
+
+/// f32 rounded to 10 bits of mantissa, ties away from zero, as the machine's conversion does it.
+fn tf32(x: Scalar) -> Scalar {
+    let int = |v: i64| Scalar::int(DType::U32, v);
+    let bits = x.bitcast(DType::U32);
+    let rounded = Scalar::binary(Binary::And, bits + int(0x1000), int(0xffff_e000));
+    Scalar::select(x.eq_to(x), rounded.bitcast(DType::F32), x)
+}

@@ -1,0 +1,248 @@
+//! Who takes a task - a thread, a warp, a block - and how the elements of a kernel's own buffers are shared out between threads.
+
+use infc_ir::scalar::Kind;
+use infc_ir::{Expr, Fault, Scalar, fault};
+use infc_kernel::loops::{Buffer, Kernel, LoopKind, Space, Stmt, WARP};
+use std::collections::{HashMap, HashSet};
+
+/// Who takes a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// A thread.
+    Threads,
+    /// A warp, whose lanes are those of vector loops of 32 lanes.
+    Warps,
+    /// A block of so many threads.
+    Block(u32),
+}
+
+/// Which elements of a buffer in registers a thread has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// All.
+    Whole,
+    /// Those of its place along the first axis.
+    Thread,
+    /// Of the place of its warp along the first axis: its part of each tile of the last two axes.
+    Fragment,
+    /// Those of its lane, which is the last axis.
+    Lane,
+}
+
+impl Layout {
+    /// The axes that are not shared out.
+    pub fn kept(self, rank: usize) -> std::ops::Range<usize> {
+        match self {
+            Layout::Whole => 0..rank,
+            Layout::Thread => 1..rank,
+            Layout::Fragment => 1..rank - 2,
+            Layout::Lane => 0..rank - 1,
+        }
+    }
+    /// Distance of neighbours along the last kept axis.
+    pub fn shared_out(self, b: &Buffer) -> i64 {
+        let tail = match self {
+            Layout::Whole | Layout::Thread => 0,
+            Layout::Fragment => 2,
+            Layout::Lane => 1,
+        };
+        b.dims[b.dims.len() - tail..].iter().map(|d| d.known().unwrap_or(1).max(1)).product()
+    }
+    /// Elements that a thread has.
+    pub fn own_elements(self, b: &Buffer) -> Option<i64> {
+        let all: Vec<i64> = b.dims.iter().map(|d| d.known()).collect::<Option<_>>()?;
+        Some(match self {
+            Layout::Whole => b.span().known()?.max(1),
+            _ => self.kept(all.len()).map(|a| all[a]).product::<i64>() * if self == Layout::Fragment { 4 } else { 1 },
+        })
+    }
+}
+
+/// Calls `see` for each statement, with the kinds of the loops around.
+fn walk<'a>(body: &'a [Stmt], see: &mut dyn FnMut(&'a Stmt)) {
+    for s in body {
+        see(s);
+        match s {
+            Stmt::For { body, .. } | Stmt::While { body, .. } => walk(body, see),
+            Stmt::If { then, otherwise, .. } => {
+                walk(then, see);
+                walk(otherwise, see);
+            }
+            Stmt::Let { .. } | Stmt::Store { .. } | Stmt::Alloc { .. } | Stmt::Prefetch { .. } | Stmt::Check { .. } => {}
+        }
+    }
+}
+
+/// Who takes a task of this kernel.
+pub(crate) fn mode(kernel: &Kernel) -> Result<Mode, Fault> {
+    let (mut block, mut lanes, mut odd) = (None, false, false);
+    walk(&kernel.body, &mut |s| {
+        let Stmt::For { extent, kind, .. } = s else { return };
+        let threads = match kind {
+            LoopKind::Thread => extent.known(),
+            LoopKind::Warp => extent.known().map(|n| n * WARP),
+            LoopKind::Vector => {
+                lanes |= extent.is(WARP);
+                return;
+            }
+            LoopKind::Serial | LoopKind::Parallel | LoopKind::Unroll | LoopKind::Matrix => return,
+        };
+        odd |= block.is_some_and(|b| Some(b) != threads) || threads.is_none();
+        block = threads.or(block);
+    });
+    match block {
+        Some(n) if odd || !(1..=1024).contains(&n) => Err(fault!("its loops over threads differ, or have more than 1024")),
+        Some(n) => Ok(Mode::Block(n as u32)),
+        None if odd => Err(fault!("a loop over threads has no constant extent")),
+        None if lanes => Ok(Mode::Warps),
+        None => Ok(Mode::Threads),
+    }
+}
+
+/// Is it a loop whose iterations are threads, warps or lanes?
+pub(crate) fn is_side_by_side(mode: Mode, kind: LoopKind, extent: Expr) -> bool {
+    match mode {
+        Mode::Threads => false,
+        Mode::Warps => kind == LoopKind::Vector && extent.is(WARP),
+        Mode::Block(_) => matches!(kind, LoopKind::Thread | LoopKind::Warp),
+    }
+}
+
+/// Is there such a loop in a list?
+pub(crate) fn has_side_by_side(mode: Mode, body: &[Stmt]) -> bool {
+    let mut found = false;
+    walk(body, &mut |s| found |= matches!(s, Stmt::For { kind, extent, .. } if is_side_by_side(mode, *kind, *extent)));
+    found
+}
+
+/// Is there a vector loop?
+pub(crate) fn has_lanes(body: &[Stmt]) -> bool {
+    let mut found = false;
+    walk(body, &mut |s| found |= matches!(s, Stmt::For { kind: LoopKind::Vector, .. }));
+    found
+}
+
+/// Scalars of a statement itself.
+fn scalars(s: &Stmt) -> Vec<Scalar> {
+    match s {
+        Stmt::While { cond, .. } | Stmt::If { cond, .. } | Stmt::Check { cond, .. } => vec![*cond],
+        Stmt::Let { value, .. } => vec![*value],
+        Stmt::Store { index, value, .. } => index.iter().copied().chain([*value]).collect(),
+        Stmt::For { .. } | Stmt::Alloc { .. } | Stmt::Prefetch { .. } => vec![],
+    }
+}
+
+/// Shared buffers that a list reads, and those that it writes.
+pub(crate) fn shared(kernel: &Kernel, body: &[Stmt]) -> [HashSet<u32>; 2] {
+    let mut out = [HashSet::new(), HashSet::new()];
+    let is_shared = |b: u32| kernel.buffers[b as usize].space == Space::Shared;
+    walk(body, &mut |s| {
+        for scalar in scalars(s) {
+            scalar.visit(&mut |n| {
+                if let Kind::Read { source, .. } = n.kind()
+                    && is_shared(*source)
+                {
+                    out[0].insert(*source);
+                }
+            });
+        }
+        if let Stmt::Store { buffer, .. } = s
+            && is_shared(*buffer)
+        {
+            out[1].insert(*buffer);
+        }
+    });
+    out
+}
+
+/// All indices by which buffers are accessed.
+fn accesses(kernel: &Kernel) -> HashMap<u32, Vec<Vec<Scalar>>> {
+    let mut out: HashMap<u32, Vec<Vec<Scalar>>> = HashMap::new();
+    walk(&kernel.body, &mut |s| {
+        for scalar in scalars(s) {
+            scalar.visit(&mut |n| {
+                if let Kind::Read { source, index, .. } = n.kind() {
+                    out.entry(*source).or_default().push(index.clone());
+                }
+            });
+        }
+        if let Stmt::Store { buffer, index, .. } = s {
+            out.entry(*buffer).or_default().push(index.clone());
+        }
+    });
+    out
+}
+
+/// How the elements of each buffer are shared out.
+pub(crate) fn layouts(kernel: &Kernel) -> Vec<Layout> {
+    let mut kinds: HashMap<u32, (LoopKind, Expr)> = HashMap::new();
+    walk(&kernel.body, &mut |s| {
+        if let Stmt::For { var, extent, kind, body } = s {
+            // The columns of a matrix loop are marked as well.
+            if *kind == LoopKind::Matrix
+                && let [Stmt::For { var, extent, .. }] = &body[..]
+            {
+                kinds.insert(*var, (LoopKind::Matrix, *extent));
+            }
+            kinds.entry(*var).or_insert((*kind, *extent));
+        }
+    });
+    let of = |s: Option<&Scalar>| s.and_then(|s| variable(*s)).and_then(|v| kinds.get(&v).copied());
+    let accesses = accesses(kernel);
+    let one = |(k, b): (usize, &Buffer)| {
+        let Some(list) = accesses.get(&(k as u32)).filter(|_| b.space == Space::Reg) else { return Layout::Whole };
+        let first = |kind: LoopKind| list.iter().all(|i| of(i.first()).is_some_and(|f| f.0 == kind));
+        if first(LoopKind::Thread) {
+            return Layout::Thread;
+        }
+        let tile = |i: &Vec<Scalar>| {
+            i.len() >= 3 && i[i.len() - 2..].iter().all(|s| of(Some(s)).is_some_and(|f| f.0 == LoopKind::Matrix))
+        };
+        if first(LoopKind::Warp) && list.iter().all(tile) {
+            return Layout::Fragment;
+        }
+        let lanes = b.dims.last().is_some_and(|d| d.is(WARP))
+            && list.iter().any(|i| of(i.last()).is_some_and(|f| f.0 == LoopKind::Vector));
+        if lanes && mode(kernel) == Ok(Mode::Warps) { Layout::Lane } else { Layout::Whole }
+    };
+    kernel.buffers.iter().enumerate().map(one).collect()
+}
+
+/// The variable that an index is.
+pub(crate) fn variable(s: Scalar) -> Option<u32> {
+    match s.as_index()?.node() {
+        infc_ir::expr::Node::Var(v) => Some(*v),
+        _ => None,
+    }
+}
+
+/// Buffers with an index that is not known when the kernel is printed, along an axis that is not shared out.
+pub(crate) fn indexed_by_unknowns(
+    kernel: &Kernel,
+    layouts: &[Layout],
+    unrolled: &dyn Fn(LoopKind, Expr) -> bool,
+) -> HashSet<u32> {
+    let mut known = HashSet::new();
+    walk(&kernel.body, &mut |s| {
+        if let Stmt::For { var, extent, kind, .. } = s
+            && unrolled(*kind, *extent)
+        {
+            known.insert(*var);
+        }
+    });
+    let fixed = |s: &Scalar| {
+        s.as_index().is_some_and(|e| {
+            let mut all = true;
+            e.leaves(&mut |l| all &= matches!(l.node(), infc_ir::expr::Node::Var(v) if known.contains(v)));
+            all
+        })
+    };
+    let mut not = HashSet::new();
+    for (buffer, list) in accesses(kernel) {
+        let kept = |i: &Vec<Scalar>| layouts[buffer as usize].kept(i.len());
+        if !list.iter().all(|i| i[kept(i)].iter().all(fixed)) {
+            not.insert(buffer);
+        }
+    }
+    not
+}

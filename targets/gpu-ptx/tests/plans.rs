@@ -1,0 +1,197 @@
+//! Kernels that the plans for GPUs make of operators, run by the PTX interpreter: bit by bit what the loop interpreter does, on small
+//! integers, for which every order of sums is exact.
+
+use infc_gpu_ptx::{Block, Ptx, Text};
+use infc_ir::expr::Node;
+use infc_ir::{DType, Expr, eval};
+use infc_kernel::backend::Backend;
+use infc_kernel::loops::{Kernel, Space, interp};
+use infc_kernel::program::{Lowered, lower};
+use infc_kernel::target::{Math, TargetDesc};
+use infc_ptxvm::{Grid, Memory, Module, launch};
+
+/// The value of every symbol.
+const SIZE: i64 = 37;
+
+fn machine(math: Math) -> TargetDesc {
+    TargetDesc { math, ..infc_gpu_ptx::default_machine() }
+}
+
+fn lowered(graph: &str, math: Math) -> Lowered {
+    let mut graph = infc_ir::text::parse(graph).unwrap_or_else(|e| panic!("{e}"));
+    infc_passes::run(&mut graph, &infc_passes::Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    lower(&graph, &machine(math), &vec![]).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn number(e: Expr) -> i64 {
+    let leaf = |l: Expr| matches!(l.node(), Node::Sym(_)).then_some(SIZE);
+    e.eval(&leaf).expect("a size")
+}
+
+/// Small integers for each parameter.
+fn memories(kernel: &Kernel) -> Vec<Vec<u8>> {
+    let mut seed = 0x2545_f491_4f6c_dd1du64;
+    let mut next = |d: DType| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let v = (seed % 7) as i64 - 3;
+        eval::to_memory(d, if d.is_float() { eval::round_float(d, v as f64).to_bits() } else { eval::wrap_int(d, v) as u64 })
+    };
+    let globals = kernel.buffers.iter().filter(|b| b.space == Space::Global);
+    let bytes = |d: DType, n: i64, next: &mut dyn FnMut(DType) -> u64| -> Vec<u8> {
+        (0..n).flat_map(|_| next(d).to_le_bytes()[..d.bytes()].to_vec()).collect()
+    };
+    globals.map(|b| bytes(b.dtype, number(b.span()), &mut next)).collect()
+}
+
+/// Runs an entry with blocks of its own size, fewer of them than it has tasks for.
+fn run(text: &Text, module: &Module, k: usize, kernel: &Kernel, memories: &mut [Vec<u8>]) {
+    let tasks = number(kernel.tasks);
+    let shape = text.shape(k, tasks, 3);
+    let mut memory = Memory::default();
+    let places: Vec<u64> = memories.iter_mut().map(|m| memory.insert(std::mem::take(m))).collect();
+    let (error, scratch) = (memory.insert(vec![0; 4]), memory.insert(vec![0xa5; shape.scratch as usize]));
+    let symbols = kernel.symbols.iter().map(|_| SIZE as u64);
+    let all = places.iter().copied().chain(symbols).chain([tasks as u64, error, scratch]);
+    let parameters: Vec<u8> = all.flat_map(u64::to_le_bytes).collect();
+    let grid = Grid { blocks: [shape.blocks, 1, 1], threads: [shape.threads, 1, 1], shared: 0 };
+    let entry = module.kernel(&format!("k{k}")).expect("an entry for each kernel");
+    launch(entry, grid, &parameters, &mut memory).unwrap_or_else(|f| panic!("{f}\n{kernel}"));
+    for (m, &p) in memories.iter_mut().zip(&places) {
+        *m = memory.remove(p).expect("a buffer");
+    }
+}
+
+/// All kernels of a graph; the plans must have these words.
+fn check(graph: &str, math: Math, plans: &[&str]) {
+    let lowered = lowered(graph, math);
+    let all: Vec<String> = lowered.plans.iter().flatten().map(ToString::to_string).collect();
+    for plan in plans {
+        assert!(all.iter().any(|p| p.contains(plan)), "no '{plan}' in {all:?}");
+    }
+    for arch in ["sm_80", "sm_90a"] {
+        let target = TargetDesc { arch: arch.into(), ..machine(math) };
+        let text = infc_gpu_ptx::module(&lowered.kernels, arch).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(Ptx::new(target).emit(&lowered.kernels).expect("code").image.last(), Some(&0));
+        let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
+        for (k, kernel) in lowered.kernels.iter().enumerate() {
+            let (mut want, mut got) = (memories(kernel), memories(kernel));
+            let symbols: Vec<i64> = kernel.symbols.iter().map(|_| SIZE).collect();
+            interp::run(kernel, &symbols, &mut want).unwrap_or_else(|s| panic!("{s}\n{kernel}"));
+            run(&text, &module, k, kernel, &mut got);
+            for (b, (got, want)) in got.iter().zip(&want).enumerate() {
+                let d = kernel.buffers[b].dtype;
+                let pairs = got.chunks(d.bytes()).zip(want.chunks(d.bytes()));
+                let value = |c: &[u8]| eval::from_memory(d, c.iter().rev().fold(0u64, |acc, &b| acc << 8 | u64::from(b)));
+                // Tree sums of exponentials round: to 2^-20.
+                let equal = |(g, w): (&[u8], &[u8])| {
+                    let (x, y) = (value(g), value(w));
+                    let (fx, fy) = (f64::from_bits(x), f64::from_bits(y));
+                    x == y || d.is_float() && (fx.is_nan() && fy.is_nan() || (fx - fy).abs() <= 1e-6 * fy.abs())
+                };
+                let wrong = pairs.enumerate().find(|(_, p)| !equal(*p));
+                if let Some((at, (g, w))) = wrong {
+                    let (g, w) = (f64::from_bits(value(g)), f64::from_bits(value(w)));
+                    panic!(
+                        "buffer {b}, element {at} ({d}): {g} instead of {w} by {}\n{kernel}",
+                        lowered.plans[k].as_ref().expect("a plan")
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn matmul(dtype: &str, m: &str, k: i64, n: i64) -> String {
+    format!(
+        "graph \"g\" {{ source 0 \"p\" \"MatMul\" 13 region (%0: {dtype}[{m}, {k}] \"a\", %1: {dtype}[{k}, {n}] \"b\") {{ \
+         %2: {dtype}[{m}, {n}] \"y\" = MatMul(%0, %1) from [0] yield %2 }} }}"
+    )
+}
+
+#[test]
+fn products_of_floats_in_tiles() {
+    check(&matmul("f32", "70", 40, 66), Math::F32, &["tile", "row=fma", "block=64x64x16"]);
+    check(&matmul("f32", "n", 33, 65), Math::F32, &["row=fma"]);
+    check(&matmul("f64", "20", 17, 30), Math::F32, &["row=fma"]);
+}
+
+#[test]
+fn products_by_matrix_instructions() {
+    check(&matmul("f16", "70", 40, 66), Math::F32, &["row=mma_f16", "block=64x64x32", "grid=2x2"]);
+    check(&matmul("bf16", "n", 72, 64), Math::F32, &["row=mma_bf16"]);
+    check(&matmul("f32", "64", 33, 64), Math::Tf32, &["row=mma_tf32", "block=64x64x16"]);
+    check(&matmul("f32", "30", 33, 70), Math::Bf16, &["row=mma_bf16"]);
+    check(&matmul("f32", "30", 33, 70), Math::F16, &["row=mma_f16"]);
+}
+
+#[test]
+fn large_products_have_larger_tiles() {
+    check(&matmul("f16", "512", 16, 512), Math::F32, &["block=128x128x32", "grid=2x4"]);
+}
+
+#[test]
+fn products_of_bytes_by_matrix_instructions() {
+    for (a, b) in [("u8", "i8"), ("i8", "i8"), ("u8", "u8")] {
+        let graph = format!(
+            "graph \"g\" {{ source 0 \"p\" \"MatMulInteger\" 10 region (%0: {a}[40, 70] \"a\", %1: {b}[70, 48] \"b\") {{ \
+             %2: i32[40, 48] \"y\" = MatMulInteger(%0, %1) from [0] yield %2 }} }}"
+        );
+        check(&graph, Math::F32, &["row=mma_i8"]);
+    }
+}
+
+#[test]
+fn convolutions_are_products() {
+    let conv = |math, row: &str| {
+        let graph = "graph \"g\" { source 0 \"c\" \"Conv\" 13 source 1 \"r\" \"Relu\" 13 \
+             region (%0: f32[2, 8, 9, 11] \"x\", %1: f32[24, 8, 3, 3] \"w\", %2: f32[24] \"bias\") { \
+             %3: f32[2, 24, 9, 11] = Conv(%0, %1, %2) {pads = [1, 1, 1, 1]} from [0] \
+             %4: f32[2, 24, 9, 11] \"y\" = Relu(%3) from [1] yield %4 } }";
+        check(graph, math, &[row]);
+    };
+    conv(Math::F32, "row=fma");
+    conv(Math::Tf32, "row=mma_tf32");
+    conv(Math::F16, "row=mma_f16");
+}
+
+#[test]
+fn rows_are_reduced_by_warps() {
+    let softmax = "graph \"g\" { source 0 \"s\" \"Softmax\" 13 region (%0: f32[n, 70] \"x\") { \
+         %1: f32[n, 70] \"y\" = Softmax(%0) from [0] yield %1 } }";
+    check(softmax, Math::F32, &["row_reduce lanes=32 chunk=1"]);
+    let vector = matmul("f32", "1", 300, 40).replace("f32[300, 40] \"b\"", "f32[40, 300] \"b\"");
+    let vector = vector.replace("%2: f32[1, 40] \"y\" = MatMul(%0, %1)", "%2: f32[1, 40] \"y\" = Gemm(%0, %1) {transB = 1}");
+    check(&vector.replace("\"MatMul\" 13", "\"Gemm\" 13"), Math::F32, &["row_reduce lanes=32"]);
+}
+
+#[test]
+fn elementwise_kernels_read_and_write_16_bytes_at_once() {
+    let graph = |dtype: &str| {
+        format!(
+            "graph \"g\" {{ source 0 \"a\" \"Add\" 13 source 1 \"r\" \"Relu\" 13 \
+             region (%0: {dtype}[64, 1024] \"x\", %1: {dtype}[1024] \"b\") {{ \
+             %2: {dtype}[64, 1024] = Add(%0, %1) from [0] %3: {dtype}[64, 1024] \"y\" = Relu(%2) from [1] yield %3 }} }}"
+        )
+    };
+    for (dtype, wide, form) in [("f32", 4, "ld.global.v4.b32"), ("f64", 2, "ld.global.v2.b64"), ("f16", 4, "ld.global.v4.u16")] {
+        check(&graph(dtype), Math::F32, &[&format!("wide={wide}")]);
+        let text = infc_gpu_ptx::module(&lowered(&graph(dtype), Math::F32).kernels, "sm_80").unwrap_or_else(|e| panic!("{e}"));
+        assert!(text.text.contains(form) && text.text.contains("st.global.v"), "{}", text.text);
+    }
+}
+
+#[test]
+fn kernels_say_who_takes_a_task() {
+    let blocks = |graph: &str| {
+        let lowered = lowered(graph, Math::F32);
+        infc_gpu_ptx::module(&lowered.kernels, "sm_80").unwrap_or_else(|e| panic!("{e}"))
+    };
+    let text = blocks(&matmul("f16", "64", 32, 64));
+    assert_eq!(text.blocks, [Block::Block(128)]);
+    assert!(text.text.starts_with("//@ k0 blocks 128\n") && text.text.contains("mma.sync") && text.text.contains("ldmatrix"));
+    // Neighbours that lie in a multiple of 16 bytes are copied by themselves, others through registers.
+    assert!(text.text.contains("cp.async") && !blocks(&matmul("f16", "64", 33, 65)).text.contains("cp.async"));
+    assert_eq!(blocks(&matmul("f32", "3", 5, 7)).blocks, [Block::Threads]);
+}
