@@ -98,3 +98,14 @@ fn ultraface_in_cycles() {
         &[vec![noise(&design.inputs[0].dims, 3)], vec![noise(&design.inputs[0].dims, 4)]],
     );
 }
+
+/// A detector in ONNX's and ONNX Runtime's operators on quantised tensors.
+#[test]
+fn fastestdet() {
+    let Some(path) = shared("fastestdet_qoperator") else { return };
+    let (graph, design) = design(&path, &Options::default());
+    let image = noise(&design.inputs[0].dims, 6);
+    golden_is_the_graph(&graph, &design, std::slice::from_ref(&image));
+    let goal = Goal { target_fps: Some(100.0), ..Goal::default() };
+    simulated(&design, "vu9p", &goal, &[vec![image]]);
+}
