@@ -4,6 +4,7 @@ use crate::compile::Report as Times;
 use infc_c::hls::{self, File, Io, Vectors};
 use infc_ir::{DType, Graph, Problems, Tensor};
 use infc_stream::design::Port;
+use infc_stream::fixed::{self, Selection, TensorFormat};
 use infc_stream::{Design, Folded, Goal, Machine, golden};
 use std::time::Instant;
 
@@ -18,6 +19,8 @@ pub struct Options {
     pub io: Io,
     /// Dims and formats of inputs.
     pub stream: infc_stream::Options,
+    /// Fixed-point formats of a float model; without, models that are not quantised get the default.
+    pub selection: Option<Selection>,
     /// Frames of golden vectors.
     pub vectors: usize,
 }
@@ -29,6 +32,8 @@ pub struct Made {
     pub files: Vec<File>,
     /// The design and its report.
     pub folded: Folded,
+    /// The formats that were chosen for a float model.
+    pub formats: Vec<TensorFormat>,
     /// Numbers about making it.
     pub times: Times,
 }
@@ -41,6 +46,9 @@ pub struct Made {
 pub fn make(graph: Graph, options: &Options, name: &str, data: &[Vec<Tensor>]) -> Result<Made, Problems> {
     let mut times = Times { target: format!("fpga-hls ({})", options.machine.name), ..Times::default() };
     let start = Instant::now();
+    let (graph, formats) = formats(graph, options, data)?;
+    times.stages.push(("formats", start.elapsed()));
+    let start = Instant::now();
     let graph = infc_stream::prepare(graph, &options.stream)?;
     times.stages.push(("passes", start.elapsed()));
     let start = Instant::now();
@@ -48,18 +56,59 @@ pub fn make(graph: Graph, options: &Options, name: &str, data: &[Vec<Tensor>]) -
     design.name = name.to_owned();
     times.stages.push(("convert", start.elapsed()));
     let start = Instant::now();
-    let folded = infc_stream::fold(&design, &options.machine, &options.goal)?;
+    let mut folded = infc_stream::fold(&design, &options.machine, &options.goal)?;
     times.stages.push(("fold", start.elapsed()));
+    folded.report.notes.extend(chosen(&formats, data.len()));
     let start = Instant::now();
     let vectors = vectors(&folded.design, data, options.vectors)?;
     times.stages.push(("golden", start.elapsed()));
     let start = Instant::now();
     let print = hls::Options { io: options.io, clock_ns: folded.report.clock_ns, machine: &options.machine };
-    let files = hls::project(&folded.design, &folded.report, &print, &vectors)?;
+    let mut files = hls::project(&folded.design, &folded.report, &print, &vectors)?;
+    if !formats.is_empty() {
+        let text = serde_json::to_string_pretty(&formats).expect("plain data") + "\n";
+        files.push(File { path: "formats.json".to_owned(), bytes: text.into_bytes() });
+    }
     times.stages.push(("code", start.elapsed()));
     times.kernels = folded.design.actors.len();
     times.code_bytes = files.iter().map(|f| f.bytes.len() as u64).sum();
-    Ok(Made { files, folded, times })
+    Ok(Made { files, folded, formats, times })
+}
+
+/// A float model gets fixed-point formats, with the error that they make.
+fn formats(graph: Graph, options: &Options, data: &[Vec<Tensor>]) -> Result<(Graph, Vec<TensorFormat>), Problems> {
+    if options.selection.is_none() && is_quantised(&graph) {
+        return Ok((graph, vec![]));
+    }
+    let mut selection = options.selection.clone().unwrap_or_default();
+    selection.dims.clone_from(&options.stream.dims);
+    let chosen = fixed::select(graph, &data[..data.len().min(CALIBRATION)], &selection)?;
+    Ok((chosen.graph, chosen.formats))
+}
+
+/// Samples that formats are chosen by.
+pub const CALIBRATION: usize = 128;
+
+/// Has the model operators that say how numbers are stored?
+fn is_quantised(graph: &Graph) -> bool {
+    let names = ["QuantizeLinear", "DequantizeLinear", "Quant", "BipolarQuant", "Trunc", "MatMulInteger", "ConvInteger"];
+    let nodes = &graph.region(Graph::MAIN).nodes;
+    nodes.iter().map(|&n| graph.node(n).op.name()).any(|op| names.contains(&op) || op.starts_with("QLinear"))
+}
+
+/// What a report says of formats.
+fn chosen(formats: &[TensorFormat], samples: usize) -> Option<String> {
+    let measured = formats.iter().filter_map(|f| f.sqnr_db.map(|db| (db, f.name.as_str())));
+    let worst = measured.min_by(|a, b| a.0.total_cmp(&b.0));
+    let samples = samples.min(CALIBRATION);
+    (!formats.is_empty()).then(|| match worst {
+        Some((db, name)) => {
+            format!("fixed-point formats were chosen on {samples} inputs; the least signal to noise is {db:.1} dB, at {name}")
+        }
+        None => {
+            "fixed-point formats were chosen by interval arithmetic alone; their error was not measured: give --data".to_owned()
+        }
+    })
 }
 
 /// Inputs from data, then random ones, and what the golden model makes of them.
@@ -72,10 +121,10 @@ fn vectors(design: &Design, data: &[Vec<Tensor>], count: usize) -> Result<Vector
         state.wrapping_mul(0x2545_f491_4f6c_dd1d)
     };
     let mut all = Vectors::default();
-    for k in 0..count.max(data.len()) {
+    for k in 0..count {
         let mut frame = vec![];
         for (i, port) in design.inputs.iter().enumerate() {
-            frame.push(match data.get(k) {
+            frame.push(match data.get(k).filter(|_| k < count) {
                 Some(tensors) => given(port, tensors.get(i))?,
                 None => (0..design.stream(port.stream).elements()).map(|_| within(port.limits, draw())).collect(),
             });

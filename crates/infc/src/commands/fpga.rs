@@ -10,6 +10,7 @@ use infc::native;
 use infc_c::hls::Io;
 use infc_compress::Data;
 use infc_ir::Tensor;
+use infc_stream::fixed::Selection;
 use infc_stream::{Goal, InputFormat, Machine};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,15 @@ pub struct Streaming {
     /// Format of an input that the model does not quantise itself: x=u8*0.0039 are unsigned integers of 8 bits, each step 0.0039
     #[arg(long, value_name = "NAME=FORMAT", value_parser = input_format)]
     input_format: Vec<(String, InputFormat)>,
+    /// Bits of tensors where formats are chosen for a float model, 2 to 8 [default: 8]
+    #[arg(long, value_name = "N")]
+    bits: Option<u32>,
+    /// Bits of weights where formats are chosen [default: --bits]
+    #[arg(long, value_name = "N")]
+    weight_bits: Option<u32>,
+    /// Least and greatest element of a float model's input, where no data tells: x=-1..1
+    #[arg(long, value_name = "NAME=LOW..HIGH", value_parser = range, allow_hyphen_values = true)]
+    range: Vec<(String, [f64; 2])>,
     /// Every scale must be a power of two, so that no requantisation multiplies
     #[arg(long)]
     power_of_two: bool,
@@ -97,6 +107,16 @@ fn input_format(text: &str) -> std::result::Result<(String, InputFormat), String
     Ok((name.to_owned(), InputFormat { signed, bits, scale }))
 }
 
+/// `x=-1..1`.
+fn range(text: &str) -> std::result::Result<(String, [f64; 2]), String> {
+    const HELP: &str = "write NAME=LOW..HIGH, for example x=-1..1";
+    let (name, range) = text.rsplit_once('=').ok_or(HELP)?;
+    let (low, high) = range.split_once("..").ok_or(HELP)?;
+    let number = |t: &str| t.parse::<f64>().ok().filter(|v| v.is_finite()).ok_or_else(|| format!("'{t}' is no number; {HELP}"));
+    let range = [number(low)?, number(high)?];
+    if range[0] < range[1] { Ok((name.to_owned(), range)) } else { Err(format!("{low} is not less than {high}")) }
+}
+
 impl Streaming {
     /// The first option that is only for this target.
     pub fn given(&self) -> Option<&'static str> {
@@ -109,6 +129,9 @@ impl Streaming {
             ("--data", self.data.is_some()),
             ("--vectors", self.vectors.is_some()),
             ("--input-format", !self.input_format.is_empty()),
+            ("--bits", self.bits.is_some()),
+            ("--weight-bits", self.weight_bits.is_some()),
+            ("--range", !self.range.is_empty()),
             ("--power-of-two", self.power_of_two),
         ];
         list.iter().find(|o| o.1).map(|o| o.0)
@@ -125,7 +148,11 @@ impl Streaming {
         let goal = Goal { clock_ns: self.clock_ns, target_fps: self.target_fps, ..self.budget.clone().unwrap_or_default() };
         let stream = infc_stream::Options { dims, inputs: self.input_format.clone(), power_of_two: self.power_of_two };
         let io = if self.io == Some(IoKind::Parallel) { Io::Parallel } else { Io::Stream };
-        Ok(Options { machine, goal, io, stream, vectors: self.vectors.unwrap_or(8) as usize })
+        let asked = self.bits.is_some() || self.weight_bits.is_some() || !self.range.is_empty();
+        let bits = self.bits.unwrap_or(8);
+        let weight_bits = self.weight_bits.unwrap_or(bits);
+        let selection = asked.then(|| Selection { bits, weight_bits, ranges: self.range.clone(), ..Selection::default() });
+        Ok(Options { selection, machine, goal, io, stream, vectors: self.vectors.unwrap_or(8) as usize })
     }
 }
 
@@ -140,7 +167,7 @@ pub fn run(args: &Streaming, model: &Path, how: &How, output: Option<&Path>, jso
     let graph = compile::import(model)?;
     let data = match &args.data {
         Some(path) if !path.exists() => return Err(Failure::io(path, &std::io::ErrorKind::NotFound.into())),
-        Some(path) => samples(&Data::read(path, &graph, READ_PB)?, options.vectors.max(CALIBRATION))?,
+        Some(path) => samples(&Data::read(path, &graph, READ_PB)?, options.vectors.max(fpga::CALIBRATION))?,
         None => vec![],
     };
     let spinner = term::spinner(format!("compiling {}", model.display()));
@@ -157,9 +184,6 @@ pub fn run(args: &Streaming, model: &Path, how: &How, output: Option<&Path>, jso
     report(&made, &folder, json);
     Ok(Exit::Ok)
 }
-
-/// Samples that formats are chosen by.
-const CALIBRATION: usize = 256;
 
 fn samples(data: &Data, most: usize) -> Result<Vec<Vec<Tensor>>> {
     Ok((0..data.len().min(most)).map(|i| data.sample(i).map(|s| s.inputs)).collect::<std::result::Result<_, _>>()?)

@@ -172,6 +172,7 @@ fn main(c: &mut Code, list: &[(String, &Stream, bool)], frames: usize) {
     c.open("else");
     c.line("std::fprintf(stderr, \"usage: testbench [--frames N] [--seed N] [--stalls N] [--no-fifos]\\n\");\n        return 2;");
     c.close(2);
+    c.line("#ifndef INFC_SIMULATION\n    fifos = 0; /* the vendor's streams have no end in simulation */\n#endif");
     c.line(format!("if (frames > {frames}) frames = {frames};"));
     for (port, ..) in list {
         c.line(format!("FILE *{port}_file = open_data(\"data/{port}.bin\");"));
@@ -192,7 +193,7 @@ fn main(c: &mut Code, list: &[(String, &Stream, bool)], frames: usize) {
     c.line("run_frame(nullptr);");
     c.close(1);
     c.line("#else");
-    c.line("if (mode) continue;\n            (void)seed, (void)stalls;\n            run_frame(nullptr);");
+    c.line("(void)seed, (void)stalls;\n            run_frame(nullptr);");
     c.line("#endif");
     for (port, s, _) in list.iter().filter(|p| !p.2) {
         c.open(format!("for (int i = 0; i < {}; i++)", s.elements()));
@@ -229,7 +230,7 @@ pub fn script(design: &Design, options: &Options) -> String {
     format!(
         "# Simulation, synthesis, co-simulation and export of {name} by Vitis HLS: vitis_hls -f build.tcl\n\
          open_project -reset {name}_prj\nset_top {name}\n\
-         add_files {name}.cpp -cflags \"-std=c++14\"\n\
+         add_files {name}.cpp -cflags \"-std=c++14 -DINFC_VENDOR_TYPES\"\n\
          add_files -tb testbench.cpp -cflags \"-std=c++14 -DINFC_VENDOR_TYPES\"\n{data}\
          open_solution -reset solution -flow_target vivado\nset_part {}\ncreate_clock -period {} -name default\n\
          csim_design -argv \"--no-fifos\"\ncsynth_design\ncosim_design -argv \"--no-fifos --frames 2\"\nexport_design -format ip_catalog\nexit\n",
