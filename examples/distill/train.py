@@ -1,7 +1,7 @@
 """Train the student that `infc distill` made of glyphs_cnn, and the same network from scratch: train.py INFC FOLDER [SEEDS].
 
 FOLDER gets calibration data, then teacher.onnx, student.onnx, student.py and distill.json from `infc distill`, then trained.onnx and
-trained.infc. Training sees 100 images of each class, a fifth of what the teacher saw, under new noise in every epoch; the
+trained.infc. Training sees 300 images of each class (the teacher saw 500), for as many epochs as the teacher, under new noise in every epoch; the
 evaluation uses fonts that training never sees.
 """
 import importlib.util
@@ -22,7 +22,7 @@ sys.path.insert(0, str(MODELS))
 import evaluate  # noqa: E402
 import glyphs_cnn  # noqa: E402
 
-PER_CLASS, EPOCHS, BATCH, RATE = 100, 30, 128, 4e-3
+PER_CLASS, EPOCHS, BATCH, RATE = 300, 16, 128, 1e-2
 
 
 def training_images(seed):
@@ -73,7 +73,6 @@ def train(net, images, labels, seed, description=None, teacher=None):
     optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=0.01)
     steps = len(labels) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=EPOCHS * steps, pct_start=0.2)
-    output = net_output(net)
     net.train()
     for _ in range(EPOCHS):
         order = random.permutation(len(labels))
@@ -83,7 +82,7 @@ def train(net, images, labels, seed, description=None, teacher=None):
             y = torch.from_numpy(labels[chosen])
             given = net(torch.from_numpy(x))
             if teacher is None:
-                loss = F.cross_entropy(given[output], y, label_smoothing=0.05)
+                loss = F.cross_entropy(given["logits"], y, label_smoothing=0.05)
             else:
                 names = [o.name for o in teacher.get_outputs()]
                 wanted = dict(zip(names, map(torch.from_numpy, teacher.run(None, {"input": x}))))
@@ -94,10 +93,6 @@ def train(net, images, labels, seed, description=None, teacher=None):
             optimizer.step()
             schedule.step()
     return net.eval()
-
-
-def net_output(net):
-    return "logits"
 
 
 def accuracy(net, x, y):

@@ -3,7 +3,7 @@
 //! [`choose`] looks at the step, the strides of its operands and the machine, and picks a kind with its sizes. A builder
 //! turns step and plan into a nest; any legal plan of a step gives the same values (up to the order of float sums).
 
-use crate::build::{Operand, contract, elementwise, tile};
+use crate::build::{Operand, contract, elementwise, sparse, tile};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
 use infc_ir::Expr;
@@ -17,6 +17,8 @@ use std::fmt;
 pub enum Plan {
     /// A contraction in register tiles.
     Brgemm(Brgemm),
+    /// A contraction of few rows with a constant that is mostly 0.
+    Sparse(Sparse),
     /// Every element on its own, vectors along one output axis.
     Elementwise(Elementwise),
     /// A reduction with vectors along its last axis.
@@ -69,6 +71,32 @@ pub enum Panels {
     InPlace,
     /// Packed into scratch by each task.
     Scratch,
+}
+
+/// A contraction over what is not 0 of a constant factor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sparse {
+    /// The factor (0 or 1) that is constant.
+    pub vector: usize,
+    /// The output axis that is n.
+    pub n: usize,
+    /// Columns of a tile.
+    pub lanes: usize,
+    /// Tiles of a task.
+    pub window: usize,
+    /// How the weights are stored.
+    pub form: Form,
+    /// Bytes of them, tables included.
+    pub bytes: usize,
+}
+
+/// How the weights of a sparse contraction are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One position along k for all columns of a tile.
+    Blocks,
+    /// Positions of each column.
+    Gather,
 }
 
 /// Sizes of an elementwise nest.
@@ -145,6 +173,11 @@ pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
             }
         }
         Step::Compute(c) => {
+            if is_contraction(c)
+                && let Some(plan) = sparse::plan(c, operands, target)
+            {
+                return Plan::Sparse(plan);
+            }
             if is_contraction(c)
                 && let Some(plan) = contract::plan(c, operands, target)
             {
@@ -304,6 +337,13 @@ impl fmt::Display for Plan {
                 "brgemm mr={} nr={} mc={} nc={} m={:?} n={} broadcast={} panels={:?} row={}",
                 b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels, b.row
             ),
+            Plan::Sparse(s) => {
+                write!(
+                    f,
+                    "sparse form={:?} lanes={} window={} n={} constant={} bytes={}",
+                    s.form, s.lanes, s.window, s.n, s.vector, s.bytes
+                )
+            }
             Plan::Elementwise(e) => {
                 write!(f, "elementwise order={:?} lanes={} jam={} chunk={}", e.order, e.lanes, e.jam, e.chunk)?;
                 e.taps.map_or(Ok(()), |k| write!(f, " taps={k}"))

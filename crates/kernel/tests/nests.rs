@@ -155,6 +155,30 @@ fn check_against(
     }
 }
 
+/// The plan for one row of 768 by 3072 weights of which those stay for which `stays`.
+fn plan_of_layer(stays: impl Fn(usize, usize) -> bool) -> Plan {
+    let (k, n) = (768, 3072);
+    let w: Vec<f32> = (0..k * n).map(|i| if stays(i / n, i % n) { 1.0 } else { 0.0 }).collect();
+    let tensors = [small(&[1, k], 1), Tensor::from_vec([k, n], w), small(&[n], 2), small(&[1, n], 3)];
+    let operands: Vec<Operand> = tensors.iter().enumerate().map(|(i, t)| operand(t, &plain(t.dims.len()), i == 1)).collect();
+    plan::choose(&matmul(1, k, n, false), &operands, &target(64, 32, true))
+}
+
+#[test]
+fn sparse_plans_are_for_what_gains() {
+    let dense = 768 * 3072 * 4;
+    let hash =
+        |r: usize, c: usize| (r.wrapping_mul(0x9e37_79b9) ^ c.wrapping_mul(0x85eb_ca6b)).wrapping_mul(0xc2b2_ae35) >> 16 & 0xffff;
+    let bytes = |plan: &Plan, form: plan::Form| match plan {
+        Plan::Sparse(s) if s.form == form => s.bytes,
+        other => panic!("{other}"),
+    };
+    assert!(bytes(&plan_of_layer(|r, c| hash(r, c) % 10 == 0), plan::Form::Gather) < dense / 5);
+    assert!(bytes(&plan_of_layer(|r, c| hash(r, c / 16) % 10 == 0), plan::Form::Blocks) < dense / 8);
+    assert!(matches!(plan_of_layer(|r, c| (r + c / 3) % 4 < 2), Plan::Brgemm(_)), "two of four gain nothing here");
+    assert!(matches!(plan_of_layer(|_, _| true), Plan::Brgemm(_)));
+}
+
 fn e(dims: &[usize]) -> Vec<Expr> {
     dims.iter().map(|&d| Expr::from(d)).collect()
 }
@@ -208,6 +232,28 @@ proptest! {
             if n_axis_exists {
                 check(&matmul(m, 5, n, false), &tensors, &[plain(2), plain(2), plain(1), plain(2)], &[false, true, false], &target, Some(Plan::Brgemm(p)));
             }
+        }
+    }
+
+    #[test]
+    fn sparse_products(m in 1usize..4, k in 1usize..90, n in 1usize..400, kind in 0usize..3, transposed in any::<bool>(), seed: u64) {
+        let mut w = small(&[k, n], seed + 1).to_vec::<f32>();
+        for (i, v) in w.iter_mut().enumerate() {
+            let (row, column) = (i / n, i % n);
+            let gone = match kind {
+                0 => (row * 31 + column * 17 + seed as usize % 7) % 10 != 0, // one in ten, anywhere
+                1 => (row * 7 + column / 8) % 9 != 0,                        // blocks
+                _ => column % 5 != 0 || row > 3,                             // columns of very different lengths
+            };
+            if gone {
+                *v = 0.0;
+            }
+        }
+        let tensors = [small(&[m, k], seed), Tensor::from_vec([k, n], w), small(&[n], seed + 2)];
+        let order = if transposed { vec![1, 0] } else { vec![0, 1] };
+        let layouts = [Layout { order, ..plain(2) }, plain(2), plain(1), plain(2)];
+        for target in [target(64, 32, true), target(16, 16, false)] {
+            check(&matmul(m, k, n, true), &tensors, &layouts, &[false, true, true], &target, None);
         }
     }
 

@@ -286,38 +286,63 @@ pub fn producer(g: &Graph, v: Value) -> Option<Node> {
     }
 }
 
-/// The computed value that a layer's result is added to, perhaps after its bias and batch normalisation, and the factor of each output
-/// on that way.
-pub fn residual(g: &Graph, l: &Layer) -> Option<(Value, Vec<f64>)> {
+/// What happens to a layer's result before it is used elsewhere: `relu(factor * y + shift + other)`.
+#[derive(Clone, Debug)]
+pub struct After {
+    /// Of each output.
+    pub factor: Vec<f64>,
+    /// Of each output.
+    pub shift: Vec<f64>,
+    /// A computed value that is added.
+    pub other: Option<Value>,
+    /// A Relu ends it.
+    pub relu: bool,
+}
+
+/// Follows a result through its bias, batch normalisation, an addition and a Relu, as far as each is the only use.
+pub fn after(g: &Graph, l: &Layer) -> After {
     let outputs = l.outputs(g) * l.groups;
-    let (mut v, mut factor) = (g.node(l.node).outputs[0], vec![1.0; outputs]);
-    loop {
-        if g.outputs().contains(&v) {
-            return None;
-        }
+    let mut out = After { factor: vec![1.0; outputs], shift: vec![0.0; outputs], other: None, relu: false };
+    let mut v = g.node(l.node).outputs[0];
+    while !g.outputs().contains(&v) {
         let mut users = g.region(Graph::MAIN).nodes.iter().filter(|&&u| g.node(u).inputs.contains(&Some(v)));
-        let (Some(&user), None) = (users.next(), users.next()) else { return None };
+        let (Some(&user), None) = (users.next(), users.next()) else { break };
         let node = g.node(user);
+        let constant = |k: usize| node.operand(k).and_then(|v| g.constant(v));
         match &node.op {
-            Op::BatchNormalization(op) if node.operand(0) == Some(v) => {
-                let (scale, variance) = (g.constant(node.operand(1)?)?, g.constant(node.operand(4)?)?);
-                for (m, f) in factor.iter_mut().enumerate() {
-                    *f *= scale.float(m) / (variance.float(m) + f64::from(op.epsilon)).sqrt();
+            Op::BatchNormalization(op) if node.operand(0) == Some(v) && out.other.is_none() => {
+                let (Some(scale), Some(bias), Some(mean), Some(variance)) = (constant(1), constant(2), constant(3), constant(4))
+                else {
+                    break;
+                };
+                for m in 0..outputs {
+                    let f = scale.float(m) / (variance.float(m) + f64::from(op.epsilon)).sqrt();
+                    out.factor[m] *= f;
+                    out.shift[m] = (out.shift[m] - mean.float(m)) * f + bias.float(m);
                 }
             }
             Op::Add(_) => {
-                let other = *node.inputs.iter().flatten().find(|&&o| o != v)?;
-                if g.constant(other).is_none() {
-                    let usable = g.ty(other) == g.ty(v) && factor.iter().all(|f| f.abs() > 1e-3);
-                    let computed = matches!(g.value(other).def, Def::Output(..));
-                    return (usable && computed).then_some((other, factor));
-                }
-                if g.constant(other).is_some_and(|t| t.dims.len() > 1) {
-                    return None;
+                let Some(&other) = node.inputs.iter().flatten().find(|&&o| o != v) else { break };
+                match g.constant(other) {
+                    Some(t) if t.dims.len() == 1 && t.len() == outputs => {
+                        (0..outputs).for_each(|m| out.shift[m] += t.float(m));
+                    }
+                    None if out.other.is_none() && g.ty(other) == g.ty(v) && matches!(g.value(other).def, Def::Output(..)) => {
+                        out.other = Some(other);
+                    }
+                    _ => break,
                 }
             }
-            _ => return None,
+            Op::Relu(_) => {
+                out.relu = true;
+                break;
+            }
+            _ => break,
         }
         v = node.outputs[0];
     }
+    if out.factor.iter().any(|f| f.abs() < 1e-3) {
+        (out.other, out.relu) = (None, false); // what is multiplied by nearly 0 cannot make up for anything
+    }
+    out
 }

@@ -124,6 +124,21 @@ impl Gram {
         }
         self.rows += rows;
     }
+    /// The sums for other targets of the same rows `x`.
+    pub fn retarget(&mut self, x: &[f32], y: &[f32]) {
+        let xx = std::mem::replace(&mut self.xx, Square::zeros(0));
+        let (n, f) = (xx.n, xx.n - 1);
+        self.yx.fill(0.0);
+        self.yy.fill(0.0);
+        for (x, y) in x.chunks(256 * f.max(1)).zip(y.chunks(256 * self.targets.max(1))) {
+            let block: Vec<f32> = x.chunks(f.max(1)).flat_map(|r| r.iter().copied().chain([1.0])).collect();
+            accumulate(y, &block, self.targets, n, false, &mut self.yx);
+            for row in y.chunks(self.targets.max(1)) {
+                self.yy.iter_mut().zip(row).for_each(|(s, y)| *s += f64::from(*y).powi(2));
+            }
+        }
+        self.xx = xx;
+    }
     /// Completes the lower triangle; call once after the last rows.
     pub fn finish(&mut self) {
         let n = self.xx.n;

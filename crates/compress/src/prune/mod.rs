@@ -256,10 +256,18 @@ pub(crate) fn pick_rows(total: usize, samples: usize, i: usize, options: &Option
         .collect()
 }
 
+/// Rows of features, targets, and what is added to the results (empty if nothing is).
+#[derive(Default)]
+pub(crate) struct Rows {
+    pub x: Vec<f32>,
+    pub y: Vec<f32>,
+    pub other: Vec<f32>,
+}
+
 /// Sums over the features and results of layers, one list a layer with one Gram matrix a group. Data values are of `inner`, targets
 /// of `outer` (the original), only the outputs in `keep`.
-/// A layer whose result is added to another value makes up for that value's error, too: `residual` is that value and the factor
-/// (of each output) between the layer's result and the sum.
+/// A layer whose result is added to another value makes up for that value's error, too. `rows` gets the rows of the first group of
+/// the first layer.
 pub(crate) fn grams(
     inner: &Graph,
     outer: &Graph,
@@ -267,6 +275,7 @@ pub(crate) fn grams(
     data: &Data,
     executor: &dyn Executor,
     options: &Options,
+    mut rows_of_first: Option<&mut Rows>,
 ) -> Result<Vec<Vec<Gram>>, Problems> {
     let mut out: Vec<Vec<Gram>> =
         layers.iter().map(|(l, keep)| keep.iter().map(|k| Gram::new(l.features(inner), k.len())).collect()).collect();
@@ -276,7 +285,7 @@ pub(crate) fn grams(
     let samples = data.len();
     let others: Vec<Option<(Value, Vec<f64>)>> = match std::ptr::eq(inner, outer) {
         true => vec![None; layers.len()],
-        false => layers.iter().map(|(l, _)| layer::residual(outer, l)).collect(),
+        false => layers.iter().map(|(l, _)| layer::after(outer, l)).map(|a| a.other.map(|v| (v, a.factor))).collect(),
     };
     let beside: Vec<Value> = others.iter().flatten().map(|o| o.0).collect();
     let place = |k: usize| others[..k].iter().flatten().count();
@@ -322,18 +331,27 @@ pub(crate) fn grams(
         })?;
         let given: Vec<Value> = xs.iter().chain(&beside).copied().collect();
         observe(inner, &given, data, executor, &mut |i, values| {
+            let mut beside_first: Vec<f32> = vec![];
             for (k, (dims, picked, y)) in targets.remove(&i).unwrap_or_default().iter_mut().enumerate() {
                 if let Some((_, factor)) = &others[k] {
                     let (layer, keep) = &layers[k];
                     for (group, kept) in keep.iter().enumerate() {
                         let all: Vec<usize> = (0..kept.len()).collect();
                         let other = layer.read_out(&values[layers.len() + place(k)], group, &all, picked);
+                        if (k, group) == (0, 0) {
+                            beside_first.clone_from(&other);
+                        }
                         let own = factor.len() / keep.len();
                         let factors = kept.iter().map(|&m| factor[group * own + m] as f32).collect::<Vec<_>>();
                         y[group].iter_mut().zip(other).enumerate().for_each(|(j, (y, o))| *y -= o / factors[j % factors.len()]);
                     }
                 }
                 add(&mut out, k, &values[k], dims, picked, y);
+                if let Some(rows) = rows_of_first.as_deref_mut().filter(|_| k == 0) {
+                    rows.x.extend(layers[0].0.read(&values[0], dims, 0, picked));
+                    rows.y.extend(&y[0]);
+                    rows.other.extend(std::mem::take(&mut beside_first));
+                }
             }
             Ok(())
         })?;

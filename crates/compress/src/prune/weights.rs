@@ -59,7 +59,7 @@ pub fn prune(mut g: Graph, options: &Options, data: Option<&Data>, executor: &dy
     let at_once = match data.filter(|_| options.fit != Fit::Sequential) {
         Some(data) => {
             let asked: Vec<_> = chosen.iter().filter(|l| fits(&g, l)).map(|l| (l, vec![vec![]])).collect();
-            let sums = grams(&g, &g, &asked, data, executor, options)?;
+            let sums = grams(&g, &g, &asked, data, executor, options, None)?;
             asked.iter().map(|(l, _)| l.node).zip(sums).collect()
         }
         None => BTreeMap::new(),
@@ -68,7 +68,7 @@ pub fn prune(mut g: Graph, options: &Options, data: Option<&Data>, executor: &dy
         let gram = match data {
             Some(data) if options.fit == Fit::Sequential && fits(&g, layer) => {
                 let keep: Vec<usize> = vec![];
-                Some(grams(&g, &g, &[(layer, vec![keep])], data, executor, options)?.remove(0).remove(0))
+                Some(grams(&g, &g, &[(layer, vec![keep])], data, executor, options, None)?.remove(0).remove(0))
             }
             _ => at_once.get(&layer.node).map(|v: &Vec<Gram>| v[0].clone()),
         };

@@ -1,8 +1,7 @@
 //! `infc distill`: teacher, student and PyTorch module for distillation.
 
 use super::compile::{How, import, write_file};
-use super::compress::{Samples, executor};
-use super::prune::write;
+use super::compress::{Samples, executor, write_model};
 use crate::say;
 use crate::term::{Exit, Failure, Result};
 use infc_compress::distill::{Settings, distill};
@@ -40,8 +39,8 @@ pub fn run(args: &Args) -> Result {
     let settings = Settings { ratio: args.ratio, features: args.features, temperature: args.temperature, prune };
     let made = distill(&graph, &settings, data.as_ref(), &executor(&args.how)?)?;
     std::fs::create_dir_all(&args.output).map_err(|e| Failure::io(&args.output, &e))?;
-    write(&made.teacher, &args.output.join("teacher.onnx"))?;
-    write(&made.student, &args.output.join("student.onnx"))?;
+    write_model(&made.teacher, &args.output.join("teacher.onnx"))?;
+    write_model(&made.student, &args.output.join("student.onnx"))?;
     write_file(&args.output.join("student.py"), made.module.as_bytes())?;
     write_file(&args.output.join("distill.json"), made.description.as_bytes())?;
     made.notes.iter().for_each(|n| say!("  {n}"));

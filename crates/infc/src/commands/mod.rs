@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod machine;
 pub mod model;
 pub mod ops;
+pub mod optimize;
 pub mod passes;
 pub mod profile;
 mod profile_page;

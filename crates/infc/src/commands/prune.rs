@@ -1,10 +1,11 @@
 //! `infc prune`: an ONNX model with weights or channels taken out.
 
 use super::compile::{How, import};
-use super::compress::{Reports, Samples, executor};
+use super::compress::{Reports, Samples, executor, file_size, write_model};
 use crate::say;
-use crate::term::{self, Exit, Failure, Result};
-use infc_compress::prune::{Fit, Kind, Options, Pruned, prune};
+use crate::term::{self, Exit, Result};
+use infc_compress::Report;
+use infc_compress::prune::{Fit, Kind, Options, Pruned, prune, report};
 use std::path::PathBuf;
 
 /// Take weights or whole channels out of an ONNX model
@@ -57,6 +58,12 @@ fn fit(text: &str) -> std::result::Result<Fit, String> {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result {
+    args.reports.write(&perform(args)?)?;
+    Ok(Exit::Ok)
+}
+
+/// Prunes, writes the model and says what was done.
+pub fn perform(args: &Args) -> Result<Report> {
     let graph = import(&args.model)?;
     let data = args.samples.read(&graph)?;
     let options = Options {
@@ -70,18 +77,13 @@ pub fn run(args: &Args) -> Result {
     };
     let executor = executor(&args.how)?;
     let pruned = prune(&graph, &options, data.as_ref(), &executor)?;
-    write(&pruned.graph, &args.output)?;
+    write_model(&pruned.graph, &args.output)?;
     tell(&pruned, &args.output)?;
-    args.reports.write(&infc_compress::prune::report::report(&graph, &pruned, &options, data.as_ref(), &executor)?)?;
-    Ok(Exit::Ok)
-}
-
-/// Writes a model.
-pub fn write(graph: &infc_ir::Graph, path: &std::path::Path) -> Result<()> {
-    infc_onnx::write(graph, path).map_err(|problems| {
-        let io = problems.0.iter().any(|p| p.message.starts_with("cannot be written"));
-        Failure { exit: if io { Exit::Io } else { Exit::Rejected }, problems }
-    })
+    let mut report = report::report(&graph, &pruned, &options, data.as_ref(), &executor)?;
+    for step in &mut report.steps {
+        (step.before.bytes, step.after.bytes) = (file_size(&args.model)?, file_size(&args.output)?);
+    }
+    Ok(report)
 }
 
 /// What was done, in some lines.
@@ -93,7 +95,7 @@ pub fn tell(pruned: &Pruned, output: &std::path::Path) -> Result<()> {
     pruned.notes.iter().for_each(|n| say!("  {n}"));
     let (a, b) = (pruned.before, pruned.after);
     let share = |x: f64, y: f64| 100.0 * x / y.max(1.0);
-    let bytes = std::fs::metadata(output).map_err(|e| Failure::io(output, &e))?.len();
+    let bytes = file_size(output)?;
     say!(
         "{}: {}, {:.0} multiply-accumulates ({:.1} % of {:.0}), {} parameters not 0 ({:.1} % of {})",
         output.display(),

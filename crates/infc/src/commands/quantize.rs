@@ -151,6 +151,12 @@ impl Args {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result {
+    args.reports.write(&perform(args)?)?;
+    Ok(Exit::Ok)
+}
+
+/// Quantises, writes the model and says what was done.
+pub fn perform(args: &Args) -> Result<Report> {
     let settings = args.settings()?;
     let graph = layers::prepare(&compile::import(&args.model)?)?;
     let data = args.samples.read(&graph)?;
@@ -206,8 +212,7 @@ pub fn run(args: &Args) -> Result {
     }
     print(&step, args);
     let report = Report { model: graph.name.clone(), machine: infc_compress::Executor::name(&executor), steps: vec![step] };
-    args.reports.write(&report)?;
-    Ok(Exit::Ok)
+    Ok(report)
 }
 
 fn print(s: &Step, args: &Args) {

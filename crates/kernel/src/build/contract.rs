@@ -205,7 +205,7 @@ const PAGE: i64 = 4096;
 const LINE: i64 = 64;
 
 /// The index of a constant factor in terms of n (variable 0) and k (variables 1..), if it depends on nothing else.
-fn pack_index(b: &Factor, n: usize, c: &Compute, reduced: usize) -> Option<Vec<Expr>> {
+pub(super) fn pack_index(b: &Factor, n: usize, c: &Compute, reduced: usize) -> Option<Vec<Expr>> {
     let rank = c.dims.len();
     let outside = Expr::var(rank + reduced + 1);
     let map: Vec<Expr> = (0..rank + reduced)

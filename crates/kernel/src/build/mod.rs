@@ -12,6 +12,7 @@ pub mod row_reduce;
 pub mod select;
 pub mod serial;
 pub mod sort;
+pub mod sparse;
 pub mod threads;
 pub mod tile;
 
@@ -71,6 +72,7 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
     let mut cx = Cx::new(operands, target);
     match (step, plan) {
         (Step::Compute(c), Plan::Brgemm(p)) => contract::build(&mut cx, c, p),
+        (Step::Compute(c), Plan::Sparse(p)) => sparse::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Elementwise(p)) => elementwise::build(&mut cx, c, p),
         (Step::Compute(c), Plan::RowReduce(p)) => row_reduce::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Tile(p)) => tile::build(&mut cx, c, p),
@@ -320,6 +322,7 @@ fn shifted(index: &[Scalar], buffer: &Buffer, shift: &[i64]) -> Vec<Scalar> {
             let by = shift.get(axis).copied().unwrap_or(0);
             match i.as_index() {
                 Some(e) => Scalar::index(e + by),
+                None if by == 0 && limited(i, buffer.dims[axis]) => i,
                 None => {
                     let last = Scalar::index(buffer.dims[axis] - 1);
                     let i = if by == 0 { i } else { i + Scalar::index(by) };
@@ -328,6 +331,16 @@ fn shifted(index: &[Scalar], buffer: &Buffer, shift: &[i64]) -> Vec<Scalar> {
             }
         })
         .collect()
+}
+
+/// True for an unsigned number that a builder has limited to below a known extent itself, in its own width.
+fn limited(index: Scalar, extent: Expr) -> bool {
+    let Kind::Cast(narrow) = index.kind() else { return false };
+    let Kind::Binary(Binary::Min, _, most) = narrow.kind() else { return false };
+    match (most.kind(), extent.known()) {
+        (Kind::Const(c), Some(n)) => narrow.dtype() == DType::U32 && i64::try_from(*c).is_ok_and(|c| c < n),
+        _ => false,
+    }
 }
 
 fn renumber(body: &mut [Stmt], number: &HashMap<u32, u32>) {
