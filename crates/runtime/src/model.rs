@@ -138,6 +138,7 @@ struct Chosen {
 
 impl Chosen {
     /// Is it code for a GPU, which is not mapped here?
+    #[cfg_attr(not(feature = "std"), allow(dead_code, reason = "the caller has mapped the code"))]
     fn is_gpu(&self) -> bool {
         is_gpu(&self.requirements.arch)
     }

@@ -120,6 +120,9 @@ impl Session {
         let threads = start_threads(&mut frame, &model, &options)?;
         #[cfg(feature = "gpu")]
         if let Some(loaded) = &model.gpu {
+            if options.profile {
+                fail!(Machine, "steps on a GPU are not timed one by one: time whole runs (`infc bench`), or use NVIDIA's profilers");
+            }
             frame.gpu = Some(crate::gpu::Gpu::new(loaded.clone(), program)?);
         }
         frame.times = options.profile.then(|| alloc::vec![StepTime::default(); model.steps.len()]);

@@ -8,7 +8,7 @@ use infc_kernel::backend::Backend;
 use infc_kernel::loops::{Kernel, Space, interp};
 use infc_kernel::program::{Lowered, lower};
 use infc_kernel::target::{Math, TargetDesc};
-use infc_ptxvm::{Grid, Memory, Module, launch};
+use infc_ptxvm::{Fault, Grid, Memory, Module, launch};
 
 /// The value of every symbol.
 const SIZE: i64 = 37;
@@ -46,7 +46,7 @@ fn memories(kernel: &Kernel) -> Vec<Vec<u8>> {
 }
 
 /// Runs an entry with blocks of its own size, fewer of them than it has tasks for.
-fn run(text: &Text, module: &Module, k: usize, kernel: &Kernel, memories: &mut [Vec<u8>]) {
+fn run(text: &Text, module: &Module, k: usize, kernel: &Kernel, memories: &mut [Vec<u8>]) -> Result<(), Fault> {
     let tasks = number(kernel.tasks);
     let shape = text.shape(k, tasks, 3);
     let mut memory = Memory::default();
@@ -57,10 +57,11 @@ fn run(text: &Text, module: &Module, k: usize, kernel: &Kernel, memories: &mut [
     let parameters: Vec<u8> = all.flat_map(u64::to_le_bytes).collect();
     let grid = Grid { blocks: [shape.blocks, 1, 1], threads: [shape.threads, 1, 1], shared: 0 };
     let entry = module.kernel(&format!("k{k}")).expect("an entry for each kernel");
-    launch(entry, grid, &parameters, &mut memory).unwrap_or_else(|f| panic!("{f}\n{kernel}"));
+    let done = launch(entry, grid, &parameters, &mut memory);
     for (m, &p) in memories.iter_mut().zip(&places) {
         *m = memory.remove(p).expect("a buffer");
     }
+    done
 }
 
 /// All kernels of a graph; the plans must have these words.
@@ -79,7 +80,7 @@ fn check(graph: &str, math: Math, plans: &[&str]) {
             let (mut want, mut got) = (memories(kernel), memories(kernel));
             let symbols: Vec<i64> = kernel.symbols.iter().map(|_| SIZE).collect();
             interp::run(kernel, &symbols, &mut want).unwrap_or_else(|s| panic!("{s}\n{kernel}"));
-            run(&text, &module, k, kernel, &mut got);
+            run(&text, &module, k, kernel, &mut got).unwrap_or_else(|f| panic!("{f}\n{kernel}"));
             for (b, (got, want)) in got.iter().zip(&want).enumerate() {
                 let d = kernel.buffers[b].dtype;
                 let pairs = got.chunks(d.bytes()).zip(want.chunks(d.bytes()));
@@ -164,6 +165,24 @@ fn rows_are_reduced_by_warps() {
     let vector = matmul("f32", "1", 300, 40).replace("f32[300, 40] \"b\"", "f32[40, 300] \"b\"");
     let vector = vector.replace("%2: f32[1, 40] \"y\" = MatMul(%0, %1)", "%2: f32[1, 40] \"y\" = Gemm(%0, %1) {transB = 1}");
     check(&vector.replace("\"MatMul\" 13", "\"Gemm\" 13"), Math::F32, &["row_reduce lanes=32"]);
+}
+
+#[test]
+fn a_barrier_or_a_wait_that_is_missing_is_found() {
+    let lowered = lowered(&matmul("f16", "64", 128, 64), Math::F32);
+    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_80").unwrap_or_else(|e| panic!("{e}"));
+    let without = |what: &str| {
+        let broken = text.text.replace(what, "");
+        assert!(broken.len() < text.text.len(), "no '{what}'");
+        let module = Module::parse(&broken).unwrap_or_else(|f| panic!("{f}"));
+        let mut memories = memories(&lowered.kernels[0]);
+        run(&text, &module, 0, &lowered.kernels[0], &mut memories).map(|()| memories)
+    };
+    let right = without("// MatMul\n").expect("only a comment is missing");
+    let race = without("\tbar.sync 0;\n").expect_err("threads meet without a barrier");
+    assert!(race.what.contains("since the last barrier"), "{race}");
+    let early = without("\tcp.async.wait_all;\n").expect("it runs");
+    assert_ne!(early, right, "tiles that have not come are used");
 }
 
 #[test]
