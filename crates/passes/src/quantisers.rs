@@ -297,7 +297,7 @@ fn sink(site: &mut Site) -> Replacement {
     let data = site.data().clone();
     match &data.op {
         Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) | Op::Transpose(_) | Op::Slice(_) => {}
-        Op::DepthToSpace(_) | Op::SpaceToDepth(_) => {}
+        Op::DepthToSpace(_) | Op::SpaceToDepth(_) | Op::Gather(_) | Op::Expand(_) | Op::Tile(_) => {}
         Op::MaxPool(op) if op.storage_order == 0 => {}
         Op::Resize(op) if op.mode == "nearest" && op.coordinate_transformation_mode != "tf_crop_and_resize" => {}
         _ => return Ok(None),

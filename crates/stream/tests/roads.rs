@@ -88,7 +88,7 @@ fn budgets_and_rates_order_foldings() {
     let (_, design) = road(jet_tagger(8, 3, 0.9).graph, &Options::default());
     let machine = Machine::find("zu7ev").unwrap();
     let with = |dsp| fold(&design, &machine, &Goal { dsp: Some(dsp), ..Goal::default() }).unwrap().report;
-    let sweep: Vec<(u64, u64)> = [30, 60, 120, 300, 1000].map(|d| with(d)).iter().map(|r| (r.total.dsp, r.interval)).collect();
+    let sweep: Vec<(u64, u64)> = [30, 60, 120, 300, 1000].map(with).iter().map(|r| (r.total.dsp, r.interval)).collect();
     assert!(sweep.windows(2).all(|w| w[1].1 <= w[0].1), "{sweep:?}");
     assert!(sweep[4].1 < sweep[0].1, "{sweep:?}");
     let at = |fps| fold(&design, &machine, &Goal { target_fps: Some(fps), ..Goal::default() }).unwrap().report;

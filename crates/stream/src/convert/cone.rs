@@ -108,12 +108,6 @@ impl Converter<'_> {
         Ok(known[&self.graph.node(last).outputs[0]].to_ints())
     }
 
-    /// All integers of a format, as the dtype of the value.
-    fn all(&self, v: Value, f: Format) -> Vec<i64> {
-        let _ = v;
-        (f.min()..=f.max()).collect()
-    }
-
     fn as_tensor(&self, v: Value, values: impl Iterator<Item = i64>, dims: &[usize]) -> Tensor {
         Tensor::from_values(self.dtype(v), dims, values.map(|q| q as u64))
     }
@@ -255,8 +249,8 @@ impl Converter<'_> {
         let flow = self.flow(n, x)?;
         let made = self.global_max(pool, &flow)?;
         let cone = Cone { leaves: vec![x], nodes: vec![dq] };
-        let all = self.all(x, made.format);
-        let t = self.as_tensor(x, all.iter().copied(), &[all.len()]);
+        let every = all(made.format);
+        let t = self.as_tensor(x, every.iter().copied(), &[every.len()]);
         // The quantiser reads the pool: for one element that is its operand.
         let mut known = self.run_chain(&cone, &t)?;
         let mut operands = vec![Some(known.remove(0))];
@@ -296,8 +290,8 @@ impl Converter<'_> {
         match cone.leaves[..] {
             [a] => {
                 let flow = self.flow(n, a)?;
-                let all = self.all(a, flow.format);
-                let t = self.as_tensor(a, all.iter().copied(), &[all.len()]);
+                let every = all(flow.format);
+                let t = self.as_tensor(a, every.iter().copied(), &[every.len()]);
                 let table = self.run(&cone, n, &[t]).map_err(|f| self.fault(n, f))?;
                 self.unary(n, &flow, Some(a), table)
             }
@@ -326,15 +320,16 @@ impl Converter<'_> {
             return Ok(());
         }
         let limits = (lo..=hi).all(|q| at(q) == q.clamp(range[0], range[1]));
-        if limits && from.is_some() && self.only_reader(flow.actor) {
-            if let Some(r) = requant_of(&mut self.actors[flow.actor].kind) {
-                (r.min, r.max) = (r.min.clamp(range[0], range[1]), r.max.clamp(range[0], range[1]));
-                r.out = Format::of(r.min, r.max);
-                let range = [r.min, r.max];
-                let format = r.out;
-                self.flows.insert(y, Flow { range, format, scale, zero, ..flow.clone() });
-                return Ok(());
-            }
+        if limits
+            && from.is_some()
+            && self.only_reader(flow.actor)
+            && let Some(r) = requant_of(&mut self.actors[flow.actor].kind)
+        {
+            (r.min, r.max) = (r.min.clamp(range[0], range[1]), r.max.clamp(range[0], range[1]));
+            r.out = Format::of(r.min, r.max);
+            let (range, format) = ([r.min, r.max], r.out);
+            self.flows.insert(y, Flow { range, format, scale, zero, ..flow.clone() });
+            return Ok(());
         }
         let shape = self.pixels(flow);
         let actor = self.actor(n, "lookup", Kind::Lookup(Lookup { table }), &[(flow, shape)]);
@@ -357,7 +352,7 @@ impl Converter<'_> {
     fn binary(&mut self, n: Node, cone: &Cone, a: Value, b: Value) -> Outcome<()> {
         let (fa, fb) = (self.flow(n, a)?, self.flow(n, b)?);
         let fb = self.reordered(n, fb, &fa.order)?;
-        let (all_a, all_b) = (self.all(a, fa.format), self.all(b, fb.format));
+        let (all_a, all_b) = (all(fa.format), all(fb.format));
         let count = all_a.len() * all_b.len();
         if fa.format.bits + fb.format.bits > 2 * 8 {
             return Err(self.problem(
@@ -382,7 +377,7 @@ impl Converter<'_> {
         let zero = if quantiser { self.zero_point(n, 2)? } else { 0 };
         let [(sa, za), (sb, zb)] =
             [(a, &fa), (b, &fb)].map(|(v, f)| self.dequantised(cone, v).unwrap_or((f.scale.unwrap_or(1.0), f.zero)));
-        let slopes = [sa, sb].map(|s| f64::from(s));
+        let slopes = [sa, sb].map(f64::from);
         let kind = sum_form(&pairs, slopes.map(|s| s / sy), [za, zb], zero)
             .or_else(|| product_form(&pairs, slopes[0] * slopes[1] / sy, [za, zb]))
             .unwrap_or(Binary::Table { table });
@@ -451,9 +446,9 @@ impl Converter<'_> {
 
     /// Softmax of two numbers by their difference, if it is the same for all pairs.
     fn pair(&self, n: Node, softmax: Node, cone: &Cone, x: Value, flow: &Flow) -> Outcome<Option<Vec<i64>>> {
-        let all = self.all(x, flow.format);
-        let both = all.iter().flat_map(|&a| all.iter().flat_map(move |&b| [a, b]));
-        let t = self.as_tensor(x, both, &[all.len() * all.len(), 2]);
+        let every = all(flow.format);
+        let both = every.iter().flat_map(|&a| every.iter().flat_map(move |&b| [a, b]));
+        let t = self.as_tensor(x, both, &[every.len() * every.len(), 2]);
         let real = self.run_chain(cone, &t)?;
         let op = infc_ir::op::Softmax { axis: 1 };
         let soft = eval_op(&op.into(), &[Some(real[0].clone())], 1).map_err(|f| self.fault(softmax, f))?;
@@ -461,10 +456,10 @@ impl Converter<'_> {
         operands
             .extend((1..3).map(|i| self.graph.node(n).operand(i).and_then(|v| self.graph.constant(v)).map(|t| t.reshape([]))));
         let stored = eval_op(&self.graph.node(n).op, &operands, 1).map_err(|f| self.fault(n, f))?[0].to_ints();
-        let middle = all.len() as i64 - 1;
-        let mut table: Vec<Option<i64>> = vec![None; 2 * all.len() - 1];
+        let middle = every.len() as i64 - 1;
+        let mut table: Vec<Option<i64>> = vec![None; 2 * every.len() - 1];
         for (i, pair) in stored.chunks(2).enumerate() {
-            let d = (i / all.len()) as i64 - (i % all.len()) as i64;
+            let d = (i / every.len()) as i64 - (i % every.len()) as i64;
             for (d, q) in [(d, pair[0]), (-d, pair[1])] {
                 let entry = &mut table[(d + middle) as usize];
                 if *entry.get_or_insert(q) != q {
@@ -474,6 +469,11 @@ impl Converter<'_> {
         }
         Ok(table.into_iter().collect())
     }
+}
+
+/// All integers of a format.
+fn all(f: Format) -> Vec<i64> {
+    (f.min()..=f.max()).collect()
 }
 
 /// The summand with which `(acc + add) >> shift` is the result for all points `(acc, result)`.
