@@ -121,7 +121,10 @@ impl Session {
         #[cfg(feature = "gpu")]
         if let Some(loaded) = &model.gpu {
             if options.profile {
-                fail!(Machine, "steps on a GPU are not timed one by one: time whole runs (`infc bench`), or use NVIDIA's profilers");
+                fail!(
+                    Machine,
+                    "steps on a GPU are not timed one by one: time whole runs (`infc bench`), or use NVIDIA's profilers"
+                );
             }
             frame.gpu = Some(crate::gpu::Gpu::new(loaded.clone(), program)?);
         }

@@ -68,7 +68,7 @@ fn view(c: &Compute, operands: &[Operand], lanes: usize) -> Option<View> {
     let (n, None) = (only.next()?, only.next()) else { return None };
     let rows = Expr::product((0..rank).filter(|&x| x != n).map(|x| c.dims[x])).known()?;
     let (columns, depth) = (c.dims[n].known()? as usize, r.axes[k].known()? as usize);
-    if uses(a, n) || rows > MAX_ROWS || rows < 1 || depth > 1 << 16 {
+    if uses(a, n) || !(1..=MAX_ROWS).contains(&rows) || depth > 1 << 16 {
         return None;
     }
     let index = pack_index(b, n, c, r.axes.len())?;
