@@ -4,7 +4,7 @@ use crate::compare::{self, Comparison};
 use crate::data::Data;
 use crate::executor::{Executor, Runner};
 use crate::layers;
-use crate::quantize::Form;
+use crate::quantize::{Form, bias_of};
 use crate::report::{Cost, Difference, Histogram, Layer, Step};
 use infc_ir::{Graph, Problems, Tensor};
 use std::collections::HashMap;
@@ -37,6 +37,8 @@ pub struct Change<'a> {
     pub after: &'a Graph,
     /// Sizes of both files.
     pub bytes: (u64, u64),
+    /// The model whose inner values those of `after` approximate.
+    pub reference: &'a Graph,
     /// What became of its layers.
     pub forms: &'a [Form],
     /// Pool output 0 to embeddings.
@@ -73,7 +75,7 @@ pub fn step(
             ));
         }
         comparison = Some(c);
-        let (a, b, names, count) = compare::aligned(change.before, change.after);
+        let (a, b, names, count) = compare::aligned(change.reference, change.after);
         let part = data.sample_of(INNER).into_iter().map(|i| data.sample(i)).collect::<Result<Vec<_>, _>>()?;
         let part = Data::of(change.before, part);
         let (mut a, mut b) = (executor.load(&a)?, executor.load(&b)?);
@@ -90,12 +92,15 @@ fn timed<'a>(runner: &'a mut Box<dyn Runner>, executor: &dyn Executor) -> Option
 
 /// The layers with their figures.
 fn layers_of(change: &Change, inputs: Option<&[Tensor]>, inner: &HashMap<String, Difference>) -> Vec<Layer> {
-    let g = change.before;
+    let g = change.reference;
     let macs = inputs.map(|i| layers::macs(g, i)).unwrap_or_default();
     let mut out: Vec<Layer> = vec![];
     for form in change.forms {
         let node = g.region(Graph::MAIN).nodes.iter().copied().find(|&n| layers::name(g, n) == form.layer);
-        let result = node.and_then(|n| g.node(n).outputs.first()).map(|&v| g.value(v).name.clone()).unwrap_or_default();
+        // With its bias: smoothing moves parts of the sums there.
+        let bias = node.and_then(|n| layers::layer(g, n)).and_then(|l| bias_of(g, &l)).map(|b| b.0.0);
+        let last = bias.or(node).and_then(|n| g.node(n).outputs.first());
+        let result = last.map(|&v| g.value(v).name.clone()).unwrap_or_default();
         let (before, after) = &form.weights;
         let ends = before.iter().fold((0.0f32, 0.0f32), |r, &v| (r.0.min(v), r.1.max(v)));
         let range = (f64::from(ends.0), f64::from(ends.1));

@@ -52,7 +52,7 @@ pub struct Cost {
     pub macs: u64,
     /// Those of them that are not taken on integers.
     pub float_macs: u64,
-    /// Median time of a run, in milliseconds.
+    /// Least time of a run, in milliseconds.
     pub latency_ms: Option<f64>,
 }
 

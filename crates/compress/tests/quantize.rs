@@ -71,7 +71,7 @@ fn sqnr(g: &Graph, q: &Graph, data: &Data) -> f64 {
 }
 
 fn again(g: &Graph) -> Graph {
-    infc_onnx::import_bytes(infc_onnx::export(g).unwrap().into()).unwrap()
+    infc_onnx::import_bytes(infc_onnx::export(g).unwrap().into(), None).unwrap()
 }
 
 /// The same bits before and after export, as defined and after all passes.

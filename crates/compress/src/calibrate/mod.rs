@@ -64,12 +64,14 @@ pub fn collect(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Stats>, Problems> {
     let mut stats: Vec<Stats> = taps.iter().map(|_| Stats::default()).collect();
-    observe(g, taps, data, executor, progress, &mut |k, dims, values| {
-        stats[k].add(dims, taps[k].axis, values).map_err(|m| {
-            let help =
-                "look for divisions by zero or overflow in the model, or for samples out of the range that it was trained on";
-            Problems::one(format!("value '{}'", g.value(taps[k].value).name), m, help)
-        })
-    })?;
+    observe(g, taps, data, executor, progress, &mut |k, dims, values| add(g, &taps[k], &mut stats[k], dims, values))?;
     Ok(stats)
+}
+
+/// Adds a tensor to the statistics of a tap.
+pub fn add(g: &Graph, tap: &Tap, stats: &mut Stats, dims: &[usize], values: &[f32]) -> Result<(), Problems> {
+    stats.add(dims, tap.axis, values).map_err(|m| {
+        let help = "look for divisions by zero or overflow in the model, or for samples out of the range that it was trained on";
+        Problems::one(format!("value '{}'", g.value(tap.value).name), m, help)
+    })
 }

@@ -38,7 +38,7 @@ pub fn quantize(g: &Graph, settings: &Settings) -> Result<Quantised, Problems> {
     }
     qdq::insert(&mut out, &plan)?;
     rewrite(&mut out, &products)?;
-    Ok(Quantised { graph: out, forms, kept, notes: vec![] })
+    Ok(Quantised { graph: out, forms, kept, reference: g.clone(), notes: vec![] })
 }
 
 /// Is it a matrix product that has a form on integers?

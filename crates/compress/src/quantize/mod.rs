@@ -16,7 +16,7 @@ mod transposed;
 mod weights;
 
 pub use params::{Affine, Scales};
-pub use statics::{Calibration, calibrate, quantize as quantize_layers, taps};
+pub use statics::{Calibration, bias_of, calibrate, quantize as quantize_layers, taps};
 
 use crate::calibrate::Method;
 use crate::executor::Executor;
@@ -67,7 +67,7 @@ pub struct Settings {
     pub rounding: Option<Rounding>,
     /// Weights that share a scale, with 4 bits.
     pub group: usize,
-    /// Names of layers that stay as they are.
+    /// Names of layers that stay as they are; `*` stands for any part of a name.
     pub keep: BTreeSet<String>,
     /// Only these layers, if there are any.
     pub only: BTreeSet<String>,
@@ -96,7 +96,7 @@ impl Settings {
     /// Is this layer asked for?
     pub fn wants(&self, layer: &Layer) -> bool {
         let chosen = self.only.is_empty() || self.only.contains(&layer.name);
-        chosen && !self.keep.contains(&layer.name) && (self.tables || layer.kind != Kind::Table)
+        chosen && !self.keep.iter().any(|k| fits(k, &layer.name)) && (self.tables || layer.kind != Kind::Table)
     }
     /// As words, for reports.
     pub fn words(&self) -> Vec<(String, String)> {
@@ -122,6 +122,19 @@ impl Settings {
     }
 }
 
+/// Is `name` the name that `pattern` says, in which `*` stands for anything?
+fn fits(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut left) = name.strip_prefix(start) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let last = parts.pop().unwrap_or("");
+    for part in parts {
+        let Some(at) = left.find(part) else { return false };
+        left = &left[at + part.len()..];
+    }
+    left.ends_with(last)
+}
+
 /// What a layer became.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Form {
@@ -144,6 +157,8 @@ pub struct Quantised {
     pub forms: Vec<Form>,
     /// Layers left as they were, and why.
     pub kept: Vec<(String, String)>,
+    /// The model before weights and activations were stored, but smoothed: its inner values are what those of `graph` approximate.
+    pub reference: Graph,
     /// What else was done.
     pub notes: Vec<String>,
 }
@@ -192,7 +207,8 @@ pub fn quantize(
 /// Names in the settings must be names of layers.
 fn check(g: &Graph, settings: &Settings) -> Result<(), Problems> {
     let known: BTreeSet<String> = layers::layers(g).into_iter().map(|l| l.name).collect();
-    let unknown: Vec<&String> = settings.keep.iter().chain(&settings.only).filter(|n| !known.contains(*n)).collect();
+    let unknown: Vec<&String> =
+        settings.keep.iter().chain(&settings.only).filter(|n| !known.iter().any(|k| fits(n, k))).collect();
     let some: Vec<&str> = known.iter().take(12).map(String::as_str).collect();
     let help = format!("layers are {}{}", some.join(", "), if known.len() > 12 { ", ..." } else { "" });
     let problem = |n: &&String| Problem {
@@ -235,4 +251,25 @@ fn other_kept(g: &Graph, done: &Quantised) -> Vec<(String, String)> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fits;
+
+    #[test]
+    fn stars_stand_for_anything() {
+        for (pattern, name, want) in [
+            ("conv", "conv", true),
+            ("conv", "conv1", false),
+            ("conv*", "conv1", true),
+            ("*_0", "block_1_0", true),
+            ("*_0", "block_0_1", false),
+            ("a*b*c", "a1b2c", true),
+            ("a*b*c", "a1c", false),
+            ("*", "", true),
+        ] {
+            assert_eq!(fits(pattern, name), want, "{pattern} {name}");
+        }
+    }
 }

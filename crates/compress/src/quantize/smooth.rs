@@ -4,9 +4,10 @@
 //! that layer (cross-layer equalisation: Nagel et al., "Data-Free Quantization", 2019). Elsewhere a matrix product gets one
 //! multiplication before it (Xiao et al., "SmoothQuant", 2022), which joins the quantisation that follows, and a subtraction where channels
 //! lie away from 0: `x W = (x - z) W + z W`, with `z W` in the bias (Wei et al., "Outlier Suppression+", 2023). Factors are
-//! `max|x - z|^a / max|w|^(1 - a)`; `a` and whether to shift are what leaves the least noise that the statistics predict, and nothing is
-//! done where that gains little.
+//! `max|x - z|^a / max|w|^(1 - a)`. The power `a`, whether to shift, and for matrix products how much of the range is cut off are what leaves
+//! the least noise in the sums, by trying them on rows of the data; nothing is done where that gains little.
 
+use super::params::Affine;
 use super::statics::bias_of;
 use crate::calibrate::Channels;
 use crate::layers::{Kind, Layer, layer};
@@ -19,9 +20,57 @@ use std::collections::{BTreeMap, HashMap};
 const FOLDED: f64 = 0.95;
 const EXPLICIT: f64 = 0.8;
 
+/// Rows that are kept of each value, and those of one sample.
+const ROWS: usize = 640;
+const ROWS_OF_SAMPLE: usize = 16;
+
+/// Some rows of a value along its last axis.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    width: usize,
+    values: Vec<f32>,
+}
+
+impl Rows {
+    /// Takes some rows of a tensor, evenly spread.
+    pub fn add(&mut self, dims: &[usize], x: &[f32]) {
+        let width = dims.last().copied().unwrap_or(1).max(1);
+        let rows = x.len() / width;
+        let step = rows.div_ceil(ROWS_OF_SAMPLE).max(1);
+        self.width = width;
+        for row in x.chunks_exact(width).step_by(step) {
+            if self.values.len() < ROWS * width {
+                self.values.extend_from_slice(row);
+            }
+        }
+    }
+}
+
+impl Rows {
+    /// Channels whose extremes are those of the first half of the rows, which are in the order of the samples, and the other rows.
+    fn halves(&self, c: &Channels) -> (Channels, Rows) {
+        let mut fitted =
+            Channels { low: vec![f32::INFINITY; self.width], high: vec![f32::NEG_INFINITY; self.width], ..c.clone() };
+        let mut test = Rows { width: self.width, values: vec![] };
+        let half = self.values.len() / self.width / 2;
+        for (i, row) in self.values.chunks_exact(self.width).enumerate() {
+            if i >= half {
+                test.values.extend_from_slice(row);
+                continue;
+            }
+            for (j, &v) in row.iter().enumerate() {
+                (fitted.low[j], fitted.high[j]) = (fitted.low[j].min(v), fitted.high[j].max(v));
+            }
+        }
+        (fitted, test)
+    }
+}
+
 /// What was done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Done {
+    /// The share of the range of a value that is worth storing.
+    pub clip: HashMap<Value, f32>,
     /// Inputs of layers whose factors went into the layer before.
     pub folded: usize,
     /// Inputs of layers that got a multiplication.
@@ -29,7 +78,12 @@ pub struct Done {
 }
 
 /// Smooths the inputs of these layers, by statistics of the values that they read.
-pub fn run(g: &mut Graph, layers: &[Layer], channels: &HashMap<Value, Channels>) -> Result<Done, Problems> {
+pub fn run(
+    g: &mut Graph,
+    layers: &[Layer],
+    channels: &HashMap<Value, Channels>,
+    rows: &HashMap<Value, Rows>,
+) -> Result<Done, Problems> {
     let mut by_input: BTreeMap<Value, Vec<Layer>> = BTreeMap::new();
     for l in layers.iter().filter(|l| matches!(l.kind, Kind::Conv | Kind::MatMul | Kind::Gemm)) {
         by_input.entry(l.x).or_default().push(l.clone());
@@ -44,10 +98,11 @@ pub fn run(g: &mut Graph, layers: &[Layer], channels: &HashMap<Value, Channels>)
             continue;
         }
         let shift = before.is_none() && group.iter().all(|l| bias_of(g, l).is_some());
-        let (change, left) = best(g, &group, c, shift);
+        let (change, left) = best(g, &group, c, shift, rows.get(&x).filter(|_| matrix));
         if left > if before.is_some() { FOLDED } else { EXPLICIT } {
             continue;
         }
+        let clip = change.clip;
         for l in &group {
             if change.shift.iter().any(|&z| z != 0.0) {
                 shift_bias(g, l, &change.shift);
@@ -58,6 +113,9 @@ pub fn run(g: &mut Graph, layers: &[Layer], channels: &HashMap<Value, Channels>)
             Some(p) => {
                 let inverse: Vec<f32> = change.factor.iter().map(|f| 1.0 / f).collect();
                 scale_channels(g, &p, &inverse);
+                if rows.contains_key(&x) && matrix {
+                    done.clip.insert(x, clip);
+                }
                 done.folded += 1;
             }
             None => {
@@ -66,7 +124,8 @@ pub fn run(g: &mut Graph, layers: &[Layer], channels: &HashMap<Value, Channels>)
             }
         }
     }
-    apply(g, layers, &changed)?;
+    let made = apply(g, layers, &changed)?;
+    done.clip.extend(made.into_iter().map(|(x, v)| (v, changed[&x].clip)));
     Ok(done)
 }
 
@@ -75,6 +134,8 @@ pub fn run(g: &mut Graph, layers: &[Layer], channels: &HashMap<Value, Channels>)
 struct Change {
     factor: Vec<f32>,
     shift: Vec<f32>,
+    /// The share of the range that is stored.
+    clip: f32,
 }
 
 /// The layer whose channels are those of `x`, if `users` layers are all that sees them.
@@ -116,37 +177,72 @@ fn before(g: &Graph, x: Value, users: usize) -> Option<(Layer, Option<Node>)> {
     }
 }
 
-/// The best change, and the noise that is left with it as a share of the noise without.
-fn best(g: &Graph, group: &[Layer], c: &Channels, may_shift: bool) -> (Change, f64) {
+/// What a channel is shifted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shift {
+    None,
+    Centre,
+    Mean,
+}
+
+/// The change of that kind and power for channels with these extremes.
+fn fit(c: &Channels, weight: &[f64], shift: Shift, a: f64) -> Option<Change> {
+    let n = weight.len();
+    let shift: Vec<f32> = match shift {
+        Shift::None => vec![0.0; n],
+        Shift::Centre => (0..n).map(|j| (c.low[j] + c.high[j]) / 2.0).collect(),
+        Shift::Mean => c.mean.clone(),
+    };
+    let reach: Vec<f64> = (0..n).map(|j| f64::from((c.high[j] - shift[j]).abs().max((c.low[j] - shift[j]).abs()))).collect();
+    let (most_x, most_w) = (max(&reach), max(weight));
+    if most_x == 0.0 || most_w == 0.0 {
+        return None;
+    }
+    let one = |j: usize| reach[j].max(1e-4 * most_x).powf(a) / weight[j].max(1e-4 * most_w).powf(1.0 - a);
+    let f: Vec<f64> = (0..n).map(one).collect();
+    // The mean of the logarithms is 0: products stay in range.
+    let mean = (f.iter().map(|v| v.ln()).sum::<f64>() / n as f64).exp();
+    let factor = f.iter().map(|v| (v / mean).clamp(1e-3, 1e3) as f32).collect();
+    Some(Change { factor, shift, clip: 1.0 })
+}
+
+/// The best change, and the noise that is left with it as a share of the noise without. Where there are rows, candidates are fitted to
+/// one half of them and judged on the other: extremes of few samples are exceeded later.
+fn best(g: &Graph, group: &[Layer], c: &Channels, may_shift: bool, rows: Option<&Rows>) -> (Change, f64) {
     let n = c.low.len();
     let terms: Vec<Terms> = group.iter().map(|l| Terms::of(g, l, n)).collect();
     let mut weight = vec![0.0f64; n];
     terms.iter().flat_map(|t| &t.weights).for_each(|&(_, j, w)| weight[j] = weight[j].max(w.abs()));
-    let centre = |j: usize| (c.low[j] + c.high[j]) / 2.0;
-    let shifts = [vec![0.0f32; n], (0..n).map(centre).collect()];
-    let none = Change { factor: vec![1.0; n], shift: vec![0.0; n] };
-    let without = noise(&terms, c, &none);
-    let mut best = (none, 1.0);
-    for shift in shifts.into_iter().take(1 + usize::from(may_shift)) {
-        let reach: Vec<f64> = (0..n).map(|j| f64::from((c.high[j] - shift[j]).abs().max((c.low[j] - shift[j]).abs()))).collect();
-        let (most_x, most_w) = (max(&reach), max(&weight));
-        if most_x == 0.0 || most_w == 0.0 {
-            continue;
-        }
-        for a in [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0] {
-            let one = |j: usize| reach[j].max(1e-4 * most_x).powf(a) / weight[j].max(1e-4 * most_w).powf(1.0 - a);
-            let f: Vec<f64> = (0..n).map(one).collect();
-            // The mean of the logarithms is 0: products stay in range.
-            let mean = (f.iter().map(|v| v.ln()).sum::<f64>() / n as f64).exp();
-            let factor = f.iter().map(|v| (v / mean).clamp(1e-3, 1e3) as f32).collect();
-            let change = Change { factor, shift: shift.clone() };
-            let left = noise(&terms, c, &change) / without;
-            if left < best.1 {
-                best = (change, left);
+    // What an error of an input channel adds to the sums: the squares of its weights, relative to the sums.
+    let mut importance = vec![0.0f64; n];
+    for t in &terms {
+        let signal: f64 = t.weights.iter().map(|&(_, j, w)| w * w * f64::from(c.square[j])).sum::<f64>() + 1e-30;
+        t.weights.iter().for_each(|&(_, j, w)| importance[j] += w * w / signal);
+    }
+    let halves = rows.filter(|r| r.width == n && r.values.len() >= 8 * n).map(|r| r.halves(c));
+    let (fitted, test) = halves.as_ref().map_or((c, None), |(fitted, test)| (fitted, Some(test)));
+    let clips: &[f32] = if test.is_some() { &[1.4, 1.2, 1.0, 0.9, 0.8, 0.7, 0.6] } else { &[1.0] };
+    let none = Change { factor: vec![1.0; n], shift: vec![0.0; n], clip: 1.0 };
+    let judge = |change: &Change| -> (f64, f32) {
+        let fixed = weight_noise(&terms, c, change);
+        let with = |clip: f32| (fixed + activation_noise(&importance, fitted, &Change { clip, ..change.clone() }, test), clip);
+        clips.iter().map(|&clip| with(clip)).min_by(|a, b| a.0.total_cmp(&b.0)).expect("some clips")
+    };
+    let (without, plain_clip) = judge(&none);
+    let mut best = (1.0, Shift::None, None, plain_clip);
+    let shifts: &[Shift] = if may_shift { &[Shift::None, Shift::Centre, Shift::Mean] } else { &[Shift::None] };
+    for &shift in shifts {
+        for a in [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9] {
+            let Some(change) = fit(fitted, &weight, shift, a) else { continue };
+            let (noise, clip) = judge(&change);
+            if noise / without.max(1e-30) < best.0 {
+                best = (noise / without.max(1e-30), shift, Some(a), clip);
             }
         }
     }
-    best
+    let (left, shift, power, clip) = best;
+    let change = power.and_then(|a| fit(c, &weight, shift, a)).unwrap_or(none);
+    (Change { clip, ..change }, left)
 }
 
 fn max(values: &[f64]) -> f64 {
@@ -172,14 +268,35 @@ impl Terms {
     }
 }
 
-/// The noise that quantised activations and weights put into the sums, relative to the sums.
-fn noise(layers: &[Terms], c: &Channels, change: &Change) -> f64 {
+/// The noise that 8-bit activations put into the sums, relative to them: on rows of the data, or as steps of that size predict.
+fn activation_noise(importance: &[f64], c: &Channels, change: &Change, rows: Option<&Rows>) -> f64 {
     let n = change.factor.len();
     let end = |v: f32, j: usize| f64::from((v - change.shift[j]) / change.factor[j]);
     let (low, high) =
         (0..n).map(|j| (end(c.low[j], j), end(c.high[j], j))).fold((0.0f64, 0.0f64), |a, b| (a.0.min(b.0), a.1.max(b.1)));
-    let step = ((high - low) / 255.0).powi(2) / 12.0;
-    let power: Vec<f64> = (0..n)
+    let Some(rows) = rows.filter(|r| r.width == n && !r.values.is_empty()) else {
+        let step = ((high - low) / 255.0).powi(2) / 12.0;
+        return (0..n).map(|j| step * f64::from(change.factor[j]).powi(2) * importance[j]).sum();
+    };
+    let stored = Affine::of((low * f64::from(change.clip)) as f32, (high * f64::from(change.clip)) as f32, false);
+    let (least, most) = (stored.real(0), stored.real(255));
+    let mut errors = vec![0.0f32; n];
+    let (inverse, per_step): (Vec<f32>, f32) = (change.factor.iter().map(|f| 1.0 / f).collect(), 1.0 / stored.scale);
+    for row in rows.values.chunks_exact(n) {
+        for j in 0..n {
+            let v = (row[j] - change.shift[j]) * inverse[j];
+            let cut = v.clamp(least, most);
+            let d = v - (cut * per_step).round_ties_even() * stored.scale;
+            errors[j] += d * d;
+        }
+    }
+    let count = (rows.values.len() / n) as f64;
+    (0..n).map(|j| f64::from(errors[j]) / count * f64::from(change.factor[j]).powi(2) * importance[j]).sum()
+}
+
+/// The noise that 8-bit weights put into the sums, relative to them.
+fn weight_noise(layers: &[Terms], c: &Channels, change: &Change) -> f64 {
+    let power: Vec<f64> = (0..change.factor.len())
         .map(|j| {
             let (z, f) = (f64::from(change.shift[j]), f64::from(change.factor[j]));
             ((f64::from(c.square[j]) - 2.0 * z * f64::from(c.mean[j]) + z * z) / (f * f)).max(0.0)
@@ -187,17 +304,14 @@ fn noise(layers: &[Terms], c: &Channels, change: &Change) -> f64 {
         .collect();
     let mut total = 0.0;
     for t in layers {
-        let (mut noise, mut signal) = (0.0, 1e-30);
+        let mut signal = 1e-30;
         let (mut most, mut powers) = (vec![0.0f64; t.channels], vec![0.0f64; t.channels]);
         for &(ch, j, w) in &t.weights {
-            let scaled = w * f64::from(change.factor[j]);
-            most[ch] = most[ch].max(scaled.abs());
+            most[ch] = most[ch].max((w * f64::from(change.factor[j])).abs());
             powers[ch] += power[j];
-            noise += step * scaled * scaled;
             signal += w * w * f64::from(c.square[j]);
         }
-        noise += most.iter().zip(&powers).map(|(m, p)| (m / 127.0).powi(2) / 12.0 * p).sum::<f64>();
-        total += noise / signal;
+        total += most.iter().zip(&powers).map(|(m, p)| (m / 127.0).powi(2) / 12.0 * p).sum::<f64>() / signal;
     }
     total
 }
@@ -258,13 +372,13 @@ fn replace(g: &mut Graph, n: Node, slot: usize, w: Vec<f32>) {
 }
 
 /// Puts subtractions and multiplications before layers.
-fn apply(g: &mut Graph, layers: &[Layer], changed: &HashMap<Value, Change>) -> Result<(), Problems> {
+fn apply(g: &mut Graph, layers: &[Layer], changed: &HashMap<Value, Change>) -> Result<HashMap<Value, Value>, Problems> {
     let mut made: HashMap<Value, Value> = HashMap::new();
     let mut nodes = vec![];
     for n in g.region(Graph::MAIN).nodes.clone() {
         if let Some(l) = layers.iter().find(|l| l.node == n && changed.contains_key(&l.x)) {
             if !made.contains_key(&l.x) {
-                let Change { factor, shift } = &changed[&l.x];
+                let Change { factor, shift, .. } = &changed[&l.x];
                 let origin = g.node(n).origin.clone();
                 let mut b = Builder::new(g, origin);
                 let problem = |f: infc_ir::Fault| Problems::one(format!("layer '{}'", l.name), f.0, "");
@@ -285,5 +399,5 @@ fn apply(g: &mut Graph, layers: &[Layer], changed: &HashMap<Value, Change>) -> R
         nodes.push(n);
     }
     g.regions[Graph::MAIN.index()].nodes = nodes;
-    Ok(())
+    Ok(made)
 }

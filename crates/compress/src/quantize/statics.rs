@@ -3,9 +3,10 @@
 use super::params::Affine;
 use super::qdq::{self, Plan};
 use super::reconstruct::{self, Gram};
+use super::smooth::{self, Rows};
 use super::weights::{self, Stored};
-use super::{Form, Knowledge, Quantised, Rounding, Settings, smooth};
-use crate::calibrate::{self, Channels, Tap};
+use super::{Form, Knowledge, Quantised, Rounding, Settings};
+use crate::calibrate::{self, Channels, Method, Stats, Tap};
 use crate::layers::{Kind, Layer, layers};
 use infc_ir::graph::{Def, Graph, Node, Value};
 use infc_ir::{DType, Op, Problems, Tensor};
@@ -100,21 +101,28 @@ pub fn calibrate(
             notes.push("ranges from a file: no smoothing and no reconstruction, which need the data".to_owned());
         }
         Knowledge::Data(data, executor) => {
+            let mut clip = HashMap::new();
             if settings.smooth {
-                let taps = taps(&graph, settings);
-                let stats = calibrate::collect(&graph, &taps, data, *executor, &mut |i| progress("statistics", i, data.len()))?;
-                let of: HashMap<Value, Channels> = taps.iter().zip(&stats).map(|(t, s)| (t.value, s.channels())).collect();
+                let (of, rows) = look(&graph, settings, data, *executor, &mut |i| progress("statistics", i, data.len()))?;
                 let wanted = all(&graph);
-                let done = smooth::run(&mut graph, &wanted, &of)?;
+                let done = smooth::run(&mut graph, &wanted, &of, &rows)?;
                 notes.push(format!(
                     "smoothing: factors for the inputs of {} layers went into the layers before, {} got a multiplication",
                     done.folded, done.explicit
                 ));
+                clip = done.clip;
             }
             let taps = taps(&graph, settings);
             let stats = calibrate::collect(&graph, &taps, data, *executor, &mut |i| progress("ranges", i, data.len()))?;
             for (t, s) in taps.iter().zip(&stats) {
-                ranges.insert(t.value, s.range_by(settings.method, settings.symmetric));
+                let range = match clip.get(&t.value).filter(|_| settings.method == Method::Mse && t.axis.is_some()) {
+                    Some(share) => {
+                        let all = s.range_by(Method::MinMax, settings.symmetric);
+                        (all.0 * share, all.1 * share)
+                    }
+                    None => s.range_by(settings.method, settings.symmetric),
+                };
+                ranges.insert(t.value, range);
                 channels.insert(t.value, s.channels());
             }
         }
@@ -132,6 +140,26 @@ pub fn calibrate(
         progress("rounding", i + 1, layers.len());
     }
     Ok(Calibration { graph, layers, ranges, channels, rounded, kept, notes })
+}
+
+/// Statistics of the inputs of layers, and rows of those of matrix products.
+fn look(
+    g: &Graph,
+    settings: &Settings,
+    data: &crate::Data,
+    executor: &dyn crate::Executor,
+    progress: &mut dyn FnMut(usize),
+) -> Result<(HashMap<Value, Channels>, HashMap<Value, Rows>), Problems> {
+    let taps = taps(g, settings);
+    let mut stats: Vec<Stats> = taps.iter().map(|_| Stats::default()).collect();
+    let mut rows: HashMap<Value, Rows> = HashMap::new();
+    calibrate::observe(g, &taps, data, executor, progress, &mut |k, dims, x| {
+        if taps[k].axis == Some(dims.len() - 1) {
+            rows.entry(taps[k].value).or_default().add(dims, x);
+        }
+        calibrate::add(g, &taps[k], &mut stats[k], dims, x)
+    })?;
+    Ok((taps.iter().zip(&stats).map(|(t, s)| (t.value, s.channels())).collect(), rows))
 }
 
 /// Gram matrices of the inputs of all layers that are not too large for it.
@@ -214,7 +242,7 @@ pub fn quantize(c: &Calibration, settings: &Settings) -> Result<Quantised, Probl
     kept.extend(left.map(|l| (l.name.clone(), "is kept, as asked for".to_owned())));
     plan.layers = chosen.iter().filter(|l| summed(l)).map(|l| l.node).collect();
     qdq::insert(&mut g, &plan)?;
-    Ok(Quantised { graph: g, forms, kept, notes: c.notes.clone() })
+    Ok(Quantised { graph: g, forms, kept, reference: c.graph.clone(), notes: c.notes.clone() })
 }
 
 /// Corrected biases; those that are operands of the layer itself are stored as integers, in units of both scales.

@@ -52,7 +52,7 @@ pub fn quantize(
     }
     let mut graph = g.clone();
     insert(&mut graph, &operands)?;
-    Ok(Quantised { graph, forms, kept, notes: vec![] })
+    Ok(Quantised { graph, forms, kept, reference: g.clone(), notes: vec![] })
 }
 
 /// What takes the place of a weight tensor, the numbers that it stands for, and its name.

@@ -50,7 +50,7 @@ pub struct Args {
     /// Weights that share a scale, with int4 weights.
     #[arg(long, default_value_t = 32, value_name = "N")]
     group: usize,
-    /// A layer that stays as it is; may be given several times.
+    /// A layer that stays as it is, `*` stands for any part of a name; may be given several times.
     #[arg(long, value_name = "LAYER")]
     keep: Vec<String>,
     /// Embedding tables stay as they are.
@@ -195,7 +195,8 @@ pub fn perform(args: &Args) -> Result<Report> {
     // What is measured is the file, read again.
     let after = compile::import(&args.output)?;
     let bytes = (compress::file_size(&args.model)?, compress::file_size(&args.output)?);
-    let change = Change { before: &graph, after: &after, bytes, forms: &done.forms, pool: args.embeddings };
+    let (reference, forms) = (&done.reference, &done.forms[..]);
+    let change = Change { before: &graph, after: &after, bytes, reference, forms, pool: args.embeddings };
     let (mut step, _) = measure::step(&change, &executor, evaluation, &mut |what, i, n| progress.show(what, i, n))?;
     progress.end();
     step.name = "quantize".to_owned();
