@@ -46,9 +46,8 @@ fn jets(dir: &Folder) -> String {
         let w = weights(&format!("w{k}"), [sizes[k], sizes[k + 1]]);
         constants.extend([w, constant(&format!("b{k}"), &Tensor::from_vec([sizes[k + 1]], vec![0.05f32; sizes[k + 1]]))]);
         let from = if k == 0 { "x".to_owned() } else { format!("r{}", k - 1) };
-        nodes.push(node(&format!("m{k} = MatMul({from}, w{k})"), []));
         let to = if k == 3 { "y".to_owned() } else { format!("a{k}") };
-        nodes.push(node(&format!("{to} = Add(m{k}, b{k})"), []));
+        nodes.push(node(&format!("{to} = Gemm({from}, w{k}, b{k})"), []));
         if k < 3 {
             nodes.push(node(&format!("r{k} = Relu(a{k})"), []));
         }

@@ -1,6 +1,6 @@
 """The types of infc_hls.h beside the vendor's (ap_types of the hls4ml wheel): random programs over both must print the same.
 
-usage: types.py INFC_HLS_FOLDER VENDOR_FOLDER [PAIRS [SEED]]
+usage: ap_types.py INFC_HLS_FOLDER VENDOR_FOLDER [PAIRS [SEED]]
 
 Each case is a pair of types with widths of 1 to 64 bits, and some conversions to types of every rounding and overflow mode. The program is
 compiled once with our header and once with the vendor's; it runs the same values (random ones and the edges) through both. Divisors are positive:
