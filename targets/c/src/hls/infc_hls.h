@@ -28,6 +28,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <setjmp.h>
 #include <type_traits>
 #include <ucontext.h>
 #include <vector>
@@ -400,13 +401,14 @@ class network {
         const char *name;
         std::function<void()> run;
         std::vector<char> stack;
-        ucontext_t context;
+        ucontext_t context; /* how it begins; from then on, jumps are faster */
+        jmp_buf jump;
         const waiting *on = nullptr;
-        bool reads = false, done = false;
+        bool reads = false, started = false, done = false;
     };
     std::vector<std::unique_ptr<task>> tasks;
     task *now = nullptr;
-    ucontext_t home;
+    jmp_buf home;
     uint64_t random;
     unsigned stalls; /* of 256 */
     static network *&active() {
@@ -417,7 +419,7 @@ class network {
         network *n = active();
         n->now->run();
         n->now->done = true;
-        swapcontext(&n->now->context, &n->home);
+        _longjmp(n->home, 1);
     }
     unsigned draw() {
         random ^= random << 13;
@@ -425,7 +427,16 @@ class network {
         random ^= random << 17;
         return (unsigned)(random >> 32);
     }
-    void leave() { swapcontext(&now->context, &home); }
+    __attribute__((noinline)) void leave() {
+        if (!_setjmp(now->jump)) _longjmp(home, 1);
+    }
+    __attribute__((noinline)) void resume(task &t) {
+        now = &t;
+        if (_setjmp(home)) return;
+        if (t.started) _longjmp(t.jump, 1);
+        t.started = true;
+        setcontext(&t.context);
+    }
 
 public:
     /* Of 256 uses of a stream so many wait although they need not. */
@@ -452,8 +463,7 @@ public:
                 task &t = *tasks[(first + k) % tasks.size()];
                 if (t.done || (t.on && !(t.reads ? t.on->readable() : t.on->writable()))) continue;
                 any = true;
-                now = &t;
-                swapcontext(&home, &t.context);
+                resume(t);
                 open -= t.done;
             }
             if (!any) return false;
