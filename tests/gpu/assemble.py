@@ -1,12 +1,46 @@
 """Assembles the PTX of models with NVIDIA's `ptxas`, for every architecture: `assemble.py INFC PTXAS SNAPSHOT [--write] FOLDER...`.
 
-For each folder with a `model.onnx`: compiles it with `--emit ptx`, assembles the module, and takes registers and spills of each kernel
+For each folder with a `model.onnx`, and for products of large matrices made here: compiles it with `--emit ptx`, assembles the module, and takes registers and spills of each kernel
 from what `ptxas -v` says. The snapshot holds a line for each model, architecture and precision of products; models that are here are
 compared with it, `--write` replaces their lines. No kernel with matrix instructions may spill.
 """
 import pathlib, re, subprocess, sys, tempfile
 
 MODES = [("sm80", "f32"), ("sm90a", "f32"), ("sm80", "tf32"), ("sm80", "bf16"), ("sm80", "f16")]
+
+
+def field(number, value):
+    """A field of a protobuf message: a number, text, or a message's bytes."""
+    def varint(n):
+        out = b""
+        while n >= 128:
+            out, n = out + bytes([n & 127 | 128]), n >> 7
+        return out + bytes([n])
+
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    value = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def product(operator, dtypes, size=1024):
+    """An ONNX model of one product of square matrices; dtypes of a, b and the result by their numbers in ONNX."""
+    def port(name, dtype):
+        shape = field(1, field(1, size)) * 2
+        return field(1, name) + field(2, field(1, field(1, dtype) + field(2, shape)))
+
+    node = field(1, "a") + field(1, "b") + field(2, "y") + field(4, operator)
+    a, b, y = dtypes
+    graph = field(1, node) + field(2, "product") + field(11, port("a", a)) + field(11, port("b", b)) + field(12, port("y", y))
+    return field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 17))
+
+
+PRODUCTS = {
+    "product_f32": ("MatMul", (1, 1, 1)),
+    "product_f16": ("MatMul", (10, 10, 10)),
+    "product_bf16": ("MatMul", (16, 16, 16)),
+    "product_u8_i8": ("MatMulInteger", (2, 3, 6)),
+}
 
 
 def assemble(infc, ptxas, model, machine, math, folder):
@@ -50,6 +84,11 @@ def main():
     if not models:
         sys.exit("no models")
     with tempfile.TemporaryDirectory() as folder:
+        for name, (operator, dtypes) in PRODUCTS.items():
+            made = pathlib.Path(folder, name, "model.onnx")
+            made.parent.mkdir()
+            made.write_bytes(product(operator, dtypes))
+            models.append(made)
         for model in models:
             for machine, math in MODES:
                 key = f"{model.parent.name} {machine} {math}"

@@ -61,6 +61,7 @@ fn trained_models_give_the_outputs_of_the_interpreter() {
 #[test]
 fn what_the_machine_lacks_is_told() {
     let dir = Folder::new();
+    let model = examples().join("digits_mlp/model.onnx").display().to_string();
     let (both, hopper) = (artifact(&dir, "nvidia"), Folder::new());
     let only = artifact(&hopper, "nvidia-sm90a");
     let run =
@@ -78,7 +79,7 @@ fn what_the_machine_lacks_is_told() {
     told(&both, &[("INFC_FAKE_CUDA_CAPABILITY", "7.5")], &["sm_80", "7.5", "nvidia-sm80"]);
     told(&only, &[("INFC_FAKE_CUDA_CAPABILITY", "10.0")], &["sm_90a", "10.0"]);
     told(&both, &[("INFC_FAKE_CUDA_MEMORY", "1000")], &["the weights take", "1000 free"]);
-    let (code, text) = infc(&["profile", &both, "--dim", "batch=1"], &[]);
+    let (code, text) = infc(&["profile", &model, "--target", "nvidia", "--dim", "batch=1"], &[]);
     assert!(code != 0 && text.contains("not timed one by one"), "{text}");
     // The weights fit, the values of a large batch do not.
     let large = infc(&["bench", &both, "--dim", "batch=100000", "--seconds", "0"], &[("INFC_FAKE_CUDA_MEMORY", "20000000")]);
