@@ -192,7 +192,7 @@ fn zoo(seed: u64) -> Design {
         |n: &mut Net, name: &str, x| n.one(name, Kind::Pad(Pad { border: [1, 1, 1, 1], value: 3 }), &[x], ([8, 7, 4], U8, 2));
     // A convolution, dilated, in two steps of rows.
     let a = padded(&mut n, "pad_a", x[0]);
-    let window = |stride, groups, dilation| Window { kernel: [3, 3], stride, dilation, groups, rows: 2 * 1 + 1 + 1 };
+    let window = |stride, groups, dilation| Window { kernel: [3, 3], stride, dilation, groups, rows: 4 };
     let a = n.one("window_a", Kind::Window(window([1, 1], 1, [1, 1])), &[a], ([6, 5, 36], U8, 2));
     let q = scaled(r, 6, S8, acc, true);
     let a = n.one("mvu_a", mvu(r, [1, 6, 36], 3, 2, q), &[a], ([6, 5, 6], S8, 3));

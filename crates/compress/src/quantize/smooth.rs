@@ -377,7 +377,7 @@ fn apply(g: &mut Graph, layers: &[Layer], changed: &HashMap<Value, Change>) -> R
     let mut nodes = vec![];
     for n in g.region(Graph::MAIN).nodes.clone() {
         if let Some(l) = layers.iter().find(|l| l.node == n && changed.contains_key(&l.x)) {
-            if !made.contains_key(&l.x) {
+            if let std::collections::hash_map::Entry::Vacant(place) = made.entry(l.x) {
                 let Change { factor, shift, .. } = &changed[&l.x];
                 let origin = g.node(n).origin.clone();
                 let mut b = Builder::new(g, origin);
@@ -392,7 +392,7 @@ fn apply(g: &mut Graph, layers: &[Layer], changed: &HashMap<Value, Change>) -> R
                 nodes.append(&mut b.nodes);
                 let name = &g.value(l.x).name;
                 g.values[v.index()].name = if name.is_empty() { String::new() } else { format!("{name}_smooth") };
-                made.insert(l.x, v);
+                place.insert(v);
             }
             g.nodes[n.index()].inputs[0] = Some(made[&l.x]);
         }

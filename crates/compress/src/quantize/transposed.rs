@@ -154,7 +154,10 @@ mod tests {
             infc_ir::verify::verify(&rewritten).unwrap();
             assert!(rewritten.region(Graph::MAIN).nodes.iter().all(|&n| !matches!(rewritten.node(n).op, Op::ConvTranspose(_))));
             let x = Tensor::from_vec([2, 3, 4, 5], numbers(120));
-            let (a, b) = (interp::run_tensors(&g, &[x.clone()]).unwrap(), interp::run_tensors(&rewritten, &[x]).unwrap());
+            let (a, b) = (
+                interp::run_tensors(&g, std::slice::from_ref(&x)).unwrap(),
+                interp::run_tensors(&rewritten, std::slice::from_ref(&x)).unwrap(),
+            );
             assert_eq!(a[0].dims, b[0].dims, "kernel {kernel}, stride {stride}, pads {pads:?}");
             for i in 0..a[0].len() {
                 assert!((a[0].float(i) - b[0].float(i)).abs() < 1e-5, "kernel {kernel}, stride {stride}, pads {pads:?}");

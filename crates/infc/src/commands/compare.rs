@@ -42,6 +42,7 @@ pub struct Args {
     how: How,
 }
 
+#[allow(clippy::large_enum_variant, reason = "two of them in a run")]
 enum Side {
     Graph(Graph),
     Artifact(Running, Vec<String>),

@@ -24,10 +24,10 @@ pub fn html(r: &Report) -> String {
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style></head><body>\n<h1>{0}</h1>\n",
         escaped(&r.design)
     );
-    let _ = write!(
+    let _ = writeln!(
         h,
         "<p>For {} ({}) at {} ns: {:.0} frames a second, one each {} cycles; a frame takes {} cycles ({:.1} &micro;s). \
-         <b>{}</b> limits it. All numbers are estimates; vendor synthesis was not run.</p>\n",
+         <b>{}</b> limits it. All numbers are estimates; vendor synthesis was not run.</p>",
         escaped(&r.machine),
         escaped(&r.part),
         r.clock_ns,
