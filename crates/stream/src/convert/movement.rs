@@ -33,20 +33,29 @@ impl Converter<'_> {
             [(repeats, period), (count, 1)] if repeats * period == elements => Some((period, count)),
             _ => None,
         };
+        let innermost = flow.order.iter().rev().find(|l| l.0 != 1).map_or(1, |l| l.0);
+        let shape = [1, elements / innermost, innermost];
+        let (block, inner) = blocks(elements, &loops);
+        let reach: usize = inner.iter().map(|&(e, d)| (e - 1) * d).sum();
         let kind = match range {
             Some((period, count)) if first + count <= period => Kind::Slice(Slice { period, begin: first, count }),
-            _ if first != 0 => {
+            _ if first == 0 => Kind::Rearrange(Rearrange { block, loops: inner }),
+            // What lies before the first element of each block is cut off, then blocks begin at 0.
+            _ if first + reach < block => {
+                let count = reach + 1;
+                let cut = self.actor(n, "slice", Kind::Slice(Slice { period: block, begin: first, count }), &[(flow, shape)]);
+                let rest = Flow { actor: cut, ..flow.clone() };
+                let kind = Kind::Rearrange(Rearrange { block: count, loops: inner });
+                let actor = self.actor(n, "rearrange", kind, &[(&rest, [1, elements / block, count])]);
+                return Ok(Flow { actor, dims, order, ..flow.clone() });
+            }
+            _ => {
                 let help = "take ranges along one axis at a time, from the start or of whole rows or channels";
                 return Err(self.problem(n, "cannot stream: it takes a part of several axes at once", help));
             }
-            _ => {
-                let (block, loops) = blocks(elements, &loops);
-                Kind::Rearrange(Rearrange { block, loops })
-            }
         };
         let suffix = if let Kind::Slice(_) = kind { "slice" } else { "rearrange" };
-        let innermost = flow.order.iter().rev().find(|l| l.0 != 1).map_or(1, |l| l.0);
-        let actor = self.actor(n, suffix, kind, &[(flow, [1, elements / innermost, innermost])]);
+        let actor = self.actor(n, suffix, kind, &[(flow, shape)]);
         Ok(Flow { actor, dims, order, ..flow.clone() })
     }
 
