@@ -108,7 +108,7 @@ fn wrong_requests_are_told() {
     says(ask(with(0.7, Kind::TwoOfFour), None), "2:4 has sparsity 0.5");
     let mut bad = samples(3, 1);
     bad[1].inputs[0] = Tensor::from_vec([1, 3, 8, 8], vec![f32::NAN; 192]);
-    says(ask(with(0.5, Kind::Channel), Some(&Data::of(&g, bad))), "sample 1, input 'x': holds NaN");
+    says(ask(with(0.5, Kind::Channel), Some(&Data::of(&g, bad))), "sample 1, input 'x': element 0 is NaN");
     says(ask(with(0.5, Kind::Channel), Some(&Data::of(&g, vec![]))), "empty");
     let mut n = Net::new(&[1, 4], 0);
     let x = n.input();

@@ -105,9 +105,8 @@ impl State {
                 }
             }
             for i in 0..n {
-                for (k, &f) in s.iter().enumerate() {
+                for k in 0..s.len() {
                     let a = rows[k * n + i];
-                    debug_assert!(f < n);
                     inverse.at[i * n..(i + 1) * n].iter_mut().zip(&solved[k * n..]).for_each(|(h, v)| *h -= a * v);
                 }
             }
@@ -127,6 +126,10 @@ struct Candidate {
     /// Nodes whose size depends on it.
     nodes: BTreeSet<Node>,
     cost: f64,
+    /// Multiply-accumulates that its removal saves now.
+    saving: f64,
+    /// The number of its group.
+    group: usize,
     /// Of its group.
     weight: f64,
     gone: bool,
@@ -305,7 +308,16 @@ fn candidates(g: &Graph, analysis: &Analysis, layers: &[&Layer], weights: &[f64]
             }
         }
         let sums = sums.into_iter().map(|((k, j), f)| (k, j, f)).collect();
-        Candidate { sums, axes: axes.into_iter().collect(), nodes, cost: 0.0, weight: weights[unit.group], gone: false }
+        Candidate {
+            sums,
+            axes: axes.into_iter().collect(),
+            nodes,
+            cost: 0.0,
+            saving: 0.0,
+            group: unit.group,
+            weight: weights[unit.group],
+            gone: false,
+        }
     };
     analysis.units.iter().map(candidate).collect()
 }
@@ -335,16 +347,18 @@ fn choose(
     let goal = total * (1.0 - options.sparsity);
     let mut now = total;
     list.iter_mut().for_each(|c| c.cost = cost(g, analysis, c, states));
+    let saving = |c: &Candidate, left: &BTreeMap<Axis, f64>| -> f64 {
+        let less = |a: Axis| known(left, a) - c.axes.iter().find(|x| x.0 == a).map_or(0.0, |x| x.1 as f64);
+        c.nodes.iter().map(|&n| macs(n, &|a| known(left, a)) - macs(n, &less)).sum()
+    };
+    list.iter_mut().for_each(|c| c.saving = saving(c, &left));
+    let near = neighbours(&list, analysis.groups);
     while now > goal {
-        let saving = |c: &Candidate| -> f64 {
-            let less = |a: Axis| known(&left, a) - c.axes.iter().find(|x| x.0 == a).map_or(0.0, |x| x.1 as f64);
-            c.nodes.iter().map(|&n| macs(n, &|a| known(&left, a)) - macs(n, &less)).sum()
-        };
         let can = |c: &Candidate| {
             let rest = |&(a, k): &(Axis, usize)| left[&a] - k as f64 >= (options.least * full[&a]).max(1.0);
             !c.gone && c.axes.iter().all(rest)
         };
-        let score = |c: &Candidate| c.weight * c.cost / saving(c).max(1e-9);
+        let score = |c: &Candidate| c.weight * c.cost / c.saving.max(1e-9);
         let best = (0..list.len()).filter(|&u| can(&list[u])).map(|u| (score(&list[u]), u)).min_by(|a, b| a.0.total_cmp(&b.0));
         let Some((_, u)) = best else {
             let message = format!(
@@ -358,10 +372,14 @@ fn choose(
                 format!("ask for at most {:.2}", 1.0 - now / total),
             ));
         };
-        now -= saving(&list[u]);
+        now -= list[u].saving;
         list[u].gone = true;
         for &(a, k) in &list[u].axes {
             *left.get_mut(&a).expect("known") -= k as f64;
+        }
+        let group = list[u].group;
+        for c in list.iter_mut().filter(|c| !c.gone && near[group].contains(&c.group)) {
+            c.saving = saving(c, &left);
         }
         let mut changed = BTreeSet::new();
         for (k, j, features) in list[u].sums.clone() {
@@ -373,6 +391,17 @@ fn choose(
         }
     }
     Ok(list.iter().map(|c| c.gone).collect())
+}
+
+/// For each group those that share a node with it: what they save changes with it.
+fn neighbours(list: &[Candidate], groups: usize) -> Vec<BTreeSet<usize>> {
+    let mut of: BTreeMap<Node, BTreeSet<usize>> = BTreeMap::new();
+    list.iter().for_each(|c| c.nodes.iter().for_each(|&n| _ = of.entry(n).or_default().insert(c.group)));
+    let mut out = vec![BTreeSet::new(); groups];
+    for set in of.values() {
+        set.iter().for_each(|&g| out[g].extend(set));
+    }
+    out
 }
 
 /// The error that removing a unit makes; for units that no layer of constant weights sums over, their share of the weights' squares.

@@ -10,8 +10,8 @@ use super::linalg::{Gram, Square};
 use super::size::{measure, symbols};
 use super::{Fit, Kind, LayerReport, Options, Pruned, grams};
 use crate::{Data, Executor};
+use infc_ir::Problems;
 use infc_ir::graph::{Def, Graph};
-use infc_ir::{Problems, Tensor};
 use std::collections::BTreeMap;
 
 /// Outputs that share their zeros in blocks.
@@ -25,7 +25,6 @@ const MAX_FEATURES: usize = 4096;
 
 /// Prunes a prepared graph.
 pub fn prune(mut g: Graph, options: &Options, data: Option<&Data>, executor: &dyn Executor) -> Result<Pruned, Problems> {
-    let original = g.clone();
     let first = data.map(|d| d.sample(0)).transpose()?;
     let symbols = first.map_or_else(BTreeMap::new, |s| symbols(&g, &s.inputs));
     let before = measure(&g, &symbols);
@@ -89,7 +88,6 @@ pub fn prune(mut g: Graph, options: &Options, data: Option<&Data>, executor: &dy
             error: gram.as_ref().map(|gram| error(gram, &old, &new, features)),
         });
     }
-    debug_assert_eq!(original.nodes.len(), g.nodes.len());
     Ok(Pruned { before, after: measure(&g, &symbols), graph: g, layers: reports, notes, kept: BTreeMap::new() })
 }
 
@@ -200,9 +198,4 @@ fn error(gram: &Gram, old: &[f32], new: &[f32], features: usize) -> f64 {
         all += quadratic(&|i| f64::from(o[i]));
     }
     lost / all.max(f64::MIN_POSITIVE)
-}
-
-/// Share of zeros of a tensor of floats.
-pub fn zeros(t: &Tensor) -> f64 {
-    (0..t.len()).filter(|&i| t.value(i) << 1 == 0).count() as f64 / t.len().max(1) as f64
 }
