@@ -41,6 +41,10 @@ impl Gpu {
         device.enter()?;
         let most = u64::from(device.processors * BLOCKS_EACH);
         let scratch = loaded.functions.iter().map(|f| f.scratch * u64::from(f.threads) * most).max().unwrap_or(0);
+        let free = device.free_bytes()?;
+        if scratch > free {
+            fail!(Memory, "the kernels need {scratch} bytes of scratch memory on the device, '{}' has {free} free", device.name);
+        }
         let plain = |s: &Step| matches!(s, Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. });
         Ok(Gpu {
             stream: device.stream()?,
