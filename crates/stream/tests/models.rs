@@ -53,6 +53,7 @@ fn ultraface() {
 }
 
 #[test]
+#[ignore = "slow: a billion products by interpreter, golden model and simulation"]
 fn espcn() {
     let Some(path) = shared("espcn_qonnx") else { return };
     let image = InputFormat { signed: false, bits: 8, scale: 1.0 / 255.0 };
@@ -101,6 +102,7 @@ fn ultraface_in_cycles() {
 
 /// A detector in ONNX's and ONNX Runtime's operators on quantised tensors.
 #[test]
+#[ignore = "slow: 500 actors"]
 fn fastestdet() {
     let Some(path) = shared("fastestdet_qoperator") else { return };
     let (graph, design) = design(&path, &Options::default());
