@@ -69,6 +69,8 @@ pub struct Settings {
     pub group: usize,
     /// Names of layers that stay as they are; `*` stands for any part of a name.
     pub keep: BTreeSet<String>,
+    /// With [`Scheme::Static`]: names of layers of which only the weights are stored; their sums are taken in float.
+    pub float_sums: BTreeSet<String>,
     /// Only these layers, if there are any.
     pub only: BTreeSet<String>,
     /// Embedding tables too.
@@ -86,6 +88,7 @@ impl Default for Settings {
             rounding: None,
             group: 32,
             keep: BTreeSet::new(),
+            float_sums: BTreeSet::new(),
             only: BTreeSet::new(),
             tables: true,
         }
@@ -97,6 +100,10 @@ impl Settings {
     pub fn wants(&self, layer: &Layer) -> bool {
         let chosen = self.only.is_empty() || self.only.contains(&layer.name);
         chosen && !self.keep.iter().any(|k| fits(k, &layer.name)) && (self.tables || layer.kind != Kind::Table)
+    }
+    /// Are the sums of this layer taken on integers in static quantisation, or are only its weights stored?
+    pub fn sums(&self, layer: &Layer) -> bool {
+        statics::summed(layer) && !self.float_sums.iter().any(|k| fits(k, &layer.name))
     }
     /// As words, for reports.
     pub fn words(&self) -> Vec<(String, String)> {
@@ -207,8 +214,13 @@ pub fn quantize(
 /// Names in the settings must be names of layers.
 fn check(g: &Graph, settings: &Settings) -> Result<(), Problems> {
     let known: BTreeSet<String> = layers::layers(g).into_iter().map(|l| l.name).collect();
-    let unknown: Vec<&String> =
-        settings.keep.iter().chain(&settings.only).filter(|n| !known.iter().any(|k| fits(n, k))).collect();
+    let unknown: Vec<&String> = settings
+        .keep
+        .iter()
+        .chain(&settings.only)
+        .chain(&settings.float_sums)
+        .filter(|n| !known.iter().any(|k| fits(n, k)))
+        .collect();
     let some: Vec<&str> = known.iter().take(12).map(String::as_str).collect();
     let help = format!("layers are {}{}", some.join(", "), if known.len() > 12 { ", ..." } else { "" });
     let problem = |n: &&String| Problem {

@@ -53,7 +53,8 @@ pub fn summed(l: &Layer) -> bool {
 
 /// The values whose ranges matter: inputs of layers, and what they are moved from.
 pub fn taps(g: &Graph, settings: &Settings) -> Vec<Tap> {
-    let wanted: Vec<Layer> = layers(g).into_iter().filter(|l| summed(l) && settings.wants(l) && integral(g, l).is_ok()).collect();
+    let wanted: Vec<Layer> =
+        layers(g).into_iter().filter(|l| settings.sums(l) && settings.wants(l) && integral(g, l).is_ok()).collect();
     let axis: BTreeMap<Value, usize> = wanted.iter().map(|l| (l.x, l.sum_axis.expect("sums have an axis"))).collect();
     let inputs: BTreeSet<Value> = wanted.iter().map(|l| l.x).collect();
     qdq::sources(g, &inputs)
@@ -104,7 +105,7 @@ pub fn calibrate(
             let mut clip = HashMap::new();
             if settings.smooth {
                 let (of, rows) = look(&graph, settings, data, *executor, &mut |i| progress("statistics", i, data.len()))?;
-                let wanted = all(&graph);
+                let wanted: Vec<Layer> = all(&graph).into_iter().filter(|l| settings.sums(l)).collect();
                 let done = smooth::run(&mut graph, &wanted, &of, &rows)?;
                 notes.push(format!(
                     "smoothing: factors for the inputs of {} layers went into the layers before, {} got a multiplication",
@@ -221,18 +222,18 @@ pub fn bias_of(g: &Graph, l: &Layer) -> Option<((Node, usize), Vec<f32>)> {
 pub fn quantize(c: &Calibration, settings: &Settings) -> Result<Quantised, Problems> {
     let mut g = c.graph.clone();
     let chosen: Vec<&Layer> = c.layers.iter().filter(|l| settings.wants(l)).collect();
-    let inputs: BTreeSet<Value> = chosen.iter().filter(|l| summed(l)).map(|l| l.x).collect();
+    let inputs: BTreeSet<Value> = chosen.iter().filter(|l| settings.sums(l)).map(|l| l.x).collect();
     let mut plan = Plan { stored: qdq::storage(&g, &inputs, &c.ranges, settings.symmetric), ..Plan::default() };
     let mut forms = vec![];
     for l in &chosen {
         let stored = &c.rounded[&l.node];
         for (&(slot, axis), s) in l.weights.iter().zip(stored) {
             let w = l.weight(&g, slot).to_vec::<f32>();
-            let form = if summed(l) { "int8" } else { "int8 weights" };
+            let form = if settings.sums(l) { "int8" } else { "int8 weights" };
             let op = g.node(l.node).op.name().to_owned();
             forms.push(Form { layer: l.name.clone(), op, form: form.to_owned(), weights: (w.clone(), s.real()) });
             plan.weights.insert((l.node, slot), qdq::Weights::of(s, &l.weight(&g, slot).dims, axis));
-            if summed(l) {
+            if settings.sums(l) {
                 biases(&mut g, &mut plan, c, l, s, &w, settings);
             }
         }
@@ -240,7 +241,7 @@ pub fn quantize(c: &Calibration, settings: &Settings) -> Result<Quantised, Probl
     let mut kept = c.kept.clone();
     let left = c.layers.iter().filter(|l| !settings.wants(l));
     kept.extend(left.map(|l| (l.name.clone(), "is kept, as asked for".to_owned())));
-    plan.layers = chosen.iter().filter(|l| summed(l)).map(|l| l.node).collect();
+    plan.layers = chosen.iter().filter(|l| settings.sums(l)).map(|l| l.node).collect();
     qdq::insert(&mut g, &plan)?;
     Ok(Quantised { graph: g, forms, kept, reference: c.graph.clone(), notes: c.notes.clone() })
 }

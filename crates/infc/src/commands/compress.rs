@@ -11,6 +11,7 @@ use infc_compress::report::Step;
 use infc_compress::{Data, Report};
 use infc_ir::interp::Item;
 use infc_ir::{Graph, Problems, Tensor, Type};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where samples come from.
@@ -200,7 +201,13 @@ pub fn summary(s: &Step) {
     for note in &s.notes {
         say!("{note}");
     }
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (layer, why) in &s.kept {
-        say!("kept '{layer}': {why}");
+        by_reason.entry(why).or_default().push(layer);
+    }
+    for (why, layers) in by_reason {
+        let more = if layers.len() > 4 { format!(" and {} more", layers.len() - 4) } else { String::new() };
+        let names: Vec<String> = layers.iter().take(4).map(|l| format!("'{l}'")).collect();
+        say!("kept {}{more}: {why}", names.join(", "));
     }
 }

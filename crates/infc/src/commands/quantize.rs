@@ -53,6 +53,9 @@ pub struct Args {
     /// A layer that stays as it is, `*` stands for any part of a name; may be given several times.
     #[arg(long, value_name = "LAYER")]
     keep: Vec<String>,
+    /// A layer of which only the weights are stored, with static int8: its sums are taken in float. As --keep.
+    #[arg(long, value_name = "LAYER")]
+    float_sums: Vec<String>,
     /// Embedding tables stay as they are.
     #[arg(long)]
     keep_tables: bool,
@@ -143,6 +146,7 @@ impl Args {
             rounding,
             group: self.group,
             keep: self.keep.iter().cloned().collect(),
+            float_sums: self.float_sums.iter().cloned().collect(),
             tables: !self.keep_tables,
             ..Settings::default()
         })
