@@ -126,6 +126,12 @@ fn operators_of_others_are_held_to_their_owners_rule() {
     let heads = || vec![int("num_heads", 2)];
     let packed = ["query, key and value are f32[2, 3], none, none", "[batch, sequence, heads, 3, size]"];
     ms("y = com.microsoft:MultiHeadAttention(x)", heads(), &packed);
+    let kept = vec![int("num_heads", 1), int("kv_num_heads", 1), string("k_quant_type", "PER_TENSOR")];
+    ms(
+        "y = com.microsoft:GroupQueryAttention(x, x, x, , , n, n)",
+        kept,
+        &["'k_quant_type' is 'PER_TENSOR', only NONE is supported"],
+    );
 }
 
 #[test]

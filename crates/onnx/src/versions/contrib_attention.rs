@@ -280,6 +280,12 @@ pub fn group_query(r: &mut Raise) -> Result<(), Fault> {
     for name in ["qk_output", "kv_cache_bit_width"] {
         only(r, name, 0)?;
     }
+    for name in ["k_quant_type", "v_quant_type"] {
+        match r.take::<String>(name)? {
+            Some(kind) if kind != "NONE" => return Err(fault!("attribute '{name}' is '{kind}', only NONE is supported")),
+            _ => {}
+        }
+    }
     refuse(r, &[(12, "k_scale"), (13, "v_scale")])?;
     let dtype = r.tensor(0)?.dtype;
     let mut attrs = scale(r)?;

@@ -64,6 +64,9 @@ pub fn matmul_nbits(r: &mut Raise) -> Result<(), Fault> {
     let packed = unsigned(bits)?;
     // Says how exact a runtime has to be: the float product is exact enough for all.
     r.take::<i64>("accuracy_level")?;
+    if let Some(way) = r.take::<i64>("weight_prepacked")?.filter(|&way| way != 0) {
+        return Err(fault!("attribute 'weight_prepacked' is {way}, only 0 is supported"));
+    }
     let (a, dtype) = (r.input(0)?, r.tensor(0)?.dtype);
     let blocks = depth.div_ceil(block);
     let weights = unpacked(r, 1, packed, &[columns, blocks, block])?;
