@@ -384,7 +384,10 @@ fn choose(
         let mut changed = BTreeSet::new();
         for (k, j, features) in list[u].sums.clone() {
             states[k][j].remove(&features);
-            changed.insert(k);
+            // Without data other weights stay as they are, and so do the costs.
+            if states[k][j].inverse.is_some() {
+                changed.insert(k);
+            }
         }
         for c in list.iter_mut().filter(|c| !c.gone && c.sums.iter().any(|s| changed.contains(&s.0))) {
             c.cost = cost(g, analysis, c, states);
