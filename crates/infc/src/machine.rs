@@ -122,8 +122,8 @@ fn each(var: Expr, extent: i64, kind: LoopKind, body: Vec<Stmt>) -> Stmt {
     Stmt::For { var, extent: Expr::int(extent), kind, body }
 }
 
-/// `next` of the sums of all chains in each round, then their store. Variables: 0 the task, 1 and 2 chain and lane of `next`, 3 and 4 those of other
-/// loops, 5 and above those of `rounds`.
+/// `next` of the sums of all chains in each round, then their store. Variables: 0 the task, 1 and 2 chain and lane of `next`, 3 and 4 those of the first
+/// values, 5 and 6 those of `rounds`, 7 and 8 those of the result.
 fn kernel(
     target: &TargetDesc,
     name: &str,
@@ -140,9 +140,9 @@ fn kernel(
     buffers.push(buffer("acc", dtype, &[CHAINS, lanes], Space::Reg, Access::ReadWrite));
     let at = |e: &[Expr]| e.iter().map(|&e| Scalar::index(e)).collect::<Vec<_>>();
     let over = |r: Expr, l: Expr, s: Stmt| each(r, CHAINS, LoopKind::Unroll, vec![each(l, lanes, LoopKind::Vector, vec![s])]);
-    let [task, r, l, r2, l2] = [0, 1, 2, 3, 4].map(Expr::var);
+    let [task, r, l, r1, l1, r2, l2] = [0, 1, 2, 3, 4, 7, 8].map(Expr::var);
     let store = |buffer: u32, index: &[Expr], value: Scalar| Stmt::Store { buffer, index: at(index), value };
-    let clear = over(r2, l2, store(acc, &[r2, l2], Scalar::number(dtype, 0.0)));
+    let clear = over(r1, l1, store(acc, &[r1, l1], Scalar::number(dtype, 0.0)));
     let mut sum = over(r, l, store(acc, &[r, l], next));
     for (k, &extent) in rounds.iter().enumerate().rev() {
         sum = each(Expr::var(5 + k), extent, LoopKind::Serial, vec![sum]);
