@@ -41,14 +41,14 @@ pub fn run(args: &Args) -> Result {
         return Ok(Exit::Ok);
     }
     say!("one thread, code for {}:", limits.target);
-    say!("  {:28} {:8.1} GFLOP/s", "f32 multiply-add", limits.f32_gflops);
+    say!("  {:34} {:8.1} GFLOP/s", "f32 multiply-add", limits.f32_gflops);
     match limits.int8_gops {
-        Some(g) => say!("  {:28} {g:8.1} GOP/s", "int8 products added to i32"),
-        None => say!("  {:28} {:>8}", "int8 products added to i32", "no instruction"),
+        Some(g) => say!("  {:34} {g:8.1} GOP/s", "int8 products added to i32"),
+        None => say!("  {:34} {:>8}", "int8 products added to i32", "no instruction"),
     }
     for r in &limits.read {
         let name = format!("reading from {} ({} KiB)", r.level, r.bytes >> 10);
-        say!("  {name:28} {:8.1} GB/s", r.gbs);
+        say!("  {name:34} {:8.1} GB/s", r.gbs);
     }
     if let Some(s) = &limits.scaling {
         say!("{} threads beside one: {:.2}x arithmetic, {:.2}x reading from memory", s.threads, s.arithmetic, s.memory);
