@@ -66,6 +66,12 @@ pub static PASSES: &[Pass] = &[
         run: crate::batchnorm::run,
     },
     Pass {
+        name: "transposed",
+        doc: "Makes convolutions of transposed convolutions with constant weights, one for each remainder of the stride",
+        class: Class::Reassociated,
+        run: crate::transposed::run,
+    },
+    Pass {
         name: "quantisers",
         doc: "Brings quantisers of other forms and places to QuantizeLinear and DequantizeLinear around contractions",
         class: Class::OneRounding,
@@ -101,6 +107,7 @@ pub fn pipeline() -> Vec<&'static str> {
         "fold",
         "recognise",
         "batchnorm",
+        "transposed",
         "integer",
         "fold",
         "dce",
