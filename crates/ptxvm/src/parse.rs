@@ -261,9 +261,9 @@ impl Reader {
     /// `[%rd1+8]`: register and offset.
     fn address(&mut self, text: &str) -> Result<(u32, i64), Fault> {
         let inner = text.trim().trim_start_matches('[').trim_end_matches(']').trim();
-        let split = inner.rfind(['+', '-']).filter(|&k| k > 0);
+        let split = inner.find('+'); // a negative number stands behind a plus too: `[%q1+-8]`
         let (base, offset) = match split {
-            Some(k) => (&inner[..k], inner[k..].replace('+', "").trim().parse::<i64>().ok()),
+            Some(k) => (&inner[..k], inner[k + 1..].trim().parse::<i64>().ok()),
             None => (inner, Some(0)),
         };
         match offset {

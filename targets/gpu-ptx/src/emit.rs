@@ -571,7 +571,7 @@ impl Emit<'_> {
             let v = self.a.row("mul", "s64", &[d, width])?;
             address = self.a.row("add", "s64", &[address, v])?;
         }
-        let text = if constant == 0 { format!("[{address}]") } else { format!("[{address}{constant:+}]") };
+        let text = if constant == 0 { format!("[{address}]") } else { format!("[{address}+{constant}]") };
         Ok((space, text))
     }
 
