@@ -17,7 +17,7 @@ mod quantisers;
 mod recognise;
 mod rewrite;
 mod shape;
-mod transposed;
+pub mod transposed;
 
 pub use manager::{Class, Options, PASSES, Pass, PassReport, Report, pass, pipeline, run, simplify, streaming};
 pub use rewrite::Context;

@@ -19,42 +19,47 @@ pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
 /// Largest stride that is rewritten: there are as many convolutions as its square.
 const MAX_STRIDE: i64 = 4;
 
-/// What a transposed convolution of two dims is made of.
-struct Form {
-    stride: usize,
-    /// Rows and columns of the largest small kernels.
-    taps: [usize; 2],
-    /// What is cut off before and after.
-    begin: [i64; 2],
-    tail: [i64; 2],
+/// What a transposed convolution of two dims, one group and equal strides is made of.
+pub struct Form {
+    /// The stride of both dims.
+    pub stride: usize,
+    /// Rows and columns of the largest kernel of a remainder.
+    pub taps: [usize; 2],
+    /// Rows and columns that are cut off before the result.
+    pub begin: [i64; 2],
+    /// Those after it.
+    pub tail: [i64; 2],
 }
 
-fn form(op: &ConvTranspose, dims: &[usize]) -> Option<Form> {
-    let at = |v: &[i64], i: usize, none: i64| v.get(i).copied().unwrap_or(none);
-    let stride = at(&op.strides, 0, 1);
-    let plain = dims.len() == 4
-        && op.group == 1
-        && op.auto_pad == "NOTSET"
-        && op.output_shape.is_empty()
-        && op.dilations.iter().all(|&d| d == 1)
-        && stride == at(&op.strides, 1, 1)
-        && (1..=MAX_STRIDE).contains(&stride)
-        && dims[..2].iter().all(|&d| d > 0)
-        && dims[2..].iter().all(|&d| d as i64 >= stride); // each remainder has a part of the kernel
-    if !plain {
-        return None;
+impl Form {
+    /// The form with weights of these dims; `None` if it is another kind of transposed convolution or a stride above `most`.
+    pub fn of(op: &ConvTranspose, dims: &[usize], most: i64) -> Option<Form> {
+        let at = |v: &[i64], i: usize, none: i64| v.get(i).copied().unwrap_or(none);
+        let stride = at(&op.strides, 0, 1);
+        let plain = dims.len() == 4
+            && op.group == 1
+            && op.auto_pad == "NOTSET"
+            && op.output_shape.is_empty()
+            && op.dilations.iter().all(|&d| d == 1)
+            && stride == at(&op.strides, 1, 1)
+            && (1..=most).contains(&stride);
+        if !plain {
+            return None;
+        }
+        let taps = [2, 3].map(|a| dims[a].div_ceil(stride as usize));
+        let begin = [at(&op.pads, 0, 0), at(&op.pads, 1, 0)];
+        let end = |a: usize| taps[a] as i64 * stride - dims[a + 2] as i64 + at(&op.pads, a + 2, 0) - at(&op.output_padding, a, 0);
+        let tail = [end(0), end(1)];
+        begin.iter().chain(&tail).all(|&p| p >= 0).then_some(Form { stride: stride as usize, taps, begin, tail })
     }
-    let taps = [2, 3].map(|a| dims[a].div_ceil(stride as usize));
-    let begin = [at(&op.pads, 0, 0), at(&op.pads, 1, 0)];
-    let end = |a: usize| taps[a] as i64 * stride - dims[a + 2] as i64 + at(&op.pads, a + 2, 0) - at(&op.output_padding, a, 0);
-    let tail = [end(0), end(1)];
-    begin.iter().chain(&tail).all(|&p| p >= 0).then_some(Form { stride: stride as usize, taps, begin, tail })
 }
 
 fn rule(site: &mut Site) -> Replacement {
     let Op::ConvTranspose(op) = site.op().clone() else { return Ok(None) };
     let (Some(x), Some(w)) = (site.input(0), site.constant(1).cloned()) else { return Ok(None) };
-    let Some(f) = form(&op, &w.dims).filter(|_| w.dtype == DType::F32) else { return Ok(None) };
+    // Each remainder must have a part of the kernel.
+    let whole = |f: &Form| w.dims[..2].iter().all(|&d| d > 0) && w.dims[2..].iter().all(|&d| d >= f.stride);
+    let Some(f) = Form::of(&op, &w.dims, MAX_STRIDE).filter(|f| w.dtype == DType::F32 && whole(f)) else { return Ok(None) };
     let bias = site.input(2);
     let s = f.stride;
     let parts: Vec<(usize, usize)> = (0..s).flat_map(|ry| (0..s).map(move |rx| (ry, rx))).collect();

@@ -6,17 +6,12 @@
 
 use crate::layers::{Kind, layer};
 use infc_ir::graph::{Graph, Node, Value};
-use infc_ir::op::{Builder, Conv, ConvTranspose, DepthToSpace, Slice};
+use infc_ir::op::{Builder, Conv, DepthToSpace, Slice};
 use infc_ir::{Fault, Op, Problems, Tensor};
+use infc_passes::transposed::Form;
 
-/// What a transposed convolution is made of; only forms that are rewritten.
-struct Form {
-    stride: usize,
-    /// Rows and columns of the small kernels.
-    taps: [usize; 2],
-    begin: [i64; 2],
-    tail: [i64; 2],
-}
+/// Largest stride that is rewritten.
+const MAX_STRIDE: i64 = 8;
 
 /// The model with all transposed convolutions of two dims, one group and equal strides rewritten.
 pub fn rewrite(g: &Graph) -> Result<Graph, Problems> {
@@ -31,7 +26,7 @@ pub fn rewrite(g: &Graph) -> Result<Graph, Problems> {
             }
         };
         let dims = g.node(n).operand(1).and_then(|v| g.constant(v)).map(|t| t.dims.clone()).unwrap_or_default();
-        match form(&op, &dims) {
+        match Form::of(&op, &dims, MAX_STRIDE) {
             None => nodes.push(n),
             Some(form) => {
                 let y = build(&mut g, n, &form, &dims, &mut nodes).map_err(|f| Problems::one(g.describe(n), f.0, ""))?;
@@ -43,30 +38,6 @@ pub fn rewrite(g: &Graph) -> Result<Graph, Problems> {
     }
     g.regions[Graph::MAIN.index()].nodes = nodes;
     Ok(g.compact())
-}
-
-fn form(op: &ConvTranspose, dims: &[usize]) -> Option<Form> {
-    let at = |v: &[i64], i: usize, none: i64| v.get(i).copied().unwrap_or(none);
-    let stride = at(&op.strides, 0, 1);
-    let plain = dims.len() == 4
-        && op.group == 1
-        && op.auto_pad == "NOTSET"
-        && op.output_shape.is_empty()
-        && op.dilations.iter().all(|&d| d == 1)
-        && stride == at(&op.strides, 1, 1)
-        && (1..=8).contains(&stride);
-    if !plain {
-        return None;
-    }
-    let taps = [2, 3].map(|a| dims[a].div_ceil(stride as usize));
-    let begin = [at(&op.pads, 0, 0), at(&op.pads, 1, 0)];
-    let end = |a: usize| {
-        let whole = (taps[a] as i64) * stride;
-        whole - dims[a + 2] as i64 + at(&op.pads, a + 2, 0) - at(&op.output_padding, a, 0)
-    };
-    let tail = [end(0), end(1)];
-    let good = begin.iter().chain(&tail).all(|&p| p >= 0);
-    good.then_some(Form { stride: stride as usize, taps, begin, tail })
 }
 
 fn build(g: &mut Graph, n: Node, f: &Form, dims: &[usize], nodes: &mut Vec<Node>) -> Result<Value, Fault> {
