@@ -19,11 +19,13 @@ HERE = Path(__file__).parent
 VERSIONS = ("1.23.2", "1.22.0", "1.16.2")
 SUITES = ("node", "simple", "pytorch-operator", "pytorch-converted", "light")
 # Lists of gaps of backends that have none of their own.
-LISTS = {"passes": "interp", "loops": "llvm"}
+LISTS = {"passes": "interp", "loops": "llvm", "ptx": "llvm", "c99-vector": "c"}
 # Links inside of the chain, which nobody runs by themselves: the newest node tests are enough.
 LINKS = ("passes", "loops")
-# The loop interpreter checks every access; it takes what it does in reasonable time.
-LOOPS_MFLOP = "50"
+# Other machines of a backend: name to backend. Theirs are the newest node tests, too.
+MACHINES = {"c99-vector": "c"}
+# The interpreters of loops and of PTX check every access; they take what they do in reasonable time.
+MOST_MFLOP = {"loops": "50", "ptx": "50"}
 PEERS = {"reference": "ONNX reference evaluator", "onnxruntime": "ONNX Runtime"}
 
 
@@ -60,8 +62,9 @@ def verify(infc, folder, backend, kept):
     broken off goes on where it was, as long as neither infc nor the tests have changed."""
     newest = max(Path(infc).stat().st_mtime, folder.stat().st_mtime)
     if not kept.exists() or kept.stat().st_mtime < newest:
-        limit = ["--max-mflop", LOOPS_MFLOP] if backend == "loops" else []
-        command = [infc, "verify", folder, "--backend", backend, "--strict", "--json", "--jobs", str(os.cpu_count()), *limit]
+        limit = ["--max-mflop", MOST_MFLOP[backend]] if backend in MOST_MFLOP else []
+        engine = ["--backend", MACHINES[backend], "--target", backend] if backend in MACHINES else ["--backend", backend]
+        command = [infc, "verify", folder, *engine, "--strict", "--json", "--jobs", str(os.cpu_count()), *limit]
         made = subprocess.run(command, capture_output=True, text=True)
         try:
             models = json.loads(made.stdout)["models"]
@@ -88,7 +91,7 @@ def ours(infc, root, backends, failures):
     for backend in backends:
         gaps = Gaps(backend)
         for version, suite, folder in suites(root):
-            if backend in LINKS and (version, suite) != (VERSIONS[0], "node"):
+            if (backend in LINKS or backend in MACHINES) and (version, suite) != (VERSIONS[0], "node"):
                 continue
             print(f"infc {backend}: {version} {suite}", flush=True)
             done, large = verify(infc, folder, backend, root / "done" / f"{backend}-{version}-{suite}.json")
@@ -162,7 +165,7 @@ def page(rows, backends, versions):
     yield from table(head, counts(rows, engines))
     yield ""
     yield "All suites but the node tests are the same files in the three versions. `light` is nine networks with made-up weights. Where fewer tests were run than there are, the rest takes too long for"
-    yield "the loop interpreter. The links inside of the chain (`passes`, `loops`) run the newest node tests only. Compiled code with no step on the host:"
+    yield "an interpreter. The links inside of the chain (`passes`, `loops`) and other machines (`c99-vector`) run the newest node tests only. Compiled code with no step on the host:"
     yield ""
     native = []
     for b in backends:
@@ -181,6 +184,8 @@ def page(rows, backends, versions):
     random = []
     for e in engines:
         own = [r for r in rows if r["engine"] == e and r["version"] == "random" and r["passed"] is not None]
+        if not own:
+            continue
         refused = sum(bool(r.get("refused")) for r in own)
         passed = sum(r["passed"] for r in own)
         random.append([PEERS.get(e, e), len(own), passed, len(own) - passed - refused, refused])
@@ -220,6 +225,7 @@ def main(infc, root, out):
     import onnxruntime
 
     backends = subprocess.run([infc, "targets", "--backends"], capture_output=True, text=True, check=True).stdout.split()
+    backends += [machine for machine, backend in MACHINES.items() if backend in backends]
     failures = []
     rows = ours(infc, root, backends, failures) + theirs(root)
     (root / "conformance.json").write_text(json.dumps(rows, indent=0))

@@ -225,7 +225,7 @@ impl<'a> Cuts<'a> {
                 Backend::Interp | Backend::Passes | Backend::Loops => Loops::new(lowered).run(self.inputs)?,
                 #[cfg(feature = "llvm")]
                 Backend::Llvm => native(lowered, self.chain)?.run(self.inputs)?,
-                Backend::C => CEngine::new(lowered).run(self.inputs)?,
+                Backend::C => CEngine::new(lowered, &self.chain.options.target).run(self.inputs)?,
                 #[cfg(feature = "ptx")]
                 Backend::Ptx | Backend::Gpu => {
                     crate::ptx_engine::prepare(lowered, &self.chain.options.target)?.run(self.inputs)?

@@ -12,6 +12,7 @@ use infc_c::{Options, Style, Weights};
 use infc_ir::interp::Item;
 use infc_ir::{DType, Problems, Tensor};
 use infc_kernel::program::Lowered;
+use infc_kernel::target::TargetDesc;
 
 /// Weights of more bytes than this are no arrays in the source: compilers are slow at reading them.
 const LARGE: usize = 1 << 20;
@@ -25,14 +26,15 @@ const MOST: i64 = 1 << 12;
 /// A program as C code.
 pub struct CEngine {
     lowered: Lowered,
+    style: Style,
     /// The model, and the dims that it is bounded by.
     ready: Option<(Vec<i64>, Model)>,
 }
 
 impl CEngine {
     /// Ready to run; the C compiler is called for the first inputs.
-    pub fn new(lowered: Lowered) -> CEngine {
-        CEngine { lowered, ready: None }
+    pub fn new(lowered: Lowered, target: &TargetDesc) -> CEngine {
+        CEngine { lowered, style: Style::of(target), ready: None }
     }
 
     /// Compiles for dims up to these.
@@ -41,14 +43,8 @@ impl CEngine {
         let mut bounds: Bounds = given_symbols(program).zip(dims).map(|(s, &n)| (program.symbols[s].name.clone(), n)).collect();
         bound_the_rest(program, &mut bounds)?;
         let weights = if self.lowered.constants.len() > LARGE { Weights::Apart } else { Weights::Arrays };
-        let options = Options {
-            name: "model".to_owned(),
-            model: "model".to_owned(),
-            weights,
-            openmp: false,
-            style: Style::default(),
-            bounds,
-        };
+        let options =
+            Options { name: "model".to_owned(), model: "model".to_owned(), weights, openmp: false, style: self.style, bounds };
         let flags = std::env::var("CFLAGS").unwrap_or_default();
         Model::new(infc_c::source(&self.lowered, &options)?, &format!("{FLAGS} -O1 {flags}"))
     }

@@ -115,7 +115,10 @@ pub fn prepare(graph: Graph, backend: Backend, options: &Options) -> Result<Box<
         Backend::Loops => Box::new(Loops::new(compile::lower(graph, options)?)),
         #[cfg(feature = "llvm")]
         Backend::Llvm => native(graph, options)?,
-        Backend::C => Box::new(CEngine::new(compile::lower(graph, &options_of(backend, options))?)),
+        Backend::C => {
+            let options = options_of(backend, options);
+            Box::new(CEngine::new(compile::lower(graph, &options)?, &options.target))
+        }
         #[cfg(feature = "ptx")]
         Backend::Ptx => {
             let options = options_of(backend, options);

@@ -164,11 +164,13 @@ fn example_models_run_clean_and_right() {
     let two = [("batch", 2, 3), ("length", 5, 9)];
     let (arrays, apart) = (Print::default(), Print { weights: Weights::Apart, ..Print::default() });
     let threads = Print { openmp: true, ..apart };
-    let small = Print { style: Style { own_math: true, narrow_index: true }, ..apart };
+    let small = Print { style: Style { own_math: true, narrow_index: true, ..Style::default() }, ..apart };
     agrees(&example("digits_mlp"), &two[..1], arrays, "c99", SANITIZERS);
     agrees(&example("glyphs_cnn"), &two[..1], apart, "c99-simd", SANITIZERS);
     agrees(&example("glyphs_cnn"), &two[..1], threads, "c99", "-O2 -fopenmp");
     agrees(&example("language_gru"), &two, apart, "c99", SANITIZERS);
+    agrees(&example("glyphs_cnn"), &two[..1], apart, "c99-vector", SANITIZERS);
+    agrees(&example("snippets_transformer"), &two, small, "c99-vector", SANITIZERS);
     agrees(&example("snippets_transformer"), &two, apart, "c99", SANITIZERS);
     agrees(&example("language_gru"), &two, small, "c99", SANITIZERS);
     agrees(&example("snippets_transformer"), &two, small, "c99", SANITIZERS);
@@ -258,7 +260,7 @@ fn what_c_code_cannot_be_is_told() {
     };
     refused(&["--emit", "c", "-o", &out], 3, &["dim 'batch'", "--dim 'batch<=SIZE'"]);
     refused(&["--emit", "c", "-o", &out, "--dim", "rows<=3", "--dim", "batch<=3"], 3, &["bound 'rows'", "it has batch"]);
-    refused(&["--emit", "c", "-o", &out, "--target", "x86-64-v2"], 2, &["the llvm backend", "c99, c99-simd"]);
+    refused(&["--emit", "c", "-o", &out, "--target", "x86-64-v2"], 2, &["the llvm backend", "c99, c99-simd, c99-vector"]);
     refused(&["--emit", "obj", "--target", "c99", "--dim", "batch=1"], 3, &["prints C code, no machine code", "--emit c"]);
     refused(&["--emit", "infc", "--target", "c99"], 3, &["prints C code, no machine code"]);
     refused(&["--dim", "batch<=3"], 2, &["bounds are for C code", "--dim batch=3"]);

@@ -5,6 +5,7 @@
 use crate::narrow;
 use crate::types::{self, memory, wrapping};
 use infc_ir::DType;
+use infc_kernel::target::TargetDesc;
 use std::collections::HashSet;
 
 /// What printed code may use.
@@ -14,6 +15,16 @@ pub struct Style {
     pub own_math: bool,
     /// Indices, extents and loop counters are `int32_t` wherever their values are certain to fit.
     pub narrow_index: bool,
+    /// Bytes of a vector, where vector loops are written with the vector types of GCC and Clang; 0 where they are not.
+    pub vector_bytes: usize,
+}
+
+impl Style {
+    /// What a machine has: the rest is for users to choose.
+    pub fn of(target: &TargetDesc) -> Style {
+        let vectors = target.features.iter().any(|f| f == "vector-types");
+        Style { vector_bytes: if vectors { target.vector_bytes as usize } else { 0 }, ..Style::default() }
+    }
 }
 
 /// The functions used so far, each after those that it calls.
@@ -58,7 +69,7 @@ impl Helpers {
     }
 
     /// The function of that name, defined by `make` if it is new.
-    fn need(&mut self, name: String, make: impl FnOnce(&mut Helpers, &str) -> String) -> String {
+    pub fn need(&mut self, name: String, make: impl FnOnce(&mut Helpers, &str) -> String) -> String {
         if self.begin(&name) {
             let text = make(self, &name);
             self.define(text);

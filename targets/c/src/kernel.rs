@@ -1,6 +1,7 @@
 //! One kernel as a C function: declarations, loops and statements. What is computed in them is the business of `scalars`.
 
 use crate::helpers::Helpers;
+use crate::lanes::{FIRST, LANE, Vector};
 use crate::place::{self, Shape};
 use crate::scalars::{Place, Writer};
 use crate::text::{Level, Text};
@@ -146,6 +147,36 @@ fn has_check(body: &[Stmt]) -> bool {
     })
 }
 
+/// Bytes of the widest number that a vector loop computes with, but for its index arithmetic.
+fn widest(body: &[Stmt], kernel: &Kernel) -> usize {
+    fn width(d: infc_ir::DType) -> usize {
+        if d.is_float() { d.bytes().max(4) } else { d.bytes() }
+    }
+    fn value(s: Scalar) -> usize {
+        let (mut seen, mut open, mut most) = (HashSet::new(), vec![s], 1);
+        while let Some(s) = open.pop() {
+            if !seen.insert(s) {
+                continue;
+            }
+            match s.kind() {
+                Kind::Index(_) | Kind::Const(_) => continue,
+                Kind::Read { guard, .. } => open.extend(guard.map(|g| g.1)),
+                _ => open.extend(s.operands()),
+            }
+            most = most.max(width(s.dtype()));
+        }
+        most
+    }
+    let of = |s: &Stmt| match s {
+        Stmt::For { body, .. } | Stmt::While { body, .. } => widest(body, kernel),
+        Stmt::If { then, otherwise, .. } => widest(then, kernel).max(widest(otherwise, kernel)),
+        Stmt::Let { value: v, .. } => value(crate::ops::normal(*v)),
+        Stmt::Store { buffer, value: v, .. } => value(crate::ops::normal(*v)).max(width(kernel.buffers[*buffer as usize].dtype)),
+        Stmt::Check { .. } | Stmt::Alloc { .. } | Stmt::Prefetch { .. } => 1,
+    };
+    body.iter().map(of).max().unwrap_or(1)
+}
+
 /// What is read anywhere.
 #[derive(Default)]
 struct Used {
@@ -227,7 +258,7 @@ impl Printer<'_, '_> {
         match extent.known() {
             Some(n) if n <= 0 => return Ok(()),
             Some(1) => {
-                w.constants.insert(var, 0);
+                w.values.insert(var, Expr::int(0));
                 return body(self);
             }
             _ => {}
@@ -264,6 +295,71 @@ impl Printer<'_, '_> {
         Ok(())
     }
 
+    /// A vector loop, in pieces as long as vectors are; what is left over, and loops that are too short, element by element.
+    fn vectors(&mut self, var: u32, extent: i64, name: &str, body: &[Stmt]) -> Result<(), Fault> {
+        let kernel = self.w.kernel.expect("a kernel is printed");
+        let most = self.w.helpers.style.vector_bytes / widest(body, kernel);
+        let lanes = if extent < 2 { 1 } else { most.min(1 << extent.ilog2()) as i64 };
+        if lanes < 2 || lanes.count_ones() != 1 {
+            return self.looped(var, Expr::int(extent), name, false, |p| p.list(body));
+        }
+        let whole = extent / lanes;
+        self.w.vector.lanes = lanes as usize;
+        self.w.ranges.extent(LANE, Expr::int(lanes));
+        let outside = self.w.scope.clone();
+        let first = match whole {
+            1 => Expr::int(0),
+            _ => {
+                let w = &mut self.w;
+                let counter = w.scope.fresh(name);
+                w.helpers.unroll();
+                w.line(format!("UNROLL({whole})"));
+                let ty = w.index_type(Expr::int(extent));
+                w.line(format!("for ({ty} {counter} = 0; {counter} < {}; {counter} += {lanes}) {{", whole * lanes));
+                w.variables.insert(FIRST, counter);
+                w.ranges.extent(FIRST, Expr::int((whole - 1) * lanes + 1));
+                w.depth += 1;
+                Expr::var(FIRST as usize)
+            }
+        };
+        self.w.values.insert(var, first + Expr::var(LANE as usize));
+        self.list(body)?;
+        self.w.values.remove(&var);
+        self.w.vector = Vector::default();
+        if whole > 1 {
+            self.w.depth -= 1;
+            self.w.line("}".to_owned());
+            self.w.variables.remove(&FIRST);
+            self.w.scope = outside;
+        }
+        for left in whole * lanes..extent {
+            self.w.values.insert(var, Expr::int(left));
+            self.list(body)?;
+            self.w.values.remove(&var);
+        }
+        Ok(())
+    }
+
+    /// A statement inside a vector loop for one lane after the other.
+    fn one_by_one(&mut self, s: &Stmt) -> Result<(), Fault> {
+        let lanes = Expr::int(self.w.vector.lanes as i64);
+        let outside = self.w.scope.clone();
+        let name = self.w.scope.fresh("lane");
+        let ty = self.w.index_type(lanes);
+        self.w.line(format!("for ({ty} {name} = 0; {name} < {lanes}; {name}++) {{"));
+        self.w.variables.insert(LANE, name.clone());
+        self.w.depth += 1;
+        let at = self.w.lane(&name);
+        let done = self.statement(s);
+        self.w.leave_lane(at);
+        done?;
+        self.w.depth -= 1;
+        self.w.line("}".to_owned());
+        self.w.variables.remove(&LANE);
+        self.w.scope = outside;
+        Ok(())
+    }
+
     fn list(&mut self, list: &[Stmt]) -> Result<(), Fault> {
         list.iter().try_for_each(|s| self.statement(s))
     }
@@ -286,6 +382,9 @@ impl Printer<'_, '_> {
                 if !matches!(kind, LoopKind::Serial | LoopKind::Parallel) && extent.known().is_none() {
                     return Err(fault!("the extent of i{var} is not constant: {extent}"));
                 }
+                if *kind == LoopKind::Vector && self.w.helpers.style.vector_bytes > 0 && self.w.vector.lanes == 0 {
+                    return self.vectors(*var, extent.known().unwrap_or(0), name, body);
+                }
                 self.looped(*var, *extent, name, *kind == LoopKind::Unroll, |p| p.list(body))
             }
             Stmt::While { cond, body } => self.while_loop(*cond, body),
@@ -294,6 +393,9 @@ impl Printer<'_, '_> {
                     return Ok(());
                 }
                 let [value] = self.w.statement([*value]);
+                if self.w.varies(value) {
+                    return self.w.lanes_let(*local, value);
+                }
                 let text = self.w.scalar(value)?;
                 let name = self.w.scope.fresh("v");
                 let ty = crate::types::value(value.dtype())?;
@@ -307,6 +409,9 @@ impl Printer<'_, '_> {
             Stmt::If { cond, then, otherwise } => self.branch(*cond, then, otherwise),
             Stmt::Check { cond, code } => {
                 let [cond] = self.w.statement([*cond]);
+                if self.w.varies(cond) {
+                    return self.one_by_one(s);
+                }
                 match cond.as_int() {
                     Some(0) => self.w.line(format!("return {};", code + 1)),
                     Some(_) => {}
@@ -329,6 +434,9 @@ impl Printer<'_, '_> {
             return Ok(());
         }
         let (value, index) = self.w.store(buffer, index, value);
+        if self.w.varies(value) || index.iter().any(|&i| self.w.varies(i)) {
+            return self.w.lanes_store(buffer, &index, value);
+        }
         let text = self.w.scalar(value)?;
         let text = crate::ops::to_memory(self.w.helpers, b.dtype, text);
         let element = self.w.element(buffer, &index)?;
@@ -366,6 +474,18 @@ impl Printer<'_, '_> {
         let [cond] = self.w.statement([cond]);
         if let Some(known) = cond.as_int() {
             return self.list(if known != 0 { then } else { otherwise });
+        }
+        if self.w.varies(cond) {
+            let whole = Stmt::If { cond, then: then.to_vec(), otherwise: otherwise.to_vec() };
+            let Some(all) = self.w.for_all(cond)? else { return self.one_by_one(&whole) };
+            self.w.line(format!("if ({}) {{", all.text));
+            self.block(then)?;
+            self.w.line("} else {".to_owned());
+            self.w.depth += 1;
+            self.one_by_one(&whole)?;
+            self.w.depth -= 1;
+            self.w.line("}".to_owned());
+            return Ok(());
         }
         let text = self.w.scalar(cond)?;
         self.w.line(format!("if ({}) {{", text.text));

@@ -2,7 +2,7 @@
 //! but a few functions of `<math.h>` and `<string.h>`.
 //!
 //! A kernel becomes a function (`kernel`, with expressions from `scalars`, `index` and `ops`, arrays from `place`, functions of its own
-//! from `helpers` and `narrow`), the program one that calls them (`driver`), with memory of fixed size (`layout`) and a header
+//! from `helpers` and `narrow`; vector loops from `lanes` and `vectors` where the machine has vector types), the program one that calls them (`driver`), with memory of fixed size (`layout`) and a header
 //! (`header`). Knows loops and steps, no graph and no ONNX. `load` compiles and runs what was printed, for tests and `infc verify`.
 
 #![deny(unsafe_code)]
@@ -13,6 +13,7 @@ mod helpers;
 pub mod hls;
 mod index;
 mod kernel;
+mod lanes;
 pub mod layout;
 mod libm;
 #[allow(unsafe_code, reason = "calls functions that a C compiler has just made")]
@@ -26,6 +27,7 @@ mod sizes;
 mod source;
 mod text;
 mod types;
+mod vectors;
 
 pub use helpers::Style;
 pub use source::{ALIGN, Options, Source, Weights, scratch, source};
@@ -37,7 +39,11 @@ use infc_kernel::loops::Kernel;
 use infc_kernel::target::TargetDesc;
 
 /// The machine files.
-const FILES: [&str; 2] = [include_str!("../machines/c99.toml"), include_str!("../machines/c99-simd.toml")];
+const FILES: [&str; 3] = [
+    include_str!("../machines/c99.toml"),
+    include_str!("../machines/c99-simd.toml"),
+    include_str!("../machines/c99-vector.toml"),
+];
 
 /// All machines.
 pub fn machines() -> Vec<TargetDesc> {
@@ -84,7 +90,7 @@ impl Backend for C {
     }
     fn emit_text(&self, list: &[Kernel], kind: &str) -> Result<String, Problems> {
         match kind {
-            "c" => kernels(list, "kernel", Style::default()),
+            "c" => kernels(list, "kernel", Style::of(&self.target)),
             _ => Err(Problems::one(format!("text '{kind}'"), "the c backend cannot write it", "known kinds: c")),
         }
     }
@@ -100,6 +106,6 @@ mod tests {
     #[test]
     fn machine_files_parse_and_name_themselves() {
         let names: Vec<_> = super::machines().into_iter().map(|m| (m.name, m.backend)).collect();
-        assert_eq!(names, [("c99".to_owned(), "c".to_owned()), ("c99-simd".to_owned(), "c".to_owned())]);
+        assert_eq!(names, ["c99", "c99-simd", "c99-vector"].map(|n| (n.to_owned(), "c".to_owned())));
     }
 }

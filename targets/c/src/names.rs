@@ -35,7 +35,7 @@ pub fn is_keyword(name: &str) -> bool {
 /// Does a dtype's name end it, as that of a helper function?
 fn is_helper(name: &str) -> bool {
     let ending = name.rsplit('_').next().unwrap_or_default();
-    name.contains('_') && (ending == "bits" || ending.parse::<infc_ir::DType>().is_ok())
+    crate::vectors::is_vector_name(name) || name.contains('_') && (ending == "bits" || ending.parse::<infc_ir::DType>().is_ok())
 }
 
 /// The names in use in a function.

@@ -247,6 +247,24 @@ pub fn decided(op: Binary, dtype: DType, limit: i64) -> Option<bool> {
     }
 }
 
+/// The same of two operands, one of which may be a constant.
+pub fn known_comparison(op: Binary, a: Scalar, b: Scalar) -> Option<bool> {
+    let flipped = match op {
+        Binary::Lt => Binary::Gt,
+        Binary::Le => Binary::Ge,
+        Binary::Gt => Binary::Lt,
+        Binary::Ge => Binary::Le,
+        other => other,
+    };
+    let d = a.dtype();
+    let known = match (a.as_int(), b.as_int()) {
+        (_, Some(limit)) => decided(op, d, limit),
+        (Some(limit), _) => decided(flipped, d, limit),
+        _ => None,
+    };
+    known.filter(|_| d.is_int())
+}
+
 /// `a * b + c` with one rounding.
 pub fn fma(h: &mut Helpers, dtype: DType, a: &Text, b: &Text, c: &Text) -> Result<Text, Fault> {
     if !dtype.is_float() {

@@ -3,6 +3,7 @@
 
 use crate::helpers::Helpers;
 use crate::index;
+use crate::lanes::Vector;
 use crate::names::Scope;
 use crate::ops;
 use crate::place::{self, Shape};
@@ -21,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 const MARK: char = '\u{1}';
 
 /// Texts longer than this get a name.
-const LONG: usize = 90;
+pub const LONG: usize = 90;
 
 /// A buffer in scope.
 #[derive(Clone, Debug)]
@@ -48,8 +49,8 @@ pub struct Writer<'a, 'h> {
     pub scope: Scope,
     /// Names of loop variables.
     pub variables: HashMap<u32, String>,
-    /// Loop variables that have one value.
-    pub constants: HashMap<u32, i64>,
+    /// Loop variables that stand for something else.
+    pub values: HashMap<u32, Expr>,
     /// Names of symbols.
     pub symbols: HashMap<&'static str, String>,
     /// Names of `Let`s.
@@ -58,9 +59,11 @@ pub struct Writer<'a, 'h> {
     pub places: Vec<Option<Place>>,
     /// Ranges of loop variables.
     pub ranges: Ranges,
-    uses: HashMap<Scalar, usize>,
-    done: HashMap<Scalar, Text>,
-    parts: HashMap<Expr, Text>,
+    /// What vectors need, inside a vector loop.
+    pub vector: Vector,
+    pub(crate) uses: HashMap<Scalar, usize>,
+    pub(crate) done: HashMap<Scalar, Text>,
+    pub(crate) parts: HashMap<Expr, Text>,
 }
 
 impl<'a, 'h> Writer<'a, 'h> {
@@ -73,11 +76,12 @@ impl<'a, 'h> Writer<'a, 'h> {
             depth: 1,
             scope: Scope::default(),
             variables: HashMap::new(),
-            constants: HashMap::new(),
+            values: HashMap::new(),
             symbols: HashMap::new(),
             locals: HashMap::new(),
             places: vec![None; kernel.map_or(0, |k| k.buffers.len())],
             ranges: Ranges::default(),
+            vector: Vector::default(),
             uses: HashMap::new(),
             done: HashMap::new(),
             parts: HashMap::new(),
@@ -103,30 +107,29 @@ impl<'a, 'h> Writer<'a, 'h> {
                 None => (None, l),
             })
             .collect();
-        loop {
-            let mut uses: HashMap<&str, usize> = HashMap::new();
-            for word in lines.iter().flat_map(|(_, l)| l.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))) {
-                *uses.entry(word).or_default() += 1;
+        // What a line that goes has used may be of no more use either: from the end, uses come before declarations.
+        let mut at = lines.len();
+        while at > 0 {
+            at -= 1;
+            let unused = lines[at].0.as_ref().is_some_and(|name| !is_used(name, &lines[at..]));
+            if unused {
+                lines.remove(at);
             }
-            let used: Vec<bool> = lines.iter().map(|(name, _)| name.as_ref().is_none_or(|n| uses[n.as_str()] > 1)).collect();
-            if used.iter().all(|&u| u) {
-                return joined(lines);
-            }
-            let mut used = used.into_iter();
-            lines.retain(|_| used.next().unwrap_or(true));
         }
+        joined(lines)
     }
 
     /// Constants put in, and simplified.
     pub fn resolve(&self, e: Expr) -> Expr {
         e.map(&|leaf| match leaf.node() {
-            Node::Var(v) => self.constants.get(v).map_or(leaf, |&c| Expr::int(c)),
+            Node::Var(v) => self.values.get(v).copied().unwrap_or(leaf),
             _ => leaf,
         })
         .simplify(&self.ranges)
     }
 
-    fn prepare(&self, s: Scalar) -> Scalar {
+    /// A scalar ready to be printed.
+    pub fn prepare(&self, s: Scalar) -> Scalar {
         let s = s.map_index(&|e| self.resolve(e));
         eager(ops::normal(simplify_scalar(s, &self.ranges)))
     }
@@ -136,6 +139,7 @@ impl<'a, 'h> Writer<'a, 'h> {
         self.uses.clear();
         self.done.clear();
         self.parts.clear();
+        self.vector.begin();
     }
 
     /// Begins a statement that computes these.
@@ -151,6 +155,13 @@ impl<'a, 'h> Writer<'a, 'h> {
         let index: Vec<Scalar> = index.iter().map(|&i| self.prepare(i)).collect();
         self.count(&[value], &[(buffer, &index)]);
         (value, index)
+    }
+
+    /// Begins an access; gives its prepared index.
+    pub fn access(&mut self, buffer: usize, index: &[Scalar]) -> Vec<Scalar> {
+        let index: Vec<Scalar> = index.iter().map(|&i| self.prepare(i)).collect();
+        self.count(&[], &[(buffer, &index)]);
+        index
     }
 
     /// Counts how often nodes occur, and names index arithmetic that occurs more than once.
@@ -309,7 +320,7 @@ impl<'a, 'h> Writer<'a, 'h> {
     }
 
     /// The text of an operand.
-    fn operand(&mut self, s: Scalar) -> Result<Text, Fault> {
+    pub fn operand(&mut self, s: Scalar) -> Result<Text, Fault> {
         self.node(s, false)
     }
 
@@ -336,6 +347,7 @@ impl<'a, 'h> Writer<'a, 'h> {
                 Ok(Text::number(types::constant(s.dtype(), *bits)))
             }
             Kind::Index(e) => self.expr(*e),
+            Kind::Local(n) if let Some(text) = self.vector.element(*n) => Ok(text),
             Kind::Local(n) => self.locals.get(n).cloned().ok_or_else(|| fault!("t{n} is used before its Let")),
             Kind::Read { source, index, guard } => {
                 let element = self.element(*source as usize, index)?;
@@ -379,19 +391,7 @@ impl<'a, 'h> Writer<'a, 'h> {
 
     fn binary(&mut self, op: Binary, a: Scalar, b: Scalar) -> Result<Text, Fault> {
         let d = a.dtype();
-        let flipped = match op {
-            Binary::Lt => Binary::Gt,
-            Binary::Le => Binary::Ge,
-            Binary::Gt => Binary::Lt,
-            Binary::Ge => Binary::Le,
-            other => other,
-        };
-        let decided = match (a.as_int(), b.as_int()) {
-            (_, Some(limit)) => ops::decided(op, d, limit),
-            (Some(limit), _) => ops::decided(flipped, d, limit),
-            _ => None,
-        };
-        if let Some(known) = decided.filter(|_| d.is_int()) {
+        if let Some(known) = ops::known_comparison(op, a, b) {
             return Ok(Text::atom(if known { "1" } else { "0" }));
         }
         if matches!(op, Binary::Pow | Binary::Atan2) && d.is_float() {
@@ -411,6 +411,16 @@ impl<'a, 'h> Writer<'a, 'h> {
         let (x, y) = (self.operand(a)?, self.operand(b)?);
         ops::binary(self.helpers, op, d, &x, &y)
     }
+}
+
+/// Is the name that the first line declares used in the rest of its block?
+fn is_used(name: &str, lines: &[(Option<String>, String)]) -> bool {
+    let depth = |l: &str| l.len() - l.trim_start().len();
+    let part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let Some(((_, first), rest)) = lines.split_first() else { return false };
+    let outside = depth(first);
+    let block = rest.iter().map(|(_, l)| l).take_while(|l| l.is_empty() || l.starts_with('#') || depth(l) >= outside);
+    block.into_iter().any(|l| l.split(|c| !part(c)).any(|word| word == name))
 }
 
 /// The text of lines. A variable whose first value is in the next line is declared with it.

@@ -244,13 +244,19 @@ fn preamble(style: Style) -> String {
         false => ("#include <math.h>\n", ""),
         true => ("", LIMITS),
     };
+    let vectors = if style.vector_bytes > 0 { VECTORS } else { "" };
     format!(
         "{math}#include <string.h>\n\n\
      #if defined(__FAST_MATH__) || defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0 && __FLT_EVAL_METHOD__ != 16\n\
      #error \"floats must be computed as they are: no -ffast-math, no -mfpmath=387\"\n#endif\n\
-     #if defined(__clang__) || !defined(__GNUC__)\n#pragma STDC FP_CONTRACT OFF\n#endif\n\n{limits}"
+     #if defined(__clang__) || !defined(__GNUC__)\n#pragma STDC FP_CONTRACT OFF\n#endif\n\n{vectors}{limits}"
     )
 }
+
+/// What vector types need: a compiler that has them. Vectors wider than the machine's are arguments of functions of this file alone.
+const VECTORS: &str = "#if !defined(__clang__) && (!defined(__GNUC__) || __GNUC__ < 9)\n\
+                       #error \"vector types need GCC 9 or Clang: the target c99 goes without\"\n#endif\n\
+                       #pragma GCC diagnostic ignored \"-Wpsabi\"\n\n";
 
 /// What `<math.h>` defines beside functions.
 const LIMITS: &str = "#ifdef __GNUC__\n#define INFINITY __builtin_inff()\n#define NAN __builtin_nanf(\"\")\n#else\n\

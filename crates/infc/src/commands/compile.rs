@@ -387,7 +387,7 @@ fn c_code(args: &Args, options: &Options) -> Result {
     let graph = import(&args.model)?;
     let spinner = term::spinner(format!("compiling {}", args.model.display()));
     let weights = if args.weights == Some(WeightsIn::Bin) { infc_c::Weights::Apart } else { infc_c::Weights::Arrays };
-    let style = infc_c::Style { own_math: args.no_libm, narrow_index: args.index.as_deref() == Some("32") };
+    let style = infc_c::Style { own_math: args.no_libm, narrow_index: args.index.as_deref() == Some("32"), ..Default::default() };
     let code = native::c_code(graph, options, &name, native::Print { weights, openmp: args.openmp, style })?;
     drop(spinner);
     let beside = |ending: &str| out.with_file_name(format!("{name}.{ending}"));

@@ -21,7 +21,7 @@ pub struct Print {
     pub weights: Weights,
     /// Tasks on several threads, by OpenMP.
     pub openmp: bool,
-    /// What the code may use.
+    /// What the code may use; the machine says which vectors.
     pub style: Style,
 }
 
@@ -44,6 +44,7 @@ pub fn c_code(graph: Graph, options: &Options, name: &str, print: Print) -> Resu
     let start = Instant::now();
     let bounds = options.bounds.iter().cloned().collect();
     let Print { weights, openmp, style } = print;
+    let style = Style { vector_bytes: Style::of(&options.target).vector_bytes, ..style };
     let source = infc_c::source(&lowered, &infc_c::Options { name: name.to_owned(), model, weights, openmp, style, bounds })?;
     report.stages.push(("code", start.elapsed()));
     report.kernels = lowered.kernels.len();
