@@ -6,7 +6,7 @@ Needs: torch torchvision transformers onnx onnxscript
 import pathlib, sys, warnings
 import torch, torchvision
 from torch import nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 warnings.filterwarnings("ignore")
 
@@ -33,6 +33,63 @@ class Keywords(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
+class Writer(nn.Module):
+    """GPT-2 small: logits of all positions of a prompt."""
+
+    def __init__(self):
+        super().__init__()
+        self.gpt = GPT2LMHeadModel(GPT2Config(attn_implementation="eager", use_cache=False))
+
+    def forward(self, input_ids):
+        return self.gpt(input_ids=input_ids, use_cache=False).logits
+
+
+class Layer(nn.Module):
+    """A layer of a decoder: attention over what is kept and one token more, then a gated MLP."""
+
+    def __init__(self, width, heads, hidden):
+        super().__init__()
+        self.heads, self.scale = heads, (width // heads) ** -0.5
+        self.before, self.between = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.wide, self.gate = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
+        self.narrow = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x, keys, values, mask):
+        normal = self.before(x)
+        query, key, value = (f(normal).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        keys, values = torch.cat([keys, key], 2), torch.cat([values, value], 2)
+        seen = torch.softmax(query @ keys.mT * self.scale + mask, -1) @ values
+        x = x + self.out(seen.transpose(1, 2).flatten(2))
+        normal = self.between(x)
+        return x + self.narrow(nn.functional.silu(self.gate(normal)) * self.wide(normal)), keys, values
+
+
+class Step(nn.Module):
+    """One token of a decoder of 110 million parameters after 256 others: bound by the weights' way from memory."""
+
+    def __init__(self, layers=12, width=768, heads=12, hidden=2048, words=32000):
+        super().__init__()
+        self.table, self.words = nn.Embedding(words, width), nn.Linear(width, words, bias=False)
+        self.layers, self.last = nn.ModuleList(Layer(width, heads, hidden) for _ in range(layers)), nn.RMSNorm(width)
+
+    def forward(self, token, mask, *kept):
+        x, cache = self.table(token), []
+        for layer, keys, values in zip(self.layers, kept[::2], kept[1::2]):
+            x, *new = layer(x, keys, values, mask)
+            cache += new
+        return self.words(self.last(x)), *cache
+
+
+def step():
+    kept = {f"{name}_{k}": torch.randn(1, 12, 256, 64) for k in range(12) for name in ("keys", "values")}
+    return {"token": torch.randint(0, 1000, (1, 1)), "mask": torch.zeros(1, 1, 1, 257), **kept}
+
+
+def portrait():
+    return torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None)
+
+
 def tabular():
     return nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1), nn.Sigmoid())
 
@@ -51,6 +108,9 @@ MODELS = {
     "efficientnet_b0": (torchvision.models.efficientnet_b0, picture),
     "convnext_tiny": (torchvision.models.convnext_tiny, picture),
     "vit_b_16": (torchvision.models.vit_b_16, picture),
+    "deeplabv3_mbv3": (portrait, picture),
+    "gpt2_s64": (Writer, lambda: {"input_ids": torch.randint(0, 1000, (1, 64))}),
+    "decoder_step": (Step, step),
     "bert_base_s128": (Encoder, lambda: tokens(128)),
     "lstm_kws": (Keywords, lambda: {"x": torch.randn(1, 98, 40)}),
     "fraud_mlp": (tabular, lambda: {"x": torch.randn(1, 30)}),
@@ -69,6 +129,8 @@ def settle(model, inputs):
         model(torch.randn(4, *inputs[0].shape[1:]))
     model.eval()
     output = model(*inputs)
+    while not isinstance(output, torch.Tensor):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
     assert output.isfinite().all() and (output.numel() == 1 or output.std() > 1e-3), "the output does not vary"
     return model
 

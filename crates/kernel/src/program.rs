@@ -416,7 +416,12 @@ impl Emit<'_> {
             _ => None,
         };
         let buffer_decl = Buffer { name: data.name.clone(), dtype: data.ty.dtype, dims, strides, space: Space::Global, access };
-        (Operand { buffer: buffer_decl, shift, constant }, buffer, offset * Expr::from(data.ty.dtype.bytes()))
+        let is_zero = data.fill.is_some_and(|f| f.as_float() == Some(0.0) || f.as_int() == Some(0));
+        let zeros = match own && is_zero {
+            true => data.halo.iter().map(|h| h.1).collect(),
+            false => vec![],
+        };
+        (Operand { buffer: buffer_decl, shift, zeros, constant }, buffer, offset * Expr::from(data.ty.dtype.bytes()))
     }
 
     fn block(&mut self, items: &[Item]) -> Vec<Step> {

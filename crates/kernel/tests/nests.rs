@@ -69,6 +69,7 @@ fn operand(t: &Tensor, layout: &Layout, constant: bool) -> Operand {
             access: Access::Read,
         },
         shift: layout.halo.iter().map(|h| h.0).collect(),
+        zeros: layout.halo.iter().map(|h| h.1).collect(),
         constant: constant.then(|| t.clone()),
     }
 }
@@ -343,15 +344,17 @@ proptest! {
     }
 
     #[test]
-    fn convolutions(ci in 1usize..5, co in 1usize..18, h in 3usize..8, w in 3usize..8, k in 1usize..4, s in 1usize..3, last in any::<bool>(), seed: u64) {
+    fn convolutions(ci in 1usize..5, co in 1usize..18, h in 3usize..8, w in 3usize..8, k in 1usize..4, s in 1usize..3, d in 1usize..8, last in any::<bool>(), seed: u64) {
         let target = target(32, 16, true);
-        let p = k / 2;
-        let (oh, ow) = ((h + 2 * p - k) / s + 1, (w + 2 * p - k) / s + 1);
+        // Far apart, many taps meet the border only.
+        let p = k / 2 * d;
+        prop_assume!(h.min(w) + 2 * p > d * (k - 1));
+        let (oh, ow) = ((h + 2 * p - d * (k - 1) - 1) / s + 1, (w + 2 * p - d * (k - 1) - 1) / s + 1);
         let c = Compute::reduce(
             &e(&[2, co, oh, ow]),
             &e(&[ci, k, k]),
             Reducer::Sum,
-            |o, r| read(0, &[o[0], r[0], o[2] * s + r[1] - p, o[3] * s + r[2] - p]) * read(1, &[o[1], r[0], r[1], r[2]]),
+            |o, r| read(0, &[o[0], r[0], o[2] * s + r[1] * d - p, o[3] * s + r[2] * d - p]) * read(1, &[o[1], r[0], r[1], r[2]]),
             |_, acc| acc,
         );
         // The interpreter needs the guard that the border makes superfluous.

@@ -17,6 +17,7 @@ mod quantisers;
 mod recognise;
 mod rewrite;
 mod shape;
+pub mod taps;
 pub mod transposed;
 
 pub use manager::{Class, Options, PASSES, Pass, PassReport, Report, pass, pipeline, run, simplify, streaming};

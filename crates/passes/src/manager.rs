@@ -72,6 +72,12 @@ pub static PASSES: &[Pass] = &[
         run: crate::transposed::run,
     },
     Pass {
+        name: "taps",
+        doc: "Takes rows and columns off kernels that only ever meet padding",
+        class: Class::Exact,
+        run: crate::taps::run,
+    },
+    Pass {
         name: "quantisers",
         doc: "Brings quantisers of other forms and places to QuantizeLinear and DequantizeLinear around contractions",
         class: Class::OneRounding,
@@ -108,6 +114,7 @@ pub fn pipeline() -> Vec<&'static str> {
         "recognise",
         "batchnorm",
         "transposed",
+        "taps",
         "integer",
         "fold",
         "dce",

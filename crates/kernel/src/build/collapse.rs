@@ -156,6 +156,9 @@ fn joined(o: &Operand, p: usize, q: usize) -> Operand {
     o.buffer.dims.remove(p);
     o.buffer.strides.remove(p);
     o.shift.remove(p);
+    if !o.zeros.is_empty() {
+        o.zeros.remove(p);
+    }
     if let Some(t) = &o.constant {
         // Dense and row-major, so neighbours in memory: a reshape, if the dims are neighbours too.
         o.constant = (p + 1 == q).then(|| {

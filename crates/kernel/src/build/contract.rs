@@ -122,7 +122,10 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
         groups: if panels == Panels::Packed { groups(c, &f[broadcast], &operands[f[broadcast].source]) } else { 1 },
     };
     let row_of_sums = rows::choose(&sums, target);
-    let (mr, nr) = tile(rows, guess(c.dims[n]), lanes, target.vector_registers as usize, row_of_sums);
+    let taps = taps(c, (broadcast, &m), &f, operands);
+    let lines: Vec<i64> = m.iter().map(|&a| guess(c.dims[a])).collect();
+    let steps = |mr: usize| share(&taps, &m, &lines, mr as i64);
+    let (mr, nr) = tile((rows, guess(c.dims[n])), lanes, target.vector_registers as usize, row_of_sums, &steps);
     let depth = depth.unwrap_or(64).max(1);
     // Rows of a convolution overlap: what a row takes of the operand is less than the depth.
     let a = &operands[f[broadcast].source].buffer;
@@ -144,8 +147,8 @@ fn groups(c: &Compute, a: &Factor, operand: &Operand) -> usize {
 }
 
 /// Rows and columns of the register tile: the fewest cycles over the whole product, by what the row says of its steps, two loads a
-/// cycle, and a cycle for each round of the k loop.
-fn tile(rows: i64, columns: i64, lanes: usize, registers: usize, row: &Row) -> (usize, usize) {
+/// cycle, and a cycle for each round of the k loop. `share` is the share of the k loop that tiles of so many rows take.
+fn tile((rows, columns): (i64, i64), lanes: usize, registers: usize, row: &Row, share: &dyn Fn(usize) -> f64) -> (usize, usize) {
     let mut best = (f64::INFINITY, 1, lanes);
     for vectors in 1..=8usize {
         for mr in 1..=14usize {
@@ -156,7 +159,7 @@ fn tile(rows: i64, columns: i64, lanes: usize, registers: usize, row: &Row) -> (
             let tiles = (rows.max(1) as f64 / mr as f64).ceil() * (columns.max(1) as f64 / nr as f64).ceil();
             let steps = (mr * vectors) as f64 / row.per_cycle;
             let loads = (mr + vectors) as f64 / 2.0;
-            let cycles = tiles * (steps.max(loads).max(row.latency) + 1.0);
+            let cycles = tiles * (steps.max(loads).max(row.latency) + 1.0) * share(mr);
             if cycles < best.0 * 0.999 {
                 best = (cycles, mr, nr);
             }
@@ -243,7 +246,8 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
     let m_block = m_block * p.mc as i64;
     let n0 = n_block * p.nc as i64 + n_tile * nr;
     let source = vector_source(cx, c, p, b);
-    let mut nest = Tile { c, p, a, b, axes, m_dims, rows, columns, m_block, m0: m_block, m_tile: Expr::int(0), n0, source };
+    let taps = taps(c, (p.broadcast, &p.m), &f, cx.operands);
+    let mut nest = Tile { c, p, a, b, axes, m_dims, rows, columns, m_block, m0: m_block, m_tile: Expr::int(0), n0, taps, source };
     let whole = columns.known().is_some_and(|x| x % nr == 0);
     let body = if whole {
         nest.column(cx, false)
@@ -312,7 +316,101 @@ struct Tile<'a> {
     /// Number of the row tile in the task.
     m_tile: Expr,
     n0: Expr,
+    /// Axes of k along which a tile may meet zeros only.
+    taps: Vec<Tap>,
     source: Source,
+}
+
+/// A k axis over an axis with a border of zeros: the place there is `step * k + rest`.
+struct Tap {
+    /// Which of the k axes, and its extent.
+    k: usize,
+    count: i64,
+    step: i64,
+    /// `stride * m + offset`, of this axis of the result.
+    rest: Expr,
+    m: usize,
+    stride: i64,
+    offset: i64,
+    /// Elements between the borders.
+    size: i64,
+}
+
+impl Tap {
+    /// Number of values of k with which some place of the axis of the result meets data.
+    fn met(&self, first: i64, last: i64) -> i64 {
+        let at = |o: i64, k: i64| o * self.stride + k * self.step + self.offset;
+        (0..self.count).filter(|&k| at(last, k) >= 0 && at(first, k) < self.size).count() as i64
+    }
+}
+
+/// Does a tile of `mr` rows lie in one line of the last m axis?
+fn in_line(mr: i64, line: Option<i64>) -> bool {
+    line.is_some_and(|d| d % mr == 0)
+}
+
+/// The share of the k loop that tiles of `mr` rows take, on the whole; `lines` are the extents of the m axes.
+fn share(taps: &[Tap], m: &[usize], lines: &[i64], mr: i64) -> f64 {
+    let rows: i64 = lines.iter().product();
+    let starts = (0..rows).step_by(mr as usize);
+    let all = ((rows.max(1) + mr - 1) / mr) as f64;
+    let of = |start: i64| {
+        let (mut inner, mut part) = (rows, 1.0);
+        for (i, (&axis, &extent)) in m.iter().zip(lines).enumerate() {
+            inner /= extent.max(1);
+            let end = (start + mr - 1).min(rows - 1);
+            let (first, last) = match in_line(mr, lines.last().copied()) {
+                true => (start / inner.max(1) % extent, (end / inner.max(1)) % extent),
+                false if i == 0 => (start / inner.max(1), end / inner.max(1)),
+                false => (0, extent - 1),
+            };
+            let met = taps.iter().filter(|t| t.m == axis).map(|t| t.met(first, last) as f64 / t.count as f64);
+            part *= met.product::<f64>();
+        }
+        part
+    };
+    if taps.is_empty() { 1.0 } else { starts.map(of).sum::<f64>() / all }
+}
+
+/// Share of the products that must not meet the border, above which leaving them out is not worth its loops.
+const WHOLE: f64 = 0.8;
+
+/// The taps of a window that are far apart, as in dilated convolutions: most of the products may be of the border's zeros. A tile leaves out
+/// those taps with which none of its rows meets data. Not where a weight is no number: it would make something of zeros.
+fn taps(c: &Compute, (broadcast, rows): (usize, &[usize]), f: &[Factor; 2], operands: &[Operand]) -> Vec<Tap> {
+    let (a, b) = (&f[broadcast], &f[1 - broadcast]);
+    let operand = &operands[a.source];
+    let axes = &c.reduction.as_ref().expect("a contraction reduces").axes;
+    let rank = c.dims.len();
+    let weights =
+        operands[b.source].constant.as_ref().filter(|t| t.dtype == DType::F32 && a.scalar == a.read && b.scalar == b.read);
+    if operand.zeros.is_empty() || weights.is_none() {
+        return vec![];
+    }
+    let (mut found, mut met) = (vec![], 1.0);
+    for (k, extent) in axes.iter().enumerate() {
+        let tap = || {
+            let axis = a.index.iter().position(|e| e.uses_var((rank + k) as u32))?;
+            let (before, behind) = (operand.shift[axis], operand.zeros[axis]);
+            let size = operand.buffer.dims[axis].known()? - before - behind;
+            let (step, rest) = a.index[axis].affine_in((rank + k) as u32)?;
+            let &m = rows.iter().find(|&&m| rest.uses_var(m as u32))?;
+            let (stride, offset) = rest.affine_in(m as u32)?;
+            let (offset, out, count) = (offset.known()?, c.dims[m].known()?, extent.known()?);
+            if step < 1 || stride < 1 || before + behind == 0 || out * count == 0 {
+                return None;
+            }
+            let tap = Tap { k, count, step, rest, m, stride, offset, size };
+            let share = (0..out).map(|o| tap.met(o, o)).sum::<i64>() as f64 / (out * count) as f64;
+            Some((tap, share))
+        };
+        if let Some((tap, share)) = tap() {
+            found.push(tap);
+            met *= share;
+        }
+    }
+    let numbers = || weights.is_some_and(|t| t.to_vec::<f32>().iter().all(|v| v.is_finite()));
+    if met < WHOLE && numbers() { found } else { vec![] }
 }
 
 impl Tile<'_> {
@@ -343,6 +441,46 @@ impl Tile<'_> {
             axes[x] = v;
         }
         axes
+    }
+
+    /// Axis values of the tile's first and last row, each axis by itself.
+    fn corners(&self) -> [Vec<Expr>; 2] {
+        let (mut first, mut last) = (self.axes.clone(), self.axes.clone());
+        let mr = self.p.mr as i64;
+        let end = (self.m0 + (mr - 1)).min(self.rows - 1);
+        if in_line(mr, self.m_dims.last().and_then(|d| d.known())) {
+            // A tile lies in one line.
+            for (&x, v) in self.p.m.iter().zip(Expr::delinearise(self.m0, &self.m_dims)) {
+                (first[x], last[x]) = (v, v);
+            }
+            if let Some(&x) = self.p.m.last() {
+                last[x] = last[x] + (mr - 1);
+            }
+        } else {
+            for (i, &x) in self.p.m.iter().enumerate() {
+                (first[x], last[x]) = (Expr::int(0), self.m_dims[i] - 1);
+            }
+            if let Some(&x) = self.p.m.first() {
+                let line = Expr::product(self.m_dims[1..].iter().copied());
+                (first[x], last[x]) = (self.m0.div(line), end.div(line));
+            }
+        }
+        [first, last]
+    }
+
+    /// First value and number of values of each k axis: all, but for taps that meet zeros only.
+    fn k_ranges(&self) -> Vec<(Expr, Expr)> {
+        let mut ranges: Vec<(Expr, Expr)> = self.k_axes().iter().map(|&e| (Expr::int(0), e)).collect();
+        let [first, last] = self.corners();
+        for tap in &self.taps {
+            let (low, high) = (tap.rest.subst(&first), tap.rest.subst(&last));
+            let step = Expr::int(tap.step);
+            let begin = (Expr::int(tap.step - 1) - high).div(step).max(Expr::int(0));
+            let end = (Expr::int(tap.size - 1) - low).div(step) + 1;
+            let (_, all) = ranges[tap.k];
+            ranges[tap.k] = (begin, (end.min(all) - begin).max(Expr::int(0)));
+        }
+        ranges
     }
 
     fn b_at(&self, k: &[Expr], n: Expr, tail: bool) -> Scalar {
@@ -424,7 +562,9 @@ impl Tile<'_> {
         let clear = each(i, v, vec![cx.put(acc, &[i, v], Scalar::number(dtype, 0.0))]);
 
         let (i, v) = two(cx);
-        let k = cx.vars(&["k"], self.k_axes().len());
+        let steps = cx.vars(&["k"], self.k_axes().len());
+        let ranges = self.k_ranges();
+        let k: Vec<Expr> = steps.iter().zip(&ranges).map(|(&v, r)| r.0 + v).collect();
         let row = rows::named(self.p.row).expect("a plan names a row of the table");
         let group = row.depth as i64;
         let (left, right): (Vec<Scalar>, Vec<Scalar>) =
@@ -434,11 +574,11 @@ impl Tile<'_> {
         let sum = each(i, v, vec![cx.put(acc, &[i, v], next)]);
         let ahead = self.next_panel(group, &k).filter(|_| !tail);
         let mut sum: Vec<Stmt> = ahead.into_iter().chain([sum]).collect();
-        let mut extents = self.k_axes().to_vec();
+        let mut extents: Vec<Expr> = ranges.into_iter().map(|r| r.1).collect();
         if let Some(last) = extents.last_mut().filter(|_| group > 1) {
             *last = last.div(Expr::int(group));
         }
-        for (&var, &e) in k.iter().zip(&extents).rev() {
+        for (&var, &e) in steps.iter().zip(&extents).rev() {
             sum = vec![for_each(var, e, LoopKind::Serial, sum)];
         }
 
@@ -473,7 +613,7 @@ mod tests {
             let strides = Buffer::strides_in_order(&dims, order);
             let shift = vec![0; dims.len()];
             let buffer = Buffer { name: "b".into(), dtype: x, dims, strides, space: Space::Global, access: Access::Read };
-            Operand { buffer, shift, constant: None }
+            Operand { buffer, shift, zeros: vec![], constant: None }
         };
         let mut operands = vec![operand(&[8, 6, 6], &[1, 2, 0]), operand(&[4, 8, 3, 3], &[]), operand(&[4, 4, 4], &[1, 2, 0])];
         operands[1].constant = Some(infc_ir::Tensor::zeros(x, [4, 8, 3, 3]));

@@ -32,6 +32,8 @@ pub struct Operand {
     pub buffer: Buffer,
     /// Added to a logical index to get the physical one: the width of the border in front.
     pub shift: Vec<i64>,
+    /// The width of the border behind each axis if the border is of zeros; empty if it is of something else, or if there is none.
+    pub zeros: Vec<i64>,
     /// Its data, if constant.
     pub constant: Option<Tensor>,
 }
