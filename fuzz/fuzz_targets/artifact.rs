@@ -15,6 +15,7 @@ const LIMIT: i64 = 1 << 16;
 fuzz_target!(|data: &[u8]| {
     if let Ok(reader) = Reader::open(data) {
         let _ = reader.check_constants();
+        let _ = infc_runtime::variant::choose(reader.requirements(), None);
     }
     let _ = Model::from_bytes(data);
     if let Ok(text) = std::str::from_utf8(data)
@@ -32,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
 /// Loads a program with right digests around it, and runs it if it has no machine code.
 fn load(program: &Program) {
     let _ = program.to_string();
-    let requirements = Requirements { arch: String::new(), features: vec![] };
+    let requirements = Requirements::default();
     let variant = Variant { requirements, program: encode(program), code: vec![0xc3; 64] };
     let bytes = Artifact { variants: &[variant], constants: &[&[7; 256]], ..Artifact::default() }.to_bytes();
     let Ok(model) = Model::from_bytes(&bytes) else { return };

@@ -12,7 +12,8 @@
 //! ```
 //! Sections come in the order of the table, at multiples of 64 (code: 65536), with zeros between. A digest in the header covers
 //! the table and so the digests of all sections. [`Reader::open`] checks everything but the constants, which it leaves
-//! untouched so that large weights need not be read; [`Reader::check_constants`] checks those.
+//! untouched so that large weights need not be read; [`Reader::check_constants`] checks those. [`Reader::table`] reads no more than is needed to
+//! choose a variant.
 
 use crate::abi;
 use crate::decode::{DecodeError, Decoder};
@@ -23,7 +24,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 /// The version of this format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The first bytes of every artifact. Not text, and damaged by a transfer as text.
 pub const MAGIC: [u8; 8] = *b"\x89INFC\r\n\n";
 /// Sections of data start at multiples of this.
@@ -74,6 +75,8 @@ impl Kind {
 /// What a machine must have to run a variant.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Requirements {
+    /// What the variant is called: the name of the machine that it was compiled for. No two variants of an artifact have the same.
+    pub name: String,
     /// The instruction set architecture: `x86_64`. Empty for a program without kernels.
     pub arch: String,
     /// CPU features by LLVM's names: `avx2`, `fma`.
@@ -186,6 +189,7 @@ fn header_digest(start: &[u8], table: &[u8]) -> Digest {
 
 fn encode_requirements(r: &Requirements) -> Vec<u8> {
     let mut out = Encoder::default();
+    out.text(&r.name);
     out.text(&r.arch);
     out.list(&r.features, |out, f| out.text(f));
     out.bytes
@@ -193,7 +197,7 @@ fn encode_requirements(r: &Requirements) -> Vec<u8> {
 
 fn decode_requirements(bytes: &[u8]) -> Result<Requirements, DecodeError> {
     let mut input = Decoder::new(bytes);
-    let requirements = Requirements { arch: input.text()?, features: input.list(Decoder::text)? };
+    let requirements = Requirements { name: input.text()?, arch: input.text()?, features: input.list(Decoder::text)? };
     input.end()?;
     Ok(requirements)
 }
@@ -286,20 +290,33 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Checks header, table and every section but the constants. `bytes` may go on after the end of the artifact.
     pub fn open(bytes: &'a [u8]) -> Result<Reader<'a>, ContainerError> {
+        let reader = Reader::table(bytes)?;
+        reader.sections.iter().filter(|s| s.kind != Kind::Constants).try_for_each(|s| reader.check(s))?;
+        Ok(reader)
+    }
+    /// Checks header, table and requirements. Nothing else is read: [`Reader::check`] has to be asked about a section before it is used.
+    pub fn table(bytes: &'a [u8]) -> Result<Reader<'a>, ContainerError> {
         let sections = read_table(bytes)?;
+        check_variants(&sections)?;
         let mut reader = Reader { bytes, sections, requirements: Vec::new() };
-        for section in &reader.sections {
-            if section.kind != Kind::Constants && digest(reader.bytes(section)) != section.digest {
-                return Err(ContainerError::Tampered { section: section.kind.name(), offset: section.offset });
-            }
-        }
         for variant in 0.. {
-            let Some(section) = reader.find(Kind::Requirements, variant) else { break };
-            let requirements = decode_requirements(reader.bytes(section))
+            let Some(section) = reader.find(Kind::Requirements, variant).copied() else { break };
+            reader.check(&section)?;
+            let requirements = decode_requirements(reader.bytes(&section))
                 .map_err(|e| ContainerError::Malformed { offset: section.offset + e.at as u64, what: e.what })?;
+            if reader.requirements.iter().any(|r| r.name == requirements.name) {
+                return Err(ContainerError::Malformed { offset: section.offset, what: "two variants have the same name" });
+            }
             reader.requirements.push(requirements);
         }
         Ok(reader)
+    }
+    /// Checks the digest of a section, reading all of it.
+    pub fn check(&self, section: &Section) -> Result<(), ContainerError> {
+        if digest(self.bytes(section)) != section.digest {
+            return Err(ContainerError::Tampered { section: section.kind.name(), offset: section.offset });
+        }
+        Ok(())
     }
     /// All sections.
     pub fn sections(&self) -> &[Section] {
@@ -332,12 +349,7 @@ impl<'a> Reader<'a> {
     }
     /// Checks the digest of the constants, reading all of them.
     pub fn check_constants(&self) -> Result<(), ContainerError> {
-        for section in self.sections.iter().filter(|s| s.kind == Kind::Constants) {
-            if digest(self.bytes(section)) != section.digest {
-                return Err(ContainerError::Tampered { section: section.kind.name(), offset: section.offset });
-            }
-        }
-        Ok(())
+        self.sections.iter().filter(|s| s.kind == Kind::Constants).try_for_each(|s| self.check(s))
     }
 }
 
@@ -362,6 +374,7 @@ fn read_table(bytes: &[u8]) -> Result<Vec<Section>, ContainerError> {
     match u32_at(bytes, 8) {
         VERSION => {}
         0 => return malformed(8, "there is no version 0"),
+        1..VERSION => return malformed(8, "a format that is no longer supported; compile the model again"),
         found => return Err(ContainerError::Newer { what: "format", found, known: VERSION }),
     }
     let count = u32_at(bytes, 16) as usize;
@@ -412,4 +425,27 @@ fn read_table(bytes: &[u8]) -> Result<Vec<Section>, ContainerError> {
         end = next;
     }
     Ok(sections)
+}
+
+/// Every variant has requirements, program and code, and they are numbered from 0. Other sections are of no variant.
+fn check_variants(sections: &[Section]) -> Result<(), ContainerError> {
+    let count = |kind| sections.iter().filter(|s| s.kind == kind).count();
+    let variants = count(Kind::Requirements);
+    for (i, section) in sections.iter().enumerate() {
+        let (numbers, what) = match section.kind {
+            Kind::Requirements => (variants, "the variants are not numbered one by one"),
+            Kind::Program | Kind::Code => (variants, "a program or code of a variant without requirements"),
+            Kind::Manifest | Kind::Constants | Kind::Debug => (1, "a section of a variant that is shared by all"),
+        };
+        if section.variant as usize >= numbers {
+            return Err(ContainerError::Malformed { offset: (HEADER + i * ENTRY) as u64, what });
+        }
+    }
+    // No section is there twice: as many as there are numbers are all of them.
+    for (kind, what) in [(Kind::Program, "there is no program of a variant"), (Kind::Code, "there is no code of a variant")] {
+        if count(kind) != variants {
+            return Err(ContainerError::Malformed { offset: HEADER as u64, what });
+        }
+    }
+    Ok(())
 }

@@ -357,6 +357,32 @@ impl Program {
         walk(self, &self.steps, &mut out);
         out
     }
+
+    /// The parts of the constants that the program uses, each as offset and bytes: in order, those that touch or overlap joined.
+    pub fn constants(&self) -> Vec<(u64, u64)> {
+        let of_buffer = |b: &Buffer| match b.place {
+            Place::Constant(offset) => Some((offset, b.bytes.known().and_then(|n| u64::try_from(n).ok()).unwrap_or(0))),
+            Place::Input(_) | Place::Output(_) | Place::Arena { .. } | Place::State(_) => None,
+        };
+        let of_slot = |s: &Slot| match s.place {
+            SlotPlace::Constant { offset, bytes } => Some((offset, bytes)),
+            SlotPlace::Input(_) | SlotPlace::Output(_) | SlotPlace::Temp => None,
+        };
+        let mut parts: Vec<(u64, u64)> = self.buffers.iter().filter_map(of_buffer).collect();
+        parts.extend(self.slots.iter().filter_map(of_slot));
+        parts.retain(|p| p.1 > 0);
+        parts.sort_unstable();
+        let mut out: Vec<(u64, u64)> = Vec::new();
+        for (offset, bytes) in parts {
+            match out.last_mut() {
+                Some(last) if offset <= last.0.saturating_add(last.1) => {
+                    last.1 = last.1.max(offset.saturating_add(bytes) - last.0);
+                }
+                _ => out.push((offset, bytes)),
+            }
+        }
+        out
+    }
 }
 
 /// The most threads that a program may ask for.

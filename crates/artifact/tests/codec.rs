@@ -122,14 +122,18 @@ fn program(size: BoxedStrategy<Size>) -> impl Strategy<Value = Program> {
     )
 }
 
+fn requirements(name: &str, features: &[&str]) -> Requirements {
+    Requirements { name: name.into(), arch: "x86_64".into(), features: features.iter().map(|f| f.to_string()).collect() }
+}
+
 /// A small artifact with two variants.
 fn sample() -> Vec<u8> {
-    let variant = |arch: &str, features: &[&str], code: &[u8]| Variant {
-        requirements: Requirements { arch: arch.into(), features: features.iter().map(|f| f.to_string()).collect() },
+    let variant = |name: &str, features: &[&str], code: &[u8]| Variant {
+        requirements: requirements(name, features),
         program: encode(&Program { arena: Some(0), ..Program::default() }),
         code: code.to_vec(),
     };
-    let variants = [variant("x86_64", &["avx2", "fma"], &[0xc3; 70]), variant("x86_64", &[], &[0x90, 0xc3])];
+    let variants = [variant("new", &["avx2", "fma"], &[0xc3; 70]), variant("old", &[], &[0x90, 0xc3])];
     Artifact { manifest: b"how", variants: &variants, constants: &[&[7; 100], &[8; 28]], debug: b"names" }.to_bytes()
 }
 
@@ -192,7 +196,7 @@ fn an_artifact_reads_back() {
     let text = |kind, variant| reader.bytes(reader.section(kind, variant).unwrap());
     assert_eq!((text(Kind::Manifest, 0), text(Kind::Debug, 0)), (&b"how"[..], &b"names"[..]));
     assert_eq!((text(Kind::Code, 1), text(Kind::Constants, 0).len()), (&[0x90, 0xc3][..], 128));
-    assert_eq!(reader.requirements()[0].features, ["avx2", "fma"]);
+    assert_eq!(reader.requirements(), [requirements("new", &["avx2", "fma"]), requirements("old", &[])]);
     for section in reader.sections() {
         assert_eq!(section.offset % if section.kind == Kind::Code { 65536 } else { 64 }, 0);
     }
@@ -231,9 +235,82 @@ fn every_prefix_is_refused() {
     }
 }
 
+/// The same file with other bytes in its table, and the header's digest made right again.
+fn with_table(bytes: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let end = 64 + 64 * u32::from_le_bytes(bytes[16..20].try_into().unwrap()) as usize;
+    change(&mut bytes[64..end]);
+    let digest = infc_artifact::hash::digest(&[&bytes[..32], &bytes[64..end]].concat());
+    bytes[32..64].copy_from_slice(&digest);
+    bytes
+}
+
+/// Entries of the table, in order: manifest, then requirements, program and code of each variant, constants, debug.
+#[test]
+fn wrong_tables_of_variants_are_refused() {
+    let bytes = sample();
+    Reader::open(&with_table(&bytes, |_| ())).unwrap();
+    let told = |entry: usize, field: usize, value: u8| {
+        let changed = with_table(&bytes, |table| table[64 * entry + field] = value);
+        Reader::table(&changed).map(|_| ()).map_err(|e| e.to_string())
+    };
+    let (kind, variant) = (0, 4);
+    let malformed = |what: &str, at: usize| Err(format!("malformed: {what} (offset {at})"));
+    assert_eq!(told(4, variant, 2), malformed("the variants are not numbered one by one", 64 + 4 * 64));
+    assert_eq!(told(4, variant, 0), malformed("a section is there twice", 64 + 4 * 64));
+    assert_eq!(told(5, variant, 7), malformed("a program or code of a variant without requirements", 64 + 5 * 64));
+    assert_eq!(told(6, variant, 0), malformed("a section is there twice", 64 + 6 * 64));
+    assert_eq!(told(0, variant, 1), malformed("a section of a variant that is shared by all", 64));
+    assert_eq!(told(7, variant, 1), malformed("a section of a variant that is shared by all", 64 + 7 * 64));
+    assert_eq!(told(8, kind, 9), malformed("a section of unknown kind", 64 + 8 * 64));
+    assert_eq!(told(4, kind, Kind::Debug as u8), malformed("a section of a variant that is shared by all", 64 + 4 * 64));
+    // Without the last entry, the code of the first variant as debug text.
+    let mut shorter = bytes.clone();
+    shorter[16] = 8;
+    shorter[64 + 8 * 64..64 + 9 * 64].fill(0);
+    let shorter = with_table(&shorter, |table| table[3 * 64] = Kind::Debug as u8);
+    assert_eq!(Reader::table(&shorter).map(|_| ()).map_err(|e| e.to_string()), malformed("there is no code of a variant", 64));
+
+    let twice = [(); 2].map(|()| Variant { requirements: requirements("one", &[]), ..Variant::default() });
+    let twice = Artifact { variants: &twice, ..Artifact::default() }.to_bytes();
+    assert!(Reader::open(&twice).unwrap_err().to_string().starts_with("malformed: two variants have the same name"));
+}
+
+proptest! {
+    /// With the digest made right again, the checks behind it must hold alone.
+    #[test]
+    fn any_table_is_safe(changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let bytes = with_table(&sample(), |table| for (at, value) in changes {
+            table[at.index(table.len())] = value;
+        });
+        if let Ok(reader) = Reader::table(&bytes) {
+            let variants = reader.requirements().len() as u32;
+            for (kind, variant) in [Kind::Program, Kind::Code].into_iter().flat_map(|k| (0..variants).map(move |v| (k, v))) {
+                let _ = reader.check(reader.section(kind, variant).unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_table_is_read_to_choose_a_variant() {
+    let mut bytes = sample();
+    let code = Reader::open(&bytes).unwrap().section(Kind::Code, 0).unwrap().offset as usize;
+    bytes[code] ^= 1;
+    assert!(Reader::open(&bytes).is_err());
+    let reader = Reader::table(&bytes).unwrap();
+    assert!(reader.check(reader.section(Kind::Code, 0).unwrap()).is_err());
+    reader.check(reader.section(Kind::Code, 1).unwrap()).unwrap();
+}
+
 #[test]
 fn errors_say_what_to_do() {
     let mut bytes = sample();
+    bytes[8] = 1;
+    assert_eq!(
+        Reader::open(&bytes).unwrap_err().to_string(),
+        "malformed: a format that is no longer supported; compile the model again (offset 8)"
+    );
     bytes[8] = 9;
     let error = Reader::open(&bytes).unwrap_err();
     assert_eq!(error, ContainerError::Newer { what: "format", found: 9, known: VERSION });

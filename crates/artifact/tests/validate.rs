@@ -217,3 +217,14 @@ fn steps() {
     let deep = (0..40).fold(vec![], |body, _| vec![Step::Loop { counter: 1, count: c(2), cond: None, body }]);
     check(|p| p.steps[2..].clone_from_slice(&deep), "step 35: steps nest too deeply");
 }
+
+#[test]
+fn the_parts_of_the_constants_that_a_program_uses() {
+    let at = |offset, bytes| Buffer { bytes: c(bytes), place: Place::Constant(offset) };
+    let ty = HostType::Any(8);
+    let slot = Slot { ty, place: SlotPlace::Constant { offset: 300, bytes: 7 } };
+    let buffers = vec![at(128, 64), at(0, 0), at(64, 64), at(150, 10), at(0, 32), at(0, 32)];
+    let program = Program { buffers, slots: vec![slot], ..Program::default() };
+    assert_eq!(program.constants(), [(0, 32), (64, 128), (300, 7)]);
+    assert_eq!(Program::default().constants(), []);
+}

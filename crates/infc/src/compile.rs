@@ -1,12 +1,14 @@
 //! The straight road: model, graph, passes, program, code, artifact.
 
 use crate::target;
-use infc_artifact::container::{Artifact, Requirements, Variant};
+use infc_artifact::container::{Artifact, Variant};
 use infc_artifact::encode::encode;
+use infc_artifact::program::{Place, Program, SlotPlace};
 use infc_ir::{Graph, Problem, Problems};
 use infc_kernel::program::{self, Lowered};
 use infc_kernel::target::{Math, TargetDesc};
 use prost::Message;
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -125,23 +127,10 @@ pub fn compile(graph: Graph, options: &Options) -> Result<Compiled, Problems> {
     clock.stage("passes");
     let (mut lowered, variant) = variant(&graph, &options.target, options, &mut clock)?;
     let mut variants = vec![variant];
-    let mut constants = vec![std::mem::take(&mut lowered.constants)];
+    let mut constants = Constants::of(&lowered.program, std::mem::take(&mut lowered.constants));
     for target in &options.more {
         let (mut other, mut variant) = self::variant(&graph, target, options, &mut clock)?;
-        // The same weights are stored once; others lie behind them.
-        let mut base = 0;
-        let same = constants.iter().any(|have| {
-            let found = *have == other.constants;
-            base += if found { 0 } else { have.len() as u64 };
-            found
-        });
-        if !same {
-            let last = constants.last_mut().expect("the first variant has constants");
-            last.resize(last.len().next_multiple_of(infc_artifact::abi::ALIGN), 0);
-            base = constants.iter().map(|c| c.len() as u64).sum();
-            constants.push(std::mem::take(&mut other.constants));
-        }
-        move_constants(&mut other.program, base);
+        constants.add(&mut other.program, &other.constants);
         variant.program = encode(&other.program);
         variants.push(variant);
     }
@@ -151,12 +140,11 @@ pub fn compile(graph: Graph, options: &Options) -> Result<Compiled, Problems> {
         kernels: lowered.kernels.len(),
         launches: launches(&lowered.program.steps),
         code_bytes: variants.iter().map(|v| v.code.len() as u64).sum(),
-        constant_bytes: constants.iter().map(|c| c.len() as u64).sum(),
+        constant_bytes: constants.bytes.len() as u64,
         arena_bytes: lowered.program.arena,
         stages: vec![],
     };
-    let pieces: Vec<&[u8]> = constants.iter().map(Vec::as_slice).collect();
-    let artifact = Artifact { manifest: &manifest, variants: &variants, constants: &pieces, debug: &[] }.to_bytes();
+    let artifact = Artifact { manifest: &manifest, variants: &variants, constants: &[&constants.bytes], debug: &[] }.to_bytes();
     clock.stage("write");
     report.stages = clock.stages;
     Ok(Compiled { artifact, report, lowered })
@@ -172,22 +160,64 @@ fn variant(graph: &Graph, target: &TargetDesc, options: &Options, clock: &mut Cl
     for ((kernel, &entry), &scratch) in lowered.program.kernels.iter_mut().zip(&code.entries).zip(&code.scratch) {
         (kernel.entry, kernel.scratch) = (entry, scratch);
     }
-    let requirements = Requirements { arch: target.arch.clone(), features: target.features.clone() };
-    let variant = Variant { requirements, program: encode(&lowered.program), code: code.image };
+    let variant = Variant { requirements: target::requirements(target), program: encode(&lowered.program), code: code.image };
     Ok((lowered, variant))
 }
 
-/// Moves all constants of a program by so many bytes.
-fn move_constants(program: &mut infc_artifact::program::Program, by: u64) {
-    use infc_artifact::program::{Place, SlotPlace};
+/// The constants of all variants of an artifact, equal ones stored once.
+struct Constants {
+    bytes: Vec<u8>,
+    /// Where constants of this hash and length are.
+    known: HashMap<(u64, usize), Vec<u64>>,
+}
+
+impl Constants {
+    /// Those of the first variant, where they are.
+    fn of(program: &Program, bytes: Vec<u8>) -> Constants {
+        let mut constants = Constants { bytes, known: HashMap::new() };
+        each_constant(&mut program.clone(), &mut |offset, length| {
+            let key = hash(&constants.bytes[*offset as usize..][..length]);
+            constants.known.entry(key).or_default().push(*offset);
+        });
+        constants
+    }
+    /// Adds those of a further variant, and tells its program where they are now.
+    fn add(&mut self, program: &mut Program, bytes: &[u8]) {
+        each_constant(program, &mut |offset, length| {
+            let constant = &bytes[*offset as usize..][..length];
+            let known = self.known.entry(hash(constant)).or_default();
+            *offset = match known.iter().find(|&&at| self.bytes[at as usize..].starts_with(constant)) {
+                Some(&at) => at,
+                None => {
+                    self.bytes.resize(self.bytes.len().next_multiple_of(infc_artifact::abi::ALIGN), 0);
+                    let at = self.bytes.len() as u64;
+                    self.bytes.extend_from_slice(constant);
+                    known.push(at);
+                    at
+                }
+            };
+        });
+    }
+}
+
+fn hash(bytes: &[u8]) -> (u64, usize) {
+    use std::hash::{DefaultHasher, Hasher};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    (hasher.finish(), bytes.len())
+}
+
+/// The offset of each constant of a program, with its length.
+fn each_constant(program: &mut Program, see: &mut dyn FnMut(&mut u64, usize)) {
     for buffer in &mut program.buffers {
-        if let Place::Constant(at) = &mut buffer.place {
-            *at += by;
+        if let Place::Constant(offset) = &mut buffer.place {
+            let bytes = buffer.bytes.known().expect("constants have known sizes");
+            see(offset, bytes as usize);
         }
     }
     for slot in &mut program.slots {
-        if let SlotPlace::Constant { offset, .. } = &mut slot.place {
-            *offset += by;
+        if let SlotPlace::Constant { offset, bytes } = &mut slot.place {
+            see(offset, *bytes as usize);
         }
     }
 }

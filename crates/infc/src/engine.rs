@@ -175,21 +175,26 @@ impl Native {
     pub fn session(&mut self) -> &mut Session {
         &mut self.0
     }
+    /// Sets an input. It stays for all further runs, unless the output of a run takes its place.
+    pub fn set(&mut self, i: usize, item: &Item) -> Result<(), Problems> {
+        let Some(t) = item.as_tensor().filter(|t| t.dtype != DType::String) else {
+            let value = host::to_host(item).map_err(|f| Problems::one(format!("input {i}"), f.0, ""))?;
+            return self.0.set_value(i, value).map_err(problem);
+        };
+        let dims: Vec<i64> = t.dims.iter().map(|&d| d as i64).collect();
+        let dtype = infc_runtime::DType(t.dtype.onnx() as u8);
+        self.0.set_input(i, TensorRef { dtype, dims: &dims, bytes: t.bytes() }).map_err(problem)
+    }
+    /// Runs on the inputs that were set; the outputs stay in the session.
+    pub fn run_set(&mut self) -> Result<(), Problems> {
+        self.0.run().map_err(problem)
+    }
 }
 
 impl Engine for Native {
     fn run(&mut self, inputs: &[Item]) -> Result<Vec<Item>, Problems> {
-        for (i, item) in inputs.iter().enumerate() {
-            let Some(t) = item.as_tensor().filter(|t| t.dtype != DType::String) else {
-                let value = host::to_host(item).map_err(|f| Problems::one(format!("input {i}"), f.0, ""))?;
-                self.0.set_value(i, value).map_err(problem)?;
-                continue;
-            };
-            let dims: Vec<i64> = t.dims.iter().map(|&d| d as i64).collect();
-            let dtype = infc_runtime::DType(t.dtype.onnx() as u8);
-            self.0.set_input(i, TensorRef { dtype, dims: &dims, bytes: t.bytes() }).map_err(problem)?;
-        }
-        self.0.run().map_err(problem)?;
+        inputs.iter().enumerate().try_for_each(|(i, item)| self.set(i, item))?;
+        self.run_set()?;
         let outputs = 0..self.0.model().outputs().len();
         outputs
             .map(|i| {

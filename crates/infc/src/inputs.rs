@@ -79,12 +79,14 @@ fn made(
 
 /// Uniform: floats in [-1, 1), bools, integers in 0..=9 (small, so that they are valid class or token numbers of most models).
 fn random(dtype: DType, dims: Vec<usize>, seed: u64) -> Result<Tensor, Fault> {
+    if matches!(dtype.class(), Class::Complex | Class::Text) {
+        return Err(fault!("random {dtype} values cannot be made up"));
+    }
     let mut state = seed;
     let count: usize = dims.iter().product();
-    let mut values = Vec::with_capacity(count);
-    for _ in 0..count {
+    let value = |_| {
         let bits = next(&mut state);
-        values.push(match dtype.class() {
+        match dtype.class() {
             Class::Float => {
                 let unit = (bits >> 40) as f64 / (1u64 << 23) as f64 - 1.0;
                 infc_ir::eval::cast(DType::F64, dtype, unit.to_bits())
@@ -93,11 +95,10 @@ fn random(dtype: DType, dims: Vec<usize>, seed: u64) -> Result<Tensor, Fault> {
                 let (_, most) = dtype.int_range().expect("an integer dtype");
                 (bits >> 33) % (most.min(9) as u64 + 1)
             }
-            Class::Bool => bits >> 63,
-            Class::Complex | Class::Text => return Err(fault!("random {dtype} values cannot be made up")),
-        });
-    }
-    Ok(Tensor::from_values(dtype, dims, values))
+            Class::Bool | Class::Complex | Class::Text => bits >> 63,
+        }
+    };
+    Ok(Tensor::from_values(dtype, dims, (0..count).map(value)))
 }
 
 /// SplitMix64.

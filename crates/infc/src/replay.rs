@@ -7,7 +7,7 @@ use crate::compare::{self, Kind, Tolerance};
 use crate::compile::Options;
 use crate::engine::{Engine, Native};
 use crate::loops_engine::Launch;
-use infc_artifact::container::{Artifact, Requirements, Variant};
+use infc_artifact::container::{Artifact, Variant};
 use infc_artifact::encode::encode;
 use infc_artifact::program::{Buffer, Place, Port, Program, Size, Step, View};
 use infc_ir::interp::Item;
@@ -26,7 +26,7 @@ pub fn place(program: &mut Program, code: &Code) {
 
 /// Loads a program with its code, by way of the bytes of an artifact.
 pub fn load(program: &Program, code: &Code, constants: &[u8], options: &Options) -> Result<Arc<Model>, Problems> {
-    let requirements = Requirements { arch: options.target.arch.clone(), features: options.target.features.clone() };
+    let requirements = crate::target::requirements(&options.target);
     let variants = [Variant { requirements, program: encode(program), code: code.image.clone() }];
     let bytes = Artifact { manifest: &[], variants: &variants, constants: &[constants], debug: &[] }.to_bytes();
     Model::from_bytes(&bytes).map_err(|e| Problems::one("the artifact just made", e.to_string(), ""))

@@ -1,6 +1,7 @@
 //! Targets of this build: machines by name or file, and the backend that makes code for them.
 
-use infc_ir::Problems;
+use infc_artifact::container::Requirements;
+use infc_ir::{Problem, Problems};
 use infc_kernel::backend::Backend;
 use infc_kernel::target::TargetDesc;
 use std::path::Path;
@@ -26,6 +27,11 @@ pub fn native() -> Result<TargetDesc, Problems> {
     found.ok_or_else(|| Problems::one("target 'native'", "no machine of this build fits this computer", known()))
 }
 
+/// What a machine must have to run code for this one; such a variant of an artifact has the machine's name.
+pub fn requirements(target: &TargetDesc) -> Requirements {
+    Requirements { name: target.name.clone(), arch: target.arch.clone(), features: target.features.clone() }
+}
+
 /// Names of several machines, the preferred one first: an artifact for one of these has a variant for each.
 #[cfg(feature = "ptx")]
 const FAMILIES: &[(&str, &[&str])] = &[("nvidia", &["nvidia-sm90a", "nvidia-sm80"])];
@@ -40,6 +46,42 @@ pub fn find_all(name: &str) -> Result<Vec<TargetDesc>, Problems> {
     }
 }
 
+/// The CPUs of a list of names and machine files (`x86-64-v3,x86-64-v4`), as `--cpu` takes it. Those with more features come first: that is the
+/// order in which a computer looks for the first one that it is.
+pub fn find_cpus(names: &str) -> Result<Vec<TargetDesc>, Problems> {
+    let (mut found, mut problems): (Vec<TargetDesc>, _) = (vec![], vec![]);
+    for name in names.split(',') {
+        let mut wrong = |message: String, help: String| problems.push(Problem { at: format!("--cpu {names}"), message, help });
+        if name.is_empty() {
+            wrong("a name is empty".to_owned(), known_cpus());
+            continue;
+        }
+        match find(name) {
+            Ok(machine) if machine.backend != "llvm" => {
+                let message =
+                    format!("'{name}' is no CPU that machine code is made for: it is of the {} backend", machine.backend);
+                wrong(message, format!("--target {name}, or name CPUs; {}", known_cpus()));
+            }
+            Ok(machine) if found.iter().any(|f| f.name == machine.name) => {
+                let also = if machine.name == name { String::new() } else { format!(" (which is '{}' here)", machine.name) };
+                wrong(format!("'{name}'{also} is given twice"), "name each CPU once".to_owned());
+            }
+            Ok(machine) => found.push(machine),
+            Err(p) => problems.extend(p.0),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    found.sort_by_key(|machine| std::cmp::Reverse(machine.features.len()));
+    Ok(found)
+}
+
+fn known_cpus() -> String {
+    let names: Vec<_> = machines().into_iter().filter(|m| m.backend == "llvm").map(|m| m.name).collect();
+    format!("known: native, {}", names.join(", "))
+}
+
 /// A machine by name, `native`, or a machine file.
 pub fn find(name: &str) -> Result<TargetDesc, Problems> {
     if name == "native" {
@@ -49,7 +91,8 @@ pub fn find(name: &str) -> Result<TargetDesc, Problems> {
         return Ok(machine);
     }
     if !name.ends_with(".toml") {
-        return Err(Problems::one(format!("target '{name}'"), "there is no such target", known()));
+        let near = nearest(name).map_or(String::new(), |n| format!("did you mean '{n}'? "));
+        return Err(Problems::one(format!("target '{name}'"), "there is no such target", near + &known()));
     }
     let text = std::fs::read_to_string(Path::new(name)).map_err(|e| Problems::one(name, e.to_string(), "check the path"))?;
     let machine = TargetDesc::from_toml(&text)
@@ -64,6 +107,30 @@ pub fn find(name: &str) -> Result<TargetDesc, Problems> {
         return wrong(format!("no machine has the features {}", unknown.join(", ")), help);
     }
     Ok(machine)
+}
+
+/// The name that this one may have been meant to be.
+fn nearest(name: &str) -> Option<String> {
+    let names = machines().into_iter().map(|m| m.name).chain(FAMILIES.iter().map(|f| f.0.to_owned()));
+    let lower = name.to_lowercase();
+    let near = names.map(|n| (distance(&lower, &n), n)).filter(|(d, n)| *d <= 1 + n.len() / 4);
+    near.min_by_key(|(d, _)| *d).map(|(_, n)| n)
+}
+
+/// Edit distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, right) in b.iter().enumerate() {
+            let change = diagonal + usize::from(left != *right);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
 }
 
 fn known() -> String {

@@ -5,15 +5,16 @@ use crate::cases::Case;
 use crate::compare::{self, Kind, Outcome, Tolerance};
 use crate::compile;
 use crate::effort;
-use crate::engine::{self, Backend};
+use crate::engine::{self, Backend, Engine, Native};
 use crate::inputs::{self, Source};
 use infc_ir::interp::Item;
 use infc_ir::{Graph, Problems, Value};
+use infc_runtime::{Model, PortInfo};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Once, mpsc};
+use std::sync::{Arc, Once, mpsc};
 use std::time::{Duration, Instant};
 
 /// How to verify.
@@ -37,6 +38,8 @@ pub struct Options {
     pub jobs: usize,
     /// Values of symbolic dims for made-up inputs; the others are 1.
     pub dims: BTreeMap<String, i64>,
+    /// An artifact that runs instead of what a backend makes of the model.
+    pub artifact: Option<Arc<Model>>,
     /// How to compile, for the backends that do.
     pub compile: compile::Options,
 }
@@ -165,14 +168,14 @@ fn check(case: &Case, options: &Options, host: &mut Vec<String>) -> Result<(usiz
     }
     let allowed = case.tolerance.unwrap_or_default();
     let allowed = Tolerance { rtol: options.rtol.unwrap_or(allowed.rtol), atol: options.atol.unwrap_or(allowed.atol) };
-    let mut engine = if options.fixed { None } else { Some(engine::prepare(graph.clone(), options.backend, &options.compile)?) };
+    let mut engine = if options.fixed { None } else { Some(prepare(&graph, options, &options.compile)?) };
     let (mut sets, mut worst, mut found) = (0, Outcome::default(), None);
     for set in case.sets.iter().filter(|s| !s.outputs.is_empty()) {
         let named = |p: Problems| in_set(p, &set.name);
         let inputs = set.read_inputs(&graph).map_err(named)?;
         if options.fixed {
             let compile = set_options(&graph, &inputs, options);
-            engine = Some(engine::prepare(graph.clone(), options.backend, &compile).map_err(named)?);
+            engine = Some(prepare(&graph, options, &compile).map_err(named)?);
         }
         let engine = engine.as_mut().expect("made above, or for this set");
         operators(&engine.host_nodes(), host);
@@ -192,6 +195,24 @@ fn check(case: &Case, options: &Options, host: &mut Vec<String>) -> Result<(usiz
         sets += 1;
     }
     Ok((sets, explained(worst, found)))
+}
+
+/// What runs the model.
+fn prepare(graph: &Graph, options: &Options, compile: &compile::Options) -> Result<Box<dyn Engine>, Problems> {
+    let Some(model) = &options.artifact else { return engine::prepare(graph.clone(), options.backend, compile) };
+    let names = |values: &[Value]| values.iter().map(|&v| graph.value(v).name.clone()).collect::<Vec<_>>();
+    let of_artifact = |ports: &[PortInfo]| ports.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+    let pairs = [
+        ("inputs", of_artifact(model.inputs()), names(graph.inputs())),
+        ("outputs", of_artifact(model.outputs()), names(graph.outputs())),
+    ];
+    for (what, have, want) in pairs {
+        if have != want {
+            let message = format!("its {what} are {}, those of the model {}", have.join(", "), want.join(", "));
+            return Err(Problems::one("the artifact", message, "give the artifact that this model was compiled to"));
+        }
+    }
+    Ok(Box::new(Native::new(model.clone(), infc_runtime::Options::default())?))
 }
 
 /// How to compile for the shapes of a data set.
@@ -240,7 +261,7 @@ fn check_alone(graph: &Graph, options: &Options, host: &mut Vec<String>) -> Resu
     let allowed = Tolerance { rtol: options.rtol.unwrap_or(default.rtol), atol: options.atol.unwrap_or(default.atol) };
     let dims: Vec<(String, i64)> = options.dims.iter().map(|(n, v)| (n.clone(), *v)).collect();
     let compile = compile::Options { dims: if options.fixed { dims } else { vec![] }, ..options.compile.clone() };
-    let mut engine = engine::prepare(graph.clone(), options.backend, &compile)?;
+    let mut engine = prepare(graph, options, &compile)?;
     operators(&engine.host_nodes(), host);
     let (mut worst, mut found) = (Outcome::default(), None);
     for seed in 0..SEEDS {

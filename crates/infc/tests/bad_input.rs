@@ -107,7 +107,7 @@ fn artifacts_for_other_machines_are_refused() {
     let dir = Folder::new();
     let artifact = |arch: &str, features: &[&str]| {
         let features = features.iter().map(|f| (*f).to_owned()).collect();
-        let requirements = Requirements { arch: arch.to_owned(), features };
+        let requirements = Requirements { name: "it".to_owned(), arch: arch.to_owned(), features };
         let variants = [Variant { requirements, program: encode(&Program::default()), code: vec![] }];
         Artifact { manifest: &[], variants: &variants, constants: &[], debug: &[] }.to_bytes()
     };

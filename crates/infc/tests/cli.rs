@@ -141,7 +141,7 @@ fn threads_are_those_compiled_for_unless_told() {
         let args: Vec<&str> = ["compile", &model, "-o", &out].into_iter().chain(with(compiled)).collect();
         check(&args, 0, &[]);
         let args: Vec<&str> = ["bench", &out, "--seconds=0", "--json"].into_iter().chain(with(told)).collect();
-        check(&args, 0, &[&format!("\"threads\":{expected}}}")]);
+        check(&args, 0, &[&format!("\"threads\":{expected},")]);
         check(&["inspect", &out], 0, &[if compiled.is_empty() { "compiled" } else { "threads" }]);
     }
     check(&["compile", &model, "-o", &out, "--threads", "2000"], 2, &["0..=1024"]);

@@ -1,6 +1,7 @@
 //! What this machine can do, by LLVM's feature names, so that an artifact for another one is refused before any code runs.
 
 use crate::error::{Error, fail};
+use alloc::vec::Vec;
 use infc_artifact::container::Requirements;
 
 /// The instruction set architecture that this runtime was built for.
@@ -17,16 +18,12 @@ pub const ARCH: &str = if cfg!(target_arch = "x86_64") {
 /// Whether this machine can run what has these requirements; the error names what it lacks.
 pub fn check(required: &Requirements) -> Result<(), Error> {
     if !required.arch.is_empty() && required.arch != ARCH {
-        fail!(Machine, "the artifact is for {}, this machine is {ARCH}; compile the model for this machine", required.arch);
+        fail!(Machine, "the artifact is for {}, this machine is {ARCH}", required.arch);
     }
     let missing = imp::missing(required.features.iter().map(|f| f.as_str()));
     if !missing.is_empty() {
         let all = required.features.join(", ");
-        fail!(
-            Machine,
-            "this CPU lacks {} (the artifact requires {all}); compile with --cpu native here, or for an older CPU",
-            missing.join(", ")
-        );
+        fail!(Machine, "this CPU lacks {} (the artifact requires {all})", missing.join(", "));
     }
     Ok(())
 }
@@ -39,6 +36,12 @@ pub fn has(feature: &str) -> bool {
 /// Whether [`has`] knows what the feature is; no artifact that requires another one can ever be loaded.
 pub fn knows(feature: &str) -> bool {
     imp::knows(feature)
+}
+
+/// The features that [`knows`] knows and [`has`] has.
+pub fn features() -> Vec<&'static str> {
+    let missing = imp::missing(imp::known());
+    imp::known().filter(|f| !missing.contains(f)).collect()
 }
 
 /// Asks the operating system for what needs its permission (AMX on Linux).
@@ -151,7 +154,11 @@ mod imp {
     }
 
     pub(super) fn knows(feature: &str) -> bool {
-        FEATURES.iter().any(|f| f.0 == feature)
+        known().any(|f| f == feature)
+    }
+
+    pub(super) fn known() -> impl Iterator<Item = &'static str> {
+        FEATURES.iter().map(|f| f.0)
     }
 }
 
@@ -161,7 +168,10 @@ mod imp {
 
     /// All but what every machine of the architecture has.
     pub(super) fn missing<'a>(features: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-        features.filter(|f| !(cfg!(target_arch = "aarch64") && matches!(*f, "neon" | "fp-armv8"))).collect()
+        features.filter(|f| !(cfg!(target_arch = "aarch64") && known().any(|k| k == *f))).collect()
+    }
+    pub(super) fn known() -> impl Iterator<Item = &'static str> {
+        ["neon", "fp-armv8"].into_iter()
     }
     /// Features of other architectures are not listed here.
     pub(super) fn knows(_: &str) -> bool {
@@ -188,13 +198,14 @@ mod tests {
             "rdrnd" "rdrand" "cx16" "cmpxchg16b" "sse4a" "sse4a" "xsave" "xsave" "fxsr" "fxsr" "sse2" "sse2"
         }
         assert!(!has("avx1024") && !knows("avx1024") && knows("avx2"));
+        assert!(features().contains(&"sse2") && features().iter().all(|f| has(f) && knows(f)));
     }
 
     #[test]
     fn the_error_names_what_is_missing() {
         let required = |arch: &str, features: &[&str]| {
             let features = features.iter().map(|f| (*f).into()).collect();
-            check(&Requirements { arch: arch.into(), features }).map_err(|e| e.to_string())
+            check(&Requirements { name: "it".into(), arch: arch.into(), features }).map_err(|e| e.to_string())
         };
         assert_eq!(required("x86_64", &["sse2"]), Ok(()));
         let text = required("x86_64", &["sse2", "avx1024", "warp"]).unwrap_err();

@@ -43,6 +43,7 @@ mod plan;
 mod pool;
 mod session;
 mod tensor;
+pub mod variant;
 
 pub use error::{Error, ErrorKind};
 #[cfg(feature = "host")]

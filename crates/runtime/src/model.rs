@@ -1,11 +1,11 @@
 //! A loaded artifact: checked, mapped, immutable, shared by sessions.
 
-use crate::cpu;
 use crate::error::{Error, ErrorKind, fail};
 #[cfg(feature = "std")]
 use crate::map;
 use crate::memory::Aligned;
 use crate::tensor::DType;
+use crate::variant::{self, is_gpu};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -149,10 +149,16 @@ impl Model {
     /// must not be changed while the model lives; replace it by renaming a new one over it.
     #[cfg(feature = "std")]
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Arc<Model>, Error> {
+        Model::open_variant(path, None)
+    }
+
+    /// The same, for the variant of this name instead of the best one that this machine can run.
+    #[cfg(feature = "std")]
+    pub fn open_variant(path: impl AsRef<std::path::Path>, variant: Option<&str>) -> Result<Arc<Model>, Error> {
         let path = path.as_ref();
         let named = |e: Error| Error::new(e.kind(), alloc::format!("{}: {e}", path.display()));
         let (file, bytes) = map::file(path)?;
-        let chosen = choose(&bytes).map_err(named)?;
+        let chosen = choose(&bytes, variant).map_err(named)?;
         let length = if chosen.is_gpu() { 0 } else { chosen.code.length as usize };
         let code = map::code_of_file(&file, chosen.code.offset, length).map_err(named)?;
         let constants = &bytes[range(chosen.constants.as_ref())];
@@ -164,7 +170,13 @@ impl Model {
     /// Loads an artifact from memory. Weights and code are copied.
     #[cfg(feature = "std")]
     pub fn from_bytes(bytes: &[u8]) -> Result<Arc<Model>, Error> {
-        let chosen = choose(bytes)?;
+        Model::from_bytes_variant(bytes, None)
+    }
+
+    /// The same, for the variant of this name instead of the best one that this machine can run.
+    #[cfg(feature = "std")]
+    pub fn from_bytes_variant(bytes: &[u8], variant: Option<&str>) -> Result<Arc<Model>, Error> {
+        let chosen = choose(bytes, variant)?;
         let source = &bytes[range(chosen.constants.as_ref())];
         let parts = parts(&chosen, bytes, source)?;
         let mut constants = Aligned::zeroed(source.len() as u64)?;
@@ -179,10 +191,10 @@ impl Model {
     /// Loads an artifact that lies in memory for good, as in flash. Constants are used where they are if they are aligned to 64 bytes, else copied.
     ///
     /// # Safety
-    /// `code` is executable memory that holds the artifact's code section for as long as the model lives; it may be that
-    /// section itself. Which one is told by [`infc_artifact::container::Reader`].
+    /// `code` is executable memory that holds the code section of the variant that runs here, for as long as the model lives; it may be that
+    /// section itself. [`infc_artifact::container::Reader`] has the sections, [`crate::variant::choose`] tells which variant it is.
     pub unsafe fn from_static(bytes: &'static [u8], code: NonNull<u8>) -> Result<Arc<Model>, Error> {
-        let chosen = choose(bytes)?;
+        let chosen = choose(bytes, None)?;
         let source = &bytes[range(chosen.constants.as_ref())];
         let parts = parts(&chosen, bytes, source)?;
         let mut constants = Aligned::default();
@@ -207,7 +219,7 @@ impl Model {
     pub fn requirements(&self) -> &Requirements {
         &self.requirements
     }
-    /// Bytes of constants (weights).
+    /// Bytes of constants (weights) that it uses; an artifact with several variants may hold more.
     pub fn constants_bytes(&self) -> u64 {
         self.constants_bytes
     }
@@ -237,60 +249,31 @@ fn range(section: Option<&Section>) -> core::ops::Range<usize> {
     section.map_or(0..0, |s| s.offset as usize..(s.offset + s.length) as usize)
 }
 
-/// Checks an artifact and picks the first variant that this machine can run.
-fn choose(bytes: &[u8]) -> Result<Chosen, Error> {
-    let reader = Reader::open(bytes)?;
-    let mut refusal = None;
-    let fits = reader.requirements().iter().position(|r| match check(r) {
-        Ok(()) => true,
-        Err(e) => {
-            refusal = Some(e);
-            false
-        }
-    });
-    let Some(variant) = fits else {
-        // The last variant is the one for the oldest machine.
-        return Err(refusal.unwrap_or_else(|| Error::new(ErrorKind::Artifact, "malformed: the artifact has no program")));
+/// Checks an artifact and picks the variant to run. Programs and code of other variants are not read.
+fn choose(bytes: &[u8], variant: Option<&str>) -> Result<Chosen, Error> {
+    let reader = Reader::table(bytes)?;
+    let number = variant::choose(reader.requirements(), variant)?;
+    let requirements = reader.requirements()[number].clone();
+    let checked = |kind, number| -> Result<Section, Error> {
+        let section = reader.section(kind, number)?;
+        reader.check(section)?;
+        Ok(*section)
     };
-    let requirements = reader.requirements()[variant].clone();
-    if !is_gpu(&requirements.arch) {
-        cpu::enable(&requirements)?;
-    }
-    let variant = variant as u32;
-    let section = reader.section(Kind::Program, variant)?;
-    let program = match decode(reader.bytes(section)) {
+    let section = checked(Kind::Program, number as u32)?;
+    let program = match decode(reader.bytes(&section)) {
         Ok(program) => program,
         Err(e) => fail!(Artifact, "malformed: {} (offset {})", e.what, section.offset + e.at as u64),
     };
-    let code = *reader.section(Kind::Code, variant)?;
+    let code = checked(Kind::Code, number as u32)?;
     let constants = reader.find(Kind::Constants, 0).copied();
     if let Err(e) = program.validate(code.length, constants.map_or(0, |c| c.length)) {
         fail!(Artifact, "malformed: {e} (program at offset {})", section.offset);
     }
-    let manifest = reader.find(Kind::Manifest, 0).map_or(Vec::new(), |s| reader.bytes(s).to_vec());
+    let manifest = match reader.find(Kind::Manifest, 0) {
+        Some(_) => reader.bytes(&checked(Kind::Manifest, 0)?).to_vec(),
+        None => Vec::new(),
+    };
     Ok(Chosen { program, requirements, code, constants, manifest })
-}
-
-#[cfg(feature = "gpu")]
-use crate::gpu::is_gpu;
-
-/// No architecture is that of a GPU: an artifact for one is for another machine.
-#[cfg(not(feature = "gpu"))]
-fn is_gpu(_: &str) -> bool {
-    false
-}
-
-/// Whether this machine can run what has these requirements.
-fn check(required: &Requirements) -> Result<(), Error> {
-    #[cfg(feature = "gpu")]
-    if is_gpu(&required.arch) {
-        return crate::gpu::check(&required.arch);
-    }
-    #[cfg(not(feature = "gpu"))]
-    if required.arch.starts_with("sm_") {
-        fail!(Machine, "the artifact is for {}, and this runtime is built without feature `gpu`", required.arch);
-    }
-    cpu::check(required)
 }
 
 /// What a model has beside its program and memory.
@@ -338,7 +321,7 @@ fn hosted(program: &Program, _: &[u8]) -> Result<Hosted, Error> {
 
 #[cfg_attr(not(feature = "host"), allow(unused_variables, reason = "nothing to keep"))]
 fn finish(chosen: Chosen, parts: Parts, constants: *const u8, code: *const u8, keep: Keep) -> Arc<Model> {
-    let Chosen { program, requirements, constants: section, manifest, .. } = chosen;
+    let Chosen { program, requirements, manifest, .. } = chosen;
     let mut inputs: Vec<PortInfo> = program.inputs.iter().map(|p| port_info(p, &program)).collect();
     let mut outputs: Vec<PortInfo> = program.outputs.iter().map(|p| port_info(p, &program)).collect();
     for &(output, input) in &program.states {
@@ -348,7 +331,7 @@ fn finish(chosen: Chosen, parts: Parts, constants: *const u8, code: *const u8, k
     let mut survey = Survey { program: &program, steps: Vec::new(), pointers: 0, extents: 0, scratch: 0 };
     survey.visit(&program.steps);
     let Survey { steps, pointers, extents, scratch, .. } = survey;
-    let constants_bytes = section.map_or(0, |s| s.length);
+    let constants_bytes = program.constants().iter().map(|c| c.1).sum();
     let launch_room = (pointers, extents);
     Arc::new(Model {
         program,

@@ -9,13 +9,15 @@ use crate::tensor::{DType, TensorRef};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+#[cfg(feature = "std")]
+use infc_artifact::program::MAX_THREADS;
 use infc_artifact::program::{Place, Program, SizeOp, SymbolSource};
 
 /// How a session runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Threads that run tasks, the calling one among them; 0 is one for each CPU. `None` is what the artifact says, which is one
-    /// unless it was compiled for more. Results do not depend on it.
+    /// Threads that run tasks, the calling one among them; 0 is one for each CPU, at most 1024. `None` is what the artifact says, which is one
+    /// unless it was compiled for more. Results do not depend on it: more threads than CPUs take turns.
     pub threads: Option<usize>,
     /// How long threads wait busily for the next launch or for each other before they sleep, in microseconds.
     pub spin_us: u32,
@@ -637,6 +639,9 @@ fn check_align(start: *const u8, dtype: DType, kind: &str, name: &str) -> Result
 #[cfg(feature = "std")]
 fn start_threads(frame: &mut Frame, model: &Model, options: &Options) -> Result<usize, Error> {
     let compiled = model.program.threads.map_or(1, |n| n as usize);
+    if let Some(n) = options.threads.filter(|&n| n > MAX_THREADS as usize) {
+        fail!(Usage, "{n} threads were asked for; a session takes at most {MAX_THREADS}, and 0 is one for each CPU");
+    }
     let threads = match options.threads.unwrap_or(compiled) {
         0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
         n => n,

@@ -62,9 +62,9 @@ fn truncated_files_are_refused_with_their_name() {
 #[test]
 fn newer_artifacts_ask_for_a_newer_runtime() {
     let mut bytes = file(&affine());
-    bytes[8] = 2;
+    bytes[8] = 3;
     let text = refused(&bytes).to_string();
-    assert_eq!(text, "made by a newer compiler: format version 2, this runtime knows up to 1; update the runtime");
+    assert_eq!(text, "made by a newer compiler: format version 3, this runtime knows up to 2; update the runtime");
 }
 
 #[test]
@@ -76,22 +76,77 @@ fn an_artifact_for_another_machine_names_what_is_missing() {
     assert!(error.to_string().starts_with("the artifact is for riscv64, this machine is x86_64"), "{error}");
 }
 
-#[test]
-fn the_first_variant_that_fits_is_taken() {
-    let variant = |feature: &str, name: &str| Variant {
-        requirements: Requirements { arch: "x86_64".into(), features: vec![feature.into()] },
+/// A variant that needs a feature; its program has an input of the variant's name.
+fn variant(feature: &str, name: &str) -> Variant {
+    Variant {
+        requirements: Requirements { name: name.into(), arch: "x86_64".into(), features: vec![feature.into()] },
         program: encode(&Program {
             inputs: vec![port(name, vec![], 0)],
             buffers: vec![buffer(c(4), Place::Input(0))],
             ..Program::default()
         }),
         code: vec![],
-    };
-    let variants = [variant("avx2048", "future"), variant("sse2", "today"), variant("sse", "yesterday")];
-    let model = Model::from_bytes(&Artifact { variants: &variants, ..Artifact::default() }.to_bytes()).unwrap();
+    }
+}
+
+fn variants() -> Vec<u8> {
+    let all = [variant("avx2048", "future"), variant("sse2", "today"), variant("sse", "yesterday")];
+    Artifact { variants: &all, ..Artifact::default() }.to_bytes()
+}
+
+#[test]
+fn the_first_variant_that_fits_is_taken() {
+    let model = Model::from_bytes(&variants()).unwrap();
     assert_eq!((model.inputs()[0].name.as_str(), &model.requirements().features[..]), ("today", &["sse2".to_string()][..]));
     let empty = Artifact::default().to_bytes();
     assert_eq!(refused(&empty).to_string(), "malformed: the artifact has no program");
+}
+
+#[test]
+fn a_variant_can_be_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("three.infc");
+    std::fs::write(&path, variants()).unwrap();
+    let open = |name: &str| Model::open_variant(&path, Some(name));
+    assert_eq!(open("yesterday").unwrap().inputs()[0].name, "yesterday");
+    assert_eq!(Model::from_bytes_variant(&variants(), Some("today")).unwrap().requirements().name, "today");
+    let error = open("future").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Machine);
+    assert!(error.to_string().ends_with("variant 'future': this CPU lacks avx2048 (the artifact requires avx2048)"), "{error}");
+    let error = open("tomorrow").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(error.to_string().ends_with("no variant 'tomorrow'; the artifact has 'future', 'today', 'yesterday'"), "{error}");
+}
+
+#[test]
+fn where_no_variant_fits_each_says_why() {
+    let all = [variant("avx2048", "future"), variant("telepathy", "never")];
+    let error = refused(&Artifact { variants: &all, ..Artifact::default() }.to_bytes());
+    let each = "'future': this CPU lacks avx2048 (the artifact requires avx2048); 'never': this CPU lacks telepathy";
+    assert!(error.to_string().starts_with(&format!("this machine can run none of the 2 variants; {each}")), "{error}");
+    assert!(error.kind() == ErrorKind::Machine && error.to_string().contains("this CPU is x86_64 with x87,"), "{error}");
+}
+
+/// Only the variant that runs is read: damage elsewhere is found by whoever reads it.
+#[test]
+fn damage_in_another_variant_does_not_matter_here() {
+    let mut bytes = variants();
+    let program = Reader::open(&bytes).unwrap().section(Kind::Program, 2).unwrap().offset as usize;
+    bytes[program] ^= 1;
+    assert_eq!(Model::from_bytes(&bytes).unwrap().requirements().name, "today");
+    let error = Model::from_bytes_variant(&bytes, Some("yesterday")).unwrap_err().to_string();
+    assert!(error.starts_with("damaged or tampered with: the program"), "{error}");
+}
+
+#[test]
+fn sessions_take_so_many_threads() {
+    let model = Model::from_bytes(&file(&affine())).unwrap();
+    let with = |threads: usize| Session::new(model.clone(), Options { threads: Some(threads), ..Options::default() });
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(with(0).unwrap().threads(), cpus);
+    assert_eq!(with(cpus + 3).unwrap().threads(), cpus + 3);
+    let error = with(1025).err().unwrap();
+    assert_eq!((error.kind(), error.to_string().starts_with("1025 threads were asked for")), (ErrorKind::Usage, true));
 }
 
 #[test]
@@ -118,7 +173,7 @@ fn what_cannot_be_allocated_is_an_error() {
 
 /// A file around these bytes as the program, with right digests.
 fn around(program: Vec<u8>) -> Vec<u8> {
-    let requirements = Requirements { arch: "x86_64".into(), features: vec![] };
+    let requirements = Requirements { name: "kit".into(), arch: "x86_64".into(), features: vec![] };
     let variant = Variant { requirements, program, code: code().0.clone() };
     Artifact { variants: &[variant], constants: &[&[0; 32]], ..Artifact::default() }.to_bytes()
 }

@@ -1,40 +1,10 @@
 //! The run path: no allocation once shapes have been seen.
 
+#[path = "kit/counting.rs"]
+mod counting;
 mod kit;
 
 use infc_runtime::{Model, Options, Session, TensorRef};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-
-/// The system's allocator, counting calls of all threads.
-struct Counting;
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-
-// Safety: hands everything to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, SeqCst);
-        // Safety: by the caller.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // Safety: by the caller.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        CALLS.fetch_add(1, SeqCst);
-        // Safety: by the caller.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, SeqCst);
-        // Safety: by the caller.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// One test, so that no other one allocates meanwhile.
 #[test]
@@ -57,9 +27,9 @@ fn steady_runs_allocate_nothing() {
                 assert!(session.output(0).unwrap().values::<f32>().unwrap()[0] > 0.0);
             };
             (0..3).for_each(|_| round(&mut session));
-            let before = CALLS.load(SeqCst);
+            let before = counting::calls();
             (0..20).for_each(|_| round(&mut session));
-            assert_eq!(CALLS.load(SeqCst) - before, 0, "{threads} threads");
+            assert_eq!(counting::calls() - before, 0, "{threads} threads");
         }
     }
 }

@@ -5,7 +5,6 @@ use super::model;
 use super::run;
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
-use infc::inputs::Source;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,12 +15,16 @@ pub struct Args {
     /// An artifact (.infc), or an ONNX file that is compiled first.
     model: PathBuf,
     /// Threads that work; 0 is one for each CPU [default: what the artifact was compiled for, or 1]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = super::compile::threads())]
+    threads: Option<u32>,
+    /// The value of an input: a .npy file, a .pb file (TensorProto), random:SEED or zeros. Inputs that are not given are random:0.
+    #[arg(short, long = "input", value_name = "NAME=VALUE")]
+    inputs: Vec<String>,
     /// How long to run.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// One JSON object: load_ms first_ms min_ms median_ms p99_ms peak_mib runs.
+    /// One JSON object: load_ms first_ms min_ms median_ms p99_ms runs threads variant, and bytes of memory: peak_rss, the most that this
+    /// process ever had in RAM, base_rss, that of before the model was loaded, weights, arena, scratch, and held (inputs and outputs).
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -33,42 +36,99 @@ pub fn run(args: &Args) -> Result {
     if !(args.seconds >= 0.0 && args.seconds.is_finite()) {
         return Err(Failure::usage("--seconds must be a number that is at least 0", ""));
     }
+    let given = args.inputs.iter().map(|text| run::input(text)).collect::<std::result::Result<Vec<_>, _>>();
+    let given = given.map_err(|e| Failure::usage(format!("--input: {e}"), "as for `infc run`"))?;
     if !model::is_artifact(&args.model)? {
         return compile_then_bench(args);
     }
+    let base = peak_rss();
     let start = Instant::now();
     let mut loaded = model::load(&args.model, &args.how, args.threads)?;
     let load = start.elapsed();
-    let random: Vec<_> = loaded.inputs.iter().map(|(n, _)| (n.clone(), Source::Random(0))).collect();
-    let inputs = run::values(&loaded, &random, &args.how)?;
-    let mut times = vec![];
-    let begin = Instant::now();
-    while times.len() < 2 || begin.elapsed() < Duration::from_secs_f64(args.seconds) {
+    let inputs = run::values(&loaded, &given, &args.how)?;
+    let engine = &mut loaded.engine;
+    inputs.iter().enumerate().try_for_each(|(i, item)| engine.set(i, item))?;
+    // Inputs that outputs take the place of are set for each run, so that all do the same.
+    let model = engine.session().model().clone();
+    let states: Vec<_> = inputs.into_iter().enumerate().filter(|(i, _)| model.inputs()[*i].state.is_some()).collect();
+    let mut one = || -> std::result::Result<Duration, infc_ir::Problems> {
+        states.iter().try_for_each(|(i, item)| engine.set(*i, item))?;
         let start = Instant::now();
-        loaded.engine.run(&inputs)?;
-        times.push(start.elapsed());
+        engine.run_set()?;
+        Ok(start.elapsed())
+    };
+    let begin = Instant::now();
+    let first = one()?;
+    let mut times = Times::default();
+    while times.runs == 0 || begin.elapsed() < Duration::from_secs_f64(args.seconds) {
+        times.push(one()?);
     }
-    let first = times.remove(0);
-    times.sort();
-    let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
-    let (min, median, p99) = (times[0], at(0.5), at(0.99));
-    let peak = peak_mib();
+    times.kept.sort();
+    let at = |share: f64| times.kept[((times.kept.len() - 1) as f64 * share).round() as usize];
+    let (min, median, p99) = (times.min, at(0.5), at(0.99));
+    let (peak, memory) = (peak_rss(), engine.session().memory());
     if args.json {
         let ms = |t: Duration| t.as_secs_f64() * 1e3;
         say!(
             "{}",
             serde_json::json!({
                 "load_ms": ms(load), "first_ms": ms(first), "min_ms": ms(min), "median_ms": ms(median), "p99_ms": ms(p99),
-                "peak_mib": peak, "runs": times.len() + 1, "threads": loaded.threads,
+                "peak_mib": peak.map(|p| p as f64 / 1_048_576.0), "peak_rss": peak, "base_rss": base, "weights": memory.constants,
+                "arena": memory.arena, "scratch": memory.scratch, "held": memory.held, "runs": times.runs + 1,
+                "variant": model.requirements().name, "threads": loaded.threads,
             })
         );
         return Ok(Exit::Ok);
     }
     let (load, first, min, median, p99) =
         (term::time(load), term::time(first), term::time(min), term::time(median), term::time(p99));
-    let peak = peak.map_or("?".to_owned(), |p| format!("{p:.1} MiB"));
-    say!("load {load}, first run {first}, then {} runs: min {min}, median {median}, p99 {p99}; peak memory {peak}", times.len());
+    say!("load {load}, first run {first}, then {} runs: min {min}, median {median}, p99 {p99}", times.runs);
+    let known = |bytes: Option<u64>| bytes.map_or("?".to_owned(), term::bytes);
+    say!(
+        "peak memory {}: weights {}, arena {}, scratch {}, inputs and outputs {}, the program before loading {}",
+        known(peak),
+        term::bytes(memory.constants),
+        term::bytes(memory.arena),
+        term::bytes(memory.scratch),
+        term::bytes(memory.held),
+        known(base)
+    );
     Ok(Exit::Ok)
+}
+
+/// Times of runs. Of very many an even choice is kept, so that they take little memory.
+struct Times {
+    kept: Vec<Duration>,
+    /// One of so many is kept.
+    every: u64,
+    runs: u64,
+    min: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Times {
+        Times { kept: vec![], every: 1, runs: 0, min: Duration::MAX }
+    }
+}
+
+impl Times {
+    const MOST: usize = 1 << 14;
+
+    fn push(&mut self, time: Duration) {
+        self.min = self.min.min(time);
+        if self.runs % self.every == 0 {
+            self.kept.push(time);
+        }
+        self.runs += 1;
+        if self.kept.len() == Times::MOST {
+            let mut odd = false;
+            self.kept.retain(|_| {
+                odd = !odd;
+                odd
+            });
+            self.every *= 2;
+        }
+    }
 }
 
 /// Compiles to a temporary file and times that in a process of its own, so that the compiler's memory is not counted.
@@ -82,6 +142,7 @@ fn compile_then_bench(args: &Args) -> Result {
     command.arg("bench").arg(&artifact).arg(format!("--seconds={}", args.seconds));
     command.args(args.threads.map(|n| format!("--threads={n}")));
     command.args(args.how.dims().iter().map(|(name, size)| format!("--dim={name}={size}")));
+    command.args(args.inputs.iter().map(|text| format!("--input={text}")));
     if args.json {
         command.arg("--json");
     }
@@ -93,9 +154,25 @@ fn compile_then_bench(args: &Args) -> Result {
     })
 }
 
-/// The most memory this process ever had in RAM.
-fn peak_mib() -> Option<f64> {
+/// The most bytes that this process ever had in RAM, where the operating system tells.
+fn peak_rss() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? / 1024.0)
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_times_an_even_choice_is_kept() {
+        let mut times = Times::default();
+        let runs = 5 * Times::MOST as u64;
+        (0..runs).rev().for_each(|n| times.push(Duration::from_nanos(n)));
+        assert_eq!((times.runs, times.min), (runs, Duration::ZERO));
+        assert!(times.kept.len() < Times::MOST && times.kept.len() > Times::MOST / 4);
+        let gap = times.kept[0] - times.kept[1];
+        assert!(times.kept.windows(2).all(|w| w[0] - w[1] == gap), "{gap:?}");
+    }
 }

@@ -56,7 +56,7 @@ fn open(path: &Path, how: &How) -> Result<Side> {
         infc_passes::run(&mut graph, &options)?;
         return Ok(Side::Graph(graph));
     }
-    let artifact = infc_runtime::Model::open(path).map_err(|e| model::runtime_problem(path, &e))?;
+    let artifact = model::open(path, how)?;
     let native = infc::engine::Native::new(artifact, infc_runtime::Options::default())?;
     let names = native.outputs().into_iter().map(|o| o.0).collect();
     Ok(Side::Artifact(Running { native, bytes: compress::file_size(path)? }, names))

@@ -8,6 +8,7 @@ use infc::compile::{self, Compiled, Options, Report};
 use infc::{native, target};
 use infc_ir::{Graph, Problems};
 use infc_kernel::target::Math;
+use infc_runtime::variant;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,7 +25,7 @@ pub struct Args {
     #[command(flatten)]
     how: How,
     /// Threads that the artifact is to run on where a session is not told how many; 0 is one for each CPU [default: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(infc_artifact::program::MAX_THREADS)))]
+    #[arg(long, value_name = "N", value_parser = threads())]
     threads: Option<u32>,
     /// What to make [default: infc, or c for a target of the c backend]
     #[arg(long, value_enum)]
@@ -63,8 +64,9 @@ pub struct How {
     /// The machine: a name of `infc targets` or a machine file [default: native, which is this computer]
     #[arg(long, value_name = "NAME|FILE.toml")]
     target: Option<String>,
-    /// Short for --target with an x86-64 machine.
-    #[arg(long, value_name = "NAME", conflicts_with = "target")]
+    /// Short for --target with x86-64 machines. An artifact for several ones, NAME,NAME, has code for each, and a computer runs the best that
+    /// it can; to run an artifact, this names the one to take instead.
+    #[arg(long, value_name = "NAME[,NAME]", conflicts_with = "target")]
     cpu: Option<String>,
     /// Give a symbolic dim a value; NAME<=SIZE leaves it open up to a size, for C code.
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim_or_bound)]
@@ -125,10 +127,51 @@ enum Emit {
     Loops,
 }
 
+/// Numbers of threads that sessions take.
+pub fn threads() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(0..=i64::from(infc_artifact::program::MAX_THREADS))
+}
+
 impl How {
-    /// Options of the compiler, for what takes any size.
+    /// For these machines, and nothing else said.
+    pub fn of(target: Option<&str>, cpu: Option<&str>) -> How {
+        How { target: target.map(str::to_owned), cpu: cpu.map(str::to_owned), ..How::default() }
+    }
+    /// Options of the compiler, for a model that takes any size and is run here: of several CPUs, the one that an artifact for all of them
+    /// would be run for. A CPU that this computer is not is an error.
     pub fn options(&self) -> std::result::Result<Options, Failure> {
-        self.options_for("native")
+        let options = self.options_for("native")?;
+        let all = || [&options.target].into_iter().chain(&options.more);
+        if all().any(|t| t.backend != "llvm") {
+            return Ok(options);
+        }
+        let requirements: Vec<_> = all().map(target::requirements).collect();
+        match variant::choose(&requirements, None) {
+            Ok(chosen) => {
+                let target = all().nth(chosen).expect("one of them").clone();
+                Ok(Options { target, more: vec![], ..options })
+            }
+            Err(e) => {
+                let at = format!("--cpu {}", self.cpu.as_deref().or(self.target.as_deref()).unwrap_or("native"));
+                let help = "leave it out to run code for this computer; `infc compile` makes code for others";
+                Err(Problems::one(at, e.to_string(), help).into())
+            }
+        }
+    }
+    /// The variant of an artifact that is to be run, if one is named. An artifact has been compiled: it takes no other option that says how.
+    pub fn variant(&self) -> std::result::Result<Option<&str>, Failure> {
+        if self.has_states() || self.math.is_some() {
+            let help = "give them to `infc compile`; `infc inspect` says what an artifact was compiled with";
+            return Err(Failure::usage("--state and --math are for models that are compiled, this is an artifact", help));
+        }
+        match self.target.as_deref().or(self.cpu.as_deref()) {
+            Some(names) if names.contains(',') => {
+                let help = "leave out --cpu to run the best variant that this computer can, or name one";
+                Err(Failure::usage(format!("--cpu {names}: an artifact runs one variant at a time"), help))
+            }
+            Some("native") | None => Ok(None),
+            Some(name) => Ok(Some(name)),
+        }
     }
     /// The same, for this target if none is named.
     fn options_for(&self, target: &str) -> std::result::Result<Options, Failure> {
@@ -143,8 +186,11 @@ impl How {
     }
     /// Options of the compiler, for this target if none is named.
     fn bounded_options(&self, target: &str) -> std::result::Result<Options, Failure> {
-        let name = self.target.as_deref().or(self.cpu.as_deref()).unwrap_or(target);
-        let mut more = target::find_all(name).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
+        let found = match &self.cpu {
+            Some(names) => target::find_cpus(names),
+            None => target::find_all(self.target.as_deref().unwrap_or(target)),
+        };
+        let mut more = found.map_err(|problems| Failure { exit: Exit::Usage, problems })?;
         if let Some(math) = self.math {
             for machine in &mut more {
                 if machine.block_threads == 0 {
@@ -232,6 +278,16 @@ pub fn run(args: &Args) -> Result {
         if args.weights.is_some() || args.openmp || args.no_libm || args.index.is_some() {
             return Err(Failure::usage("--weights, --openmp, --no-libm and --index are for C code", "add --emit c"));
         }
+    }
+    if !options.more.is_empty() && !matches!(emit, Emit::Infc | Emit::Ir) {
+        let names: Vec<_> = [&options.target].into_iter().chain(&options.more).map(|t| t.name.as_str()).collect();
+        let kind = emit.to_possible_value().map_or(String::new(), |v| v.get_name().to_owned());
+        let message = format!("--emit {kind} is code for one machine, {} were named: {}", names.len(), names.join(", "));
+        let help = format!(
+            "name one, or make an artifact, which has code for all of them and chooses: --emit infc; for the oldest: --cpu {}",
+            names[names.len() - 1]
+        );
+        return Err(Failure::usage(message, help));
     }
     options.passes.print_after.clone_from(&args.print_after);
     options.passes.stop_after.clone_from(&args.stop_after);

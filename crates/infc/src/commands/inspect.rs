@@ -9,6 +9,7 @@ use infc_artifact::container::{ContainerError, Kind, Reader};
 use infc_artifact::decode::decode;
 use infc_artifact::program::{Port, Program, Size, Step};
 use infc_ir::{Graph, Problems, Value};
+use infc_runtime::variant;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     /// An artifact (.infc) or an ONNX file.
     file: PathBuf,
-    /// Read all weights of an artifact and compare them with their digest.
+    /// Read all weights of an artifact and compare them with their digest, and check the programs of all variants.
     #[arg(long)]
     check: bool,
     /// One JSON object.
@@ -37,10 +38,11 @@ pub fn run(args: &Args) -> Result {
     }
     let bytes = std::fs::read(&args.file).map_err(|e| Failure::io(&args.file, &e))?;
     let reader = Reader::open(&bytes).map_err(|e| container_problem(&args.file, &e))?;
-    let checked = args.check.then(|| reader.check_constants());
+    let constants = || reader.check_constants().map_err(|e| container_problem(&args.file, &e));
+    let checked = args.check.then(|| constants().and_then(|()| check_programs(&reader, args)));
     print_artifact(&reader, args)?;
     match checked {
-        Some(Err(e)) => Err(Failure { exit: Exit::Failed, problems: container_problem(&args.file, &e) }),
+        Some(Err(problems)) => Err(Failure { exit: Exit::Failed, problems }),
         Some(Ok(())) => {
             if !args.json {
                 say!("all digests match");
@@ -57,9 +59,71 @@ fn container_problem(path: &Path, e: &ContainerError) -> Problems {
 
 /// What one variant is made of.
 struct Variant {
+    name: String,
     requirements: String,
+    /// It is the one that this computer would run.
+    chosen: bool,
+    /// Why this computer cannot run it.
+    refused: Option<String>,
     code: u64,
+    program_bytes: u64,
+    /// Bytes of the constants that it uses, and of those that no other variant does.
+    constants: (u64, u64),
     program: Program,
+}
+
+/// All variants, as this computer sees them.
+fn variants(reader: &Reader, args: &Args) -> std::result::Result<Vec<Variant>, Problems> {
+    let fail = |e: ContainerError| container_problem(&args.file, &e);
+    let chosen = variant::choose(reader.requirements(), None).ok();
+    let mut out = vec![];
+    for (i, r) in reader.requirements().iter().enumerate() {
+        let section = reader.section(Kind::Program, i as u32).map_err(fail)?;
+        let program = decode(reader.bytes(section))
+            .map_err(|e| Problems::one(args.file.display().to_string(), format!("the program is damaged: {e}"), ""))?;
+        out.push(Variant {
+            name: r.name.clone(),
+            requirements: format!("{} {}", r.arch, r.features.join(" ")),
+            chosen: chosen == Some(i),
+            refused: variant::check(r).err().map(|e| e.to_string()),
+            code: reader.section(Kind::Code, i as u32).map_err(fail)?.length,
+            program_bytes: section.length,
+            constants: (0, 0),
+            program,
+        });
+    }
+    let uses: Vec<Vec<(u64, u64)>> = out.iter().map(|v| v.program.constants()).collect();
+    let all = covered(uses.concat());
+    for (i, v) in out.iter_mut().enumerate() {
+        let others = uses.iter().enumerate().filter(|(k, _)| *k != i).flat_map(|(_, u)| u.clone()).collect();
+        v.constants = (covered(uses[i].clone()), all - covered(others));
+    }
+    Ok(out)
+}
+
+/// The bytes that ranges of offset and length cover together.
+fn covered(mut ranges: Vec<(u64, u64)>) -> u64 {
+    ranges.sort_unstable();
+    let (mut end, mut sum) = (0u64, 0u64);
+    for (offset, bytes) in ranges {
+        let to = offset.saturating_add(bytes);
+        sum += to.saturating_sub(end.max(offset));
+        end = end.max(to);
+    }
+    sum
+}
+
+/// The programs of all variants are well-formed; loading looks at the one that it runs alone.
+fn check_programs(reader: &Reader, args: &Args) -> std::result::Result<(), Problems> {
+    let constants = reader.find(Kind::Constants, 0).map_or(0, |s| s.length);
+    for v in variants(reader, args)? {
+        let at = |e| format!("the program of variant '{}' is malformed: {e}", v.name);
+        let file = args.file.display().to_string();
+        v.program
+            .validate(v.code, constants)
+            .map_err(|e| Problems::one(file, at(e), "compile the model again, or get the file again"))?;
+    }
+    Ok(())
 }
 
 fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failure> {
@@ -68,13 +132,7 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
     let manifest = Manifest::decode(reader.bytes(section(Kind::Manifest, 0)?))
         .map_err(|e| Problems::one(args.file.display().to_string(), format!("the manifest is damaged: {e}"), ""))?;
     let constants = section(Kind::Constants, 0)?.length;
-    let mut variants = vec![];
-    for (i, r) in reader.requirements().iter().enumerate() {
-        let program = decode(reader.bytes(section(Kind::Program, i as u32)?))
-            .map_err(|e| Problems::one(args.file.display().to_string(), format!("the program is damaged: {e}"), ""))?;
-        let code = section(Kind::Code, i as u32)?.length;
-        variants.push(Variant { requirements: format!("{} {}", r.arch, r.features.join(" ")), code, program });
-    }
+    let variants = variants(reader, args)?;
     if args.json {
         let json = variants.iter().map(variant_json).collect::<Vec<_>>();
         say!(
@@ -94,8 +152,14 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
         say!("dims: {}", manifest.dims.join(", "));
     }
     say!("constants: {}", term::bytes(constants));
-    for v in &variants {
+    for (i, v) in variants.iter().enumerate() {
         let arena = v.program.arena.map_or("depends on the shapes".to_owned(), term::bytes);
+        let here = match &v.refused {
+            _ if v.chosen => "runs here".to_owned(),
+            None => "could run here".to_owned(),
+            Some(why) => format!("cannot run here: {why}"),
+        };
+        say!("variant '{}': {here}", v.name);
         say!("needs: {}", v.requirements);
         say!(
             "code: {}, {} kernels, {} steps; memory: {arena}",
@@ -103,9 +167,21 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
             v.program.kernels.len(),
             steps(&v.program.steps)
         );
+        if variants.len() > 1 {
+            let (uses, alone) = v.constants;
+            say!(
+                "in the file: {}; uses {} of the constants, {} of them alone",
+                term::bytes(v.code + v.program_bytes + alone),
+                term::bytes(uses),
+                term::bytes(alone)
+            );
+        }
         let host = v.program.host_nodes();
         if !host.is_empty() {
             say!("on the host: {}", host.join(", "));
+        }
+        if i > 0 && interface(v) == interface(&variants[0]) {
+            continue;
         }
         for (what, ports) in [("input", &v.program.inputs), ("output", &v.program.outputs)] {
             for p in ports {
@@ -120,13 +196,20 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
     Ok(())
 }
 
+/// What a program takes and gives, which is the same for all variants of a model.
+fn interface(v: &Variant) -> (Vec<(&str, String)>, &[(u32, u32)]) {
+    let ports = v.program.inputs.iter().chain(&v.program.outputs);
+    (ports.map(|p| (p.name.as_str(), port_type(p, &v.program))).collect(), &v.program.states)
+}
+
 fn variant_json(v: &Variant) -> serde_json::Value {
     let ports = |ports: &[Port]| {
         ports.iter().map(|p| serde_json::json!({"name": p.name, "type": port_type(p, &v.program)})).collect::<Vec<_>>()
     };
     let kernels: Vec<_> = v.program.kernels.iter().map(|k| &k.name).collect();
     serde_json::json!({
-        "requirements": v.requirements, "code_bytes": v.code, "arena_bytes": v.program.arena, "steps": steps(&v.program.steps),
+        "name": v.name, "chosen": v.chosen, "refused": v.refused, "program_bytes": v.program_bytes, "constant_bytes": v.constants.0,
+        "own_constant_bytes": v.constants.1, "requirements": v.requirements, "code_bytes": v.code, "arena_bytes": v.program.arena, "steps": steps(&v.program.steps),
         "kernels": kernels, "host": v.program.host_nodes(), "inputs": ports(&v.program.inputs), "outputs": ports(&v.program.outputs),
     })
 }

@@ -1,13 +1,14 @@
 //! What `run` and `bench` have in common: an artifact or an ONNX file, made ready to run.
 
 use super::compile::{self, How};
-use crate::term::Failure;
-use infc::engine::{Engine, Native};
+use crate::term::{Exit, Failure};
+use infc::engine::Native;
 use infc_artifact::container::MAGIC;
 use infc_ir::{Problems, Type};
 use infc_runtime::Model;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A model ready to run.
 pub struct Loaded {
@@ -18,7 +19,7 @@ pub struct Loaded {
     /// Threads that run it.
     pub threads: usize,
     /// Runs it.
-    pub engine: Box<dyn Engine>,
+    pub engine: Native,
 }
 
 /// True for an artifact, by its first bytes.
@@ -31,28 +32,46 @@ pub fn is_artifact(path: &Path) -> std::result::Result<bool, Failure> {
 }
 
 /// Loads an artifact, or compiles and loads an ONNX file.
-pub fn load(path: &Path, how: &How, threads: Option<usize>) -> std::result::Result<Loaded, Failure> {
-    let options = infc_runtime::Options { threads, ..infc_runtime::Options::default() };
+pub fn load(path: &Path, how: &How, threads: Option<u32>) -> std::result::Result<Loaded, Failure> {
+    let options = infc_runtime::Options { threads: threads.map(|n| n as usize), ..infc_runtime::Options::default() };
     let model = if is_artifact(path)? {
-        Model::open(path).map_err(|e| runtime_problem(path, &e))?
+        open(path, how)?
     } else {
         let compiled = compile::compile(path, &how.options()?)?;
         Model::from_bytes(&compiled.artifact).map_err(|e| runtime_problem(path, &e))?
     };
     let mut engine = Native::new(model, options)?;
     let (inputs, outputs) = (engine.inputs(), engine.outputs());
-    Ok(Loaded { inputs, outputs, threads: engine.session().threads(), engine: Box::new(engine) })
+    let threads = engine.session().threads();
+    say_if_too_many(threads);
+    Ok(Loaded { inputs, outputs, threads, engine })
+}
+
+/// Loads an artifact: the variant that is named, or the best one for this computer.
+pub fn open(path: &Path, how: &How) -> std::result::Result<Arc<Model>, Failure> {
+    Model::open_variant(path, how.variant()?).map_err(|e| runtime_problem(path, &e))
+}
+
+/// More threads than CPUs give the same results, later.
+pub fn say_if_too_many(threads: usize) {
+    let cpus = std::thread::available_parallelism().map_or(threads, usize::from);
+    if threads > cpus {
+        eprintln!("note: {threads} threads take turns on {cpus} CPUs; --threads 0 is one for each CPU");
+    }
 }
 
 /// What the runtime says, as a problem of this file.
-pub fn runtime_problem(path: &Path, e: &infc_runtime::Error) -> Problems {
+pub fn runtime_problem(path: &Path, e: &infc_runtime::Error) -> Failure {
     let text = e.to_string();
     let at = path.display().to_string();
     let text = text.strip_prefix(&format!("{at}: ")).unwrap_or(&text);
-    let help = match e.kind() {
-        infc_runtime::ErrorKind::Artifact => "compile the model again with this version",
-        infc_runtime::ErrorKind::Machine => "compile the model for this machine: infc compile --cpu native",
-        _ => "",
+    let (exit, help) = match e.kind() {
+        infc_runtime::ErrorKind::Artifact => (Exit::Rejected, "compile the model again with this version"),
+        infc_runtime::ErrorKind::Machine => {
+            (Exit::Rejected, "compile the model for this machine: infc compile --cpu native; `infc inspect` shows all variants")
+        }
+        infc_runtime::ErrorKind::Usage => (Exit::Usage, "`infc inspect` shows all variants; leave out --cpu for the best one"),
+        _ => (Exit::Rejected, ""),
     };
-    Problems::one(at, text, help)
+    Failure { exit, problems: Problems::one(at, text, help) }
 }

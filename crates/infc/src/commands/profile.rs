@@ -1,7 +1,7 @@
 //! `infc profile`: where the time of a run goes, step by step, beside what the machine can do.
 
 use super::compile::{self, How};
-use super::model::runtime_problem;
+use super::model::{is_artifact, runtime_problem, say_if_too_many};
 use super::profile_page;
 use crate::say;
 use crate::term::{Exit, Failure, Result};
@@ -26,8 +26,8 @@ pub struct Args {
     /// An ONNX file.
     model: PathBuf,
     /// Threads that work; 0 is one for each CPU [default: what the artifact was compiled for, or 1]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = compile::threads())]
+    threads: Option<u32>,
     /// How long to run.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
@@ -85,15 +85,23 @@ pub fn run(args: &Args) -> Result {
     if !(args.seconds >= 0.0 && args.seconds.is_finite()) {
         return Err(Failure::usage("--seconds must be a number that is at least 0", ""));
     }
+    if is_artifact(&args.model)? {
+        let help =
+            "give the ONNX file that it was made from, with --cpu NAME for one of its variants; `infc bench` times artifacts";
+        return Err(Failure::usage("an artifact does not say what its kernels were made from", help));
+    }
+    let how = args.how.options()?;
     let graph = compile::import(&args.model)?;
     let dims = args.how.dims();
     let make = |&v: &infc_ir::Value| inputs::make(&Source::Random(0), &graph.value(v).name, graph.ty(v), &dims);
     let inputs = graph.inputs().iter().map(make).collect::<std::result::Result<Vec<_>, _>>()?;
     let symbols: BTreeMap<&str, i64> = engine::symbols_of(&graph, &inputs);
-    let compiled = compile::compile(&args.model, &args.how.options()?)?;
+    let compiled = compile::compile(&args.model, &how)?;
     let model = Model::from_bytes(&compiled.artifact).map_err(|e| runtime_problem(&args.model, &e))?;
-    let options = infc_runtime::Options { threads: args.threads, profile: true, ..infc_runtime::Options::default() };
+    let options =
+        infc_runtime::Options { threads: args.threads.map(|n| n as usize), profile: true, ..infc_runtime::Options::default() };
     let mut native = Native::new(model, options)?;
+    say_if_too_many(native.session().threads());
     native.run(&inputs)?;
     let mut before = native.session().times().to_vec();
     let mut samples: Vec<Vec<u64>> = vec![vec![]; before.len()];
@@ -116,7 +124,7 @@ pub fn run(args: &Args) -> Result {
     };
     let times: Vec<(f64, f64)> =
         samples.iter_mut().zip(&calls).map(|(s, &calls)| (median(s), calls as f64 / f64::from(runs))).collect();
-    let limits = Limits::measure(&args.how.options()?.target, 1, MEASURE)?;
+    let limits = Limits::measure(&how.target, 1, MEASURE)?;
     let mut lines = lines(&compiled, &times, &symbols);
     let total: f64 = lines.iter().map(|l| l.nanoseconds).sum();
     if let Some(path) = &args.html {

@@ -4,6 +4,7 @@ use super::compile::{How, write_file};
 use super::model::{self, Loaded};
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
+use infc::engine::Engine;
 use infc::inputs::{self, Source};
 use infc::npy;
 use infc_ir::interp::Item;
@@ -26,13 +27,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// Threads that work; 0 is one for each CPU [default: what the artifact was compiled for, or 1]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = super::compile::threads())]
+    threads: Option<u32>,
     #[command(flatten)]
     how: How,
 }
 
-fn input(text: &str) -> std::result::Result<(String, Source), String> {
+/// `NAME=VALUE`.
+pub fn input(text: &str) -> std::result::Result<(String, Source), String> {
     // Names may hold '=' and paths too: the last one that leaves a valid source wins, which for paths without '=' is the only one.
     let (name, source) = text.rsplit_once('=').ok_or("write NAME=FILE.npy, NAME=random:SEED or NAME=zeros")?;
     Ok((name.to_owned(), Source::parse(source)?))

@@ -1,5 +1,7 @@
 //! `infc verify`: a backend's outputs against stored ones.
 
+use super::compile::How;
+use super::model;
 use crate::say;
 use crate::term::{Exit, Failure, Result, Style, progress};
 use infc::cases::{self, Case};
@@ -39,6 +41,12 @@ pub struct Args {
     /// The machine to compile for [default: native]
     #[arg(long, value_name = "NAME|FILE.toml")]
     target: Option<String>,
+    /// Short for --target with an x86-64 machine. With --artifact, the variant to run instead of the best one for this computer.
+    #[arg(long, value_name = "NAME", conflicts_with = "target")]
+    cpu: Option<String>,
+    /// Run this artifact instead of compiling the model, of which there must be one.
+    #[arg(long, value_name = "FILE.infc", conflicts_with_all = ["backend", "target", "fixed", "bisect"])]
+    artifact: Option<PathBuf>,
     /// Value of a symbolic dim for made-up inputs [default: 1]
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = super::compile::dim)]
     dims: Vec<(String, i64)>,
@@ -87,15 +95,27 @@ pub fn run(args: &Args) -> Result {
     }
     let Args { backend, rtol, atol, strict, fixed, bisect, max_mflop, jobs, .. } = *args;
     let mut gaps = args.gaps.as_deref().map(Gaps::read).transpose()?.unwrap_or_default();
+    let how = How::of(args.target.as_deref(), args.cpu.as_deref());
+    let artifact = args.artifact.as_deref().map(|path| model::open(path, &how)).transpose()?;
+    if artifact.is_some() && found.len() != 1 {
+        let message = format!("--artifact runs one model, {} were found", found.len());
+        return Err(Failure::usage(message, "name the folder or file of the model that it was compiled from"));
+    }
     let machine = backend.machine();
     let default = machine.as_ref().map_or("native", |m| &m.name);
-    let target =
-        target::find(args.target.as_deref().unwrap_or(default)).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
+    let target = match (&args.cpu, &artifact) {
+        (Some(_), None) => how.options()?.target,
+        _ => {
+            target::find(args.target.as_deref().unwrap_or(default)).map_err(|problems| Failure { exit: Exit::Usage, problems })?
+        }
+    };
     if let Some(machine) = machine.filter(|m| m.backend != target.backend) {
         let message = format!("target '{}' is of the {} backend", target.name, target.backend);
         let help = format!("leave out --target, or name one of the {} backend; `infc targets` lists them", machine.backend);
         return Err(Failure::usage(message, help));
     }
+    // Interpreters have no steps to tell apart.
+    let compiled = artifact.is_some() || !matches!(backend, Backend::Interp | Backend::Passes);
     let options = Options {
         backend,
         rtol,
@@ -106,6 +126,7 @@ pub fn run(args: &Args) -> Result {
         max_mflop,
         jobs,
         dims: args.dims.iter().cloned().collect(),
+        artifact,
         compile: infc::Options::for_target(target),
     };
     let (style, width) = (Style::stdout(), found.iter().map(|c| c.name.len()).max().unwrap_or(0));
@@ -122,8 +143,6 @@ pub fn run(args: &Args) -> Result {
     let count = |f: fn(&Verdict) -> bool| reports.iter().filter(|r| f(&r.verdict)).count();
     let (passed, failed) = (count(|v| *v == Verdict::Passed), count(|v| matches!(v, Verdict::Failed(_))));
     let known = count(|v| matches!(v, Verdict::Gap(_)));
-    // Interpreters have no steps to tell apart.
-    let compiled = !matches!(backend, Backend::Interp | Backend::Passes);
     let native = reports.iter().filter(|r| r.verdict == Verdict::Passed && r.host.is_empty()).count();
     let native = compiled.then_some(native);
     if args.json {

@@ -108,7 +108,8 @@ pub fn file(program: &Program) -> Vec<u8> {
 pub fn file_for(program: &Program, arch: &str, features: &[&str]) -> Vec<u8> {
     let program = Program { kernels: code().1.clone(), ..program.clone() };
     let constants: Vec<u8> = (0..8).flat_map(|i| (i as f32 + 0.5).to_le_bytes()).collect();
-    let requirements = Requirements { arch: arch.into(), features: features.iter().map(|f| f.to_string()).collect() };
+    let features = features.iter().map(|f| f.to_string()).collect();
+    let requirements = Requirements { name: "kit".into(), arch: arch.into(), features };
     let variant = Variant { requirements, program: encode(&program), code: code().0.clone() };
     Artifact { manifest: b"how it was made", variants: &[variant], constants: &[&constants], debug: b"" }.to_bytes()
 }
