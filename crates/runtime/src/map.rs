@@ -10,11 +10,26 @@ pub(crate) fn file(path: &Path) -> Result<(File, Mmap), Error> {
     let opened = File::open(path).and_then(|file| {
         // Safety: the file must not be changed while it is mapped, as `Model::open` documents.
         let map = unsafe { Mmap::map(&file) }?;
+        // Only parts are read: a huge page around each would be counted as memory of this process. A hint, which older systems do not take.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::NoHugePage);
         Ok((file, map))
     });
     match opened {
         Ok(pair) => Ok(pair),
         Err(e) => fail!(Io, "{}: {e}", path.display()),
+    }
+}
+
+/// A range of a file, mapped read-only.
+pub(crate) fn constants_of_file(file: &File, offset: u64, bytes: usize) -> Result<Option<Mmap>, Error> {
+    if bytes == 0 {
+        return Ok(None);
+    }
+    // Safety: as above.
+    match unsafe { MmapOptions::new().offset(offset).len(bytes).map(file) } {
+        Ok(map) => Ok(Some(map)),
+        Err(e) => fail!(Memory, "{bytes} bytes of constants cannot be mapped: {e}"),
     }
 }
 

@@ -85,7 +85,7 @@ pub(crate) struct StepInfo {
 enum Keep {
     #[cfg(feature = "std")]
     File {
-        file: memmap2::Mmap,
+        constants: Option<memmap2::Mmap>,
         code: Option<memmap2::Mmap>,
     },
     #[cfg(feature = "std")]
@@ -105,6 +105,7 @@ pub struct Model {
     /// Pointers and extents of all launches.
     pub(crate) launch_room: (usize, usize),
     pub(crate) scratch: u64,
+    /// Where offset 0 of the constants would be. Only those that the program uses are there.
     pub(crate) constants: *const u8,
     pub(crate) code: *const u8,
     /// Code and weights on a GPU, if the model is for one.
@@ -145,7 +146,7 @@ impl Chosen {
 }
 
 impl Model {
-    /// Loads an artifact file. Its weights are mapped, not read, and shared with other processes that use the file. The file
+    /// Loads an artifact file. The weights that the model uses are mapped, not read, and shared with other processes that use the file. It
     /// must not be changed while the model lives; replace it by renaming a new one over it.
     #[cfg(feature = "std")]
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Arc<Model>, Error> {
@@ -161,13 +162,18 @@ impl Model {
         let chosen = choose(&bytes, variant).map_err(named)?;
         let length = if chosen.is_gpu() { 0 } else { chosen.code.length as usize };
         let code = map::code_of_file(&file, chosen.code.offset, length).map_err(named)?;
-        let constants = &bytes[range(chosen.constants.as_ref())];
-        let parts = parts(&chosen, &bytes, constants).map_err(named)?;
-        let (constants, entry) = (constants.as_ptr(), code.as_ref().map_or(core::ptr::null(), |c| c.as_ptr()));
-        Ok(finish(chosen, parts, constants, entry, Keep::File { file: bytes, code }))
+        let section = range(chosen.constants.as_ref());
+        let parts = parts(&chosen, &bytes, &bytes[section.clone()]).map_err(named)?;
+        // What was read to choose is not kept: the operating system counts pages of a file as memory of the process while they are mapped.
+        drop(bytes);
+        let used = used(&chosen.program);
+        let constants = map::constants_of_file(&file, (section.start + used.start) as u64, used.len()).map_err(named)?;
+        let start = constants.as_ref().map_or(core::ptr::null(), |c| c.as_ptr()).wrapping_sub(used.start);
+        let entry = code.as_ref().map_or(core::ptr::null(), |c| c.as_ptr());
+        Ok(finish(chosen, parts, start, entry, Keep::File { constants, code }))
     }
 
-    /// Loads an artifact from memory. Weights and code are copied.
+    /// Loads an artifact from memory. The weights that the model uses and its code are copied.
     #[cfg(feature = "std")]
     pub fn from_bytes(bytes: &[u8]) -> Result<Arc<Model>, Error> {
         Model::from_bytes_variant(bytes, None)
@@ -179,12 +185,13 @@ impl Model {
         let chosen = choose(bytes, variant)?;
         let source = &bytes[range(chosen.constants.as_ref())];
         let parts = parts(&chosen, bytes, source)?;
-        let mut constants = Aligned::zeroed(source.len() as u64)?;
-        constants.bytes_mut().copy_from_slice(source);
+        let used = used(&chosen.program);
+        let mut constants = Aligned::zeroed(used.len() as u64)?;
+        constants.bytes_mut().copy_from_slice(&source[used.clone()]);
         let image = if chosen.is_gpu() { &[][..] } else { &bytes[range(Some(&chosen.code))] };
         let code = map::code_of_bytes(image)?;
         let entry = code.as_ref().map_or(core::ptr::null(), |c| c.as_ptr());
-        let start = constants.pointer();
+        let start = constants.pointer().wrapping_sub(used.start);
         Ok(finish(chosen, parts, start, entry, Keep::Memory { constants, code }))
     }
 
@@ -247,6 +254,16 @@ impl From<ContainerError> for Error {
 
 fn range(section: Option<&Section>) -> core::ops::Range<usize> {
     section.map_or(0..0, |s| s.offset as usize..(s.offset + s.length) as usize)
+}
+
+/// Where in the constants those of a program lie, from a multiple of [`ALIGN`] on. `validate` has checked that it is inside of them.
+#[cfg(feature = "std")]
+fn used(program: &Program) -> core::ops::Range<usize> {
+    let parts = program.constants();
+    match (parts.first(), parts.last()) {
+        (Some(&(first, _)), Some(&(last, bytes))) => first as usize / ALIGN * ALIGN..(last + bytes) as usize,
+        _ => 0..0,
+    }
 }
 
 /// Checks an artifact and picks the variant to run. Programs and code of other variants are not read.

@@ -457,8 +457,8 @@ impl Session {
                         held.memory.pointer()
                     }
                 },
-                // Safety: `validate` checked that it lies in the constants.
-                Place::Constant(offset) => unsafe { model.constants.add(offset as usize) }.cast_mut(),
+                // `validate` checked that it lies in the constants.
+                Place::Constant(offset) => model.constants.wrapping_add(offset as usize).cast_mut(),
                 Place::Arena { .. } if !on_host => core::ptr::null_mut(),
                 // Safety: inside the arena, by `validate` or by `place`.
                 Place::Arena { .. } => unsafe { self.arena.pointer().add(self.plan.offsets[b] as usize) },
