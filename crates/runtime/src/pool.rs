@@ -28,7 +28,7 @@ struct Slot {
 struct Shared {
     slots: Vec<Slot>,
     job: UnsafeCell<Option<(Job, usize)>>,
-    /// Workers that have not finished the current launch.
+    /// Workers that have not finished the current launch; at first, those that have not started.
     pending: AtomicUsize,
     /// The thread that launches, and whether it is parked.
     caller: Mutex<Thread>,
@@ -41,6 +41,25 @@ struct Shared {
 unsafe impl Sync for Shared {}
 // Safety: as above; what the pointers in a job lead to outlives the launch.
 unsafe impl Send for Shared {}
+
+impl Shared {
+    /// The caller waits for all workers.
+    fn wait(&self) {
+        if !spin(self.spin, || self.pending.load(SeqCst) == 0) {
+            self.caller_sleeps.store(true, SeqCst);
+            while self.pending.load(SeqCst) != 0 {
+                thread::park();
+            }
+            self.caller_sleeps.store(false, SeqCst);
+        }
+    }
+    /// A worker has done its part.
+    fn done(&self) {
+        if self.pending.fetch_sub(1, SeqCst) == 1 && self.caller_sleeps.load(SeqCst) {
+            self.caller.lock().unwrap_or_else(|e| e.into_inner()).unpark();
+        }
+    }
+}
 
 /// A session's worker threads.
 pub(crate) struct Pool {
@@ -55,7 +74,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             slots: (1..threads).map(|_| Slot::default()).collect(),
             job: UnsafeCell::new(None),
-            pending: AtomicUsize::new(0),
+            pending: AtomicUsize::new(threads - 1),
             caller: Mutex::new(thread::current()),
             caller_sleeps: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -70,6 +89,8 @@ impl Pool {
                 Err(e) => fail!(Memory, "worker thread {number} cannot be started: {e}"),
             }
         }
+        // A thread asks for memory while it starts: not in the time of a run.
+        pool.shared.wait();
         Ok(pool)
     }
 
@@ -98,13 +119,7 @@ impl Pool {
         let (begin, end) = part(job.tasks, 0, parts);
         // Safety: the launch is resolved, and the scratch is the caller's.
         let own = unsafe { job.run(scratch, begin, end) };
-        if !spin(shared.spin, || shared.pending.load(SeqCst) == 0) {
-            shared.caller_sleeps.store(true, SeqCst);
-            while shared.pending.load(SeqCst) != 0 {
-                thread::park();
-            }
-            shared.caller_sleeps.store(false, SeqCst);
-        }
+        shared.wait();
         // Parts are in the order of tasks, so that the first failure is the same for any number of threads.
         let statuses = shared.slots[..parts - 1].iter().map(|s| s.status.load(SeqCst));
         core::iter::once(own).chain(statuses).find(|&s| s != 0).unwrap_or(0)
@@ -157,6 +172,7 @@ fn work(shared: &Shared, number: usize, scratch: &Aligned) {
     let _mode = FloatMode::default();
     let slot = &shared.slots[number - 1];
     let mut seen = 0;
+    shared.done();
     loop {
         if !spin(shared.spin, || slot.turn.load(SeqCst) != seen) {
             slot.sleeps.store(true, SeqCst);
@@ -175,8 +191,6 @@ fn work(shared: &Shared, number: usize, scratch: &Aligned) {
             // Safety: the launch is resolved, and the scratch is this worker's own.
             slot.status.store(unsafe { job.run(scratch.pointer(), begin, end) }, SeqCst);
         }
-        if shared.pending.fetch_sub(1, SeqCst) == 1 && shared.caller_sleeps.load(SeqCst) {
-            shared.caller.lock().unwrap_or_else(|e| e.into_inner()).unpark();
-        }
+        shared.done();
     }
 }

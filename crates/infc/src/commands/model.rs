@@ -54,6 +54,10 @@ pub fn open(path: &Path, how: &How) -> std::result::Result<Arc<Model>, Failure> 
 
 /// More threads than CPUs give the same results, later.
 pub fn say_if_too_many(threads: usize) {
+    // The number of CPUs is read from files, which takes as long as loading a small model.
+    if threads == 1 {
+        return;
+    }
     let cpus = std::thread::available_parallelism().map_or(threads, usize::from);
     if threads > cpus {
         eprintln!("note: {threads} threads take turns on {cpus} CPUs; --threads 0 is one for each CPU");
