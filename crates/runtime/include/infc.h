@@ -48,7 +48,7 @@ typedef enum infc_dtype {
 /* How a session runs. Set `size` to sizeof(infc_options), so that later versions may add fields. */
 typedef struct infc_options {
   size_t size;
-  uint32_t threads; /* that run kernels, the calling one among them; 0: one for each CPU. Results do not depend on it. */
+  uint32_t threads; /* that run kernels, the calling one among them; 0: one for each CPU, at most 1024. Results do not depend on it. */
   uint32_t spin_us; /* how long threads wait busily before they sleep; 20 is usual, 0 saves the most power */
 } infc_options;
 
@@ -69,6 +69,12 @@ const char *infc_last_error(void);
 
 /* Loads an artifact file; its weights are mapped, not read. The file must not be changed while the model is open. */
 infc_status infc_model_open(const char *path, infc_model **model);
+
+/* The same, for the variant of this name; NULL is the best one that this machine can run, which infc_model_open takes. */
+infc_status infc_model_open_variant(const char *path, const char *variant, infc_model **model);
+
+/* The name of the variant that was loaded: that of the machine that it was compiled for. */
+const char *infc_model_variant(const infc_model *model);
 
 /* Loads an artifact from memory, which may be freed afterwards. */
 infc_status infc_model_load(const void *bytes, size_t length, infc_model **model);

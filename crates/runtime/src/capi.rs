@@ -14,6 +14,7 @@ use std::ptr::{null, null_mut};
 /// A model behind a C pointer, with its texts as C has them.
 pub struct CModel {
     model: Arc<Model>,
+    variant: CString,
     inputs: Vec<CPort>,
     outputs: Vec<CPort>,
 }
@@ -140,7 +141,8 @@ fn c_model(model: Arc<Model>) -> Result<*mut CModel, Error> {
         fail!(Artifact, "'{}' is {port}, which this interface has no values of; on the host run {nodes}", port.name);
     }
     let (inputs, outputs) = (c_ports(model.inputs()), c_ports(model.outputs()));
-    Ok(Box::into_raw(Box::new(CModel { model, inputs, outputs })))
+    let variant = c_text(&model.requirements().name);
+    Ok(Box::into_raw(Box::new(CModel { model, variant, inputs, outputs })))
 }
 
 /// The version of the runtime.
@@ -168,6 +170,33 @@ pub unsafe extern "C" fn infc_model_open(path: *const c_char, model: *mut *mut C
         *model = c_model(Model::open(path)?)?;
         Ok(())
     })
+}
+
+/// Loads the variant of this name.
+///
+/// # Safety
+/// As above.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn infc_model_open_variant(path: *const c_char, variant: *const c_char, model: *mut *mut CModel) -> i32 {
+    call(|| {
+        // Safety: by the caller.
+        let (path, model) = unsafe { (text(path, "path")?, get_mut(model, "model")?) };
+        *model = null_mut();
+        // Safety: by the caller.
+        let variant = if variant.is_null() { None } else { Some(unsafe { text(variant, "variant") }?) };
+        *model = c_model(Model::open_variant(path, variant)?)?;
+        Ok(())
+    })
+}
+
+/// The name of the variant that was loaded.
+///
+/// # Safety
+/// As above.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn infc_model_variant(model: *const CModel) -> *const c_char {
+    // Safety: by the caller.
+    unsafe { ask(model, null(), |m| Some(m.variant.as_ptr())) }
 }
 
 /// Loads from memory.

@@ -284,7 +284,7 @@ pub fn run(args: &Args) -> Result {
         let kind = emit.to_possible_value().map_or(String::new(), |v| v.get_name().to_owned());
         let message = format!("--emit {kind} is code for one machine, {} were named: {}", names.len(), names.join(", "));
         let help = format!(
-            "name one, or make an artifact, which has code for all of them and chooses: --emit infc; for the oldest: --cpu {}",
+            "name one, or make an artifact, which has code for all of them and chooses: --emit infc; for the oldest: --target {}",
             names[names.len() - 1]
         );
         return Err(Failure::usage(message, help));

@@ -29,6 +29,14 @@ int main(int argc, char **argv) {
   EXPECT(infc_model_open(NULL, &model) == INFC_ERROR_USAGE && strcmp(infc_last_error(), "path is null") == 0);
   EXPECT(infc_model_open(argv[1], NULL) == INFC_ERROR_USAGE);
   EXPECT(infc_model_open("/does/not/exist", &model) == INFC_ERROR_IO && strstr(infc_last_error(), "/does/not/exist"));
+  EXPECT(infc_model_open_variant(NULL, "kit", &model) == INFC_ERROR_USAGE && infc_model_variant(NULL) == NULL);
+  EXPECT(infc_model_open_variant(argv[1], "other", &model) == INFC_ERROR_USAGE && model == NULL);
+  EXPECT(strstr(infc_last_error(), "no variant 'other'; the artifact has 'kit'"));
+  EXPECT(infc_model_open_variant(argv[1], "kit", &model) == INFC_OK && strcmp(infc_model_variant(model), "kit") == 0);
+  infc_model_close(model);
+  EXPECT(infc_model_open_variant(argv[1], NULL, &model) == INFC_OK && strcmp(infc_model_variant(model), "kit") == 0);
+  infc_model_close(model);
+  model = NULL;
   EXPECT(infc_model_load(NULL, 10, &model) == INFC_ERROR_USAGE);
   EXPECT(infc_model_load("hello", 5, NULL) == INFC_ERROR_USAGE);
   EXPECT(infc_model_load("hello", 5, &model) == INFC_ERROR_ARTIFACT && model == NULL);
@@ -56,6 +64,9 @@ int main(int argc, char **argv) {
   EXPECT(infc_session_create(model, NULL, NULL) == INFC_ERROR_USAGE);
   EXPECT(infc_session_create(model, &options, &session) == INFC_ERROR_USAGE && session == NULL);
   options.size = sizeof options;
+  options.threads = 1025;
+  EXPECT(infc_session_create(model, &options, &session) == INFC_ERROR_USAGE && session == NULL);
+  options.threads = 1;
   EXPECT(infc_session_create(model, &options, &session) == INFC_OK && session != NULL);
   infc_model_close(model);
 
