@@ -130,6 +130,59 @@ fn static_contractions_run_on_integers() {
     }
 }
 
+/// Two matrix products on what has a few values far larger than all others, in any channel.
+fn rare_outliers(seed: u64) -> (Graph, Data<'static>, Data<'static>) {
+    let mut r = Random(seed);
+    let mut out = "graph \"net\" {\n  opset \"\" 18\n  source 0 \"a\" \"MatMul\" 18\n".to_owned();
+    for (id, dims) in [(0, &[16, 12][..]), (1, &[12]), (2, &[16, 8])] {
+        out += &constant(id, dims, &mut r);
+    }
+    out += "  region (%3: f32[n, 16] \"x\") {
+    %4: f32[n, 12] \"m\" = MatMul(%3, %0) @\"first\" from [0]
+    %5: f32[n, 12] \"y\" = Add(%4, %1) from [0]
+    %6: f32[n, 8] \"z\" = MatMul(%3, %2) @\"second\" from [0]
+    yield %5, %6
+  }
+}
+";
+    let g = layers::prepare(&text::parse(&out).unwrap_or_else(|e| panic!("{e}\n{out}"))).unwrap();
+    let mut draw = |count: usize| -> Data<'static> {
+        let one = |r: &mut Random| {
+            let mut values = (0..16 * 16).map(|_| (2.0 * r.unit() - 0.5) as f32).collect::<Vec<f32>>();
+            values[(r.unit() * 255.0) as usize] = 60.0 + 20.0 * r.unit() as f32;
+            Sample { inputs: vec![Tensor::from_vec([16, 16], values)], label: None }
+        };
+        Data::of(&g, (0..count).map(|_| one(&mut r)).collect())
+    };
+    let (data, other) = (draw(20), draw(6));
+    (g, data, other)
+}
+
+/// Such values are stored in two parts, whose products are taken on integers with the same stored weights.
+#[test]
+fn rare_outliers_are_stored_apart() {
+    let (g, data, other) = rare_outliers(21);
+    let q = quantised(&g, &Settings::default(), &data);
+    let whole = quantised(&g, &Settings { split: false, ..Settings::default() }, &data);
+    assert!(q.notes.iter().any(|n| n.contains("two parts") && n.contains("'first'") && n.contains("'second'")), "{:?}", q.notes);
+    assert!(!whole.notes.iter().any(|n| n.contains("two parts")));
+    let products = |g: &Graph| g.region(Graph::MAIN).nodes.iter().filter(|&&n| matches!(g.node(n).op, Op::MatMul(_))).count();
+    assert_eq!((products(&q.graph), products(&whole.graph)), (4, 2));
+    // Rows without such a value are what gains: the noise of the others hides it in a ratio over all.
+    let quiet =
+        Data::of(&g, vec![Sample { inputs: vec![Tensor::from_vec([1, 16], [0.3f32, -0.2, 1.1, 0.7].repeat(4))], label: None }]);
+    let (fine, coarse) = (sqnr(&g, &q.graph, &quiet), sqnr(&g, &whole.graph, &quiet));
+    assert!(fine > coarse + 6.0, "{fine:.1} dB in two parts, {coarse:.1} in one");
+    assert!(sqnr(&g, &q.graph, &other) > 30.0);
+    let inputs = data.sample(0).unwrap().inputs;
+    assert!(layers::macs(&q.graph, &inputs).iter().all(|m| m.2), "float contractions are left");
+    same_after_export(&q.graph, &other);
+    // A layer that is kept has one product.
+    let kept = quantised(&g, &Settings { keep: ["second".to_owned()].into(), ..Settings::default() }, &data);
+    assert_eq!(products(&kept.graph), 3);
+    same_after_export(&kept.graph, &other);
+}
+
 #[test]
 fn kept_layers_stay_and_are_listed() {
     let g = network(6);
@@ -154,7 +207,8 @@ fn kept_layers_stay_and_are_listed() {
 fn ranges_go_through_a_file() {
     let g = network(8);
     let data = samples(&g, 6, 9);
-    let settings = Settings { smooth: false, ..Settings::default() };
+    // A file has no data to reconstruct with.
+    let settings = Settings { smooth: false, rounding: Some(Rounding::Nearest), ..Settings::default() };
     let taps = quantize::taps(&g, &settings);
     let stats = calibrate::collect(&g, &taps, &data, &Interpreter, &mut |_| {}).unwrap();
     let json = Ranges::of(&g, &taps, &stats, settings.method, false).to_json();

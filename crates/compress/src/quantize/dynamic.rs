@@ -24,7 +24,7 @@ pub fn quantize(g: &Graph, settings: &Settings) -> Result<Quantised, Problems> {
         for &(slot, axis) in &l.weights {
             let (t, grid) = (l.weight(g, slot), l.grid(g, (slot, axis)));
             let w = t.to_vec::<f32>();
-            let s = weights::round(&w, grid, weights::group(l.kind), 127, &|_| 0.0, None);
+            let s = weights::round(&w, grid, weights::group(l.kind), (127, false), &|_| 0.0, None);
             let form = if product(g, &l) { "dynamic int8" } else { "int8 weights" };
             let op = g.node(l.node).op.name().to_owned();
             forms.push(Form { layer: l.name.clone(), op, form: form.to_owned(), weights: (w, s.real()) });

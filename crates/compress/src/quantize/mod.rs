@@ -10,6 +10,7 @@ mod params;
 mod qdq;
 mod reconstruct;
 mod smooth;
+mod split;
 mod statics;
 mod stored;
 mod transposed;
@@ -61,9 +62,11 @@ pub struct Settings {
     pub symmetric: bool,
     /// Move outliers of activations into weights.
     pub smooth: bool,
+    /// Store activations in two parts where few values are far larger than all others; only with `smooth`.
+    pub split: bool,
     /// Correct biases for the mean error of rounded weights.
     pub bias_correction: bool,
-    /// How weights are rounded; `None`: by reconstruction for 4 bits where there is data, to nearest else.
+    /// How weights are rounded; `None`: by reconstruction where there is data, to nearest else.
     pub rounding: Option<Rounding>,
     /// Weights that share a scale, with 4 bits.
     pub group: usize,
@@ -84,9 +87,10 @@ impl Default for Settings {
             method: Method::Mse,
             symmetric: false,
             smooth: true,
+            split: true,
             bias_correction: true,
             rounding: None,
-            group: 32,
+            group: 16,
             keep: BTreeSet::new(),
             float_sums: BTreeSet::new(),
             only: BTreeSet::new(),
@@ -119,7 +123,9 @@ impl Settings {
             let dtype = if self.symmetric { "signed, symmetric" } else { "unsigned with zero point" };
             out.push(("activations".to_owned(), dtype.to_owned()));
             out.push(("ranges".to_owned(), format!("{:?}", self.method).to_lowercase()));
-            out.push(("smoothing".to_owned(), if self.smooth { "on" } else { "off" }.to_owned()));
+            let on = |yes: bool| if yes { "on" } else { "off" }.to_owned();
+            out.push(("smoothing".to_owned(), on(self.smooth)));
+            out.push(("two parts".to_owned(), on(self.smooth && self.split && !self.symmetric && self.method == Method::Mse)));
             out.push(("bias correction".to_owned(), if self.bias_correction { "on" } else { "off" }.to_owned()));
         }
         if let Some(r) = self.rounding {

@@ -3,11 +3,11 @@
 //! A value that quantised layers read is stored: quantised once, dequantised for its readers. Where such a value was only moved from
 //! another one (MaxPool, Reshape, ...), that one is stored in the same way, so that the movement works on integers, too.
 
-use super::params::Affine;
+use super::params::{Affine, as_half};
 use super::statics::producer;
 use super::weights::Stored;
 use infc_ir::graph::{Graph, Node, Value};
-use infc_ir::op::{Builder, DequantizeLinear, QuantizeLinear};
+use infc_ir::op::{Builder, Cast, DequantizeLinear, QuantizeLinear};
 use infc_ir::{DType, Fault, Op, Problems, Tensor};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -16,8 +16,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub struct Weights {
     /// What is stored.
     pub data: Tensor,
-    /// Scales.
+    /// Scales, in f32 or f16.
     pub scale: Tensor,
+    /// Zero points, if any is not 0.
+    pub zero: Option<Tensor>,
     /// Axis of the scales.
     pub axis: usize,
     /// Elements along the axis that share a scale; 0 if `scale` has one for each index of it.
@@ -32,18 +34,34 @@ impl Weights {
         let data = Tensor::from_values(dtype, dims.to_vec(), s.values.iter().map(|&q| q as u64));
         let depth = s.grid.depth();
         if dims.len() != 2 || s.scales.group >= depth {
-            return Weights { data, scale: Tensor::from_vec([s.scales.values.len()], s.scales.values.clone()), axis, block: 0 };
+            let scale = Tensor::from_vec([s.scales.values.len()], s.scales.values.clone());
+            let zero = points(dtype, &[s.scales.values.len()], &s.scales.zeros);
+            return Weights { data, scale, zero, axis, block: 0 };
         }
         let (sum, blocks) = (1 - axis, depth.div_ceil(s.scales.group));
         let mut scale_dims = dims.to_vec();
         scale_dims[sum] = blocks;
         let at = |i: usize| {
             let index = [i / scale_dims[1], i % scale_dims[1]];
-            s.scales.values[index[axis] * blocks + index[sum]]
+            index[axis] * blocks + index[sum]
         };
-        let values: Vec<f32> = (0..scale_dims.iter().product()).map(at).collect();
-        Weights { data, scale: Tensor::from_vec(scale_dims, values), axis: sum, block: s.scales.group }
+        let order: Vec<usize> = (0..scale_dims.iter().product()).map(at).collect();
+        let values: Vec<f32> = order.iter().map(|&i| s.scales.values[i]).collect();
+        let zeros: Vec<i64> = order.iter().filter_map(|&i| s.scales.zeros.get(i).copied()).collect();
+        // Scales of many small groups are worth storing in half as many bits.
+        let half = dtype == DType::I4 && values.iter().all(|&v| as_half(v) == v && half::f16::from_f32(v).is_normal());
+        let zero = points(dtype, &scale_dims, &zeros);
+        let scale = match half {
+            true => Tensor::from_vec(scale_dims, values.into_iter().map(half::f16::from_f32).collect::<Vec<_>>()),
+            false => Tensor::from_vec(scale_dims, values),
+        };
+        Weights { data, scale, zero, axis: sum, block: s.scales.group }
     }
+}
+
+/// Zero points as a tensor, if there are any.
+fn points(dtype: DType, dims: &[usize], zeros: &[i64]) -> Option<Tensor> {
+    (!zeros.is_empty()).then(|| Tensor::from_values(dtype, dims, zeros.iter().map(|&z| z as u64)))
 }
 
 /// What goes where.
@@ -55,6 +73,8 @@ pub struct Plan {
     pub layers: BTreeSet<Node>,
     /// Stored weights by node and operand.
     pub weights: HashMap<(Node, usize), Weights>,
+    /// Layers that read the stored weights of another one.
+    pub shared: HashMap<Node, Node>,
     /// Biases, operand 2, as integers with their scales.
     pub biases: HashMap<Node, (Tensor, Tensor)>,
 }
@@ -81,6 +101,11 @@ fn origins(g: &Graph, v: Value) -> Vec<Value> {
         .iter()
         .all(|&v| g.constant(v).is_none() && g.ty(v).as_tensor().is_some_and(|t| t.dtype == DType::F32 && t.rank() > 0));
     if good { operands } else { vec![] }
+}
+
+/// Is the value no other one that was only moved?
+pub fn is_computed(g: &Graph, v: Value) -> bool {
+    origins(g, v).is_empty()
 }
 
 /// These values and all that they are moved from.
@@ -198,9 +223,12 @@ fn rewire(g: &mut Graph, plan: &Plan, n: Node, seen: &mut HashMap<Value, Value>,
             g.nodes[n.index()].inputs[slot] = Some(v);
         }
     }
+    if let Some(w) = plan.shared.get(&n).and_then(|&first| g.node(first).operand(1)) {
+        g.nodes[n.index()].inputs[1] = Some(w);
+    }
     if let Some((units, scales)) = plan.biases.get(&n) {
         let name = data.operand(2).map_or(String::new(), |v| g.value(v).name.clone());
-        let w = Weights { data: units.clone(), scale: scales.clone(), axis: 0, block: 0 };
+        let w = Weights { data: units.clone(), scale: scales.clone(), zero: None, axis: 0, block: 0 };
         let v = stored_weights(g, n, &w, &name, made)?;
         g.nodes[n.index()].inputs.resize(data.inputs.len().max(3), None);
         g.nodes[n.index()].inputs[2] = Some(v);
@@ -228,8 +256,13 @@ pub fn stored_weights(g: &mut Graph, n: Node, w: &Weights, name: &str, made: &mu
     let origin = g.node(n).origin.clone();
     let mut b = Builder::new(g, origin);
     let (data, scale) = (b.constant(w.data.clone()), b.constant(w.scale.clone()));
+    let zero = w.zero.clone().map(|z| b.constant(z));
+    let wide = match w.scale.dtype {
+        DType::F32 => scale,
+        _ => b.op(Cast { round_mode: "up".into(), saturate: 1, to: i64::from(DType::F32.onnx()) }, &[scale])?,
+    };
     let op = DequantizeLinear { axis: w.axis as i64, block_size: w.block as i64, output_dtype: 0 };
-    let d = b.op(op, &[data, scale])?;
+    let d = b.node(op, &[Some(data), Some(wide), zero][..if zero.is_some() { 3 } else { 2 }], vec![], 1)?[0];
     made.append(&mut b.nodes);
     for (value, kind) in [(data, "quantized"), (scale, "scale"), (d, "dequantized")] {
         g.values[value.index()].name = if name.is_empty() { String::new() } else { format!("{name}_{kind}") };

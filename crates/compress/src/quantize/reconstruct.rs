@@ -2,12 +2,15 @@
 //! to come, in the sense of least squares over the calibration data (Frantar et al., "GPTQ", 2022, after "Optimal Brain Surgeon").
 //!
 //! With `G = X'X` of the layer's inputs, the error of a rounded row is `d' G d`. Eliminating terms one by one needs the Cholesky factor
-//! of the inverse of `G` only. Terms are taken in order of falling importance where scales are per channel; in groups, in order.
+//! of the inverse of `G` only. Terms are taken in order of falling importance; scales, also those of groups, are fixed before.
 
 use super::params::Scales;
 use crate::layers::{Grid, Kind, Layer};
 use infc_ir::Op;
 use infc_ir::graph::Graph;
+
+/// Share of the mean of the diagonal that is added to it: few samples know little of most directions.
+const DAMPING: f64 = 0.1;
 
 /// The Gram matrix of what the weights of one group are multiplied with.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -120,19 +123,17 @@ pub fn round(w: &[f32], grid: Grid, scales: &Scales, grams: &[Gram]) -> Vec<i64>
     let per_gram = grid.channels / grams.len();
     for (number, gram) in grams.iter().enumerate() {
         let mut order: Vec<usize> = (0..depth).collect();
-        if scales.group >= depth {
-            order.sort_by(|&a, &b| gram.diagonal(b).total_cmp(&gram.diagonal(a)));
-        }
-        let factor = [0.01, 0.1, 1.0].into_iter().find_map(|damping| gram.inverse_factor(&order, damping));
+        order.sort_by(|&a, &b| gram.diagonal(b).total_cmp(&gram.diagonal(a)));
+        let factor = [DAMPING, 1.0].into_iter().find_map(|damping| gram.inverse_factor(&order, damping));
         for c in number * per_gram..(number + 1) * per_gram {
             let mut row: Vec<f64> = order.iter().map(|&k| f64::from(w[grid.at(c, k)])).collect();
             for i in 0..depth {
-                let (at, scale) = (grid.at(c, order[i]), scales.of(depth, c, order[i]));
-                let q = scales.store(row[i] as f32, scale);
+                let (at, step) = (grid.at(c, order[i]), scales.step(depth, c, order[i]));
+                let q = scales.store(row[i] as f32, step);
                 values[at] = q;
                 // Without a factor (no data reached the layer) this is rounding to nearest.
                 if let Some(u) = &factor {
-                    let error = (row[i] - f64::from(scale) * q as f64) / u[i * depth + i];
+                    let error = (row[i] - f64::from(step.0) * (q - step.1) as f64) / u[i * depth + i];
                     let (rest, us) = (&mut row[i + 1..], &u[i * depth + i + 1..(i + 1) * depth]);
                     rest.iter_mut().zip(us).for_each(|(r, u)| *r -= error * u);
                 }
@@ -223,7 +224,7 @@ mod tests {
         }
         let w: Vec<f32> = (0..depth * channels).map(|_| random.unit() as f32 - 0.5).collect();
         let grid = Grid::new(&[depth, channels], 1);
-        let scales = Scales::fit(&w, grid, depth, 7, None);
+        let scales = Scales::fit(&w, grid, depth, 7, false, None);
         let error = |values: &[i64]| -> f64 {
             let mut sum = 0.0;
             for (c, row) in (0..channels).flat_map(|c| inputs.iter().map(move |r| (c, r))) {
@@ -235,7 +236,8 @@ mod tests {
             }
             sum
         };
-        let nearest: Vec<i64> = (0..w.len()).map(|i| scales.store(w[i], scales.of(depth, i % channels, i / channels))).collect();
+        let nearest: Vec<i64> =
+            (0..w.len()).map(|i| scales.store(w[i], scales.step(depth, i % channels, i / channels))).collect();
         let (ours, theirs) = (error(&round(&w, grid, &scales, &[gram])), error(&nearest));
         assert!(ours < theirs / 4.0, "{ours} against {theirs}");
     }

@@ -5,9 +5,15 @@
 //! multiplication before it (Xiao et al., "SmoothQuant", 2022), which joins the quantisation that follows, and a subtraction where channels
 //! lie away from 0: `x W = (x - z) W + z W`, with `z W` in the bias (Wei et al., "Outlier Suppression+", 2023). Factors are
 //! `max|x - z|^a / max|w|^(1 - a)`. The power `a`, whether to shift, and for matrix products how much of the range is cut off are what leaves
-//! the least noise in the sums, by trying them on rows of the data; nothing is done where that gains little.
+//! the least noise in the sums, by trying them on rows of the data; nothing is done where that gains little. Each row counts by what it
+//! loses of its own sums: few tokens with large values must not decide for all others.
+//!
+//! Where a few values of few rows are far larger than all others, in no channel that factors could reach (results of Gelu), and the sums
+//! would keep less than [`SPLIT_ABOVE`] allows, the activation is split: `x W = clip(x) W + (x - clip(x)) W`, each part with a step of its
+//! own. Both parts are continuous in `x`, so that every runtime stores the same values but for one step.
 
 use super::params::Affine;
+use super::qdq;
 use super::statics::bias_of;
 use crate::calibrate::Channels;
 use crate::layers::{Kind, Layer, layer};
@@ -19,6 +25,13 @@ use std::collections::{BTreeMap, HashMap};
 /// Noise must fall below this share for a factor that goes into other weights, and for one that is a node of its own.
 const FOLDED: f64 = 0.95;
 const EXPLICIT: f64 = 0.8;
+
+/// The noise of the sums above which an activation may be split (36 dB below them), and the share that must be left then.
+const SPLIT_ABOVE: f64 = 2.5e-4;
+const SPLIT: f64 = 0.5;
+/// Shares of the range that the part inside may have, and how far the part outside reaches beyond what was seen.
+const INSIDE: [f32; 8] = [0.5, 0.35, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04];
+pub const REACH: f32 = 1.2;
 
 /// Rows that are kept of each value, and those of one sample.
 const ROWS: usize = 640;
@@ -71,6 +84,8 @@ impl Rows {
 pub struct Done {
     /// The share of the range of a value that is worth storing.
     pub clip: HashMap<Value, f32>,
+    /// Values that are better stored in two parts: the share of the range that is the part inside.
+    pub split: HashMap<Value, f32>,
     /// Inputs of layers whose factors went into the layer before.
     pub folded: usize,
     /// Inputs of layers that got a multiplication.
@@ -83,6 +98,7 @@ pub fn run(
     layers: &[Layer],
     channels: &HashMap<Value, Channels>,
     rows: &HashMap<Value, Rows>,
+    choice: Choice,
 ) -> Result<Done, Problems> {
     let mut by_input: BTreeMap<Value, Vec<Layer>> = BTreeMap::new();
     for l in layers.iter().filter(|l| matches!(l.kind, Kind::Conv | Kind::MatMul | Kind::Gemm)) {
@@ -98,8 +114,14 @@ pub fn run(
             continue;
         }
         let shift = before.is_none() && group.iter().all(|l| bias_of(g, l).is_some());
-        let (change, left) = best(g, &group, c, shift, rows.get(&x).filter(|_| matrix));
-        if left > if before.is_some() { FOLDED } else { EXPLICIT } {
+        let may = Choice { split: choice.split && before.is_none() && matrix, ..choice };
+        let (change, left) = best(g, &group, c, shift, rows.get(&x).filter(|_| matrix), may);
+        let moved = change.factor.iter().any(|&f| f != 1.0);
+        if left > if before.is_some() { FOLDED } else { EXPLICIT } || !moved {
+            // Without a node before it the value itself would be split, and what it is moved from stored as finely.
+            if let Some(inside) = change.split.filter(|_| !moved && qdq::is_computed(g, x)) {
+                done.split.insert(x, inside);
+            }
             continue;
         }
         let clip = change.clip;
@@ -124,8 +146,10 @@ pub fn run(
             }
         }
     }
-    let made = apply(g, layers, &changed)?;
-    done.clip.extend(made.into_iter().map(|(x, v)| (v, changed[&x].clip)));
+    for (x, v) in apply(g, layers, &changed)? {
+        done.clip.insert(v, changed[&x].clip);
+        done.split.extend(changed[&x].split.map(|inside| (v, inside)));
+    }
     Ok(done)
 }
 
@@ -136,6 +160,17 @@ struct Change {
     shift: Vec<f32>,
     /// The share of the range that is stored.
     clip: f32,
+    /// The share of it that the part inside has, if it is split.
+    split: Option<f32>,
+}
+
+/// What may be done, and what happens to weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// Activations may be split.
+    pub split: bool,
+    /// Weights are rounded by reconstruction, which leaves about half of the noise.
+    pub reconstruct: bool,
 }
 
 /// The layer whose channels are those of `x`, if `users` layers are all that sees them.
@@ -203,12 +238,53 @@ fn fit(c: &Channels, weight: &[f64], shift: Shift, a: f64) -> Option<Change> {
     // The mean of the logarithms is 0: products stay in range.
     let mean = (f.iter().map(|v| v.ln()).sum::<f64>() / n as f64).exp();
     let factor = f.iter().map(|v| (v / mean).clamp(1e-3, 1e3) as f32).collect();
-    Some(Change { factor, shift, clip: 1.0 })
+    Some(Change { factor, shift, clip: 1.0, split: None })
+}
+
+/// Rows of a value and how much each of them counts.
+struct Judged<'a> {
+    rows: &'a Rows,
+    /// For each row, 1 over its sums, in the units of the importance of channels.
+    counts: Vec<f64>,
+}
+
+impl<'a> Judged<'a> {
+    fn of(rows: &'a Rows, importance: &[f64], typical: f64) -> Judged<'a> {
+        let sums = |row: &[f32]| row.iter().zip(importance).map(|(&v, i)| f64::from(v).powi(2) * i).sum::<f64>();
+        // Rows of almost nothing may lose all of it.
+        let counts = rows.values.chunks_exact(rows.width).map(|r| 1.0 / (sums(r) + 0.1 * typical).max(1e-30)).collect();
+        Judged { rows, counts }
+    }
+}
+
+/// Means over the rows, as each of them counts: of 1, of each channel, and of its square.
+struct Moments {
+    one: f64,
+    mean: Vec<f64>,
+    square: Vec<f64>,
+}
+
+impl Moments {
+    fn of(c: &Channels, rows: Option<&Judged>) -> Moments {
+        let wide = |v: &[f32]| v.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+        let Some(judged) = rows else { return Moments { one: 1.0, mean: wide(&c.mean), square: wide(&c.square) } };
+        let n = judged.rows.width;
+        let mut m = Moments { one: 0.0, mean: vec![0.0; n], square: vec![0.0; n] };
+        let share = 1.0 / judged.counts.len().max(1) as f64;
+        for (row, count) in judged.rows.values.chunks_exact(n).zip(&judged.counts) {
+            m.one += count * share;
+            for (j, &v) in row.iter().enumerate() {
+                m.mean[j] += count * share * f64::from(v);
+                m.square[j] += count * share * f64::from(v).powi(2);
+            }
+        }
+        m
+    }
 }
 
 /// The best change, and the noise that is left with it as a share of the noise without. Where there are rows, candidates are fitted to
 /// one half of them and judged on the other: extremes of few samples are exceeded later.
-fn best(g: &Graph, group: &[Layer], c: &Channels, may_shift: bool, rows: Option<&Rows>) -> (Change, f64) {
+fn best(g: &Graph, group: &[Layer], c: &Channels, may_shift: bool, rows: Option<&Rows>, may: Choice) -> (Change, f64) {
     let n = c.low.len();
     let terms: Vec<Terms> = group.iter().map(|l| Terms::of(g, l, n)).collect();
     let mut weight = vec![0.0f64; n];
@@ -219,30 +295,46 @@ fn best(g: &Graph, group: &[Layer], c: &Channels, may_shift: bool, rows: Option<
         let signal: f64 = t.weights.iter().map(|&(_, j, w)| w * w * f64::from(c.square[j])).sum::<f64>() + 1e-30;
         t.weights.iter().for_each(|&(_, j, w)| importance[j] += w * w / signal);
     }
-    let halves = rows.filter(|r| r.width == n && r.values.len() >= 8 * n).map(|r| r.halves(c));
-    let (fitted, test) = halves.as_ref().map_or((c, None), |(fitted, test)| (fitted, Some(test)));
+    let typical = group.len() as f64;
+    let rows = rows.filter(|r| r.width == n && r.values.len() >= 8 * n);
+    let all = rows.map(|r| Judged::of(r, &importance, typical));
+    let moments = Moments::of(c, all.as_ref());
+    let halves = rows.map(|r| r.halves(c));
+    let (fitted, test) =
+        halves.as_ref().map_or((c, None), |(fitted, test)| (fitted, Some(Judged::of(test, &importance, typical))));
     let clips: &[f32] = if test.is_some() { &[1.4, 1.2, 1.0, 0.9, 0.8, 0.7, 0.6] } else { &[1.0] };
-    let none = Change { factor: vec![1.0; n], shift: vec![0.0; n], clip: 1.0 };
-    let judge = |change: &Change| -> (f64, f32) {
-        let fixed = weight_noise(&terms, c, change);
-        let with = |clip: f32| (fixed + activation_noise(&importance, fitted, &Change { clip, ..change.clone() }, test), clip);
-        clips.iter().map(|&clip| with(clip)).min_by(|a, b| a.0.total_cmp(&b.0)).expect("some clips")
+    let insides: &[f32] = if test.is_some() && may.split { &INSIDE } else { &[] };
+    let none = Change { factor: vec![1.0; n], shift: vec![0.0; n], clip: 1.0, split: None };
+    let rounding = if may.reconstruct { 0.5 } else { 1.0 };
+    // The least noise of a change in one part, and in two.
+    let judge = |change: &Change| -> [(f64, Change); 2] {
+        let fixed = rounding * weight_noise(&terms, c, &moments, change);
+        let with = |change: Change| (fixed + activation_noise(&importance, fitted, &change, test.as_ref()), change);
+        let least = |a: (f64, Change), b: (f64, Change)| if b.0 < a.0 { b } else { a };
+        let nothing = || (f64::INFINITY, change.clone());
+        let one = clips.iter().map(|&clip| with(Change { clip, ..change.clone() })).fold(nothing(), least);
+        let two = insides.iter().map(|&i| with(Change { split: Some(i), ..change.clone() })).fold(nothing(), least);
+        [one, two]
     };
-    let (without, plain_clip) = judge(&none);
-    let mut best = (1.0, Shift::None, None, plain_clip);
+    let mut found = judge(&none).map(|f| (f, Shift::None, None));
+    let without = found[0].0.0.max(1e-30);
     let shifts: &[Shift] = if may_shift { &[Shift::None, Shift::Centre, Shift::Mean] } else { &[Shift::None] };
     for &shift in shifts {
-        for a in [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9] {
+        for a in [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9] {
             let Some(change) = fit(fitted, &weight, shift, a) else { continue };
-            let (noise, clip) = judge(&change);
-            if noise / without.max(1e-30) < best.0 {
-                best = (noise / without.max(1e-30), shift, Some(a), clip);
+            for (best, got) in found.iter_mut().zip(judge(&change)) {
+                if got.0 < best.0.0 {
+                    *best = (got, shift, Some(a));
+                }
             }
         }
     }
-    let (left, shift, power, clip) = best;
+    let [one, two] = found;
+    // Rows count by their own sums, so that noise is relative to them already; without rows it is a sum over the layers.
+    let split = one.0.0 > SPLIT_ABOVE && two.0.0 < SPLIT * one.0.0;
+    let ((noise, chosen), shift, power) = if split { two } else { one };
     let change = power.and_then(|a| fit(c, &weight, shift, a)).unwrap_or(none);
-    (Change { clip, ..change }, left)
+    (Change { clip: chosen.clip, split: chosen.split, ..change }, noise / without)
 }
 
 fn max(values: &[f64]) -> f64 {
@@ -269,37 +361,55 @@ impl Terms {
 }
 
 /// The noise that 8-bit activations put into the sums, relative to them: on rows of the data, or as steps of that size predict.
-fn activation_noise(importance: &[f64], c: &Channels, change: &Change, rows: Option<&Rows>) -> f64 {
+fn activation_noise(importance: &[f64], c: &Channels, change: &Change, rows: Option<&Judged>) -> f64 {
     let n = change.factor.len();
     let end = |v: f32, j: usize| f64::from((v - change.shift[j]) / change.factor[j]);
     let (low, high) =
         (0..n).map(|j| (end(c.low[j], j), end(c.high[j], j))).fold((0.0f64, 0.0f64), |a, b| (a.0.min(b.0), a.1.max(b.1)));
-    let Some(rows) = rows.filter(|r| r.width == n && !r.values.is_empty()) else {
+    let Some(judged) = rows else {
         let step = ((high - low) / 255.0).powi(2) / 12.0;
         return (0..n).map(|j| step * f64::from(change.factor[j]).powi(2) * importance[j]).sum();
     };
-    let stored = Affine::of((low * f64::from(change.clip)) as f32, (high * f64::from(change.clip)) as f32, false);
-    let (least, most) = (stored.real(0), stored.real(255));
-    let mut errors = vec![0.0f32; n];
-    let (inverse, per_step): (Vec<f32>, f32) = (change.factor.iter().map(|f| 1.0 / f).collect(), 1.0 / stored.scale);
-    for row in rows.values.chunks_exact(n) {
+    let range = ((low * f64::from(change.clip)) as f32, (high * f64::from(change.clip)) as f32);
+    let (inside, outside) = match change.split {
+        Some(share) => {
+            let (inside, outside) = halves(range, share);
+            (Affine::of(inside.0, inside.1, false), Some(Affine::of(outside.0, outside.1, false)))
+        }
+        None => (Affine::of(range.0, range.1, false), None),
+    };
+    let (least, most) = (inside.real(0), inside.real(255));
+    let mut errors = vec![0.0f64; n];
+    let (inverse, per_step): (Vec<f32>, f32) = (change.factor.iter().map(|f| 1.0 / f).collect(), 1.0 / inside.scale);
+    for (row, count) in judged.rows.values.chunks_exact(n).zip(&judged.counts) {
         for j in 0..n {
             let v = (row[j] - change.shift[j]) * inverse[j];
             let cut = v.clamp(least, most);
-            let d = v - (cut * per_step).round_ties_even() * stored.scale;
-            errors[j] += d * d;
+            let mut d = v - (cut * per_step).round_ties_even() * inside.scale;
+            if let Some(rest) = outside.as_ref().filter(|_| cut != v) {
+                d -= rest.real(rest.store(v - cut));
+            }
+            errors[j] += f64::from(d * d) * count;
         }
     }
-    let count = (rows.values.len() / n) as f64;
-    (0..n).map(|j| f64::from(errors[j]) / count * f64::from(change.factor[j]).powi(2) * importance[j]).sum()
+    let count = judged.counts.len().max(1) as f64;
+    (0..n).map(|j| errors[j] / count * f64::from(change.factor[j]).powi(2) * importance[j]).sum()
+}
+
+/// The ranges of both parts of a value that is split: that inside has this share of the whole range, that outside what is beyond it.
+pub fn halves(range: (f32, f32), share: f32) -> ((f32, f32), (f32, f32)) {
+    // A side of the range that is short already stays whole: results of Gelu go little below 0.
+    let reach = range.1.max(-range.0) * share;
+    let inside = (range.0.max(-reach), range.1.min(reach));
+    (inside, ((range.0 - inside.0) * REACH, (range.1 - inside.1) * REACH))
 }
 
 /// The noise that 8-bit weights put into the sums, relative to them.
-fn weight_noise(layers: &[Terms], c: &Channels, change: &Change) -> f64 {
+fn weight_noise(layers: &[Terms], c: &Channels, moments: &Moments, change: &Change) -> f64 {
     let power: Vec<f64> = (0..change.factor.len())
         .map(|j| {
             let (z, f) = (f64::from(change.shift[j]), f64::from(change.factor[j]));
-            ((f64::from(c.square[j]) - 2.0 * z * f64::from(c.mean[j]) + z * z) / (f * f)).max(0.0)
+            ((moments.square[j] - 2.0 * z * moments.mean[j] + z * z * moments.one) / (f * f)).max(0.0)
         })
         .collect();
     let mut total = 0.0;

@@ -4,6 +4,7 @@ use super::params::Affine;
 use super::qdq::{self, Plan};
 use super::reconstruct::{self, Gram};
 use super::smooth::{self, Rows};
+use super::split;
 use super::weights::{self, Stored};
 use super::{Form, Knowledge, Quantised, Rounding, Settings};
 use crate::calibrate::{self, Channels, Method, Stats, Tap};
@@ -24,6 +25,8 @@ pub struct Calibration {
     pub layers: Vec<Layer>,
     /// Ranges of values that may be stored.
     pub ranges: HashMap<Value, (f32, f32)>,
+    /// Values that are stored in two parts: the range of what lies outside their own.
+    pub outside: HashMap<Value, (f32, f32)>,
     channels: HashMap<Value, Channels>,
     rounded: HashMap<Node, Vec<Stored>>,
     /// Layers that cannot be, and why.
@@ -84,7 +87,7 @@ pub fn calibrate(
             Err(why) => Some((l.name.clone(), why)),
         })
         .collect();
-    let (mut ranges, mut channels) = (HashMap::new(), HashMap::new());
+    let (mut ranges, mut outside, mut channels) = (HashMap::new(), HashMap::new(), HashMap::new());
     match knowledge {
         Knowledge::Nothing => {
             let help = "--data DIR|FILE.npz, or --ranges FILE.json from `infc calibrate`; or a scheme without: --scheme dynamic";
@@ -102,16 +105,28 @@ pub fn calibrate(
             notes.push("ranges from a file: no smoothing and no reconstruction, which need the data".to_owned());
         }
         Knowledge::Data(data, executor) => {
-            let mut clip = HashMap::new();
+            let (mut clip, mut split) = (HashMap::new(), HashMap::new());
             if settings.smooth {
                 let (of, rows) = look(&graph, settings, data, *executor, &mut |i| progress("statistics", i, data.len()))?;
                 let wanted: Vec<Layer> = all(&graph).into_iter().filter(|l| settings.sums(l)).collect();
-                let done = smooth::run(&mut graph, &wanted, &of, &rows)?;
+                let choice = smooth::Choice {
+                    split: settings.split && !settings.symmetric && settings.method == Method::Mse,
+                    reconstruct: settings.rounding != Some(Rounding::Nearest),
+                };
+                let done = smooth::run(&mut graph, &wanted, &of, &rows, choice)?;
                 notes.push(format!(
                     "smoothing: factors for the inputs of {} layers went into the layers before, {} got a multiplication",
                     done.folded, done.explicit
                 ));
-                clip = done.clip;
+                (clip, split) = (done.clip, done.split);
+                let names: Vec<String> =
+                    wanted.iter().filter(|l| split.contains_key(&input(&graph, l))).map(|l| format!("'{}'", l.name)).collect();
+                if !names.is_empty() {
+                    notes.push(format!(
+                        "few values far larger than all others: the inputs of {} are stored in two parts",
+                        names.join(", ")
+                    ));
+                }
             }
             let taps = taps(&graph, settings);
             let stats = calibrate::collect(&graph, &taps, data, *executor, &mut |i| progress("ranges", i, data.len()))?;
@@ -123,6 +138,14 @@ pub fn calibrate(
                     }
                     None => s.range_by(settings.method, settings.symmetric),
                 };
+                let range = match split.get(&t.value) {
+                    Some(&share) => {
+                        let (inside, rest) = smooth::halves(s.range_by(Method::MinMax, false), share);
+                        outside.insert(t.value, rest);
+                        inside
+                    }
+                    None => range,
+                };
                 ranges.insert(t.value, range);
                 channels.insert(t.value, s.channels());
             }
@@ -130,7 +153,7 @@ pub fn calibrate(
     }
     let layers = all(&graph);
     let grams = match (settings.rounding, knowledge) {
-        (Some(Rounding::Reconstruct), Knowledge::Data(data, executor)) => {
+        (None | Some(Rounding::Reconstruct), Knowledge::Data(data, executor)) => {
             grams(&graph, &layers, data, *executor, &mut |i| progress("reconstruction", i, data.len()))?
         }
         _ => HashMap::new(),
@@ -140,7 +163,12 @@ pub fn calibrate(
         rounded.insert(l.node, round(&graph, l, &ranges, settings, grams.get(&l.node).map(Vec::as_slice)));
         progress("rounding", i + 1, layers.len());
     }
-    Ok(Calibration { graph, layers, ranges, channels, rounded, kept, notes })
+    Ok(Calibration { graph, layers, ranges, outside, channels, rounded, kept, notes })
+}
+
+/// What a layer reads now: smoothing may have put nodes before it.
+fn input(g: &Graph, l: &Layer) -> Value {
+    g.node(l.node).operand(0).unwrap_or(l.x)
 }
 
 /// Statistics of the inputs of layers, and rows of those of matrix products.
@@ -191,7 +219,7 @@ fn round(g: &Graph, l: &Layer, ranges: &HashMap<Value, (f32, f32)>, settings: &S
             (Some((_, b)), Some(s)) if !b.is_empty() => b[c % b.len()].abs() / s / (1u32 << 29) as f32,
             _ => 0.0,
         };
-        weights::round(&w, grid, weights::group(l.kind), 127, &least, grams)
+        weights::round(&w, grid, weights::group(l.kind), (127, false), &least, grams)
     };
     l.weights.iter().map(one).collect()
 }
@@ -224,6 +252,8 @@ pub fn quantize(c: &Calibration, settings: &Settings) -> Result<Quantised, Probl
     let chosen: Vec<&Layer> = c.layers.iter().filter(|l| settings.wants(l)).collect();
     let inputs: BTreeSet<Value> = chosen.iter().filter(|l| settings.sums(l)).map(|l| l.x).collect();
     let mut plan = Plan { stored: qdq::storage(&g, &inputs, &c.ranges, settings.symmetric), ..Plan::default() };
+    let summed: Vec<&Layer> = chosen.iter().copied().filter(|l| settings.sums(l)).collect();
+    split::insert(&mut g, &mut plan, &summed, &c.outside)?;
     let mut forms = vec![];
     for l in &chosen {
         let stored = &c.rounded[&l.node];
@@ -241,7 +271,7 @@ pub fn quantize(c: &Calibration, settings: &Settings) -> Result<Quantised, Probl
     let mut kept = c.kept.clone();
     let left = c.layers.iter().filter(|l| !settings.wants(l));
     kept.extend(left.map(|l| (l.name.clone(), "is kept, as asked for".to_owned())));
-    plan.layers = chosen.iter().filter(|l| settings.sums(l)).map(|l| l.node).collect();
+    plan.layers.extend(summed.iter().map(|l| l.node));
     qdq::insert(&mut g, &plan)?;
     Ok(Quantised { graph: g, forms, kept, reference: c.graph.clone(), notes: c.notes.clone() })
 }

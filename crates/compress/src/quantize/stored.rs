@@ -32,8 +32,7 @@ pub fn quantize(
             false => kept.push((l.name, "is not asked for".to_owned())),
         }
     }
-    let default = if settings.scheme == Scheme::Int4Weights { Rounding::Reconstruct } else { Rounding::Nearest };
-    let grams = match (settings.rounding.unwrap_or(default), knowledge) {
+    let grams = match (settings.rounding.unwrap_or(Rounding::Reconstruct), knowledge) {
         (Rounding::Reconstruct, Knowledge::Data(data, executor)) => {
             statics::grams(g, &chosen, data, *executor, &mut |i| progress("reconstruction", i, data.len()))?
         }
@@ -76,12 +75,14 @@ fn store(
             // Groups run along the sum, which is one axis of a matrix; windows of convolutions have one scale a channel.
             let matrix = matches!(l.kind, Kind::MatMul | Kind::Gemm | Kind::Table);
             let group = if matrix { settings.group } else { usize::MAX };
-            let s = weights::round(&w, grid, group, 7, &|_| 0.0, grams);
+            // Tables are most of a file, and their errors do not add up over a sum.
+            let zeros = matrix && l.kind != Kind::Table;
+            let s = weights::round(&w, grid, group, (7, zeros), &|_| 0.0, grams);
             let real = s.real();
             Ok((Operand::Scaled(Weights::of(&s, &t.dims, axis)), real, format!("int4 weights by {}", s.scales.group)))
         }
         _ => {
-            let s = weights::round(&w, grid, weights::group(l.kind), 127, &|_| 0.0, grams);
+            let s = weights::round(&w, grid, weights::group(l.kind), (127, false), &|_| 0.0, grams);
             let real = s.real();
             Ok((Operand::Scaled(Weights::of(&s, &t.dims, axis)), real, "int8 weights".to_owned()))
         }
@@ -107,7 +108,7 @@ fn float8(t: &Tensor, axis: usize, dtype: DType) -> Result<(Weights, Vec<f32>), 
     let data = eval_op(&quantise.into(), &[Some(t.clone()), Some(scale.clone())], 1)?.remove(0);
     let back = infc_ir::op::DequantizeLinear { axis: axis as i64, block_size: 0, output_dtype: 0 };
     let real = eval_op(&back.into(), &[Some(data.clone()), Some(scale.clone())], 1)?.remove(0).to_vec::<f32>();
-    Ok((Weights { data, scale, axis, block: 0 }, real))
+    Ok((Weights { data, scale, zero: None, axis, block: 0 }, real))
 }
 
 fn insert(g: &mut Graph, operands: &HashMap<(Node, usize), Operand>) -> Result<(), Problems> {

@@ -24,7 +24,7 @@ impl Stored {
         for c in 0..self.grid.channels {
             for k in 0..depth {
                 let at = self.grid.at(c, k);
-                out[at] = self.values[at] as f32 * self.scales.of(depth, c, k);
+                out[at] = Scales::real(self.values[at], self.scales.step(depth, c, k));
             }
         }
         out
@@ -36,12 +36,12 @@ pub fn group(kind: Kind) -> usize {
     if kind == Kind::Table { 64 } else { usize::MAX }
 }
 
-/// Rounds the weights of a slot: by reconstruction if there are Gram matrices of what they are multiplied with, else to nearest.
+/// Rounds the weights of a slot to integers up to `most`, with zero points or without: by reconstruction if there are Gram matrices of what they are multiplied with, else to nearest.
 pub fn round(
     w: &[f32],
     grid: Grid,
     group: usize,
-    most: i64,
+    (most, zeros): (i64, bool),
     least_scale: &dyn Fn(usize) -> f32,
     grams: Option<&[Gram]>,
 ) -> Stored {
@@ -50,9 +50,9 @@ pub fn round(
         Some(g) => {
             let per_group = (grid.channels / g.len()).max(1);
             let importance = |c: usize, k: usize| g[(c / per_group).min(g.len() - 1)].diagonal(k);
-            Scales::fit(w, grid, group, most, Some(&importance))
+            Scales::fit(w, grid, group, most, zeros, Some(&importance))
         }
-        None => Scales::fit(w, grid, group, most, None),
+        None => Scales::fit(w, grid, group, most, zeros, None),
     };
     let per_channel = depth.div_ceil(scales.group).max(1);
     for (i, s) in scales.values.iter_mut().enumerate() {
@@ -65,7 +65,7 @@ pub fn round(
             for c in 0..grid.channels {
                 for k in 0..depth {
                     let at = grid.at(c, k);
-                    values[at] = scales.store(w[at], scales.of(depth, c, k));
+                    values[at] = scales.store(w[at], scales.step(depth, c, k));
                 }
             }
             values

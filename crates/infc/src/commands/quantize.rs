@@ -41,14 +41,17 @@ pub struct Args {
     /// Leave activations as they are distributed: no factors move into weights.
     #[arg(long)]
     no_smooth: bool,
+    /// Store no activation in two parts, each with a step of its own.
+    #[arg(long)]
+    no_split: bool,
     /// Leave biases as they are.
     #[arg(long)]
     no_bias_correction: bool,
-    /// How weights are rounded: each to the nearest, or so that sums over the data change least [default: reconstruct for int4 weights]
+    /// How weights are rounded: each to the nearest, or so that sums over the data change least [default: reconstruct with data]
     #[arg(long, value_enum)]
     rounding: Option<RoundingName>,
     /// Weights that share a scale, with int4 weights.
-    #[arg(long, default_value_t = 32, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_name = "N")]
     group: usize,
     /// A layer that stays as it is, `*` stands for any part of a name; may be given several times.
     #[arg(long, value_name = "LAYER")]
@@ -128,7 +131,7 @@ impl Args {
             SchemeName::F8e5m2 => Scheme::Float(DType::F8E5M2),
         };
         if self.group < 2 {
-            return Err(Failure::usage(format!("--group {}: at least 2 weights share a scale", self.group), "32 is usual"));
+            return Err(Failure::usage(format!("--group {}: at least 2 weights share a scale", self.group), "16 is usual"));
         }
         let rounding = self.rounding.map(|r| match r {
             RoundingName::Nearest => Rounding::Nearest,
@@ -142,6 +145,7 @@ impl Args {
             method: self.method.method()?,
             symmetric: self.method.symmetric,
             smooth: !self.no_smooth,
+            split: !self.no_split,
             bias_correction: !self.no_bias_correction,
             rounding,
             group: self.group,
