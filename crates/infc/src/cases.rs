@@ -150,5 +150,5 @@ fn read_tolerance(path: &Path) -> Result<Tolerance, Problems> {
         None => Ok(default),
         Some(v) => v.as_f64().filter(|n| *n >= 0.0).ok_or_else(|| bad(format!("'{key}' is not a number that is at least 0"))),
     };
-    Ok(Tolerance { rtol: number("rtol", default.rtol)?, atol: number("atol", default.atol)? })
+    Ok(Tolerance { rtol: number("rtol", default.rtol)?, atol: number("atol", default.atol)?, ..default })
 }

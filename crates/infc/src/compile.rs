@@ -291,7 +291,7 @@ fn manifest(model: &str, options: &Options) -> Manifest {
         states: options.states.iter().map(|(o, i)| format!("{o}={i}")).collect(),
         passes: options.passes.pipeline.clone(),
         threads: options.threads,
-        math: Math::ALL.iter().find(|m| m.0 == options.target.math && m.0 != Math::F32).map(|m| m.1.to_owned()),
+        math: Some(options.target.math).filter(|&m| m != Math::F32).map(|m| m.name().to_owned()),
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Limits {
     pub f32_gflops: f64,
     /// Products of bytes added to i32, if there is an instruction for them: billions of operations a second of one thread.
     pub int8_gops: Option<f64>,
+    /// Products of bf16 added to f32, if there is an instruction for them: billions of operations a second of one thread.
+    pub bf16_gflops: Option<f64>,
     /// Reading, from the nearest memory to the farthest.
     pub read: Vec<Read>,
     /// How many times as fast as one thread all of `threads` do independent work.
@@ -52,6 +54,19 @@ pub struct Scaling {
     pub memory: f64,
 }
 
+/// A row that adds several products at once: its name, and whether a machine has it.
+struct Dot {
+    row: &'static str,
+    there: fn(&TargetDesc) -> bool,
+    /// Dtypes of the broadcast factor, of the one in vectors, and of the sums.
+    dtypes: [DType; 3],
+}
+
+const DOTS: [Dot; 2] = [
+    Dot { row: "byte_dot", there: |t| t.byte_dot, dtypes: [DType::U8, DType::I8, DType::I32] },
+    Dot { row: "bf16_dot", there: |t| t.bf16_dot, dtypes: [DType::BF16, DType::BF16, DType::F32] },
+];
+
 /// Chains of sums in registers: enough to hide their latency, few enough for 16 registers.
 const CHAINS: i64 = 12;
 /// Rounds of a task of arithmetic: some 100 us.
@@ -64,12 +79,17 @@ impl Limits {
     pub fn measure(target: &TargetDesc, threads: usize, time: Duration) -> Result<Limits, Problems> {
         let levels = [("L1", target.l1_bytes / 2), ("L2", target.l2_bytes / 2), ("L3", target.l3_bytes / 2), ("memory", FAR)];
         let mut kernels = vec![arithmetic(target, None, 1)];
-        kernels.extend(target.byte_dot.then(|| arithmetic(target, rows::named("byte_dot"), 1)));
+        let dots: Vec<&rows::Row> = DOTS.iter().filter(|d| (d.there)(target)).filter_map(|d| rows::named(d.row)).collect();
+        kernels.extend(dots.iter().map(|&row| arithmetic(target, Some(row), 1)));
         let first = kernels.len();
         kernels.extend(levels.iter().map(|&(_, bytes)| reading(target, bytes, 1)));
         let ns = nanoseconds(target, &kernels, 1, time)?;
         let lanes = target.lanes(4) as f64;
         let sums = CHAINS as f64 * ROUNDS as f64 * lanes;
+        let dot = |name: &str| {
+            let k = dots.iter().position(|row| row.name == name)?;
+            Some(2.0 * dots[k].depth as f64 * sums / ns[1 + k])
+        };
         let read = |(k, &(level, bytes)): (usize, &(&'static str, u64))| {
             let read = units(target, bytes) * CHAINS * target.lanes(4) as i64 * 4 * repeats(bytes);
             Read { level, bytes, gbs: read as f64 / ns[first + k] }
@@ -87,7 +107,8 @@ impl Limits {
         Ok(Limits {
             target: target.name.clone(),
             f32_gflops: 2.0 * sums / ns[0],
-            int8_gops: target.byte_dot.then(|| 8.0 * sums / ns[1]),
+            int8_gops: dot("byte_dot"),
+            bf16_gflops: dot("bf16_dot"),
             read: levels.iter().enumerate().map(read).collect(),
             scaling,
         })
@@ -166,13 +187,15 @@ fn arithmetic(target: &TargetDesc, row: Option<&rows::Row>, tasks: i64) -> Kerne
         }
         Some(row) => {
             let depth = row.depth as i64;
-            let x = buffer("x", DType::U8, &[depth], Space::Global, Access::Read);
-            let w = buffer("w", DType::I8, &[target.lanes(4) as i64, depth], Space::Global, Access::Read);
-            let group = |of: &dyn Fn(Expr) -> Scalar| (0..depth).map(|k| of(Expr::int(k)).cast(DType::I32)).collect::<Vec<_>>();
-            let a = group(&|k| Scalar::read_at(DType::U8, 0, &[k]));
-            let b = group(&|k| Scalar::read_at(DType::I8, 1, &[l, k]));
-            let next = (row.step)(Scalar::read_at(DType::I32, 3, &[r, l]), &a, &b);
-            kernel(target, "int8", DType::I32, vec![x, w], tasks, &[ROUNDS], next)
+            let dot = DOTS.iter().find(|d| d.row == row.name).expect("a row that adds several products");
+            let [left, right, sums] = dot.dtypes;
+            let x = buffer("x", left, &[depth], Space::Global, Access::Read);
+            let w = buffer("w", right, &[target.lanes(4) as i64, depth], Space::Global, Access::Read);
+            let group = |of: &dyn Fn(Expr) -> Scalar| (0..depth).map(|k| of(Expr::int(k)).cast(sums)).collect::<Vec<_>>();
+            let a = group(&|k| Scalar::read_at(left, 0, &[k]));
+            let b = group(&|k| Scalar::read_at(right, 1, &[l, k]));
+            let next = (row.step)(Scalar::read_at(sums, 3, &[r, l]), &a, &b);
+            kernel(target, row.name, sums, vec![x, w], tasks, &[ROUNDS], next)
         }
     }
 }
@@ -268,10 +291,10 @@ mod tests {
     #[test]
     fn the_nests_are_sound_and_count_what_they_say() {
         let text = "name = \"t\"\nbackend = \"b\"\ndoc = \"\"\narch = \"x86_64\"\nfeatures = []\nvector_bytes = 16\nvector_registers = 16\nfma = true\n\
-                    byte_dot = true\nl1_bytes = 4096\nl2_bytes = 8192\nl3_bytes = 16384\n";
+                    byte_dot = true\nbf16_dot = true\nl1_bytes = 4096\nl2_bytes = 8192\nl3_bytes = 16384\n";
         let target = TargetDesc::from_toml(text).expect("a machine file");
-        let dot = rows::named("byte_dot");
-        for kernel in [arithmetic(&target, None, 2), arithmetic(&target, dot, 2), reading(&target, 2048, 2)] {
+        let [bytes, shorts] = ["byte_dot", "bf16_dot"].map(|name| arithmetic(&target, rows::named(name), 2));
+        for kernel in [arithmetic(&target, None, 2), bytes, shorts, reading(&target, 2048, 2)] {
             assert_eq!(verify(&kernel), Ok(()), "{}", kernel.name);
         }
         // All of the range, as often as it says: the sums of ones count the elements read.

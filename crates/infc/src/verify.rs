@@ -44,6 +44,15 @@ pub struct Options {
     pub compile: compile::Options,
 }
 
+impl Options {
+    /// The allowed difference where the case or the default says `own`. In precisions of fewer bits an SQNR is enough, unless tolerances alone are to decide.
+    fn allowed(&self, own: Tolerance) -> Tolerance {
+        let compiled = !matches!(self.backend, Backend::Interp | Backend::Passes) && !self.strict;
+        let sqnr = if compiled { compare::signal_needed(self.compile.target.math) } else { None };
+        Tolerance { rtol: self.rtol.unwrap_or(own.rtol), atol: self.atol.unwrap_or(own.atol), sqnr }
+    }
+}
+
 /// How a model fared.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
@@ -167,7 +176,7 @@ fn check(case: &Case, options: &Options, host: &mut Vec<String>) -> Result<(usiz
         kinds.iter_mut().filter(|k| **k != Kind::Random).for_each(|k| *k = Kind::Plain);
     }
     let allowed = case.tolerance.unwrap_or_default();
-    let allowed = Tolerance { rtol: options.rtol.unwrap_or(allowed.rtol), atol: options.atol.unwrap_or(allowed.atol) };
+    let allowed = options.allowed(allowed);
     let mut engine = if options.fixed { None } else { Some(prepare(&graph, options, &options.compile)?) };
     let (mut sets, mut worst, mut found) = (0, Outcome::default(), None);
     for set in case.sets.iter().filter(|s| !s.outputs.is_empty()) {
@@ -258,7 +267,7 @@ const SEEDS: u64 = 3;
 fn check_alone(graph: &Graph, options: &Options, host: &mut Vec<String>) -> Result<(usize, Outcome), Problems> {
     let kinds = compare::output_kinds(graph);
     let default = Tolerance::default();
-    let allowed = Tolerance { rtol: options.rtol.unwrap_or(default.rtol), atol: options.atol.unwrap_or(default.atol) };
+    let allowed = options.allowed(default);
     let dims: Vec<(String, i64)> = options.dims.iter().map(|(n, v)| (n.clone(), *v)).collect();
     let compile = compile::Options { dims: if options.fixed { dims } else { vec![] }, ..options.compile.clone() };
     let mut engine = prepare(graph, options, &compile)?;

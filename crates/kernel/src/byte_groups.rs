@@ -1,8 +1,8 @@
-//! Whole groups of four: sums of products of bytes get a k axis that instructions for bytes can take.
+//! Whole groups of neighbours: sums of products get a k axis that instructions for several products at once can take.
 //!
-//! Such an instruction adds the products of four neighbours at once (the row `byte_dot`). Where the neighbours are no multiple of four, as
-//! in the three colours of a picture, constant weights get zeros to the next multiple, and the data is read as far, behind a guard that placement
-//! turns into a border. What is read there counts nothing. Knows no operator: it looks at computes only.
+//! Such an instruction adds the products of four neighbours of bytes (the row `byte_dot`), or of two of bf16 (`bf16_dot`). Where the neighbours
+//! are no multiple of that, as in the three colours of a picture, constant weights get zeros to the next multiple, and the data is read as
+//! far, behind a guard that placement turns into a border. What is read there counts nothing. Knows no operator: it looks at computes only.
 
 use crate::fuse::is_contraction;
 use crate::work::{Id, Memory, Task, Work};
@@ -12,7 +12,7 @@ use infc_ir::expr::Node;
 use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr, Tensor, TensorType};
 
-/// Neighbours that an instruction takes.
+/// Neighbours that an instruction for bytes takes.
 pub const GROUP: i64 = 4;
 
 /// A factor: the read under its casts.
@@ -31,12 +31,12 @@ pub fn byte_factors(product: Scalar) -> Option<(Scalar, Scalar)> {
     }
 }
 
-fn index_of(read: Scalar) -> Option<Vec<Expr>> {
+pub(crate) fn index_of(read: Scalar) -> Option<Vec<Expr>> {
     let Kind::Read { index, .. } = read.kind() else { return None };
     index.iter().map(|i| i.as_index()).collect()
 }
 
-fn source_of(read: Scalar) -> usize {
+pub(crate) fn source_of(read: Scalar) -> usize {
     match read.kind() {
         Kind::Read { source, .. } => *source as usize,
         _ => unreachable!("a read"),
@@ -46,15 +46,19 @@ fn source_of(read: Scalar) -> usize {
 /// Fills the groups of a task's sum, if it is one of products of bytes that needs it. `fill` is what the data reads as beyond its end, if no
 /// padding of its own says so.
 pub fn fill(work: &mut Work, task: &mut Task, fill: i64) {
-    if let Some(better) = filled(work, task, fill) {
+    let Step::Compute(c) = &task.step else { return };
+    let Some(r) = c.reduction.as_ref().filter(|r| is_contraction(c) && r.body.dtype() == DType::I32) else { return };
+    let Some((x, w)) = byte_factors(r.body) else { return };
+    if let Some(better) = filled(work, task, (x, w), GROUP, Scalar::int(x.dtype(), fill)) {
         *task = better;
     }
 }
 
-fn filled(work: &mut Work, task: &Task, fill: i64) -> Option<Task> {
+/// The task with whole groups of `group` neighbours in the sum of products of data `x` with weights `w`; `None` if they are whole, or the weights
+/// are no constant.
+pub(crate) fn filled(work: &mut Work, task: &Task, (x, w): (Scalar, Scalar), group: i64, fill: Scalar) -> Option<Task> {
     let Step::Compute(c) = &task.step else { return None };
-    let r = c.reduction.as_ref().filter(|r| is_contraction(c) && r.body.dtype() == DType::I32)?;
-    let (x, w) = byte_factors(r.body)?;
+    let r = c.reduction.as_ref()?;
     let weights = match &work.tensor(task.sources[source_of(w)]).memory {
         Memory::Constant(t) => t.clone(),
         _ => return None,
@@ -63,7 +67,7 @@ fn filled(work: &mut Work, task: &Task, fill: i64) -> Option<Task> {
     let data = task.sources[source_of(x)];
     let (k, dim) = neighbours(c, &at, &along, work, data)?;
     let extent = r.axes[k].known()?;
-    let whole = (extent.checked_add(GROUP - 1)? / GROUP) * GROUP;
+    let whole = (extent.checked_add(group - 1)? / group) * group;
     if extent < 2 || extent == whole {
         return None;
     }
@@ -76,9 +80,9 @@ fn filled(work: &mut Work, task: &Task, fill: i64) -> Option<Task> {
     let inside = Scalar::index(at[dim]).lt(Scalar::index(work.tensor(data).ty.dims[dim]));
     let guarded = match guard {
         Some((cond, value)) => Scalar::read_if(*source as usize, index.iter().copied(), cond.and(inside), *value),
-        None => Scalar::read_if(*source as usize, index.iter().copied(), inside, Scalar::int(x.dtype(), fill)),
+        None => Scalar::read_if(*source as usize, index.iter().copied(), inside, fill),
     };
-    let w = Scalar::read_at(DType::I8, new, &along);
+    let w = Scalar::read_at(w.dtype(), new, &along);
     let mut reduction = r.clone();
     reduction.axes[k] = Expr::int(whole);
     reduction.body = r.body.rewrite(&mut |n| {
@@ -97,7 +101,7 @@ fn filled(work: &mut Work, task: &Task, fill: i64) -> Option<Task> {
 
 /// The reduction axis along which neighbours of the data will lie side by side, and the data's dim that it moves along: the channels of a
 /// convolution, else the last dim.
-fn neighbours(c: &Compute, at: &[Expr], along: &[Expr], work: &Work, data: Id) -> Option<(usize, usize)> {
+pub(crate) fn neighbours(c: &Compute, at: &[Expr], along: &[Expr], work: &Work, data: Id) -> Option<(usize, usize)> {
     let rank = c.dims.len();
     let by_channel = along.len() == at.len() && at.len() >= 3 && along.first() == Some(&Expr::var(1));
     let channels = by_channel && !work.tensor(data).ty.dims[1].is(1);
@@ -113,11 +117,11 @@ fn neighbours(c: &Compute, at: &[Expr], along: &[Expr], work: &Work, data: Id) -
 
 /// The weights with zeros along `dim` up to `whole` elements, as a new constant.
 fn longer(work: &mut Work, t: &Tensor, dim: usize, whole: usize) -> Id {
-    let inner: usize = t.dims[dim + 1..].iter().product();
+    let inner = t.dims[dim + 1..].iter().product::<usize>() * t.dtype.bytes();
     let (from, to) = (t.dims[dim] * inner, whole * inner);
     let mut dims = t.dims.clone();
     dims[dim] = whole;
-    let mut bytes = vec![0; dims.iter().product()];
+    let mut bytes = vec![0; dims.iter().product::<usize>() * t.dtype.bytes()];
     if from > 0 {
         for (old, new) in t.bytes().chunks_exact(from).zip(bytes.chunks_exact_mut(to)) {
             new[..from].copy_from_slice(old);

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod bf16;
 pub mod build;
 pub mod byte_groups;
 pub mod cost;

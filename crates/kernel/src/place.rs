@@ -52,12 +52,12 @@ fn fixed(work: &Work) -> HashSet<Id> {
     fixed
 }
 
-fn channels_last(rank: usize) -> Vec<usize> {
+pub(crate) fn channels_last(rank: usize) -> Vec<usize> {
     std::iter::once(0).chain(2..rank).chain([1]).collect()
 }
 
 /// A contraction with a constant factor of the result's rank, whose first dim is indexed by the result's axis 1.
-fn is_convolution(work: &Work, task: &Task) -> bool {
+pub(crate) fn is_convolution(work: &Work, task: &Task) -> bool {
     let Step::Compute(c) = &task.step else { return false };
     let Some(r) = c.reduction.as_ref().filter(|_| is_contraction(c) && c.dims.len() >= 3) else { return false };
     let mut found = false;

@@ -5,7 +5,7 @@ use crate::loops::{Access, Buffer, Kernel, Space};
 use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
 use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
-use crate::{cost, fuse, known, place, work, zero_point};
+use crate::{bf16, cost, fuse, known, place, work, zero_point};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
 use infc_artifact::program::{
@@ -49,9 +49,18 @@ pub type States = Vec<(String, String)>;
 
 /// Lowers a decomposed graph for a target.
 pub fn lower(graph: &Graph, target: &TargetDesc, states: &States) -> Result<Lowered, Problems> {
+    if !target.takes(target.math) {
+        let message = format!("it has no instructions for products in {}", target.math.name());
+        return Err(Problems::one(
+            format!("target '{}'", target.name),
+            message,
+            "leave out the precision, or name another machine",
+        ));
+    }
     let mut work = work::from_graph(graph)?;
     known::fold(&mut work);
     zero_point::lift(&mut work, target);
+    bf16::round(&mut work, target);
     fuse::simplify(&mut work);
     fuse::fuse(&mut work);
     place::place(&mut work);

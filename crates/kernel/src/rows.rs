@@ -6,7 +6,7 @@
 
 use crate::target::{Math, TargetDesc};
 use infc_ir::DType;
-use infc_ir::scalar::{Binary, Scalar};
+use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
 
 /// One way to add products to a sum.
 #[derive(Debug)]
@@ -53,6 +53,48 @@ fn rounded(s: &Sums, t: &TargetDesc, math: Math) -> bool {
     t.math == math && tensor_core(s, t, DType::F32)
 }
 
+/// The number, or a zero of its sign where it is subnormal.
+pub fn flushed(x: Scalar) -> Scalar {
+    let (least, zero) = (Scalar::float(DType::F32, f64::from(f32::MIN_POSITIVE)), Scalar::float(DType::F32, 0.0));
+    Scalar::select(Scalar::unary(Unary::Abs, x).lt(least), x * zero, x)
+}
+
+/// What [`flushed`] was made of.
+pub fn unflushed(s: Scalar) -> Option<Scalar> {
+    match s.kind() {
+        Kind::Select(_, _, x) if x.dtype() == DType::F32 && flushed(*x) == s => Some(*x),
+        _ => None,
+    }
+}
+
+/// The step of `bf16_dot`, as Intel's manual has VDPBF16PS: the odd product first, each added with one rounding to nearest even; subnormal
+/// numbers count as zeros, and so do subnormal sums.
+fn pair(sum: Scalar, a: &[Scalar], b: &[Scalar]) -> Scalar {
+    let add = |sum, k: usize| flushed(Scalar::fma(flushed(a[k]), flushed(b[k]), sum));
+    add(add(flushed(sum), 1), 0)
+}
+
+/// A step of `bf16_dot`: the sum before, and both pairs of factors.
+pub struct Pair {
+    /// The sum before.
+    pub sum: Scalar,
+    /// The factors that are broadcast.
+    pub a: [Scalar; 2],
+    /// Those in vectors.
+    pub b: [Scalar; 2],
+}
+
+/// The step of `bf16_dot` that a sum is.
+pub fn pair_of(s: Scalar) -> Option<Pair> {
+    let product = |s: Scalar| match unflushed(s)?.kind() {
+        Kind::Fma(a, b, sum) => Some((unflushed(*a)?, unflushed(*b)?, *sum)),
+        _ => None,
+    };
+    let (a0, b0, sum) = product(s)?;
+    let (a1, b1, sum) = product(sum)?;
+    Some(Pair { sum: unflushed(sum)?, a: [a0, a1], b: [b0, b1] })
+}
+
 fn is_byte(d: DType) -> bool {
     matches!(d, DType::I8 | DType::U8)
 }
@@ -96,6 +138,17 @@ pub static ROWS: &[Row] = &[
         latency: 4.0,
     },
     Row {
+        name: "bf16_dot",
+        depth: 2,
+        step: pair,
+        legal: |s, t| {
+            let factors = (s.dtype, s.broadcast, s.vector) == (DType::F32, DType::BF16, DType::BF16);
+            t.bf16_dot && t.math == Math::Bf16 && t.block_threads == 0 && factors && s.groups % 2 == 0
+        },
+        per_cycle: 1.0,
+        latency: 6.0,
+    },
+    Row {
         name: "fma",
         depth: 1,
         step: |sum, a, b| Scalar::fma(a[0], b[0], sum),
@@ -132,7 +185,12 @@ mod tests {
     fn rows_compute_sums_of_products_and_fit_their_machines() {
         // On small integers every order and rounding gives the same.
         for dtype in [DType::F32, DType::F64, DType::I32, DType::I64] {
-            for row in ROWS.iter().filter(|r| r.name != "fma" || dtype.is_float()) {
+            let takes = |r: &&Row| match r.name {
+                "fma" => dtype.is_float(),
+                "bf16_dot" => dtype == DType::F32,
+                _ => true,
+            };
+            for row in ROWS.iter().filter(takes) {
                 let number = |v: i64| Scalar::number(dtype, v as f64);
                 let (a, b): (Vec<_>, Vec<_>) = (0..row.depth as i64).map(|k| (number(3 + k), number(5 - 2 * k))).unzip();
                 let sum = (row.step)(number(-7), &a, &b);
@@ -153,6 +211,48 @@ mod tests {
         (target.fma, target.byte_dot) = (false, true);
         assert_eq!([floats, bytes, signed].map(|s| choose(&s, &target).name), ["mul_add", "byte_dot", "mul_add"]);
         assert_eq!(choose(&Sums { groups: 1, ..bytes }, &target).name, "mul_add");
+        (target.fma, target.bf16_dot) = (true, true);
+        let shorts = Sums { groups: 2, ..sums(DType::F32, DType::BF16, DType::BF16) };
+        assert_eq!(choose(&shorts, &target).name, "fma");
+        target.math = Math::Bf16;
+        assert_eq!([shorts, Sums { groups: 4, ..shorts }].map(|s| choose(&s, &target).name), ["bf16_dot"; 2]);
+        assert_eq!([floats, Sums { groups: 1, ..shorts }].map(|s| choose(&s, &target).name), ["fma"; 2]);
         assert!(ROWS.iter().all(|r| std::ptr::eq(named(r.name).expect("listed"), r)));
+    }
+
+    /// Steps of the instruction on a Zen 4, in bits: sum, a0, a1, b0, b1, result.
+    const STEPS: [[u32; 6]; 8] = [
+        // The odd product is added first, and rounded: 2^24 + 1 is 2^24.
+        [0x4b80_0000, 0x3f80, 0x3f80, 0x3f80, 0x3f80, 0x4b80_0000],
+        [0x3f80_0000, 0xcb80, 0x4b80, 0x3f80, 0x3f80, 0x0000_0000],
+        [0x3f80_0000, 0x4b80, 0xcb80, 0x3f80, 0x3f80, 0x3f80_0000],
+        // Subnormal factors, sums before and results are zeros of their sign.
+        [0x0000_0000, 0x0001, 0x0000, 0x7f00, 0x0000, 0x0000_0000],
+        [0x0000_0001, 0x3f80, 0x0000, 0x0000, 0x0000, 0x0000_0000],
+        [0x0080_0000, 0x8080, 0x0000, 0x3f00, 0x0000, 0x0000_0000],
+        // A product beyond all floats meets a sum that brings it back.
+        [0xff00_0000, 0x7f00, 0x0000, 0x4000, 0x0000, 0x7f00_0000],
+        [0x7f80_0000, 0x7f80, 0x0000, 0xbf80, 0x0000, 0x7fc0_0000],
+    ];
+
+    #[test]
+    fn pairs_are_added_as_the_instruction_does() {
+        for step in STEPS {
+            let word = |bits: u32| Scalar::float(DType::F32, f64::from(f32::from_bits(bits)));
+            let half = |bits: u32| word(bits << 16);
+            let [sum, a0, a1, b0, b1, want] = step;
+            let got = eval::fold(pair(word(sum), &[half(a0), half(a1)], &[half(b0), half(b1)]));
+            let (got, want) = (got.as_float().expect("a number") as f32, f32::from_bits(want));
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{step:x?}: {got:e}");
+        }
+    }
+
+    #[test]
+    fn a_step_of_pairs_is_found_again() {
+        let read = |k: usize| Scalar::read_at(DType::BF16, k, &[]).cast(DType::F32);
+        let sum = Scalar::read_at(DType::F32, 4, &[]);
+        let found = pair_of(pair(sum, &[read(0), read(1)], &[read(2), read(3)])).expect("a step");
+        assert!(found.sum == sum && found.a == [read(0), read(1)] && found.b == [read(2), read(3)]);
+        assert!(pair_of(sum).is_none() && pair_of(flushed(sum)).is_none());
     }
 }

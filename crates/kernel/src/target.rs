@@ -25,13 +25,16 @@ pub struct TargetDesc {
     /// An instruction that adds four products of unsigned with signed bytes to each i32 of a vector, without saturation.
     #[serde(default)]
     pub byte_dot: bool,
+    /// An instruction that adds two products of bf16 to each f32 of a vector.
+    #[serde(default)]
+    pub bf16_dot: bool,
     /// The backend has functions for exp, sin and the like: kernels name them instead of spelling them out as arithmetic.
     #[serde(default)]
     pub math_calls: bool,
     /// Threads of a block, on a machine that runs tasks as threads in blocks (a GPU); 0 on others.
     #[serde(default)]
     pub block_threads: u32,
-    /// In what sums of products of f32 may be taken: on GPUs `tf32`, `bf16` or `f16` for matrix instructions of fewer bits.
+    /// In what products of f32 may be taken: `tf32`, `bf16` or `f16` for the matrix instructions of GPUs, `bf16` where there is `bf16_dot`.
     #[serde(default)]
     pub math: Math,
     /// Bytes of L1 data cache.
@@ -62,10 +65,25 @@ impl Math {
     pub const ALL: [(Math, &str); 4] = [(Math::F32, "f32"), (Math::Tf32, "tf32"), (Math::Bf16, "bf16"), (Math::F16, "f16")];
 }
 
+impl Math {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Math::ALL.iter().find(|m| m.0 == self).map_or("f32", |m| m.1)
+    }
+}
+
 impl TargetDesc {
     /// Reads a machine file.
     pub fn from_toml(text: &str) -> Result<TargetDesc, String> {
         toml::from_str(text).map_err(|e| e.to_string())
+    }
+    /// Does it have instructions for products in that precision?
+    pub fn takes(&self, math: Math) -> bool {
+        match math {
+            Math::F32 => true,
+            Math::Bf16 => self.block_threads > 0 || self.bf16_dot,
+            Math::Tf32 | Math::F16 => self.block_threads > 0,
+        }
     }
     /// Lanes of a vector of elements of `bytes`.
     pub fn lanes(&self, bytes: usize) -> usize {

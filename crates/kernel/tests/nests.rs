@@ -24,6 +24,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         vector_registers,
         fma,
         byte_dot: false,
+        bf16_dot: false,
         math_calls: false,
         block_threads: 0,
         math: infc_kernel::target::Math::F32,
@@ -278,6 +279,34 @@ proptest! {
         );
         let layouts = [plain(3), plain(3), plain(2)];
         check(&Step::Compute(step.simplify()), &tensors, &layouts, &[false, true], &target, None);
+    }
+
+    #[test]
+    fn dot_products_of_bf16(m in 1usize..20, k in 1usize..9, n in 1usize..40, c in 1usize..3, swap in any::<bool>(), seed: u64) {
+        let target = TargetDesc { bf16_dot: true, math: infc_kernel::target::Math::Bf16, ..target(64, 32, true) };
+        let short = |dims: &[usize], seed: u64| {
+            let values = small(dims, seed);
+            Tensor::from_values(DType::BF16, dims, (0..values.len()).map(|i| values.float(i).to_bits()))
+        };
+        let tensors = [short(&[m, c, k], seed), short(&[c, k, n], seed + 1)];
+        let step = Compute::reduce(
+            &e(&[m, n]),
+            &e(&[c, k]),
+            Reducer::Sum,
+            |o, r| {
+                let x = Scalar::read_at(DType::BF16, 0, &[o[0], r[0], r[1]]).cast(DType::F32);
+                let w = Scalar::read_at(DType::BF16, 1, &[r[0], r[1], o[1]]).cast(DType::F32);
+                if swap { w * x } else { x * w }
+            },
+            |_, acc| acc,
+        );
+        let (layouts, step) = ([plain(3), plain(3), plain(2)], Step::Compute(step.simplify()));
+        let mut operands: Vec<Operand> = (0..2).map(|i| operand(&tensors[i], &layouts[i], i == 1)).collect();
+        operands.push(operand(&Tensor::zeros(DType::F32, [m, n]), &layouts[2], false));
+        if let (true, Plan::Brgemm(p)) = (n > 1, plan::choose(&step, &operands, &target)) {
+            prop_assert_eq!(p.row, if k % 2 == 0 { "bf16_dot" } else { "fma" });
+        }
+        check(&step, &tensors, &layouts, &[false, true], &target, None);
     }
 
     #[test]

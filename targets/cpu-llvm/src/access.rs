@@ -348,11 +348,17 @@ impl Emit<'_> {
     /// Writes `v` to `buffer` at `index` in all lanes that take part.
     pub fn store(&mut self, buffer: usize, index: &[Scalar], v: Val) -> Result<(), Fault> {
         let b = &self.kernel.buffers[buffer];
+        let v = to_memory(&mut self.f, b.dtype, v);
+        self.store_bits(buffer, index, v)
+    }
+
+    /// Stores what lies so in memory.
+    pub fn store_bits(&mut self, buffer: usize, index: &[Scalar], v: Val) -> Result<(), Fault> {
+        let b = &self.kernel.buffers[buffer];
         if b.space == Space::Global && b.access == Access::Read {
             return Err(fault!("a store to buffer '{}', which is only read", b.name));
         }
         let elem = memory_elem(b.dtype)?;
-        let v = to_memory(&mut self.f, b.dtype, v);
         let (lanes, align) = (self.lanes.unwrap_or(1), elem.bits() / 8);
         let shape = self.shape(buffer, index)?;
         match shape {

@@ -1,16 +1,20 @@
-//! Dot products of bytes: the row `byte_dot` as VPDPBUSD.
+//! Dot products as instructions: the row `byte_dot` as VPDPBUSD, the row `bf16_dot` as VDPBF16PS.
 //!
-//! The row writes a step as `sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in i32, where `a0..` are unsigned bytes, side by side and the same for
+//! The first one writes a step as `sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in i32, where `a0..` are unsigned bytes, side by side and the same for
 //! all lanes, or each in a vector of its own, and `b0..` signed bytes side by side in each lane, four to a lane even where fewer are used.
 //! That is found again here; anything else is emitted as written.
 //! Signed bytes with their top bits flipped may stand for the unsigned ones: all four are flipped at once.
 //! Intel's manual: VPDPBUSD adds the four products without saturating them or the sum.
+//!
+//! Steps of `bf16_dot` are found by [`infc_kernel::rows::pair_of`]; they are what VDPBF16PS does, bit by bit but for the payloads of NaN.
+//! Where numbers are rounded for it, with subnormal ones as zeros, VCVTNEPS2BF16 does that.
 
 use crate::access::Shape;
 use crate::emit::Emit;
-use crate::ir::{Elem, Ty, Val};
+use crate::ir::{Elem, Fun, Ty, Val};
 use infc_ir::scalar::{Binary, Kind};
 use infc_ir::{DType, Expr, Fault, Scalar};
+use infc_kernel::rows::{pair_of, unflushed};
 use infc_kernel::zero_point::byte_read;
 
 /// Products of a lane.
@@ -64,12 +68,65 @@ impl Emit<'_> {
     }
 
     fn dot_of(&mut self, sum: Scalar, left: Val, right: Val) -> Result<Val, Fault> {
+        let name = |bits: u32| format!("llvm.x86.avx512.vpdpbusd.{bits}");
+        self.in_pieces(sum, left, right, &mut |f, acc, factor, vector| {
+            f.intrinsic(&name(acc.ty.lanes * 32), &[], acc.ty, &[acc, factor, vector])
+        })
+    }
+
+    /// The value of a sum if it is a step of pairs of bf16, else nothing.
+    pub fn pair(&mut self, s: Scalar) -> Result<Option<Val>, Fault> {
+        if self.lanes.unwrap_or(1) < 4 {
+            return Ok(None);
+        }
+        let Some(step) = pair_of(s) else { return Ok(None) };
+        let short = |s: Scalar| match s.kind() {
+            Kind::Cast(read) if read.dtype() == DType::BF16 => Some(*read),
+            _ => None,
+        };
+        let ([Some(a0), Some(a1)], [Some(b0), Some(b1)]) = (step.a.map(short), step.b.map(short)) else { return Ok(None) };
+        let (Some(left), Some(right)) = (self.side_by_side(&[a0, a1]), self.side_by_side(&[b0, b1])) else { return Ok(None) };
+        let (Shape::One(left), Shape::Step(right, 2)) = (self.place(left)?, self.place(right)?) else { return Ok(None) };
+        let left = self.f.load(Ty::new(Elem::I32, 1), left, 2);
+        let name = |bits: u32| format!("llvm.x86.avx512bf16.dpbf16ps.{bits}");
+        let sum = self.in_pieces(step.sum, left, right, &mut |f, acc, factor, vector| {
+            let [factor, vector] = [factor, vector].map(|v| as_pairs(f, v));
+            f.intrinsic(&name(acc.ty.lanes * 32), &[], acc.ty, &[acc, factor, vector])
+        });
+        sum.map(Some)
+    }
+
+    /// The bits of numbers that are rounded to bf16, subnormal ones to zeros, if that is what the scalar is; else nothing.
+    pub fn rounded(&mut self, s: Scalar) -> Result<Option<Val>, Fault> {
+        let lanes = self.lanes.unwrap_or(1);
+        let piece = lanes.min(WIDEST);
+        let Kind::Cast(x) = s.kind() else { return Ok(None) };
+        let Some(x) = unflushed(*x).filter(|_| s.dtype() == DType::BF16 && piece >= 8) else { return Ok(None) };
+        let x = self.scalar(x)?;
+        let x = self.f.splat(x, lanes);
+        let parts = (0..lanes / piece).map(|k| {
+            let part = self.lanes_of(x, k * piece, piece);
+            let name = format!("llvm.x86.avx512bf16.cvtneps2bf16.{}", piece * 32);
+            let short = self.f.intrinsic(&name, &[], part.ty.with(Elem::Brain), &[part]);
+            self.f.cast("bitcast", short, Elem::I16)
+        });
+        let parts = parts.collect();
+        Ok(Some(self.joined(parts)))
+    }
+
+    /// `step` of the sums before, the factors on the left (one word, or one for each lane) and the words from `right` on, as wide as registers are.
+    fn in_pieces(
+        &mut self,
+        sum: Scalar,
+        left: Val,
+        right: Val,
+        step: &mut dyn FnMut(&mut Fun, Val, Val, Val) -> Val,
+    ) -> Result<Val, Fault> {
         let lanes = self.lanes.unwrap_or(1);
         let acc = self.scalar(sum)?;
         let acc = self.f.splat(acc, lanes);
         let piece = lanes.min(WIDEST).min(self.width as u32);
         let ty = Ty::new(Elem::I32, piece);
-        let name = format!("llvm.x86.avx512.vpdpbusd.{}", piece * 32);
         let parts: Vec<Val> = (0..lanes / piece)
             .map(|k| {
                 let at = self.f.gep(right, Elem::I32, Val::i64(i64::from(k * piece)));
@@ -83,7 +140,7 @@ impl Emit<'_> {
                 };
                 let factor = if left.uniform() { self.f.splat(left, piece) } else { self.lanes_of(left, k * piece, piece) };
                 let acc = self.lanes_of(acc, k * piece, piece);
-                self.f.intrinsic(&name, &[], ty, &[acc, factor, vector])
+                step(&mut self.f, acc, factor, vector)
             })
             .collect();
         Ok(self.joined(parts))
@@ -116,6 +173,12 @@ impl Emit<'_> {
             _ => unreachable!("a read, by `side_by_side`"),
         }
     }
+}
+
+/// Words as pairs of bf16.
+fn as_pairs(f: &mut Fun, words: Val) -> Val {
+    let (ty, v) = (Ty::new(Elem::Brain, 2 * words.ty.lanes), f.t(words));
+    f.inst(ty, format_args!("bitcast {v} to {ty}"))
 }
 
 /// A step: the sum before, and reads of the unsigned and the signed bytes.

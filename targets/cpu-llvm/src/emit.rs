@@ -62,6 +62,8 @@ pub(crate) struct Emit<'a> {
     pub width: i64,
     /// Dot products of bytes are an instruction.
     byte_dot: bool,
+    /// Dot products of bf16 are an instruction, and so is rounding to it.
+    bf16_dot: bool,
     /// Lanes that take part, if not all do.
     pub mask: Option<Val>,
     /// Lets that are index expressions.
@@ -93,6 +95,7 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
         lanes: None,
         width: target.lanes(4) as i64,
         byte_dot: target.byte_dot,
+        bf16_dot: target.bf16_dot,
         mask: None,
         indices: HashMap::new(),
         loops: vec![],
@@ -199,6 +202,11 @@ impl Emit<'_> {
                 Ok(())
             }
             Stmt::Store { buffer, index, value } => {
+                if self.bf16_dot
+                    && let Some(bits) = self.rounded(*value)?
+                {
+                    return self.store_bits(*buffer as usize, index, bits);
+                }
                 let v = self.scalar(*value)?;
                 self.store(*buffer as usize, index, v)
             }
@@ -434,6 +442,12 @@ impl Emit<'_> {
                 ops::fma(&mut self.f, s.dtype(), x, y, z)?
             }
             Kind::Select(c, a, b) => {
+                if self.bf16_dot
+                    && let Some(v) = self.pair(s)?
+                {
+                    self.memo.insert(s, v);
+                    return Ok(v);
+                }
                 let c = self.scalar(*c)?;
                 match c.known() {
                     Some(0) => self.scalar(*b)?,

@@ -21,6 +21,8 @@ pub enum Elem {
     I64,
     /// Half precision, only inside conversions.
     Half,
+    /// bf16, only inside instructions for it.
+    Brain,
     /// Single precision.
     F32,
     /// Double precision.
@@ -35,14 +37,14 @@ impl Elem {
         match self {
             Elem::I1 => 1,
             Elem::I8 => 8,
-            Elem::I16 | Elem::Half => 16,
+            Elem::I16 | Elem::Half | Elem::Brain => 16,
             Elem::I32 | Elem::F32 => 32,
             Elem::I64 | Elem::F64 | Elem::Ptr => 64,
         }
     }
     /// True for the floats.
     pub fn is_float(self) -> bool {
-        matches!(self, Elem::Half | Elem::F32 | Elem::F64)
+        matches!(self, Elem::Half | Elem::Brain | Elem::F32 | Elem::F64)
     }
     fn mangled(self) -> &'static str {
         match self {
@@ -52,6 +54,7 @@ impl Elem {
             Elem::I32 => "i32",
             Elem::I64 => "i64",
             Elem::Half => "f16",
+            Elem::Brain => "bf16",
             Elem::F32 => "f32",
             Elem::F64 => "f64",
             Elem::Ptr => "p0",
@@ -63,6 +66,7 @@ impl Display for Elem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Elem::Half => "half",
+            Elem::Brain => "bfloat",
             Elem::F32 => "float",
             Elem::F64 => "double",
             Elem::Ptr => "ptr",

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use infc::compile::{self, Compiled, Options, Report};
 use infc::{native, target};
 use infc_ir::{Graph, Problems};
-use infc_kernel::target::Math;
+use infc_kernel::target::{Math, TargetDesc};
 use infc_runtime::variant;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ pub struct How {
     /// Give a symbolic dim a value; NAME<=SIZE leaves it open up to a size, for C code.
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim_or_bound)]
     dims: Vec<Dim>,
-    /// On GPUs: take products of f32 in fewer bits, with sums in f32: tf32, bf16 or f16 [default: f32]
+    /// Take products of f32 in fewer bits, with sums in f32: bf16 on x86-64-v4-bf16, tf32, bf16 or f16 on GPUs [default: f32]
     #[arg(long, value_name = "KIND", value_parser = math)]
     math: Option<Math>,
     /// The output of one run is the input of the next, which starts from zeros.
@@ -192,13 +192,7 @@ impl How {
         };
         let mut more = found.map_err(|problems| Failure { exit: Exit::Usage, problems })?;
         if let Some(math) = self.math {
-            for machine in &mut more {
-                if machine.block_threads == 0 {
-                    let message = format!("--math is for GPUs; target '{}' computes in f32", machine.name);
-                    return Err(Failure::usage(message, "leave it out, or name a GPU: --target nvidia"));
-                }
-                machine.math = math;
-            }
+            more.iter_mut().try_for_each(|machine| set_math(machine, math))?;
         }
         let target = more.remove(0);
         let (dims, bounds) = self.given_dims();
@@ -247,7 +241,20 @@ fn dim_or_bound(text: &str) -> std::result::Result<Dim, String> {
     }
 }
 
-fn math(text: &str) -> std::result::Result<Math, String> {
+/// Tells a machine in what precision to take products of f32; an error if it has no instructions for that.
+pub fn set_math(machine: &mut TargetDesc, math: Math) -> std::result::Result<(), Failure> {
+    if !machine.takes(math) {
+        let message = format!("--math {}: target '{}' has no instructions for such products", math.name(), machine.name);
+        let all = target::machines();
+        let able: Vec<&str> = all.iter().filter(|m| m.takes(math)).map(|m| m.name.as_str()).collect();
+        return Err(Failure::usage(message, format!("leave it out, or name a target that has them: {}", able.join(", "))));
+    }
+    machine.math = math;
+    Ok(())
+}
+
+/// A precision by its name.
+pub fn math(text: &str) -> std::result::Result<Math, String> {
     let known = || Math::ALL.map(|m| m.1).join(", ");
     Math::ALL.iter().find(|m| m.1 == text).map(|m| m.0).ok_or_else(|| format!("write one of {}", known()))
 }

@@ -139,7 +139,7 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
             "{}",
             serde_json::json!({
                 "model": manifest.model, "compiler": manifest.compiler, "target": manifest.target, "dims": manifest.dims,
-                "states": manifest.states, "threads": manifest.threads, "passes": manifest.passes, "constant_bytes": constants, "variants": json,
+                "states": manifest.states, "threads": manifest.threads, "math": manifest.math, "passes": manifest.passes, "constant_bytes": constants, "variants": json,
             })
         );
         return Ok(());
@@ -147,6 +147,9 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
     say!("model '{}', compiled by infc {} for {}", manifest.model, manifest.compiler, manifest.target);
     if let Some(threads) = manifest.threads {
         say!("threads: {}", if threads == 0 { "one for each CPU".to_owned() } else { threads.to_string() });
+    }
+    if let Some(math) = &manifest.math {
+        say!("products of f32: factors rounded to {math}");
     }
     if !manifest.dims.is_empty() {
         say!("dims: {}", manifest.dims.join(", "));

@@ -46,6 +46,10 @@ pub fn run(args: &Args) -> Result {
         Some(g) => say!("  {:34} {g:8.1} GOP/s", "int8 products added to i32"),
         None => say!("  {:34} {:>8}", "int8 products added to i32", "no instruction"),
     }
+    match limits.bf16_gflops {
+        Some(g) => say!("  {:34} {g:8.1} GFLOP/s", "bf16 products added to f32"),
+        None => say!("  {:34} {:>8}", "bf16 products added to f32", "no instruction"),
+    }
     for r in &limits.read {
         let name = format!("reading from {} ({} KiB)", r.level, r.bytes >> 10);
         say!("  {name:34} {:8.1} GB/s", r.gbs);

@@ -63,8 +63,19 @@ pub struct Line {
     pub bytes: f64,
     /// How often it runs.
     pub calls: f64,
-    /// Its arithmetic is products of bytes.
-    pub is_int8: bool,
+    /// What its arithmetic is made of.
+    pub products: Products,
+}
+
+/// What a step multiplies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Products {
+    /// Numbers as they are.
+    Plain,
+    /// Bytes, by an instruction for several at once.
+    Bytes,
+    /// bf16, by an instruction for several at once.
+    Bf16,
 }
 
 impl Line {
@@ -76,7 +87,12 @@ impl Line {
     }
     /// The peak of its arithmetic, in billions of operations a second.
     pub fn peak(&self, limits: &Limits) -> f64 {
-        limits.int8_gops.filter(|_| self.is_int8).unwrap_or(limits.f32_gflops)
+        let peak = match self.products {
+            Products::Plain => None,
+            Products::Bytes => limits.int8_gops,
+            Products::Bf16 => limits.bf16_gflops,
+        };
+        peak.unwrap_or(limits.f32_gflops)
     }
 }
 
@@ -155,8 +171,9 @@ pub fn run(args: &Args) -> Result {
     let all: f64 = lines.iter().map(|l| l.operations).sum();
     say!("{} steps in {:.3} ms, {:.2} GFLOP, {:.1} GFLOP/s", lines.len(), total / 1e6, all / 1e9, rate(all, total));
     let int8 = limits.int8_gops.map_or(String::new(), |g| format!(", {g:.0} GOP/s of bytes"));
+    let bf16 = limits.bf16_gflops.map_or(String::new(), |g| format!(", {g:.0} GFLOP/s in bf16"));
     say!(
-        "one thread of this machine: {:.0} GFLOP/s in f32{int8}, reads {:.1} GB/s from memory",
+        "one thread of this machine: {:.0} GFLOP/s in f32{int8}{bf16}, reads {:.1} GB/s from memory",
         limits.f32_gflops,
         limits.memory_gbs()
     );
@@ -199,10 +216,11 @@ fn lines(compiled: &infc::Compiled, times: &[(f64, f64)], symbols: &BTreeMap<&st
             operations: amount(note.operations) * calls,
             bytes: amount(note.bytes) * calls,
             calls,
-            is_int8: match &compiled.lowered.plans[k] {
-                Some(Plan::Brgemm(p)) => p.row == "byte_dot",
-                Some(Plan::Elementwise(p)) => p.taps.is_some(),
-                _ => false,
+            products: match &compiled.lowered.plans[k] {
+                Some(Plan::Brgemm(p)) if p.row == "byte_dot" => Products::Bytes,
+                Some(Plan::Brgemm(p)) if p.row == "bf16_dot" => Products::Bf16,
+                Some(Plan::Elementwise(p)) if p.taps.is_some() => Products::Bytes,
+                _ => Products::Plain,
             },
         });
     });

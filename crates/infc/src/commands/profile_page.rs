@@ -1,6 +1,6 @@
 //! The page of `infc profile --html`: timeline, roofline and table, style and pictures inside.
 
-use super::profile::Line;
+use super::profile::{Line, Products};
 use infc::machine::Limits;
 use infc_compress::report::html::{STYLE, table, text};
 
@@ -9,6 +9,7 @@ pub fn page(model: &str, lines: &[Line], limits: &Limits) -> String {
     let total: f64 = lines.iter().map(|l| l.nanoseconds).sum();
     let operations: f64 = lines.iter().map(|l| l.operations).sum();
     let int8 = limits.int8_gops.map_or(String::new(), |g| format!(", {g:.0} GOP/s for products of bytes"));
+    let int8 = int8 + &limits.bf16_gflops.map_or(String::new(), |g| format!(", {g:.0} GFLOP/s for products of bf16"));
     let mut slowest: Vec<&Line> = lines.iter().collect();
     slowest.sort_by(|a, b| b.nanoseconds.total_cmp(&a.nanoseconds));
     let rows = slowest.iter().map(|l| {
@@ -45,7 +46,8 @@ fn name(l: &Line) -> String {
 /// A colour for each kind of plan.
 fn colour(l: &Line) -> &'static str {
     match l.plan.split(' ').next() {
-        Some("brgemm") if l.is_int8 => "#1a7f64",
+        Some("brgemm") if l.products == Products::Bytes => "#1a7f64",
+        Some("brgemm") if l.products == Products::Bf16 => "#1a8fb0",
         Some("brgemm") => "#2f6fdd",
         Some("elementwise") if l.operations > 8.0 * l.bytes => "#8a5cd0",
         Some("elementwise") => "#e0912f",
@@ -85,7 +87,8 @@ fn roofline(lines: &[Line], limits: &Limits, total: f64) -> String {
     const WIDTH: f64 = 960.0;
     const HEIGHT: f64 = 420.0;
     let (x0, x1) = (0.05f64, 2000.0f64);
-    let top = limits.int8_gops.unwrap_or(limits.f32_gflops).max(limits.f32_gflops) * 2.0;
+    let peaks = [Some(limits.f32_gflops), limits.bf16_gflops, limits.int8_gops];
+    let top = peaks.iter().flatten().fold(0.0f64, |top, &g| top.max(g)) * 2.0;
     let (y0, y1) = ((x0 * limits.memory_gbs()).max(1e-3), top);
     let px = |v: f64| 60.0 + (v.clamp(x0, x1) / x0).ln() / (x1 / x0).ln() * (WIDTH - 80.0);
     let py = |v: f64| HEIGHT - 40.0 - (v.clamp(y0, y1) / y0).ln() / (y1 / y0).ln() * (HEIGHT - 60.0);
@@ -129,7 +132,7 @@ fn roofline(lines: &[Line], limits: &Limits, total: f64) -> String {
             r.gbs
         ));
     }
-    for (label, peak) in [("f32", Some(limits.f32_gflops)), ("int8", limits.int8_gops)] {
+    for (label, peak) in ["f32", "bf16", "int8"].into_iter().zip(peaks) {
         let Some(peak) = peak else { continue };
         let (from, y) = (px(peak / limits.read[0].gbs), py(peak));
         out.push_str(&format!(

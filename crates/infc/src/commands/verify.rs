@@ -5,10 +5,12 @@ use super::model;
 use crate::say;
 use crate::term::{Exit, Failure, Result, Style, progress};
 use infc::cases::{self, Case};
+use infc::compare;
 use infc::engine::Backend;
 use infc::gaps::Gaps;
 use infc::target;
 use infc::verify::{self, Options, Report, Verdict};
+use infc_kernel::target::Math;
 use std::path::PathBuf;
 
 /// Run models on stored inputs and compare the outputs with the stored ones
@@ -17,7 +19,8 @@ use std::path::PathBuf;
 ///
 /// Equal means: dtype and shape exact, NaN equals NaN, infinities by sign, |got - want| <= atol + rtol * |want|. Where that does not
 /// hold, an output that a quantiser produced may be one step off in at most 1 % of its elements, and a float output downstream
-/// of integer arithmetic must have an SQNR of at least 40 dB and the same top-1; one of random numbers the same statistics.
+/// of integer arithmetic must have an SQNR of at least 40 dB and the same top-1; one of random numbers the same statistics. With --math, float
+/// outputs need an SQNR of at least 30 dB (bf16) or 48 dB (tf32, f16), and a top-1 that is the same but for numbers closer than the noise.
 #[derive(clap::Args)]
 pub struct Args {
     /// Folders with model.onnx and test_data_set_*/{input,output}_*.pb, folders of such folders, or ONNX files.
@@ -47,6 +50,10 @@ pub struct Args {
     /// Run this artifact instead of compiling the model, of which there must be one.
     #[arg(long, value_name = "FILE.infc", conflicts_with_all = ["backend", "target", "fixed", "bisect"])]
     artifact: Option<PathBuf>,
+    /// Take products of f32 in fewer bits, as `infc compile --math` does: bf16, tf32 or f16 [default: f32]. With --artifact, what it was
+    /// compiled with: it decides how close outputs have to be.
+    #[arg(long, value_name = "KIND", value_parser = super::compile::math)]
+    math: Option<Math>,
     /// Value of a symbolic dim for made-up inputs [default: 1]
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = super::compile::dim)]
     dims: Vec<(String, i64)>,
@@ -103,7 +110,7 @@ pub fn run(args: &Args) -> Result {
     }
     let machine = backend.machine();
     let default = machine.as_ref().map_or("native", |m| &m.name);
-    let target = match (&args.cpu, &artifact) {
+    let mut target = match (&args.cpu, &artifact) {
         (Some(_), None) => how.options()?.target,
         _ => {
             target::find(args.target.as_deref().unwrap_or(default)).map_err(|problems| Failure { exit: Exit::Usage, problems })?
@@ -114,6 +121,15 @@ pub fn run(args: &Args) -> Result {
         let help = format!("leave out --target, or name one of the {} backend; `infc targets` lists them", machine.backend);
         return Err(Failure::usage(message, help));
     }
+    if let Some(math) = args.math {
+        if matches!(backend, Backend::Interp | Backend::Passes) && math != Math::F32 {
+            let message =
+                format!("--math is for compiled code; backend '{}' computes as the operators are defined", backend.name());
+            return Err(Failure::usage(message, "leave it out, or name another one: --backend llvm"));
+        }
+        super::compile::set_math(&mut target, math)?;
+    }
+    let math = target.math;
     // Interpreters have no steps to tell apart.
     let compiled = artifact.is_some() || !matches!(backend, Backend::Interp | Backend::Passes);
     let options = Options {
@@ -134,7 +150,7 @@ pub fn run(args: &Args) -> Result {
     let reports = verify::all(&found, &options, &mut |report| {
         gaps.judge(report);
         if !args.json && (!args.quiet || matches!(report.verdict, Verdict::Failed(_))) {
-            bar.suspend(|| say!("{}", line(report, width, style)));
+            bar.suspend(|| say!("{}", line(report, width, style, math)));
         }
         bar.inc(1);
     });
@@ -159,7 +175,7 @@ pub fn run(args: &Args) -> Result {
     Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
 }
 
-fn line(r: &Report, width: usize, style: Style) -> String {
+fn line(r: &Report, width: usize, style: Style, math: Math) -> String {
     let name = &r.name;
     let time = format!("{:>7.1} ms", r.time.as_secs_f64() * 1e3);
     match &r.verdict {
@@ -169,8 +185,12 @@ fn line(r: &Report, width: usize, style: Style) -> String {
                 "" => "exact".to_owned(),
                 at => format!("largest error {:.2e} at {at}", r.worst.error),
             };
+            let sqnr = match (r.worst.sqnr, compare::signal_needed(math)) {
+                (Some(sqnr), Some(needed)) => format!("  SQNR {sqnr:.1} dB ({} needs {needed:.0})", math.name()),
+                _ => String::new(),
+            };
             let host = if r.host.is_empty() { String::new() } else { format!("  on the host: {}", r.host.join(", ")) };
-            format!("{}    {name:width$}  {}  {sets}  {worst}{host}", style.green("ok"), style.dim(&time))
+            format!("{}    {name:width$}  {}  {sets}  {worst}{sqnr}{host}", style.green("ok"), style.dim(&time))
         }
         Verdict::Failed(why) => {
             let indent = " ".repeat(width + 20);
@@ -194,8 +214,9 @@ fn as_json(r: &Report) -> serde_json::Value {
     };
     // JSON has no infinity: a difference that is no number is null.
     let error = Some(r.worst.error).filter(|e| e.is_finite());
+    let sqnr = r.worst.sqnr.filter(|e| e.is_finite());
     serde_json::json!({
-        "name": r.name, "status": status, "sets": r.sets, "max_error": error, "at": r.worst.at, "message": message, "host": r.host,
+        "sqnr_db": sqnr, "name": r.name, "status": status, "sets": r.sets, "max_error": error, "at": r.worst.at, "message": message, "host": r.host,
         "ms": r.time.as_secs_f64() * 1e3,
     })
 }

@@ -135,15 +135,15 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     Some(Brgemm { broadcast, n, m, mr, nr, mc, nc, panels, row: row_of_sums.name })
 }
 
-/// Neighbours along k that the broadcast factor has side by side, four at most; 1 if that is not so for all of k.
+/// Neighbours along k that the broadcast factor has side by side, four at most, or two; 1 if that is not so for all of k.
 fn groups(c: &Compute, a: &Factor, operand: &Operand) -> usize {
     let axes = &c.reduction.as_ref().expect("a contraction reduces").axes;
     let index: Vec<Scalar> = a.index.iter().map(|&e| Scalar::index(e)).collect();
     let last = (c.dims.len() + axes.len() - 1) as u32;
     let plain = matches!(a.scalar.kind(), Kind::Cast(byte) if byte_read(*byte).is_some_and(|(read, _)| read == a.read));
     let side_by_side = operand.offset(&index).and_then(|o| o.affine_in(last)).is_some_and(|(step, _)| step == 1);
-    let whole = axes.last().and_then(|e| e.known()).is_some_and(|e| e % 4 == 0);
-    if plain && side_by_side && whole { 4 } else { 1 }
+    let whole = |group: &i64| axes.last().and_then(|e| e.known()).is_some_and(|e| e % group == 0);
+    if plain && side_by_side { [4, 2].into_iter().find(whole).unwrap_or(1) as usize } else { 1 }
 }
 
 /// Rows and columns of the register tile: the fewest cycles over the whole product, by what the row says of its steps, two loads a

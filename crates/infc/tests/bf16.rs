@@ -1,0 +1,165 @@
+//! `--math bf16` on CPUs, end to end: what is rounded, what stays, what is told.
+
+#![cfg(feature = "llvm")]
+
+mod tool;
+
+use infc::engine::{Backend, prepare};
+use infc::{Options, compile, target};
+use infc_ir::interp::Item;
+use infc_ir::{Graph, Tensor};
+use infc_kernel::plan::Plan;
+use infc_kernel::target::Math;
+use tool::kit::*;
+use tool::*;
+
+const MACHINE: &str = "x86-64-v4-bf16";
+
+fn options() -> Options {
+    let mut machine = target::find(MACHINE).expect("a known machine");
+    machine.math = Math::Bf16;
+    Options::for_target(machine)
+}
+
+/// The engines that can run the machine's code here: always the loop interpreter.
+fn engines() -> Vec<Backend> {
+    let here = infc_cpu_llvm::supported(&options().target);
+    [Backend::Loops].into_iter().chain(here.then_some(Backend::Llvm)).collect()
+}
+
+/// Numbers from -1 to 1 that look random.
+fn numbers(dims: &[usize], seed: u32) -> Tensor {
+    let n: usize = dims.iter().product();
+    let value = |i: usize| ((i as u32 ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0;
+    Tensor::from_vec(dims, (0..n).map(value).collect::<Vec<f32>>())
+}
+
+fn run(graph: &Graph, backend: Backend, inputs: &[Tensor]) -> Tensor {
+    let items: Vec<Item> = inputs.iter().cloned().map(Item::Tensor).collect();
+    let mut engine = prepare(graph.clone(), backend, &options()).unwrap_or_else(|e| panic!("{e}"));
+    let outputs = engine.run(&items).unwrap_or_else(|e| panic!("{} {e}", backend.name()));
+    outputs[0].as_tensor().expect("a tensor").clone()
+}
+
+/// Convolutions of three kinds, a residual, and a product with an odd depth.
+fn network() -> Graph {
+    let weights = [
+        ("w1", vec![8, 3, 3, 3]),
+        ("w2", vec![8, 8, 1, 1]),
+        ("w3", vec![8, 1, 3, 3]),
+        ("w4", vec![7, 8, 2, 2]),
+        ("w5", vec![7, 10]),
+    ];
+    let weights = weights.iter().enumerate().map(|(k, (name, dims))| constant(name, &numbers(dims, k as u32 * 77))).collect();
+    let nodes = vec![
+        node("a = Conv(x, w1)", [ints("pads", &[1, 1, 1, 1]), ints("strides", &[2, 2])]),
+        node("b = Relu(a)", []),
+        node("c = Conv(b, w2)", []),
+        node("d = Add(c, b)", []),
+        node("e = Conv(d, w3)", [ints("pads", &[1, 1, 1, 1]), int("group", 8)]),
+        node("f = Conv(e, w4)", [ints("strides", &[2, 2])]),
+        node("g = GlobalAveragePool(f)", []),
+        node("h = Flatten(g)", []),
+        node("y = MatMul(h, w5)", []),
+    ];
+    import(&model(17, graph(&["x f32[2, 3, 9, 9]"], nodes, &["y f32[2, 10]"], weights))).expect("a good model")
+}
+
+#[test]
+fn a_network_is_rounded_where_it_should_be() {
+    let graph = network();
+    let lowered = compile::lower(graph.clone(), &options()).expect("lowers");
+    let rows: Vec<&str> = lowered
+        .plans
+        .iter()
+        .filter_map(|p| match p {
+            Some(Plan::Brgemm(p)) => Some(p.row),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(rows, ["bf16_dot"; 4], "{:#?}", lowered.plans);
+    let plain = compile::lower(graph.clone(), &Options::for_target(target::find(MACHINE).expect("known"))).expect("lowers");
+    assert!(plain.plans.iter().flatten().all(|p| !p.to_string().contains("bf16")));
+    assert!(lowered.constants.len() < plain.constants.len(), "{} {}", lowered.constants.len(), plain.constants.len());
+
+    let x = [numbers(&[2, 3, 9, 9], 5)];
+    let want = run(&graph, Backend::Interp, &x);
+    let got: Vec<Tensor> = engines().into_iter().map(|b| run(&graph, b, &x)).collect();
+    got.iter().for_each(|g| assert_eq!(g.bytes(), got[0].bytes(), "links differ"));
+    let power = |f: &dyn Fn(usize) -> f64| (0..want.len()).map(|i| f(i).powi(2)).sum::<f64>();
+    let (signal, noise) = (power(&|i| want.float(i)), power(&|i| want.float(i) - got[0].float(i)));
+    let sqnr = 10.0 * (signal / noise).log10();
+    assert!((35.0..80.0).contains(&sqnr), "SQNR {sqnr} dB");
+}
+
+#[test]
+fn nan_and_infinities_go_where_they_go_in_f32() {
+    let w = constant(
+        "w",
+        &Tensor::from_vec([5, 3], (0..15).map(|k| if k == 4 { 1e-40 } else { k as f32 - 6.0 }).collect::<Vec<f32>>()),
+    );
+    let m = model(17, graph(&["x f32[n, 5]"], vec![node("y = MatMul(x, w)", [])], &["y f32[n, 3]"], vec![w]));
+    let graph = import(&m).expect("a good model");
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    let rows = [
+        [1.0, 2.0, 3.0, 4.0, 5.0],
+        [nan, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 0.0, inf],
+        [0.0, 0.0, -inf, 0.0, 0.0],
+        [f32::MAX, 0.0, 0.0, 0.0, 0.0], // rounds to infinity
+        [1e-40, -1e-40, 0.0, 0.0, 0.0], // rounds to zeros
+        [257.0, 0.0, 0.0, 0.0, 0.0],    // a tie, to even: 256
+        [259.0, 0.0, 0.0, 0.0, 0.0],    // a tie, to even: 260
+    ];
+    let x = Tensor::from_vec([rows.len(), 5], rows.concat());
+    for backend in engines() {
+        let y = run(&graph, backend, std::slice::from_ref(&x)).to_vec::<f32>();
+        let row = |i: usize| &y[3 * i..3 * i + 3];
+        let weight = |k: usize, j: usize| if 3 * k + j == 4 { 0.0 } else { (3 * k + j) as f32 - 6.0 };
+        let first: Vec<f32> = (0..3).map(|j| (0..5).map(|k| (k + 1) as f32 * weight(k, j)).sum()).collect();
+        assert_eq!(row(0), first, "{}", backend.name());
+        assert!(row(1).iter().all(|v| v.is_nan()) && row(2) == [inf; 3], "{y:?}");
+        // The weight of 0 makes a NaN of an infinity.
+        assert!(row(3)[0].is_nan() && row(3)[1..] == [-inf; 2], "{y:?}");
+        assert_eq!(row(4), [-inf; 3]);
+        assert_eq!(row(5), [0.0; 3]);
+        assert_eq!(
+            (row(6), row(7)),
+            (&[256.0 * -6.0, 256.0 * -5.0, 256.0 * -4.0][..], &[260.0 * -6.0, 260.0 * -5.0, 260.0 * -4.0][..])
+        );
+    }
+}
+
+#[test]
+fn the_command_line_tells_what_it_does() {
+    let dir = Folder::new();
+    let folder = examples().join("digits_mlp").display().to_string();
+    let (file, out) = (format!("{folder}/model.onnx"), dir.path("model.infc"));
+    check(&["compile", &file, "--cpu", MACHINE, "--math", "bf16", "-o", &out], 0, &[MACHINE]);
+    check(&["inspect", &out], 0, &["factors rounded to bf16"]);
+    check(&["inspect", &out, "--json"], 0, &["\"math\":\"bf16\""]);
+    check(
+        &["verify", &folder, "--backend", "loops", "--target", MACHINE, "--math", "bf16"],
+        0,
+        &["1 passed", "SQNR", "bf16 needs 30"],
+    );
+    // Without the rounding's tolerance it is not the same.
+    check(&["verify", &folder, "--backend", "loops", "--target", MACHINE, "--math", "bf16", "--strict"], 1, &["differ too much"]);
+    check(&["verify", &folder, "--math", "bf16"], 2, &["--math is for compiled code"]);
+    for (machine, math) in [("x86-64-v4-vnni", "bf16"), ("c99", "bf16"), (MACHINE, "f16")] {
+        check(
+            &["compile", &file, "--target", machine, "--math", math, "-o", &dir.path("no.infc")],
+            2,
+            &[machine, "has no instructions", "nvidia-sm80"],
+        );
+    }
+    check(&["compile", &file, "--target", "x86-64-v3", "--math", "bf16"], 2, &["x86-64-v4-bf16"]);
+    // A machine file is held to the same.
+    let text = include_str!("../../../targets/cpu-llvm/machines/x86-64-v4.toml").to_owned() + "math = \"bf16\"\n";
+    check(
+        &["compile", &file, "--target", &dir.write("own.toml", text), "-o", &dir.path("no.infc")],
+        3,
+        &["no instructions for products in bf16"],
+    );
+    assert_eq!(dir.files(), ["model.infc", "own.toml"]);
+}

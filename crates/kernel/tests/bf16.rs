@@ -1,0 +1,170 @@
+//! Products of f32 in bf16: what is rounded, and that nothing else changes.
+
+use infc_ir::compute::{Compute, Reducer, Step};
+use infc_ir::interp::run_step;
+use infc_ir::{DType, Expr, Scalar, Tensor, TensorType};
+use infc_kernel::bf16::round;
+use infc_kernel::target::{Math, TargetDesc};
+use infc_kernel::work::{Id, Item, Memory, Task, Work};
+use proptest::prelude::*;
+
+fn machine(math: Math, bf16_dot: bool) -> TargetDesc {
+    let text = format!(
+        "name = \"t\"\nbackend = \"b\"\ndoc = \"\"\narch = \"x86_64\"\nfeatures = []\nvector_bytes = 64\nvector_registers = 32\n\
+         fma = true\nbf16_dot = {bf16_dot}\nmath = \"{}\"\nl1_bytes = 32768\nl2_bytes = 524288\nl3_bytes = 2097152\n",
+        math.name()
+    );
+    TargetDesc::from_toml(&text).expect("a machine file")
+}
+
+/// A work list of one step; the sources that are `true` are constant.
+fn work_of(step: &Step, sources: &[(Tensor, bool)], out: &[usize]) -> (Work, Vec<Id>) {
+    let mut work = Work::default();
+    let dims = |dims: &[usize]| dims.iter().map(|&d| Expr::from(d)).collect::<Vec<_>>();
+    let mut ids = vec![];
+    for (k, (t, constant)) in sources.iter().enumerate() {
+        let memory = if *constant { Memory::Constant(t.clone()) } else { Memory::Input(k as u32) };
+        ids.push(work.add(TensorType::new(t.dtype, dims(&t.dims)), memory, ""));
+    }
+    let out = work.add(TensorType::new(DType::F32, dims(out)), Memory::Temp, "");
+    let (name, node) = (String::new(), String::new());
+    work.items.push(Item::Task(Task { step: step.clone(), sources: ids.clone(), out, name, node }));
+    (work, ids)
+}
+
+/// Runs all steps; the value of the last one's result.
+fn run(work: &Work, ids: &[Id], sources: &[(Tensor, bool)]) -> Tensor {
+    let mut values: Vec<(Id, Tensor)> = ids.iter().copied().zip(sources.iter().map(|s| s.0.clone())).collect();
+    for item in &work.items {
+        let Item::Task(task) = item else { unreachable!("only steps") };
+        let value = |id: Id| match &work.tensor(id).memory {
+            Memory::Constant(t) => Some(t.clone()),
+            _ => values.iter().find(|v| v.0 == id).map(|v| v.1.clone()),
+        };
+        let operands: Vec<Option<Tensor>> = task.sources.iter().map(|&id| value(id)).collect();
+        let made = run_step(&task.step, &operands).expect("the step runs");
+        values.push((task.out, made));
+    }
+    values.pop().expect("a result").1
+}
+
+/// The obvious rounding of an f32: to the nearest of the two neighbours in bf16, ties to the even one; subnormal numbers are zeros.
+fn rounded(v: f32) -> f32 {
+    if v.is_nan() || v.is_infinite() {
+        return v;
+    }
+    if v.abs() < f32::MIN_POSITIVE {
+        return 0.0f32.copysign(v);
+    }
+    let low = f32::from_bits(v.to_bits() & 0xffff_0000);
+    let high = f32::from_bits((v.to_bits() & 0xffff_0000) + 0x1_0000);
+    let high_value = if high.is_infinite() { 2f64.powi(128) } else { f64::from(high.abs()) };
+    let (below, above) = (f64::from(v.abs()) - f64::from(low.abs()), high_value - f64::from(v.abs()));
+    let even = low.to_bits() >> 16 & 1 == 0;
+    if below < above || below == above && even { low } else { high }
+}
+
+fn rounded_tensor(t: &Tensor) -> Tensor {
+    Tensor::from_vec(t.dims.clone(), t.to_vec::<f32>().into_iter().map(rounded).collect())
+}
+
+fn same(a: &Tensor, b: &Tensor) -> bool {
+    let (a, b) = (a.to_vec::<f32>(), b.to_vec::<f32>());
+    a.len() == b.len() && a.iter().zip(&b).all(|(x, y)| x == y || x.is_nan() && y.is_nan())
+}
+
+/// Dtypes that the products of the last step read.
+fn factors(work: &Work) -> Vec<DType> {
+    let Some(Item::Task(task)) = work.items.last() else { unreachable!("a step") };
+    task.sources.iter().map(|&id| work.tensor(id).ty.dtype).collect()
+}
+
+/// Extents of the last step's reduction.
+fn depth(work: &Work) -> Vec<i64> {
+    let Some(Item::Task(Task { step: Step::Compute(c), .. })) = work.items.last() else { unreachable!("a step") };
+    c.reduction.as_ref().expect("a sum").axes.iter().map(|e| e.known().expect("known")).collect()
+}
+
+fn number() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        12 => -4.0f32..4.0,
+        2 => any::<f32>(),
+        1 => prop::sample::select(vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -1e-40, f32::MAX, 0.0, -0.0, 1.003_906_25, 1.011_718_75]),
+    ]
+}
+
+fn tensor(dims: &[usize], numbers: &[f32]) -> Tensor {
+    let n = dims.iter().product();
+    Tensor::from_vec(dims, numbers.iter().copied().cycle().take(n).collect())
+}
+
+proptest! {
+    #[test]
+    fn products_are_those_of_rounded_factors(
+        m in 1usize..4, k in 1usize..8, n in 1usize..5, swap: bool, xs in prop::collection::vec(number(), 40), ws in prop::collection::vec(number(), 40),
+    ) {
+        let sources = [(tensor(&[m, k], &xs), false), (tensor(&[k, n], &ws), true)];
+        let read = |source: usize, at: &[Expr]| Scalar::read_at(DType::F32, source, at);
+        let step = Step::Compute(Compute::reduce(&[m, n].map(Expr::from), &[Expr::from(k)], Reducer::Sum, |o, r| {
+            let (x, w) = (read(0, &[o[0], r[0]]), read(1, &[r[0], o[1]]));
+            if swap { w * x } else { x * w }
+        }, |_, acc| acc + acc));
+        let (mut work, ids) = work_of(&step, &sources, &[m, n]);
+        round(&mut work, &machine(Math::Bf16, true));
+        let exact: Vec<Option<Tensor>> = sources.iter().map(|s| Some(rounded_tensor(&s.0))).collect();
+        if k < 2 {
+            prop_assert_eq!(factors(&work), [DType::F32, DType::F32]);
+        } else {
+            prop_assert!(same(&run(&work, &ids, &sources), &run_step(&step, &exact).expect("runs")));
+            prop_assert_eq!(factors(&work), [DType::BF16, DType::BF16]);
+            prop_assert_eq!(depth(&work), [k.next_multiple_of(2) as i64]);
+        }
+    }
+
+    #[test]
+    fn convolutions_pad_channels_and_keep_their_border(
+        c in 1usize..6, m in 2usize..5, size in 3usize..6, taps in 1usize..4, stride in 1usize..3, xs in prop::collection::vec(number(), 60),
+        ws in prop::collection::vec(number(), 60),
+    ) {
+        let out = (size + 1 - taps.min(2)) / stride + 1;
+        let sources = [(tensor(&[1, c, size, size], &xs), false), (tensor(&[m, c, taps, taps], &ws), true)];
+        let step = Step::Compute(Compute::reduce(&[1, m, out, out].map(Expr::from), &[c, taps, taps].map(Expr::from), Reducer::Sum, |o, r| {
+            let at = [o[2] * stride as i64 + r[1] - 1, o[3] * stride as i64 + r[2] - 1];
+            let inside = Scalar::index(at[0]).within(0, size as i64).and(Scalar::index(at[1]).within(0, size as i64));
+            let index = [o[0], r[0], at[0], at[1]].map(Scalar::index);
+            let x = Scalar::read_if(0, index, inside, Scalar::float(DType::F32, 0.0));
+            x * Scalar::read_at(DType::F32, 1, &[o[1], r[0], r[1], r[2]])
+        }, |_, acc| acc).simplify());
+        let (mut work, ids) = work_of(&step, &sources, &[1, m, out, out]);
+        round(&mut work, &machine(Math::Bf16, true));
+        let exact: Vec<Option<Tensor>> = sources.iter().map(|s| Some(rounded_tensor(&s.0))).collect();
+        if factors(&work) == [DType::BF16, DType::BF16] {
+            prop_assert!(same(&run(&work, &ids, &sources), &run_step(&step, &exact).expect("runs")));
+            prop_assert!(c == 1 || depth(&work)[0] % 2 == 0);
+        } else {
+            prop_assert!(c == 1 && taps % 2 == 1);
+        }
+    }
+}
+
+#[test]
+fn what_the_row_cannot_take_stays_as_it_is() {
+    let read = |source: usize, at: &[Expr]| Scalar::read_at(DType::F32, source, at);
+    let product = |x: &[usize], body: &dyn Fn(&[Expr], &[Expr]) -> Scalar| {
+        let step = Step::Compute(Compute::reduce(&[3, 4].map(Expr::from), &[Expr::from(6)], Reducer::Sum, body, |_, acc| acc));
+        (step, tensor(x, &[0.5, 1.5, -2.0]))
+    };
+    let rounds = |(step, x): &(Step, Tensor), constant: bool, machine: &TargetDesc| {
+        let (mut work, _) = work_of(step, &[(x.clone(), false), (tensor(&[6, 4], &[0.25, 3.0]), constant)], &[3, 4]);
+        round(&mut work, machine);
+        factors(&work).contains(&DType::BF16)
+    };
+    let plain = product(&[3, 6], &|o, r| read(0, &[o[0], r[0]]) * read(1, &[r[0], o[1]]));
+    let across = product(&[6, 3], &|o, r| read(0, &[r[0], o[0]]) * read(1, &[r[0], o[1]]));
+    let depthwise = product(&[4, 6], &|o, r| read(0, &[o[1], r[0]]) * read(1, &[r[0], o[1]]));
+    let able = machine(Math::Bf16, true);
+    assert!(rounds(&plain, true, &able));
+    assert!(!rounds(&plain, false, &able) && !rounds(&across, true, &able) && !rounds(&depthwise, true, &able));
+    assert!(!rounds(&plain, true, &machine(Math::F32, true)));
+    assert!(!machine(Math::Bf16, false).takes(Math::Bf16) && able.takes(Math::Bf16) && !able.takes(Math::F16));
+}
