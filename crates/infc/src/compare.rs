@@ -25,13 +25,14 @@ pub struct Tolerance {
 
 /// The SQNR in dB that float outputs need where products of f32 are taken in that precision; `None` where numbers are compared one by one.
 ///
-/// Rounding both factors to bf16 (errors of up to 2^-9 each) leaves a sum of products some 55 dB; layer by layer the noise adds up, and 30 dB are
-/// left after some hundred layers. The other precisions have three bits more, 18 dB.
+/// Rounding both factors to bf16 (errors of up to 2^-9 each) leaves a sum of products some 53 dB; layer by layer the noise adds up. Real models on
+/// real data keep 28 dB and more, a resnet50 on random inputs 21 dB, just as if the graph itself cast the factors. The other
+/// precisions have three bits more, 18 dB.
 pub fn signal_needed(math: Math) -> Option<f64> {
     match math {
         Math::F32 => None,
-        Math::Bf16 => Some(30.0),
-        Math::Tf32 | Math::F16 => Some(48.0),
+        Math::Bf16 => Some(20.0),
+        Math::Tf32 | Math::F16 => Some(38.0),
     }
 }
 
@@ -63,20 +64,30 @@ pub struct Outcome {
     pub at: String,
     /// Why the rule does not hold; `None` if it does.
     pub fault: Option<String>,
-    /// The SQNR in dB of the float output with the least, where an SQNR is asked for and anything differs.
-    pub sqnr: Option<f64>,
+    /// That of the float output with the least, where an SQNR is asked for and anything differs; those that it decides count before others.
+    pub signal: Option<Signal>,
+}
+
+/// How much of an output is signal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Signal {
+    /// Signal over noise (SQNR) in dB.
+    pub sqnr: f64,
+    /// Whether it decides: numbers one by one differ too much.
+    pub decides: bool,
 }
 
 impl Outcome {
     fn wrong(fault: String) -> Outcome {
-        Outcome { error: f64::INFINITY, at: String::new(), fault: Some(fault), sqnr: None }
+        Outcome { error: f64::INFINITY, at: String::new(), fault: Some(fault), signal: None }
     }
     /// The worse of two.
     pub fn worse(self, other: Outcome) -> Outcome {
         let rank = |o: &Outcome| (o.fault.is_some(), o.error);
-        let sqnr = self.sqnr.into_iter().chain(other.sqnr).min_by(f64::total_cmp);
+        let order = |s: &Signal, t: &Signal| t.decides.cmp(&s.decides).then(s.sqnr.total_cmp(&t.sqnr));
+        let signal = self.signal.into_iter().chain(other.signal).min_by(order);
         let worse = if rank(&other) > rank(&self) { other } else { self };
-        Outcome { sqnr, ..worse }
+        Outcome { signal, ..worse }
     }
 }
 
@@ -211,7 +222,7 @@ fn compare_tensors(name: &str, got: &Tensor, want: &Tensor, kind: Kind, toleranc
     let (g, w) = (flat(got), flat(want));
     let mut outcome = compare_numbers(name, &g, &w, &want.dims, parts, tolerance);
     if tolerance.sqnr.is_some() && kind != Kind::Random && dtype.is_float() && outcome.error > 0.0 {
-        outcome.sqnr = Some(noise(&g, &w).0);
+        outcome.signal = Some(Signal { sqnr: noise(&g, &w).0, decides: outcome.fault.is_some() });
     }
     if outcome.fault.is_some() && (outcome.error.is_finite() || kind == Kind::Random) {
         let excused = match kind {
@@ -253,7 +264,7 @@ fn compare_numbers(name: &str, got: &Tensor, want: &Tensor, dims: &[usize], part
         let first = place(name, dims, i / parts);
         format!("{first}: is {g} instead of {w} ({wrong} of {} elements differ too much)", want.len())
     });
-    Outcome { error, at, fault, sqnr: None }
+    Outcome { error, at, fault, signal: None }
 }
 
 /// An element as people write it.
@@ -443,9 +454,9 @@ mod tests {
             compare("y", &f32s(got), &f32s(want), Kind::Plain, tolerance)
         };
         let good = of(&[10.1, 1.0], &[10.0, 1.0], Math::Bf16);
-        assert!(good.fault.is_none() && good.sqnr.is_some_and(|s| (40.0..40.1).contains(&s)), "{good:?}");
-        assert!(of(&[10.1, 1.0], &[10.0, 1.0], Math::Tf32).fault.is_some_and(|f| f.contains("48 dB are needed")));
-        assert!(of(&[11.0, 1.0], &[10.0, 1.0], Math::Bf16).fault.is_some_and(|f| f.contains("30 dB are needed")));
+        assert!(good.fault.is_none() && good.signal.is_some_and(|s| s.decides && (40.0..40.1).contains(&s.sqnr)), "{good:?}");
+        assert!(of(&[10.2, 1.0], &[10.0, 1.0], Math::Tf32).fault.is_some_and(|f| f.contains("38 dB are needed")));
+        assert!(of(&[12.0, 1.0], &[10.0, 1.0], Math::Bf16).fault.is_some_and(|f| f.contains("20 dB are needed")));
         // The best two may change places where they are closer than the noise, not else; infinities and NaN never are noise.
         assert_eq!(of(&[10.0, 10.05], &[10.05, 10.0], Math::Bf16).fault, None);
         let far = [vec![100.0; 1000], vec![90.0; 3]].concat();
@@ -454,7 +465,10 @@ mod tests {
         assert!(of(&other, &far, Math::Bf16).fault.is_some_and(|f| f.contains("top-1")));
         assert!(of(&[f32::INFINITY, 1.0], &[3e38, 1.0], Math::Bf16).fault.is_some());
         let exact = of(&[1.0], &[1.0], Math::Bf16);
-        assert!(exact.sqnr.is_none() && exact.fault.is_none());
+        assert!(exact.signal.is_none() && exact.fault.is_none());
+        let close = of(&[1.00001], &[1.0], Math::Bf16);
+        assert!(close.signal.is_some_and(|s| !s.decides) && close.fault.is_none());
+        assert!(close.clone().worse(good.clone()).signal == good.signal && good.clone().worse(close).signal == good.signal);
     }
 
     #[test]

@@ -107,8 +107,11 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     };
     let mut sides: Vec<usize> = vec![0, 1];
     sides.sort_by_key(|&k| !constant(k));
-    // Where the contiguous side cannot be brought into panels, the result's columns are stored one by one.
-    let ways = contiguous.and_then(|a| Some((side_of(a)?, a))).into_iter();
+    // Where the contiguous side cannot be brought into panels, the result's columns are stored one by one; so they are where pairs of bf16
+    // want the constant side in panels.
+    let short = Sums { dtype: r.body.dtype(), broadcast: f[0].dtype(), vector: f[1].dtype(), groups: 2 };
+    let pairs = rows::choose(&short, target).name == "bf16_dot";
+    let ways = contiguous.and_then(|a| Some((side_of(a)?, a))).filter(|w| !pairs || constant(w.0)).into_iter();
     let mut ways = ways.chain(sides.into_iter().filter_map(|k| Some((k, widest(k)?))));
     let (vector, n, panels) = ways.find_map(|(k, n)| Some((k, n, panels(k, n)?)))?;
     let broadcast = 1 - vector;
