@@ -25,6 +25,7 @@ fn operand(dtype: DType, dims: &[usize], constant: Option<Tensor>) -> Operand {
     Operand {
         buffer: Buffer { name: String::new(), dtype, dims, strides, space: Space::Global, access: Access::Read },
         shift,
+        zeros: vec![],
         constant,
     }
 }
