@@ -2,13 +2,11 @@
 //! function it is inlined where it is called.
 
 use crate::import::{Importer, Named, Scope};
-use crate::nodes::{Parts, Stop, node_name};
+use crate::nodes::{Parts, Stop};
 use crate::proto::{GraphProto, NodeProto};
 use crate::versions::{FLEX_ATTENTION, Raise};
-use infc_ir::graph::SourceNode;
-use infc_ir::op::{self, Attr};
+use infc_ir::op::Attr;
 use infc_ir::{DType, Fault, Value, fault};
-use std::collections::BTreeSet;
 
 impl Importer<'_> {
     /// The nodes that a FlexAttention stands for; gives its result.
@@ -36,7 +34,7 @@ impl Importer<'_> {
             }
         }
         let mut soft_dtype = DType::F32;
-        let mut x = self.emit(n, |r| {
+        let mut x = self.emit(n, FLEX_ATTENTION, |r| {
             let (t, kt, vt) = (r.builder.tensor(q)?.clone(), r.builder.tensor(k)?.clone(), r.builder.tensor(v)?.clone());
             if [&t, &kt, &vt].iter().any(|t| t.rank() != 4 || !t.dtype.is_float()) {
                 return Err(fault!("Q {t}, K {kt} and V {vt} must be floats of rank 4"));
@@ -61,11 +59,11 @@ impl Importer<'_> {
         if let Some(g) = score_mod {
             x = self.through(g, x)?;
         }
-        x = self.emit(n, |r| r.node("Softmax", &[("axis", Attr::Int(-1))], &[x]))?;
+        x = self.emit(n, FLEX_ATTENTION, |r| r.node("Softmax", &[("axis", Attr::Int(-1))], &[x]))?;
         if let Some(g) = prob_mod {
             x = self.through(g, x)?;
         }
-        let y = self.emit(n, |r| {
+        let y = self.emit(n, FLEX_ATTENTION, |r| {
             let (heads, t) = (r.builder.dims(q)?[1], r.builder.tensor(v)?.clone());
             let values = grouped(r, v, &heads, &t.dims[1])?;
             let values = cast(r, values, soft_dtype)?;
@@ -76,21 +74,6 @@ impl Importer<'_> {
             self.name_value(y, name);
         }
         Ok(vec![y])
-    }
-
-    /// Adds the nodes that `f` makes, in the name of `n`.
-    fn emit(&mut self, n: &NodeProto, f: impl FnOnce(&mut Raise) -> Result<Value, Fault>) -> Result<Value, Stop> {
-        let name = format!("{}{}", self.scope().prefix, node_name(n));
-        let version = self.opsets.get(FLEX_ATTENTION.0).copied().unwrap_or(1);
-        let source = SourceNode { name, op: format!("{}:{}", FLEX_ATTENTION.0, FLEX_ATTENTION.1), opset: version };
-        let origin = BTreeSet::from([self.graph.add_source(source)]);
-        let builder = op::Builder::new(&mut self.graph, origin);
-        let mut raise = Raise::new(builder, FLEX_ATTENTION.0, FLEX_ATTENTION.1, version, vec![], op::Attrs::default(), 1);
-        let value = f(&mut raise)?;
-        let made = raise.builder.nodes;
-        let region = self.scope().region;
-        self.graph.regions[region.index()].nodes.extend(made);
-        Ok(value)
     }
 
     /// `x` put through a graph with one input and one output, whose nodes go where the call stands.

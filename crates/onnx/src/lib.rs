@@ -13,6 +13,7 @@ mod export;
 mod files;
 mod flex;
 mod functions;
+mod gradient;
 mod import;
 mod lift;
 mod nodes;

@@ -237,6 +237,10 @@ impl<'m> Importer<'m> {
             let (inputs, parts) = (self.operands(n)?, self.parts(n)?);
             return self.flex_attention(n, &inputs, parts);
         }
+        if (d.as_str(), name.as_str()) == versions::GRADIENT {
+            let (inputs, parts) = (self.operands(n)?, self.parts(n)?);
+            return self.gradient(n, &inputs, parts);
+        }
         if !versions::known(&d, &name) {
             return Err(Stop::Fault(unknown_operator(&d, &name, None), "`infc ops` lists the supported operators"));
         }
@@ -252,6 +256,26 @@ impl<'m> Importer<'m> {
             return self.control(n, version, inputs, parts);
         }
         self.apply(n, &d, version, inputs, parts.attrs, vec![])
+    }
+
+    /// Adds the nodes that `f` makes, in the name of `n`, which is an operator of this domain and name.
+    pub fn emit<T>(
+        &mut self,
+        n: &NodeProto,
+        (d, name): (&str, &str),
+        f: impl FnOnce(&mut Raise) -> Result<T, Fault>,
+    ) -> Result<T, Stop> {
+        let full = format!("{}{}", self.scope().prefix, node_name(n));
+        let version = self.opsets.get(d).copied().unwrap_or(1);
+        let source = SourceNode { name: full, op: format!("{d}:{name}"), opset: version };
+        let origin = BTreeSet::from([self.graph.add_source(source)]);
+        let builder = op::Builder::new(&mut self.graph, origin);
+        let mut raise = Raise::new(builder, d, name, version, vec![], Attrs::default(), n.output.len());
+        let made = f(&mut raise)?;
+        let nodes = raise.builder.nodes;
+        let region = self.scope().region;
+        self.graph.regions[region.index()].nodes.extend(nodes);
+        Ok(made)
     }
 
     /// A `Constant` node: whichever form its value has.

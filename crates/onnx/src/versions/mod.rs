@@ -56,9 +56,15 @@ pub const CONSTANT: (&str, &str) = ("", "Constant");
 /// Domain and name of attention with graphs in it (see [`crate::flex`]).
 pub const FLEX_ATTENTION: (&str, &str) = ("ai.onnx.preview", "FlexAttention");
 
+/// Domain and name of the derivative of a value (see [`crate::gradient`]).
+pub const GRADIENT: (&str, &str) = ("ai.onnx.preview.training", "Gradient");
+
 /// Operators that neither the operator table nor [`STEPS`](all) has, with what becomes of them.
-pub const OTHERS: &[((&str, &str), &str)] =
-    &[(CONSTANT, "becomes a constant"), (FLEX_ATTENTION, "becomes products, its graphs and a Softmax")];
+pub const OTHERS: &[((&str, &str), &str)] = &[
+    (CONSTANT, "becomes a constant"),
+    (FLEX_ATTENTION, "becomes products, its graphs and a Softmax"),
+    (GRADIENT, "becomes the nodes that compute the derivatives"),
+];
 
 /// All versions.
 pub const ALWAYS: i64 = i64::MAX;
