@@ -116,7 +116,8 @@ pub fn page(rows: &[Row], threads: usize) -> String {
     let s = if threads == 1 { "" } else { "s" };
     format!(
         "# Performance\n\nMade by `./x bench` on {}; do not edit. Machine: {}. {threads} thread{s} on pinned cores, batch 1, f32, random\n\
-         inputs; the engines take turns in one process, through their C interfaces, and agree on the outputs (checked before timing; 30 dB for int8).\n\
+         inputs; the engines take turns in one process, through their C interfaces, and agree on the outputs (checked\n\
+         before timing; int8: 30 dB to ONNX Runtime, 10 dB to OpenVINO).\n\
          Peers: ONNX Runtime {} (all graph optimisations), OpenVINO {} (latency hint, f32).\n\n\
          ## Steady runs: median, ms\n\n{speed}\n## From the file to the first output, in a warm process, ms\n\n\
          infc loads an artifact; the peers load and optimise the ONNX file.\n\n{load}\n## Artifacts\n\n\
