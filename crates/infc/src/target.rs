@@ -1,6 +1,7 @@
 //! Targets of this build: machines by name or file, and the backend that makes code for them.
 
 use infc_artifact::container::Requirements;
+use infc_ir::fault::distance;
 use infc_ir::{Problem, Problems};
 use infc_kernel::backend::Backend;
 use infc_kernel::target::TargetDesc;
@@ -115,22 +116,6 @@ fn nearest(name: &str) -> Option<String> {
     let lower = name.to_lowercase();
     let near = names.map(|n| (distance(&lower, &n), n)).filter(|(d, n)| *d <= 1 + n.len() / 4);
     near.min_by_key(|(d, _)| *d).map(|(_, n)| n)
-}
-
-/// Edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, left) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, right) in b.iter().enumerate() {
-            let change = diagonal + usize::from(left != *right);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn known() -> String {

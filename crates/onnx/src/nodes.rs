@@ -7,6 +7,7 @@ use crate::proto::{
 };
 use crate::schema;
 use crate::versions::{self, Raise};
+use infc_ir::fault::distance;
 use infc_ir::graph::SourceNode;
 use infc_ir::op::{self, Attr, Attrs};
 use infc_ir::{DType, Expr, Fault, Op, Region, Tensor, Type, Value, fault};
@@ -377,20 +378,4 @@ fn unknown_operator(domain: &str, name: &str, why: Option<&str>) -> Fault {
     let near = if near.is_empty() { String::new() } else { format!("; nearest: {}", near.join(", ")) };
     let why = why.map_or(String::new(), |w| format!(" ({w})"));
     fault!("operator {} is not known{why}{near}", shown(domain, name))
-}
-
-/// Edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let change = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
