@@ -298,8 +298,9 @@ fn holes(s: Scalar) -> Vec<Scalar> {
     out
 }
 
-/// True if different values of the axes give different elements: each dim is indexed by an axis of its own, or a constant.
-fn injective(read: Scalar, axes: usize) -> bool {
+/// True if different values of the axes give different elements: each dim is indexed by an axis of its own, or a constant. Axes of one
+/// element need no dim.
+fn injective(read: Scalar, axes: &[Expr]) -> bool {
     let Kind::Read { index, .. } = read.kind() else { return false };
     let mut seen = HashSet::new();
     let distinct = index.iter().all(|i| match i.as_index() {
@@ -318,7 +319,7 @@ fn injective(read: Scalar, axes: usize) -> bool {
         },
         None => false,
     });
-    distinct && seen.len() == axes
+    distinct && (0..axes.len() as u32).all(|v| seen.contains(&v) || axes[v as usize].is(1))
 }
 
 fn cheap(s: Scalar) -> bool {
@@ -326,6 +327,8 @@ fn cheap(s: Scalar) -> bool {
     s.visit(&mut |n| {
         cost += match n.kind() {
             Kind::Const(_) | Kind::Index(_) | Kind::Local(_) => 0,
+            // What is the same for all elements is read once.
+            Kind::Read { index, .. } if index.iter().all(|i| i.as_index().is_some_and(|e| e.known().is_some())) => 0,
             Kind::Unary(Unary::Neg | Unary::Abs | Unary::Not, _) | Kind::Read { .. } | Kind::Cast(_) | Kind::Bitcast(_) => 1,
             Kind::Unary(Unary::Floor | Unary::Ceil | Unary::Sqrt | Unary::Round | Unary::Trunc, _) => 4,
             Kind::Unary(..) => 100,
@@ -340,10 +343,10 @@ fn cheap(s: Scalar) -> bool {
 fn prologue(p: &Compute, c: &Compute, single: bool) -> Option<Compute> {
     let moves = is_move(p);
     let plain_move = moves && matches!(p.value.kind(), Kind::Const(_) | Kind::Read { guard: None, .. });
-    let axes = c.dims.len() + c.reduction.as_ref().map_or(0, |r| r.axes.len());
+    let axes: Vec<Expr> = c.dims.iter().chain(c.reduction.iter().flat_map(|r| &r.axes)).copied().collect();
     let in_body = c.reduction.as_ref().map_or(vec![], |r| holes(r.body));
     let in_value = holes(c.value);
-    let again = plain_move || cheap(p.value) && c.reduction.is_none();
+    let again = plain_move || cheap(p.value) && in_body.is_empty();
     if !(single || again) {
         return None;
     }
@@ -351,17 +354,17 @@ fn prologue(p: &Compute, c: &Compute, single: bool) -> Option<Compute> {
         return None;
     }
     // An argument reduction reads its value once; a window reads it several times.
-    let read_once = in_body.len() == 1 && in_body.iter().all(|&r| injective(r, axes));
+    let read_once = in_body.len() == 1 && in_body.iter().all(|&r| injective(r, &axes));
     if !(in_body.is_empty() || moves || read_once) {
         return None;
     }
-    let once = |r: &Scalar| injective(*r, c.dims.len()) || cheap(p.value);
+    let once = |r: &Scalar| injective(*r, &c.dims) || cheap(p.value);
     let few = in_value.len() <= 1 || cheap(p.value);
     if !(plain_move || few && in_value.iter().all(once)) {
         return None;
     }
     // A guarded copy (padding) costs a test for each read: not for values read many times.
-    if moves && !plain_move && c.reduction.is_some() && !is_contraction(c) && !in_body.iter().all(|&r| injective(r, axes)) {
+    if moves && !plain_move && c.reduction.is_some() && !is_contraction(c) && !in_body.iter().all(|&r| injective(r, &axes)) {
         return None;
     }
     let mut ok = true;

@@ -2,12 +2,15 @@
 //!
 //! - Results of convolutions lie channels-last, so that a pixel's channels are contiguous: vectors run over output channels, and the
 //!   k axis of the next contraction is contiguous. Elementwise readers follow the order of what they read.
+//! - Rows that a contraction reads and that lie a multiple of the size of a way of the L1 cache apart would all compete for the same
+//!   few lines of it. They are kept one line further apart.
 //! - A convolution that pads its input would test every read. Instead the input keeps a border of the padding's value around
 //!   it, written once in a run, and reads need no test.
 //!
 //! Model inputs and outputs, what host steps see, and whatever is seen under other dims (aliases), stay row-major.
 
 use crate::fuse::{is_contraction, simplify};
+use crate::target::TargetDesc;
 use crate::work::{Id, Item, Memory, Task, Work, copy_of};
 use infc_ir::Expr;
 use infc_ir::compute::{Compute, Step};
@@ -15,8 +18,8 @@ use infc_ir::expr::{Node, Ranges};
 use infc_ir::scalar::{Binary, Kind, Scalar};
 use std::collections::{HashMap, HashSet};
 
-/// Decides order and border of every tensor.
-pub fn place(work: &mut Work) {
+/// Decides order, border and gap of every tensor.
+pub fn place(work: &mut Work, target: &TargetDesc) {
     borders(work);
     simplify(work);
     let fixed = fixed(work);
@@ -29,6 +32,53 @@ pub fn place(work: &mut Work) {
         if let Memory::Window { of, .. } = work.tensors[k].memory {
             let order = work.tensor(work.whole(of)).order.clone();
             work.tensors[k].order = order;
+        }
+    }
+    gaps(work, &fixed, target);
+}
+
+/// Bytes of a line of the cache.
+const LINE: i64 = 64;
+
+/// Keeps rows of contractions apart that would fall into the same lines of L1.
+fn gaps(work: &mut Work, fixed: &HashSet<Id>, target: &TargetDesc) {
+    let mut read = HashSet::new();
+    rows_read(work, &work.items, &mut read);
+    for (id, step) in read {
+        let data = &mut work.tensors[id.index()];
+        let own = matches!(data.memory, Memory::Temp) && !fixed.contains(&id);
+        let (Some(&inner), true) = (data.order.last(), own && target.l1_way_bytes > 0) else { continue };
+        let border = data.halo.get(inner).map_or(0, |h| h.0 + h.1);
+        let bytes = data.ty.dtype.bytes() as i64;
+        let row = data.ty.dims[inner].known().map_or(0, |d| (d + border) * bytes);
+        let rows = data.ty.dims.iter().enumerate().any(|(a, d)| a != inner && !d.is(1));
+        if rows && row > 0 && row * step % target.l1_way_bytes as i64 == 0 {
+            data.gap = LINE / bytes;
+        }
+    }
+}
+
+/// What contractions read, with the step from one row that they read to the next.
+fn rows_read(work: &Work, items: &[Item], out: &mut HashSet<(Id, i64)>) {
+    for item in items {
+        match item {
+            Item::Task(task) => {
+                let Step::Compute(c) = &task.step else { continue };
+                let Some(r) = c.reduction.as_ref().filter(|_| is_contraction(c)) else { continue };
+                r.body.visit(&mut |n| {
+                    let Kind::Read { source, index, .. } = n.kind() else { return };
+                    let id = work.whole(task.sources[*source as usize]);
+                    let index = index.iter().filter_map(|i| i.as_index());
+                    let steps = index.flat_map(|e| (0..c.dims.len() as u32).filter_map(move |v| Some(e.affine_in(v)?.0)));
+                    out.extend(steps.filter(|&k| k > 0).map(|k| (id, k)));
+                });
+            }
+            Item::If { then, otherwise, .. } => {
+                rows_read(work, then, out);
+                rows_read(work, otherwise, out);
+            }
+            Item::Loop { body, .. } => rows_read(work, body, out),
+            Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
         }
     }
 }
@@ -99,7 +149,8 @@ fn orders(work: &mut Work, items: &[Item], fixed: &HashSet<Id>, decided: &mut Ha
     }
 }
 
-/// The order of the largest source that is read with the result's own axes, if it is not row-major.
+/// Channels-last, if a source that is read with the result's own channels lies so; or if it does when its axes are named as the result's
+/// are, as behind a transpose of what a matrix product wrote row by row.
 fn followed(work: &Work, task: &Task, c: &Compute, rank: usize) -> Option<Vec<usize>> {
     let mut best: Option<Vec<usize>> = None;
     for s in Step::Compute(c.clone()).scalars() {
@@ -113,13 +164,36 @@ fn followed(work: &Work, task: &Task, c: &Compute, rank: usize) -> Option<Vec<us
                 // The same channel, or so many further on, as in a concatenation.
                 let distance = index.get(1).and_then(|i| i.as_index()).map(|e| e - Expr::var(1));
                 let same_channel = index.len() == rank && rank >= 3 && distance.is_some_and(|d| d.known().is_some());
-                if same_channel && *order == channels_last(rank) {
-                    best = Some(order.clone());
+                let constant = matches!(t.memory, Memory::Constant(_));
+                if same_channel && *order == channels_last(rank) || !constant && renamed_channels_last(index, order, &c.dims) {
+                    best = Some(channels_last(rank));
                 }
             }
         });
     }
     best
+}
+
+/// Is a source that is read with a permutation of the result's axes channels-last in the result's names, with more than a few channels?
+fn renamed_channels_last(index: &[Scalar], order: &[usize], dims: &[Expr]) -> bool {
+    let rank = dims.len();
+    let few = dims.get(1).is_none_or(|d| d.known().is_some_and(|d| d <= FEW_CHANNELS));
+    if rank < 4 || index.len() != rank || few {
+        return false;
+    }
+    // The result's axis that each axis of the source follows; axes of one element follow none.
+    let follows: Option<Vec<Option<usize>>> = index
+        .iter()
+        .map(|i| match i.as_index()?.node() {
+            Node::Var(v) if (*v as usize) < rank => Some(Some(*v as usize)),
+            Node::Const(_) => Some(None),
+            _ => None,
+        })
+        .collect();
+    let Some(follows) = follows else { return false };
+    let lies: Vec<usize> = order.iter().filter_map(|&j| follows[j]).collect();
+    let wanted: Vec<usize> = channels_last(rank).into_iter().filter(|&a| !dims[a].is(1)).collect();
+    lies == wanted && !lies.is_sorted()
 }
 
 /// A guarded read of a contraction that a border can replace: which tensor, the border, its value.

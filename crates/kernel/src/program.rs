@@ -63,7 +63,7 @@ pub fn lower(graph: &Graph, target: &TargetDesc, states: &States) -> Result<Lowe
     bf16::round(&mut work, target);
     fuse::simplify(&mut work);
     fuse::fuse(&mut work);
-    place::place(&mut work);
+    place::place(&mut work, target);
     emit(work, target, states)
 }
 
@@ -116,10 +116,19 @@ struct Emit<'a> {
     problems: Vec<Problem>,
 }
 
-/// The dims that memory is made for: with the border.
+/// The dims of what is in memory: with the border.
 fn physical_dims(data: &work::Data) -> Vec<Expr> {
     let dims = data.ty.dims.iter().enumerate();
     dims.map(|(a, &d)| data.halo.get(a).map_or(d, |&(lo, hi)| d + lo + hi)).collect()
+}
+
+/// The dims by which elements are counted in memory: with the border, and the gap between rows.
+fn memory_dims(data: &work::Data) -> Vec<Expr> {
+    let mut dims = physical_dims(data);
+    if let Some(&inner) = data.order.last() {
+        dims[inner] = dims[inner] + data.gap;
+    }
+    dims
 }
 
 /// A type in the artifact's terms.
@@ -326,7 +335,7 @@ impl Emit<'_> {
 
     fn add_buffer(&mut self, id: Id, place: Place) -> u32 {
         let data = self.work.tensor(id);
-        let bytes = Expr::product(physical_dims(data)) * Expr::from(data.ty.dtype.bytes());
+        let bytes = Expr::product(memory_dims(data)) * Expr::from(data.ty.dtype.bytes());
         let bytes = self.size(bytes);
         self.out.program.buffers.push(art::Buffer { bytes, place });
         let n = self.out.program.buffers.len() as u32 - 1;
@@ -392,7 +401,7 @@ impl Emit<'_> {
                     Some(&b) => b,
                     None => self.add_buffer(id, Place::Arena { first: u32::MAX, last: 0, offset: None }),
                 };
-                (buffer, Expr::int(0), Buffer::strides_in_order(&physical_dims(data), &data.order))
+                (buffer, Expr::int(0), Buffer::strides_in_order(&memory_dims(data), &data.order))
             }
             Memory::Alias { of, offset } => {
                 let (buffer, base, _) = self.locate(*of);

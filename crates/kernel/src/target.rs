@@ -39,6 +39,9 @@ pub struct TargetDesc {
     pub math: Math,
     /// Bytes of L1 data cache.
     pub l1_bytes: u64,
+    /// Bytes of one way of the L1 data cache: addresses so far apart share a set. 0 where that does not matter.
+    #[serde(default)]
+    pub l1_way_bytes: u64,
     /// Bytes of L2 cache of one core.
     pub l2_bytes: u64,
     /// Bytes of L3 cache that one core may count on.

@@ -8,6 +8,7 @@
 use crate::helpers::Helper;
 use crate::ir::{Elem, Fun, Label, Operand, Ty, Val};
 use crate::ops;
+use crate::quantised::Quantised;
 use infc_ir::expr::{Node, Ranges};
 use infc_ir::scalar::{Binary, Kind};
 use infc_ir::{DType, Expr, Fault, Scalar, fault};
@@ -458,6 +459,8 @@ impl Emit<'_> {
                     }
                 }
             }
+            Kind::Cast(a) if let Some(q) = Quantised::of(*a, s.dtype()) => self.quantise(&q, s.dtype())?,
+            Kind::Cast(a) if let Some(q) = Quantised::back(*a, s.dtype()) => self.quantise_and_back(&q)?,
             Kind::Cast(a) if let Some((x, hi)) = clamped(*a, s.dtype()) => {
                 let x = self.scalar(x)?;
                 ops::clamped_to_int(&mut self.f, s.dtype(), x, hi)?
@@ -513,7 +516,7 @@ impl Emit<'_> {
 }
 
 /// What is limited to 0 and an upper bound that fits the unsigned integers of `to`, of 16 bits at most.
-fn clamped(s: Scalar, to: DType) -> Option<(Scalar, f64)> {
+pub fn clamped(s: Scalar, to: DType) -> Option<(Scalar, f64)> {
     let narrow = matches!(to, DType::U8 | DType::U16) && s.dtype() == DType::F32;
     let Kind::Binary(Binary::Min, inner, hi) = s.kind() else { return None };
     let Kind::Binary(Binary::Max, x, lo) = inner.kind() else { return None };

@@ -23,6 +23,7 @@ mod machines;
 mod narrow;
 mod object;
 mod ops;
+mod quantised;
 
 pub use machines::{machine, machines, native, supported};
 

@@ -533,6 +533,40 @@ impl Tile<'_> {
         Some(Stmt::Prefetch { buffer: source as u32, index: index.into_iter().map(Scalar::index).collect() })
     }
 
+    /// What the end of the tile reads and writes beside the sums, a line of the cache at a time: it comes while the sums are made.
+    fn ends(&self, cx: &mut Cx) -> Vec<Stmt> {
+        let (mr, nr) = (Expr::from(self.p.mr), self.p.nr as i64);
+        let mut wanted: Vec<(u32, Vec<Expr>)> = vec![];
+        self.c.value.visit(&mut |n| {
+            if let Kind::Read { source, index, .. } = n.kind()
+                && let Some(index) = index.iter().map(|i| i.as_index()).collect::<Option<Vec<_>>>()
+                && index.iter().any(|e| self.p.m.iter().any(|&x| e.uses_var(x as u32)))
+                && index.iter().any(|e| e.uses_var(self.p.n as u32))
+            {
+                wanted.push((*source, index));
+            }
+        });
+        wanted.push((cx.out(), (0..self.c.dims.len()).map(Expr::var).collect()));
+        let mut all = vec![];
+        for (buffer, index) in wanted {
+            let operand = cx.operand(buffer as usize);
+            let scalars: Vec<Scalar> = index.iter().map(|&e| Scalar::index(e)).collect();
+            let step = operand.offset(&scalars).and_then(|o| o.affine_in(self.p.n as u32)).map(|s| s.0);
+            if operand.constant.is_some() || step != Some(1) {
+                continue;
+            }
+            let i = cx.var("m");
+            let line = (LINE / cx.operand(buffer as usize).buffer.dtype.bytes() as i64).max(1);
+            let lines = (0..(nr + line - 1) / line).map(|k| {
+                let mut axes = self.row(i);
+                axes[self.p.n] = self.n0 + k * line;
+                Stmt::Prefetch { buffer, index: index.iter().map(|e| Scalar::index(e.subst(&axes))).collect() }
+            });
+            all.push(for_each(i, mr, LoopKind::Unroll, lines.collect()));
+        }
+        all
+    }
+
     /// The broadcast factor in row `i` and the vector factor in column `v`, member `j` of a group along k.
     fn factors_at(&self, cx: &Cx, k: &[Expr], (i, v): (Expr, Expr), (j, group): (i64, i64), tail: bool) -> (Scalar, Scalar) {
         let mut member = k.to_vec();
@@ -553,6 +587,33 @@ impl Tile<'_> {
         (self.a.scalar.subst(&row), self.b.scalar.rewrite(&mut |n| if n == self.b.read { read } else { n }))
     }
 
+    /// The value that is stored, and what the sums start from: what is added to a sum of integers, one for each column, in place of 0.
+    fn started(&self, dtype: DType, tail: bool) -> (Scalar, Option<Scalar>) {
+        let value = self.c.value;
+        let sum = |s: Scalar| matches!(s.kind(), Kind::Local(_));
+        let mut added: Vec<(Scalar, Scalar)> = vec![];
+        let mut uses = 0;
+        value.visit(&mut |n| {
+            uses += n.operands().iter().filter(|&&o| sum(o)).count();
+            if let Kind::Binary(Binary::Add, a, b) = n.kind() {
+                let other = if sum(*a) { *b } else { *a };
+                added.extend((sum(*a) != sum(*b)).then_some((n, other)));
+            }
+        });
+        let [(whole, other)] = added[..] else { return (value, None) };
+        let by_column = match other.kind() {
+            Kind::Read { index, guard: None, .. } => {
+                index.iter().all(|i| i.as_index().is_some_and(|e| !self.p.m.iter().any(|&x| e.uses_var(x as u32))))
+            }
+            _ => false,
+        };
+        if tail || uses != 1 || !dtype.is_int() || !by_column {
+            return (value, None);
+        }
+        let acc = *whole.operands().iter().find(|&&o| sum(o)).expect("one of the two");
+        (value.rewrite(&mut |n| if n == whole { acc } else { n }), Some(other))
+    }
+
     /// One register tile: clear, accumulate over k, finish and store.
     fn tile(&self, cx: &mut Cx, tail: bool) -> Vec<Stmt> {
         let (mr, nr) = (Expr::from(self.p.mr), Expr::from(self.p.nr));
@@ -562,7 +623,13 @@ impl Tile<'_> {
         let each =
             |i: Expr, v: Expr, body: Vec<Stmt>| for_each(i, mr, LoopKind::Unroll, vec![for_each(v, nr, LoopKind::Vector, body)]);
         let (i, v) = two(cx);
-        let clear = each(i, v, vec![cx.put(acc, &[i, v], Scalar::number(dtype, 0.0))]);
+        let (value, start) = self.started(dtype, tail);
+        let start = start.map_or(Scalar::number(dtype, 0.0), |s| {
+            let mut axes = self.row(i);
+            axes[self.p.n] = self.n0 + v;
+            s.subst(&axes)
+        });
+        let clear = each(i, v, vec![cx.put(acc, &[i, v], start)]);
 
         let (i, v) = two(cx);
         let steps = cx.vars(&["k"], self.k_axes().len());
@@ -588,7 +655,7 @@ impl Tile<'_> {
         let (i, v) = two(cx);
         let mut axes = self.row(i);
         axes[self.p.n] = self.n0 + v;
-        let value = with_accumulator(self.c.value.subst(&axes), cx.at(acc, &[i, v]));
+        let value = with_accumulator(value.subst(&axes), cx.at(acc, &[i, v]));
         let mut store = vec![cx.store_out(&axes, value)];
         if tail {
             let cond = Scalar::index(self.n0 + v).lt(Scalar::index(self.columns));
@@ -597,7 +664,8 @@ impl Tile<'_> {
         let vectors = vec![for_each(v, nr, LoopKind::Vector, store)];
         let rows = inside(self.m0 + i, self.rows, self.p.mr, vectors);
         let finish = for_each(i, mr, LoopKind::Unroll, rows);
-        [vec![Stmt::Alloc { buffer: acc }, clear], sum, vec![finish]].concat()
+        let ends = if tail { vec![] } else { self.ends(cx) };
+        [vec![Stmt::Alloc { buffer: acc }], ends, vec![clear], sum, vec![finish]].concat()
     }
 }
 

@@ -303,7 +303,10 @@ fn physical(body: &mut [Stmt], buffers: &[Buffer], shifts: &[Vec<i64>], ranges: 
                 index.iter_mut().for_each(|i| *i = simplify_scalar(*i, ranges));
                 *value = fix(*value, ranges);
             }
-            Stmt::Prefetch { index, .. } => index.iter_mut().for_each(|i| *i = fix(*i, ranges)),
+            Stmt::Prefetch { buffer, index } => {
+                *index = shifted(index, &buffers[*buffer as usize], &shifts[*buffer as usize]);
+                index.iter_mut().for_each(|i| *i = fix(*i, ranges));
+            }
             Stmt::Alloc { .. } => {}
             Stmt::If { cond, then, otherwise } => {
                 *cond = fix(*cond, ranges);
