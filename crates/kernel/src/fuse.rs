@@ -132,7 +132,11 @@ fn block(work: &Work, facts: &Facts, items: &mut Vec<Item>) {
             let fused = consumer.sources.iter().enumerate().find_map(|(slot, &t)| {
                 let &p = producer.get(&t)?;
                 let Some(Some(Item::Task(source))) = slots.get(p) else { return None };
-                if !facts.private(work, t) || !here.contains(&t) || overwrites.between(p, c) {
+                if !facts.private(work, t)
+                    || !here.contains(&t)
+                    || overwrites.between(p, c)
+                    || hides_border(work, source, &consumer, slot)
+                {
                     return None;
                 }
                 let single = local[&t] == 1;
@@ -196,6 +200,23 @@ impl Overwrites {
             self.0.update_edge(NodeIndex::new(c), k, ());
         });
     }
+}
+
+/// Does `c` sum over windows of what `p` takes out of a tensor, with padding around? In the tensor itself there is no place for a border, so that
+/// every read would be tested; what `p` makes can have one.
+fn hides_border(work: &Work, p: &Task, c: &Task, slot: usize) -> bool {
+    let (Step::Compute(pc), Step::Compute(cc)) = (&p.step, &c.step) else { return false };
+    let Some(r) = cc.reduction.as_ref().filter(|_| is_contraction(cc) && is_move(pc)) else { return false };
+    let mut padded = false;
+    r.body.visit(&mut |n| padded |= matches!(n.kind(), Kind::Read { source, guard: Some(_), .. } if *source as usize == slot));
+    let Kind::Read { source, index, guard: None, .. } = pc.value.kind() else { return padded };
+    let dims = &work.tensor(p.sources[*source as usize]).ty.dims;
+    let whole = index.iter().zip(dims).all(|(i, &d)| match i.as_index().map(|e| e.node()) {
+        Some(Node::Var(v)) => pc.dims.get(*v as usize) == Some(&d),
+        Some(Node::Const(0)) => d.is(1),
+        _ => false,
+    });
+    padded && !whole
 }
 
 /// The one step that does the work of `p` and `c`, of which `c` reads `p` as source `slot`; `None` if they stay apart.

@@ -3,7 +3,7 @@
 //! [`choose`] looks at the step, the strides of its operands and the machine, and picks a kind with its sizes. A builder
 //! turns step and plan into a nest; any legal plan of a step gives the same values (up to the order of float sums).
 
-use crate::build::{Operand, contract, elementwise, sparse, tile};
+use crate::build::{Operand, contract, dots, elementwise, sparse, tile};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
 use infc_ir::Expr;
@@ -19,6 +19,8 @@ pub enum Plan {
     Brgemm(Brgemm),
     /// A contraction of few rows with a constant that is mostly 0.
     Sparse(Sparse),
+    /// A contraction of few columns.
+    Dots(Dots),
     /// Every element on its own, vectors along one output axis.
     Elementwise(Elementwise),
     /// A reduction with vectors along its last axis.
@@ -97,6 +99,21 @@ pub enum Form {
     Blocks,
     /// Positions of each column.
     Gather,
+}
+
+/// Sizes of a contraction with vectors along k.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dots {
+    /// The output axis of the columns, all of which a tile takes; `None` if there is one column.
+    pub every: Option<usize>,
+    /// The output axis along which neighbours are computed together, and how many.
+    pub along: usize,
+    /// Neighbours of a tile.
+    pub jam: usize,
+    /// Lanes of a vector along the last axis of k.
+    pub lanes: usize,
+    /// Tiles of a task.
+    pub chunk: usize,
 }
 
 /// Sizes of an elementwise nest.
@@ -179,6 +196,11 @@ pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
                 return Plan::Sparse(plan);
             }
             if is_contraction(c)
+                && let Some(plan) = dots::plan(c, operands, target)
+            {
+                return Plan::Dots(plan);
+            }
+            if is_contraction(c)
                 && let Some(plan) = contract::plan(c, operands, target)
             {
                 return Plan::Brgemm(plan);
@@ -236,7 +258,12 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
         .as_ref()
         .is_some_and(|r| r.kind.combine().is_some() && r.axes.iter().all(|e| e.known().is_some_and(|e| e <= 32)));
     let next = order.len().checked_sub(2).map_or(1, |k| guess(c.dims[order[k]]));
-    let jam = if windowed { [4, 7, 2].into_iter().find(|j| next % j == 0).unwrap_or(1) as usize } else { 1 };
+    // Neighbours share more of what wide windows read; all that they read, weights and sums shall stay in registers.
+    let most = (i64::from(target.vector_registers) - 4) / 2;
+    let wide = c.reduction.as_ref().and_then(|r| r.axes.last()?.known()).is_some_and(|e| e >= 5);
+    let wanted: Vec<i64> =
+        if wide { [8, 7, 6, 5, 4] } else { [4, 7, 5, 6, 8] }.into_iter().filter(|&j| j <= most.max(4)).collect();
+    let jam = if windowed { neighbours(next, &wanted) } else { 1 };
     let inner: i64 = if jam > 1 { next } else { 1 }
         * last.max(1)
         * c.reduction.as_ref().map_or(1, |r| r.axes.iter().map(|&e| guess(e).max(1)).product());
@@ -246,6 +273,16 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
     let chunk = outer.map_or(chunk, |o| chunk.min(o.max(1) as usize));
     let taps = if jam > 1 && lanes >= 4 { elementwise::taps(c, operands, *order.last().expect("an axis"), target) } else { None };
     Elementwise { order, lanes, jam, chunk, taps }
+}
+
+/// How many neighbours of a line are computed together: the first of `wanted` that divides the line, else what leaves the least to compute
+/// twice.
+pub fn neighbours(line: i64, wanted: &[i64]) -> usize {
+    let most = wanted.iter().copied().max().unwrap_or(1);
+    let few = most.min(4);
+    let whole = wanted.iter().copied().find(|j| line % j == 0);
+    let least = (few..=most).rev().min_by_key(|j| (line + j - 1) / j * j);
+    if line <= few { line.max(1) as usize } else { whole.or(least).unwrap_or(1) as usize }
 }
 
 /// Where the last axis of the result is too short for vectors, as that of a picture's channels: the place in `order` of a long axis along which all
@@ -343,6 +380,10 @@ impl fmt::Display for Plan {
                     "sparse form={:?} lanes={} window={} n={} constant={} bytes={}",
                     s.form, s.lanes, s.window, s.n, s.vector, s.bytes
                 )
+            }
+            Plan::Dots(d) => {
+                write!(f, "dots along={} jam={} lanes={} chunk={}", d.along, d.jam, d.lanes, d.chunk)?;
+                d.every.map_or(Ok(()), |a| write!(f, " every={a}"))
             }
             Plan::Elementwise(e) => {
                 write!(f, "elementwise order={:?} lanes={} jam={} chunk={}", e.order, e.lanes, e.jam, e.chunk)?;

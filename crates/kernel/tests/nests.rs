@@ -168,6 +168,28 @@ fn plan_of_layer(stays: impl Fn(usize, usize) -> bool) -> Plan {
 }
 
 #[test]
+fn few_columns_are_dots() {
+    let conv = |co: usize, ci: usize| {
+        let c = Compute::reduce(
+            &e(&[1, co, 8, 8]),
+            &e(&[3, 3, ci]),
+            Reducer::Sum,
+            |o, r| read(0, &[o[0], r[2], o[2] + r[0], o[3] + r[1]]) * read(1, &[o[1], r[2], r[0], r[1]]),
+            |_, acc| acc,
+        );
+        let channels_last = Layout { order: vec![0, 2, 3, 1], ..plain(4) };
+        let x = operand(&small(&[1, ci, 10, 10], 1), &channels_last, false);
+        let operands =
+            [x, operand(&small(&[co, ci, 3, 3], 2), &plain(4), true), operand(&small(&[1, co, 8, 8], 3), &plain(4), false)];
+        plan::choose(&Step::Compute(c.simplify()), &operands, &target(32, 16, true))
+    };
+    assert!(matches!(conv(1, 8), Plan::Dots(p) if p.every.is_none() && p.jam >= 4 && p.lanes == 8));
+    assert!(matches!(conv(3, 8), Plan::Dots(p) if p.every == Some(1)));
+    assert!(matches!(conv(16, 8), Plan::Brgemm(_)));
+    assert!(!matches!(conv(1, 2), Plan::Dots(_)));
+}
+
+#[test]
 fn sparse_plans_are_for_what_gains() {
     let dense = 768 * 3072 * 4;
     let hash =
@@ -371,6 +393,26 @@ proptest! {
         let step = Compute::reduce(&e(&[a]), &e(&[c, b]), kind, |o, r| read(0, &[o[0], r[0], r[1]]), |_, acc| acc);
         let p = plan::RowReduce { lanes: 1 << lanes, chunk };
         check(&Step::Compute(step.simplify()), &[small(&[a, c, b], seed)], &[plain(3), plain(1)], &[false], &target(32, 16, true), Some(Plan::RowReduce(p)));
+    }
+
+    #[test]
+    fn any_dots_plan(
+        co in 1usize..5, ci in 1usize..21, (h, w) in (1usize..4, 1usize..12), k in 1usize..4, s in 1usize..3, jam in 1usize..9, lanes in 0u32..4,
+        chunk in 1usize..9, last in any::<bool>(), seed: u64,
+    ) {
+        let (x, y) = ([1, ci, h * s + k - 1, w * s + k - 1], [1, co, h, w]);
+        let c = Compute::reduce(
+            &e(&y),
+            &e(&[k, k, ci]),
+            Reducer::Sum,
+            |o, r| read(0, &[o[0], r[2], o[2] * s + r[0], o[3] * s + r[1]]) * read(1, &[o[1], r[2], r[0], r[1]]),
+            |o, acc| acc + read(2, &[o[1]]),
+        );
+        let channels_last = Layout { order: vec![0, 2, 3, 1], ..plain(4) };
+        let layouts = [channels_last.clone(), plain(4), plain(1), if last { channels_last } else { plain(4) }];
+        let tensors = [small(&x, seed), small(&[co, ci, k, k], seed + 1), small(&[co], seed + 2)];
+        let p = plan::Dots { every: (co > 1).then_some(1), along: 3, jam, lanes: 1 << lanes, chunk };
+        check(&Step::Compute(c.simplify()), &tensors, &layouts, &[false, true, true], &target(32, 16, true), Some(Plan::Dots(p)));
     }
 
     #[test]

@@ -113,7 +113,19 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     let pairs = rows::choose(&short, target).name == "bf16_dot";
     let ways = contiguous.and_then(|a| Some((side_of(a)?, a))).filter(|w| !pairs || constant(w.0)).into_iter();
     let mut ways = ways.chain(sides.into_iter().filter_map(|k| Some((k, widest(k)?))));
-    let (vector, n, panels) = ways.find_map(|(k, n)| Some((k, n, panels(k, n)?)))?;
+    let (mut vector, mut n, mut panels_of) = ways.find_map(|(k, n)| Some((k, n, panels(k, n)?)))?;
+    // Packing the contiguous side in each run moves its elements once for each product that they take part in; storing columns one by
+    // one moves each result once.
+    let extent = |k: usize| only[k].iter().map(|&a| guess(c.dims[a])).product::<i64>();
+    if panels_of == Panels::Scratch
+        && let other = 1 - vector
+        && (lanes as i64 / 2..depth.unwrap_or(0)).contains(&extent(other))
+        && let Some(by) = widest(other)
+        && panels(other, by) == Some(Panels::Packed)
+    {
+        (vector, n, panels_of) = (other, by, Panels::Packed);
+    }
+    let panels = panels_of;
     let broadcast = 1 - vector;
     let mut m: Vec<usize> = only[broadcast].clone();
     m.sort_by_key(|&a| (std::cmp::Reverse(out.buffer.strides[a].known().unwrap_or(i64::MAX)), a));
@@ -128,11 +140,23 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     let taps = taps(c, (broadcast, &m), &f, operands);
     let lines: Vec<i64> = m.iter().map(|&a| guess(c.dims[a])).collect();
     let steps = |mr: usize| share(&taps, &m, &lines, mr as i64);
-    let (mr, nr) = tile((rows, guess(c.dims[n])), lanes, target.vector_registers as usize, row_of_sums, &steps);
+    // Few columns take narrower vectors.
+    let columns = guess(c.dims[n]);
+    let lanes = std::iter::successors(Some(lanes), |l| Some(l / 2))
+        .take_while(|&l| l >= 4 && 2 * l as i64 > columns)
+        .min()
+        .unwrap_or(lanes);
+    let (mr, nr) = tile((rows, columns), lanes, target.vector_registers as usize, row_of_sums, &steps);
     let depth = depth.unwrap_or(64).max(1);
     // Rows of a convolution overlap: what a row takes of the operand is less than the depth.
     let a = &operands[f[broadcast].source].buffer;
-    let shared = Expr::product(a.dims.iter().copied()).known().map_or(depth, |all| all / rows.max(1));
+    let step = || {
+        let f = &f[broadcast];
+        let index: Vec<Scalar> = f.index.iter().map(|&e| Scalar::index(e)).collect();
+        Some(operands[f.source].offset(&index)?.affine_in(*m.last()? as u32)?.0.abs())
+    };
+    let whole = Expr::product(a.dims.iter().copied()).known().map(|all| all / rows.max(1));
+    let shared = whole.or_else(step).unwrap_or(depth);
     let row = depth.min(shared.max(1)) * bytes as i64;
     let (mc, nc) = blocks(c, &m, n, rows, depth, row, (mr, nr), bytes as i64, target);
     Some(Brgemm { broadcast, n, m, mr, nr, mc, nc, panels, row: row_of_sums.name })
@@ -205,6 +229,9 @@ fn blocks(
 
 /// Rows that make reading b from memory worth it: two operations a row for each element.
 const FEWEST_ROWS: i64 = 48;
+
+/// Steps of a tile's sums from which on there is time to fetch something.
+const LONG: i64 = 1024;
 
 /// Bytes of a page and of a line of the cache.
 const PAGE: i64 = 4096;
@@ -536,6 +563,12 @@ impl Tile<'_> {
     /// What the end of the tile reads and writes beside the sums, a line of the cache at a time: it comes while the sums are made.
     fn ends(&self, cx: &mut Cx) -> Vec<Stmt> {
         let (mr, nr) = (Expr::from(self.p.mr), self.p.nr as i64);
+        let group = rows::named(self.p.row).map_or(1, |row| row.depth as i64);
+        let depth: i64 = self.k_axes().iter().map(|&e| guess(e)).product();
+        let vectors = self.p.nr / cx.target.lanes(self.c.reduction.as_ref().map_or(4, |r| r.body.dtype().bytes())).max(1);
+        if self.p.mr as i64 * vectors as i64 * (depth / group) < LONG {
+            return vec![];
+        }
         let mut wanted: Vec<(u32, Vec<Expr>)> = vec![];
         self.c.value.visit(&mut |n| {
             if let Kind::Read { source, index, .. } = n.kind()

@@ -142,7 +142,7 @@ fn vector(cx: &mut Cx, c: &Compute, axes: &[Expr], (inner, block): (usize, Expr)
     for_each(lane, Expr::from(lanes), LoopKind::Vector, mask(masked, axes[inner], c.dims[inner], body))
 }
 
-/// The vectors of several neighbours, with their reduction steps interleaved. Neighbours beyond the last are not there.
+/// The vectors of several neighbours, with their reduction steps interleaved. Neighbours beyond the last are the last again, and not stored.
 fn jammed_tile(
     cx: &mut Cx,
     c: &Compute,
@@ -156,29 +156,37 @@ fn jammed_tile(
     let acc = cx.scratch("acc", r.body.dtype(), &[rows.count, lanes], Space::Reg);
     let extent = c.dims[rows.axis];
     let whole = extent.known().is_some_and(|e| e % rows.count as i64 == 0);
-    let each = |cx: &mut Cx, make: &dyn Fn(&mut Cx, Expr, Expr, &[Expr]) -> Vec<Stmt>| {
+    let each = |cx: &mut Cx, stored: bool, make: &dyn Fn(&mut Cx, Expr, Expr, &[Expr]) -> Vec<Stmt>| {
         let (row, lane) = (cx.var("row"), cx.var("lane"));
         let mut axes = axes.to_vec();
         axes[inner] = block * lanes as i64 + lane;
         let position = rows.start + row;
-        axes[rows.axis] = position;
+        axes[rows.axis] = if whole { position } else { position.min(extent - 1) };
         let body = make(cx, row, lane, &axes);
         let vectors = for_each(lane, Expr::from(lanes), LoopKind::Vector, mask(masked, axes[inner], c.dims[inner], body));
-        for_each(row, Expr::from(rows.count), LoopKind::Unroll, mask(!whole, position, extent, vec![vectors]))
+        for_each(row, Expr::from(rows.count), LoopKind::Unroll, mask(stored && !whole, position, extent, vec![vectors]))
     };
-    let clear = each(cx, &|cx, row, lane, _| vec![cx.put(acc, &[row, lane], r.kind.identity(r.body.dtype()))]);
+    let clear = each(cx, false, &|cx, row, lane, _| vec![cx.put(acc, &[row, lane], r.kind.identity(r.body.dtype()))]);
     let steps = cx.vars(&["k"], r.axes.len());
-    let mut sum = each(cx, &|cx, row, lane, axes| {
+    let mut sum = each(cx, false, &|cx, row, lane, axes| {
         let all: Vec<Expr> = axes.iter().chain(&steps).copied().collect();
         let next = add_up(r.kind, cx.at(acc, &[row, lane]), r.body.subst(&all), cx.target.fma);
         vec![cx.put(acc, &[row, lane], next)]
     });
-    for (&v, &e) in steps.iter().zip(&r.axes).rev() {
-        // Written out, neighbours share what they read and widen.
-        let kind = if taps && e.known().is_some_and(|e| e <= 8) { LoopKind::Unroll } else { LoopKind::Serial };
+    let mut guarded = false;
+    r.body.visit(&mut |n| guarded |= matches!(n.kind(), Kind::Read { guard: Some(_), .. }));
+    for (k, (&v, &e)) in steps.iter().zip(&r.axes).enumerate().rev() {
+        // Written out, neighbours share what they read and widen; where registers hold the line of a window that all of them read.
+        let line = |e: i64| 2 * rows.count as i64 + e < i64::from(cx.target.vector_registers);
+        let written = if taps {
+            e.known().is_some_and(|e| e <= 8)
+        } else {
+            !guarded && k + 1 == r.axes.len() && e.known().is_some_and(|e| line(e))
+        };
+        let kind = if written { LoopKind::Unroll } else { LoopKind::Serial };
         sum = for_each(v, e, kind, vec![sum]);
     }
-    let finish = each(cx, &|cx, row, lane, axes| {
+    let finish = each(cx, true, &|cx, row, lane, axes| {
         vec![cx.store_out(axes, with_accumulator(c.value.subst(axes), cx.at(acc, &[row, lane])))]
     });
     vec![Stmt::Alloc { buffer: acc }, clear, sum, finish]

@@ -6,6 +6,7 @@
 pub mod border;
 pub mod collapse;
 pub mod contract;
+pub mod dots;
 pub mod elementwise;
 pub mod pack;
 pub mod row_reduce;
@@ -75,6 +76,7 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
     match (step, plan) {
         (Step::Compute(c), Plan::Brgemm(p)) => contract::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Sparse(p)) => sparse::build(&mut cx, c, p),
+        (Step::Compute(c), Plan::Dots(p)) => dots::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Elementwise(p)) => elementwise::build(&mut cx, c, p),
         (Step::Compute(c), Plan::RowReduce(p)) => row_reduce::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Tile(p)) => tile::build(&mut cx, c, p),
