@@ -579,7 +579,8 @@ impl Emit<'_> {
         let Some(fill) = data.fill.filter(|_| data.halo.iter().any(|h| *h != (0, 0))) else { return };
         if self.bordered.insert(whole) {
             let (out, buffer, offset) = self.operand(whole, Access::Write);
-            let nest = build::border::build("border", &out, &self.work.tensor(whole).halo, fill);
+            let lanes = if self.target.block_threads > 0 { 1 } else { self.target.lanes(out.buffer.dtype.bytes()) };
+            let nest = build::border::build("border", &out, &self.work.tensor(whole).halo, fill, lanes);
             let note = Launch { node: String::new(), operations: Expr::int(0), bytes: Expr::int(0) };
             self.launch(nest, None, note, &[(buffer, offset)], steps);
         }

@@ -6,8 +6,23 @@ use infc_ir::Expr;
 use infc_ir::expr::Node;
 use infc_ir::scalar::Scalar;
 
-/// For each axis two slabs, before and after the inside; slabs of later axes stay inside those of earlier ones.
-pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar) -> Nest {
+/// A row in vectors: where each piece begins, how many vectors it has, and how wide they are; whole ones, then smaller powers of two.
+fn pieces(row: i64, lanes: i64) -> Vec<(i64, i64, i64)> {
+    let (mut first, mut wide, mut out) = (0, lanes.max(1), vec![]);
+    while first < row {
+        let count = (row - first) / wide;
+        if count > 0 {
+            out.push((first, count, wide));
+            first += count * wide;
+        }
+        wide = (wide / 2).max(1);
+    }
+    out
+}
+
+/// For each axis two slabs, before and after the inside; slabs of later axes stay inside those of earlier ones. Neighbours in memory are
+/// written in vectors of up to `lanes`.
+pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar, lanes: usize) -> Nest {
     let mut buffer = out.buffer.clone();
     buffer.name = "out".into();
     buffer.access = Access::Write;
@@ -34,9 +49,36 @@ pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar) -> Ne
                 .collect();
             let axes: Vec<Expr> = (0..dims.len()).map(|a| Expr::var(vars + a)).collect();
             vars += dims.len();
-            let index = axes.iter().zip(&spans).map(|(&v, &(s, _))| Scalar::index(v + s)).collect();
-            let mut nest = vec![Stmt::Store { buffer: 0, index, value: fill }];
-            for &a in order.iter().rev() {
+            let inner = order.last().copied().filter(|&a| buffer.strides[a].is(1));
+            let row = inner.and_then(|a| spans[a].1.known());
+            let pieces = match row {
+                Some(row) => pieces(row, lanes as i64),
+                None => vec![],
+            };
+            let mut nest = vec![];
+            for &(first, count, wide) in &pieces {
+                let (block, lane) = (Expr::var(vars), Expr::var(vars + 1));
+                vars += 2;
+                let at = block * wide + lane + first;
+                let place = |a: usize| if Some(a) == inner { at + spans[a].0 } else { axes[a] + spans[a].0 };
+                let index = (0..dims.len()).map(|a| Scalar::index(place(a))).collect();
+                let store = vec![Stmt::Store { buffer: 0, index, value: fill }];
+                let kind = if wide > 1 { LoopKind::Vector } else { LoopKind::Serial };
+                nest.push(for_each(
+                    block,
+                    Expr::int(count),
+                    LoopKind::Serial,
+                    vec![for_each(lane, Expr::int(wide), kind, store)],
+                ));
+            }
+            let mut outer = order.clone();
+            if row.is_some() {
+                outer.pop();
+            } else {
+                let index = axes.iter().zip(&spans).map(|(&v, &(s, _))| Scalar::index(v + s)).collect();
+                nest.push(Stmt::Store { buffer: 0, index, value: fill });
+            }
+            for &a in outer.iter().rev() {
                 nest = vec![for_each(axes[a], spans[a].1, LoopKind::Serial, nest)];
             }
             body.extend(nest);
