@@ -21,7 +21,8 @@ fn pieces(row: i64, lanes: i64) -> Vec<(i64, i64, i64)> {
 }
 
 /// For each axis two slabs, before and after the inside; slabs of later axes stay inside those of earlier ones. Neighbours in memory are
-/// written in vectors of up to `lanes`.
+/// written in vectors of up to `lanes`. A task is a value of the outermost axis, as it is for what reads and writes the inside: so each thread
+/// writes the border of its own rows.
 pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar, lanes: usize) -> Nest {
     let mut buffer = out.buffer.clone();
     buffer.name = "out".into();
@@ -32,6 +33,8 @@ pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar, lanes
     // Loops run in the order of falling strides, so that the innermost one is contiguous.
     let mut order: Vec<usize> = (0..dims.len()).collect();
     order.sort_by_key(|&a| std::cmp::Reverse(buffer.strides[a].known().unwrap_or(i64::MAX)));
+    let tasked = order.iter().copied().find(|&a| !dims[a].is(1));
+    let task = Expr::var(0usize);
     for axis in 0..dims.len() {
         let (before, after) = halo[axis];
         let inside = dims[axis] - before - after;
@@ -47,10 +50,13 @@ pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar, lanes
                     _ => (Expr::int(0), dims[a]),
                 })
                 .collect();
-            let axes: Vec<Expr> = (0..dims.len()).map(|a| Expr::var(vars + a)).collect();
+            let mut axes: Vec<Expr> = (0..dims.len()).map(|a| Expr::var(vars + a)).collect();
             vars += dims.len();
+            if let Some(t) = tasked {
+                axes[t] = task - spans[t].0;
+            }
             let inner = order.last().copied().filter(|&a| buffer.strides[a].is(1));
-            let row = inner.and_then(|a| spans[a].1.known());
+            let row = inner.filter(|&a| Some(a) != tasked).and_then(|a| spans[a].1.known());
             let pieces = match row {
                 Some(row) => pieces(row, lanes as i64),
                 None => vec![],
@@ -78,8 +84,14 @@ pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar, lanes
                 let index = axes.iter().zip(&spans).map(|(&v, &(s, _))| Scalar::index(v + s)).collect();
                 nest.push(Stmt::Store { buffer: 0, index, value: fill });
             }
-            for &a in outer.iter().rev() {
+            for &a in outer.iter().rev().filter(|&&a| Some(a) != tasked) {
                 nest = vec![for_each(axes[a], spans[a].1, LoopKind::Serial, nest)];
+            }
+            if let Some((first, extent)) =
+                tasked.map(|t| spans[t]).filter(|s| !(s.0.is(0) && Some(s.1) == tasked.map(|t| dims[t])))
+            {
+                let cond = Scalar::index(task).within(first, first + extent);
+                nest = vec![Stmt::If { cond, then: nest, otherwise: vec![] }];
             }
             body.extend(nest);
         }
@@ -97,7 +109,7 @@ pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar, lanes
         name: name.to_owned(),
         buffers: vec![buffer],
         symbols,
-        tasks: Expr::int(1),
+        tasks: tasked.map_or(Expr::int(1), |t| dims[t]),
         task: 0,
         body,
         axes: Axes::default(),
