@@ -24,6 +24,8 @@ pub struct Row {
     pub per_cycle: f64,
     /// Cycles from one step of a sum to its next.
     pub latency: f64,
+    /// Registers that a step takes beside the sums: for each vector of the one factor, and for the other factor and what lies between.
+    pub registers: [usize; 2],
 }
 
 /// What is to be added up.
@@ -109,6 +111,7 @@ pub static ROWS: &[Row] = &[
         legal: |s, t| tensor_core(s, t, DType::F16) || rounded(s, t, Math::F16),
         per_cycle: 1.0,
         latency: 18.0,
+        registers: [1, 1],
     },
     Row {
         name: "mma_bf16",
@@ -117,8 +120,17 @@ pub static ROWS: &[Row] = &[
         legal: |s, t| tensor_core(s, t, DType::BF16) || rounded(s, t, Math::Bf16),
         per_cycle: 1.0,
         latency: 18.0,
+        registers: [1, 1],
     },
-    Row { name: "mma_tf32", depth: 8, step: products, legal: |s, t| rounded(s, t, Math::Tf32), per_cycle: 1.0, latency: 18.0 },
+    Row {
+        name: "mma_tf32",
+        depth: 8,
+        step: products,
+        legal: |s, t| rounded(s, t, Math::Tf32),
+        per_cycle: 1.0,
+        latency: 18.0,
+        registers: [1, 1],
+    },
     Row {
         name: "mma_i8",
         depth: 32,
@@ -126,6 +138,7 @@ pub static ROWS: &[Row] = &[
         legal: |s, t| t.block_threads > 0 && s.dtype == DType::I32 && is_byte(s.broadcast) && is_byte(s.vector),
         per_cycle: 1.0,
         latency: 18.0,
+        registers: [1, 1],
     },
     Row {
         name: "byte_dot",
@@ -136,6 +149,20 @@ pub static ROWS: &[Row] = &[
         },
         per_cycle: 2.0,
         latency: 4.0,
+        registers: [1, 1],
+    },
+    // Bytes widened to 16 bits, even and odd ones apart: two products of pairs.
+    Row {
+        name: "byte_pairs",
+        depth: 4,
+        step: products,
+        legal: |sums, target| {
+            let factors = (sums.dtype, sums.broadcast, sums.vector) == (DType::I32, DType::U8, DType::I8);
+            !target.byte_dot && target.byte_pairs && sums.groups == 4 && factors
+        },
+        per_cycle: 0.5,
+        latency: 2.0,
+        registers: [2, 3],
     },
     Row {
         name: "bf16_dot",
@@ -147,6 +174,7 @@ pub static ROWS: &[Row] = &[
         },
         per_cycle: 1.0,
         latency: 6.0,
+        registers: [1, 1],
     },
     Row {
         name: "fma",
@@ -155,6 +183,7 @@ pub static ROWS: &[Row] = &[
         legal: |sums, target| target.fma && sums.dtype.is_float(),
         per_cycle: 2.0,
         latency: 4.0,
+        registers: [1, 1],
     },
     Row {
         name: "mul_add",
@@ -163,6 +192,7 @@ pub static ROWS: &[Row] = &[
         legal: |_, _| true,
         per_cycle: 1.0, // two instructions, of which only the sum is in the chain
         latency: 4.0,
+        registers: [1, 1],
     },
 ];
 
@@ -208,6 +238,8 @@ mod tests {
         let (floats, bytes) = (sums(DType::F32, DType::F32, DType::F32), sums(DType::I32, DType::U8, DType::I8));
         let signed = sums(DType::I32, DType::I8, DType::I8);
         assert_eq!([floats, bytes, signed].map(|s| choose(&s, &target).name), ["fma", "mul_add", "mul_add"]);
+        target.byte_pairs = true;
+        assert_eq!([floats, bytes, signed].map(|s| choose(&s, &target).name), ["fma", "byte_pairs", "mul_add"]);
         (target.fma, target.byte_dot) = (false, true);
         assert_eq!([floats, bytes, signed].map(|s| choose(&s, &target).name), ["mul_add", "byte_dot", "mul_add"]);
         assert_eq!(choose(&Sums { groups: 1, ..bytes }, &target).name, "mul_add");

@@ -25,6 +25,9 @@ pub struct TargetDesc {
     /// An instruction that adds four products of unsigned with signed bytes to each i32 of a vector, without saturation.
     #[serde(default)]
     pub byte_dot: bool,
+    /// Instructions that multiply signed 16-bit numbers and add neighbouring pairs of products to i32: they can stand in for `byte_dot`.
+    #[serde(default)]
+    pub byte_pairs: bool,
     /// An instruction that adds two products of bf16 to each f32 of a vector.
     #[serde(default)]
     pub bf16_dot: bool,
@@ -87,6 +90,10 @@ impl TargetDesc {
             Math::Bf16 => self.block_threads > 0 || self.bf16_dot,
             Math::Tf32 | Math::F16 => self.block_threads > 0,
         }
+    }
+    /// Are products of bytes added up four at a time, by one instruction or several?
+    pub fn groups_bytes(&self) -> bool {
+        self.byte_dot || self.byte_pairs
     }
     /// Lanes of a vector of elements of `bytes`.
     pub fn lanes(&self, bytes: usize) -> usize {

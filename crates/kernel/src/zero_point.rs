@@ -25,11 +25,11 @@ fn walk(work: &mut Work, items: &mut [Item], target: &TargetDesc) {
     for item in items {
         match item {
             Item::Task(task) => {
-                let zero = lifted(work, task, target.byte_dot).map(|(better, zero)| {
+                let zero = lifted(work, task, target.groups_bytes()).map(|(better, zero)| {
                     *task = better;
                     zero
                 });
-                if target.byte_dot {
+                if target.groups_bytes() {
                     byte_groups::fill(work, task, zero.flatten().unwrap_or(0));
                 }
             }

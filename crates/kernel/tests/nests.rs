@@ -24,6 +24,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         vector_registers,
         fma,
         byte_dot: false,
+        byte_pairs: false,
         bf16_dot: false,
         math_calls: false,
         block_threads: 0,

@@ -1,4 +1,4 @@
-//! Dot products as instructions: the row `byte_dot` as VPDPBUSD, the row `bf16_dot` as VDPBF16PS.
+//! Dot products as instructions: the row `byte_dot` as VPDPBUSD, `byte_pairs` as PMADDWD, the row `bf16_dot` as VDPBF16PS.
 //!
 //! The first one writes a step as `sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in i32, where `a0..` are unsigned bytes, side by side and the same for
 //! all lanes, or each in a vector of its own, and `b0..` signed bytes side by side in each lane, four to a lane even where fewer are used.
@@ -68,6 +68,9 @@ impl Emit<'_> {
     }
 
     fn dot_of(&mut self, sum: Scalar, left: Val, right: Val) -> Result<Val, Fault> {
+        if self.byte_pairs {
+            return self.in_pieces(sum, left, right, &mut pairs_of_words);
+        }
         let name = |bits: u32| format!("llvm.x86.avx512.vpdpbusd.{bits}");
         self.in_pieces(sum, left, right, &mut |f, acc, factor, vector| {
             f.intrinsic(&name(acc.ty.lanes * 32), &[], acc.ty, &[acc, factor, vector])
@@ -173,6 +176,28 @@ impl Emit<'_> {
             _ => unreachable!("a read, by `side_by_side`"),
         }
     }
+}
+
+/// Four products a lane without an instruction for them: even and odd bytes are widened to 16 bits, and PMADDWD adds the products of pairs. No
+/// product or sum of two saturates or wraps.
+fn pairs_of_words(f: &mut Fun, acc: Val, factor: Val, vector: Val) -> Val {
+    let halves = |f: &mut Fun, v: Val| {
+        let (ty, v) = (Ty::new(Elem::I16, 2 * v.ty.lanes), f.t(v));
+        f.inst(ty, format_args!("bitcast {v} to {ty}"))
+    };
+    let (a, b) = (halves(f, factor), halves(f, vector));
+    let eight = Val::int(Elem::I16, 8);
+    let even = (f.bin("and", a, Val::int(Elem::I16, 0xff)), f.bin("shl", b, eight));
+    let even = (even.0, f.bin("ashr", even.1, eight));
+    let odd = (f.bin("lshr", a, eight), f.bin("ashr", b, eight));
+    let name = match acc.ty.lanes {
+        16 => "llvm.x86.avx512.pmaddw.d.512",
+        8 => "llvm.x86.avx2.pmadd.wd",
+        _ => "llvm.x86.sse2.pmadd.wd",
+    };
+    let [x, y] = [even, odd].map(|(a, b)| f.intrinsic(name, &[], acc.ty, &[a, b]));
+    let both = f.bin("add", x, y);
+    f.bin("add", acc, both)
 }
 
 /// Words as pairs of bf16.

@@ -63,6 +63,8 @@ pub(crate) struct Emit<'a> {
     pub width: i64,
     /// Dot products of bytes are an instruction.
     byte_dot: bool,
+    /// They are added as pairs of 16 bits.
+    pub byte_pairs: bool,
     /// Dot products of bf16 are an instruction, and so is rounding to it.
     bf16_dot: bool,
     /// Lanes that take part, if not all do.
@@ -95,7 +97,8 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
         memo: HashMap::new(),
         lanes: None,
         width: target.lanes(4) as i64,
-        byte_dot: target.byte_dot,
+        byte_dot: target.groups_bytes(),
+        byte_pairs: !target.byte_dot && target.byte_pairs,
         bf16_dot: target.bf16_dot,
         mask: None,
         indices: HashMap::new(),

@@ -140,26 +140,34 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     let taps = taps(c, (broadcast, &m), &f, operands);
     let lines: Vec<i64> = m.iter().map(|&a| guess(c.dims[a])).collect();
     let steps = |mr: usize| share(&taps, &m, &lines, mr as i64);
+    let a = &operands[f[broadcast].source].buffer;
+    let step_of_rows = || {
+        let f = &f[broadcast];
+        let index: Vec<Scalar> = f.index.iter().map(|&e| Scalar::index(e)).collect();
+        Some(operands[f.source].offset(&index)?.affine_in(*m.last()? as u32)?.0.abs())
+    };
     // Few columns take narrower vectors.
     let columns = guess(c.dims[n]);
     let lanes = std::iter::successors(Some(lanes), |l| Some(l / 2))
         .take_while(|&l| l >= 4 && 2 * l as i64 > columns)
         .min()
         .unwrap_or(lanes);
-    let (mr, nr) = tile((rows, columns), lanes, target.vector_registers as usize, row_of_sums, &steps);
+    let most =
+        if rows_collide(step_of_rows(), a.dtype, target) { (target.l1_bytes / target.l1_way_bytes) as usize - 1 } else { 14 };
+    let (mr, nr) = tile((rows, columns), lanes, (target.vector_registers as usize, most), row_of_sums, &steps);
     let depth = depth.unwrap_or(64).max(1);
     // Rows of a convolution overlap: what a row takes of the operand is less than the depth.
-    let a = &operands[f[broadcast].source].buffer;
-    let step = || {
-        let f = &f[broadcast];
-        let index: Vec<Scalar> = f.index.iter().map(|&e| Scalar::index(e)).collect();
-        Some(operands[f.source].offset(&index)?.affine_in(*m.last()? as u32)?.0.abs())
-    };
     let whole = Expr::product(a.dims.iter().copied()).known().map(|all| all / rows.max(1));
-    let shared = whole.or_else(step).unwrap_or(depth);
+    let shared = whole.or_else(step_of_rows).unwrap_or(depth);
     let row = depth.min(shared.max(1)) * bytes as i64;
     let (mc, nc) = blocks(c, &m, n, rows, depth, row, (mr, nr), bytes as i64, target);
     Some(Brgemm { broadcast, n, m, mr, nr, mc, nc, panels, row: row_of_sums.name })
+}
+
+/// Do neighbouring rows share lines of L1, as a step of a multiple of its ways makes them?
+fn rows_collide(step: Option<i64>, dtype: DType, target: &TargetDesc) -> bool {
+    let ways = target.l1_bytes.checked_div(target.l1_way_bytes).unwrap_or(0);
+    ways > 1 && step.is_some_and(|s| s > 0 && (s * dtype.bytes() as i64) % target.l1_way_bytes as i64 == 0)
 }
 
 /// Neighbours along k that the broadcast factor has side by side, four at most, or two; 1 if that is not so for all of k.
@@ -174,12 +182,18 @@ fn groups(c: &Compute, a: &Factor, operand: &Operand) -> usize {
 }
 
 /// Rows and columns of the register tile: the fewest cycles over the whole product, by what the row says of its steps, two loads a
-/// cycle, and a cycle for each round of the k loop. `share` is the share of the k loop that tiles of so many rows take.
-fn tile((rows, columns): (i64, i64), lanes: usize, registers: usize, row: &Row, share: &dyn Fn(usize) -> f64) -> (usize, usize) {
+/// cycle, and a cycle for each round of the k loop. A tile has at most `most` rows. `share` is the share of the k loop that tiles of so many rows take.
+fn tile(
+    (rows, columns): (i64, i64),
+    lanes: usize,
+    (registers, most): (usize, usize),
+    row: &Row,
+    share: &dyn Fn(usize) -> f64,
+) -> (usize, usize) {
     let mut best = (f64::INFINITY, 1, lanes);
     for vectors in 1..=8usize {
-        for mr in 1..=14usize {
-            if mr * vectors + vectors + 1 > registers || (mr as i64 > rows.max(1)) {
+        for mr in 1..=most {
+            if mr * vectors + row.registers[0] * vectors + row.registers[1] > registers || (mr as i64 > rows.max(1)) {
                 continue;
             }
             let nr = vectors * lanes;

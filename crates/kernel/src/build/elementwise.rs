@@ -1,7 +1,7 @@
 //! The elementwise builder: any compute, one output element to a lane. Reductions run inside, in their own order.
 //!
 //! Windows over bytes (depthwise convolutions) add the products along one axis of the window four at a time where the machine can, by
-//! the row `byte_dot`: weights lie in groups of four for each channel, the data is read in a vector of channels for each product.
+//! the rows `byte_dot` and `byte_pairs`: weights lie in groups of four for each channel, the data is read in a vector of channels for each product.
 
 use super::{Cx, Operand, accumulate, for_each};
 use crate::build::pack;
@@ -61,7 +61,7 @@ pub fn build(cx: &mut Cx, c: &Compute, plan: &Elementwise) {
 
 /// The reduction axis whose products the row `byte_dot` can add up: constant weights for each channel, channels side by side in the data.
 pub fn taps(c: &Compute, operands: &[Operand], inner: usize, target: &TargetDesc) -> Option<usize> {
-    let r = c.reduction.as_ref().filter(|r| target.byte_dot && r.kind == Reducer::Sum)?;
+    let r = c.reduction.as_ref().filter(|r| target.groups_bytes() && r.kind == Reducer::Sum)?;
     let (x, w) = byte_factors(r.body)?;
     let (Kind::Read { source: data, index: at, guard: None }, Kind::Read { source: weights, index: along, guard: None }) =
         (x.kind(), w.kind())

@@ -1,0 +1,82 @@
+//! Products of bytes, four at a time: on every machine the machine code gives what an obvious loop gives, at the ends of both ranges too.
+
+mod support;
+
+use infc_ir::compute::{Compute, Reducer, Step};
+use infc_ir::{DType, Expr, Scalar, Tensor};
+use infc_kernel::backend::Backend;
+use infc_kernel::build::{self, Nest, Operand};
+use infc_kernel::loops::{Access, Buffer, Space};
+use infc_kernel::plan::{self, Plan};
+use infc_kernel::target::TargetDesc;
+use proptest::prelude::*;
+use support::*;
+
+fn operand(dtype: DType, dims: &[usize], constant: Option<Tensor>) -> Operand {
+    let dims: Vec<Expr> = dims.iter().map(|&d| Expr::from(d)).collect();
+    let strides = Buffer::row_major(&dims);
+    let shift = vec![0; dims.len()];
+    let buffer = Buffer { name: String::new(), dtype, dims, strides, space: Space::Global, access: Access::Read };
+    Operand { buffer, shift, zeros: vec![], constant }
+}
+
+/// `out[m, n] = sum over k of i32(x[m, k]) * i32(w[k, n])`, and the row that adds the products up.
+fn product(m: usize, k: usize, n: usize, w: &[i8], target: &TargetDesc) -> (Nest, &'static str) {
+    let step = Compute::reduce(
+        &[m, n].map(Expr::from),
+        &[Expr::from(k)],
+        Reducer::Sum,
+        |o, r| {
+            let x = Scalar::read_at(DType::U8, 0, &[o[0], r[0]]).cast(DType::I32);
+            x * Scalar::read_at(DType::I8, 1, &[r[0], o[1]]).cast(DType::I32)
+        },
+        |_, acc| acc,
+    );
+    let weights = Tensor::from_bytes(DType::I8, [k, n], w.iter().map(|&b| b as u8).collect::<Vec<u8>>());
+    let operands =
+        [operand(DType::U8, &[m, k], None), operand(DType::I8, &[k, n], Some(weights)), operand(DType::I32, &[m, n], None)];
+    let step = Step::Compute(step);
+    let plan = plan::choose(&step, &operands, target);
+    let Plan::Brgemm(p) = &plan else { panic!("{plan}") };
+    (build::build("product", &step, &plan, &operands, target), p.row)
+}
+
+fn unsigned() -> impl Strategy<Value = u8> {
+    prop_oneof![Just(255), Just(0), Just(128), any::<u8>()]
+}
+
+fn signed() -> impl Strategy<Value = i8> {
+    prop_oneof![Just(-128), Just(127), Just(-1), any::<i8>()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn sums_of_bytes(
+        m in 1usize..9, groups in 1usize..6, n in 4usize..40, xs in prop::collection::vec(unsigned(), 200), ws in prop::collection::vec(signed(), 800),
+    ) {
+        let k = 4 * groups;
+        let (x, w) = (&xs[..m * k], &ws[..k * n]);
+        let sum = |i: usize, j: usize| (0..k).map(|q| i32::from(x[i * k + q]) * i32::from(w[q * n + j])).sum::<i32>();
+        let want: Vec<i32> = (0..m * n).map(|at| sum(at / n, at % n)).collect();
+        for llvm in hosts() {
+            let (nest, row) = product(m, k, n, w, llvm.target());
+            prop_assert_eq!(row, if llvm.target().byte_dot { "byte_dot" } else { "byte_pairs" });
+            let packed = nest.packed.iter().find(|p| p.source == 1).expect("weights in panels").tensor.bytes().to_vec();
+            let mut buffers = vec![x.to_vec(), packed, vec![0xa5; m * n * 4]];
+            prop_assert_eq!(run(&llvm, &nest.kernel, &mut buffers, &[]), 0);
+            let got: Vec<i32> = buffers[2].chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect();
+            prop_assert_eq!(&got, &want, "{}", llvm.target().name);
+        }
+    }
+}
+
+#[test]
+fn machines_without_the_instruction_multiply_pairs_of_words() {
+    for llvm in hosts() {
+        let (nest, _) = product(28, 64, 64, &[1; 64 * 64], llvm.target());
+        let asm = llvm.emit_text(std::slice::from_ref(&nest.kernel), "asm").expect("text");
+        let count = |word: &str| asm.lines().filter(|l| l.trim_start().trim_start_matches('v').starts_with(word)).count();
+        assert_eq!((count("pmaddwd") > 0, count("pdpbusd") > 0), (!llvm.target().byte_dot, llvm.target().byte_dot), "{asm}");
+    }
+}
