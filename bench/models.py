@@ -94,12 +94,12 @@ def tabular():
     return nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1), nn.Sigmoid())
 
 
-def picture():
-    return {"x": torch.randn(1, 3, 224, 224)}
+def picture(batch=1):
+    return {"x": torch.randn(batch, 3, 224, 224)}
 
 
-def tokens(count):
-    return {"input_ids": torch.randint(0, 1000, (1, count)), "attention_mask": torch.ones(1, count, dtype=torch.long)}
+def tokens(count, batch=1):
+    return {"input_ids": torch.randint(0, 1000, (batch, count)), "attention_mask": torch.ones(batch, count, dtype=torch.long)}
 
 
 MODELS = {
@@ -113,6 +113,9 @@ MODELS = {
     "decoder_step": (Step, step),
     "bert_base_s128": (Encoder, lambda: tokens(128)),
     "lstm_kws": (Keywords, lambda: {"x": torch.randn(1, 98, 40)}),
+    "resnet50_batch8": (torchvision.models.resnet50, lambda: picture(8)),
+    "mobilenet_v2_batch8": (torchvision.models.mobilenet_v2, lambda: picture(8)),
+    "bert_base_s128_batch8": (Encoder, lambda: tokens(128, 8)),
     "fraud_mlp": (tabular, lambda: {"x": torch.randn(1, 30)}),
 }
 

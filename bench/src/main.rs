@@ -3,6 +3,7 @@
 
 mod engines;
 mod report;
+mod sessions;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -43,6 +44,15 @@ struct Args {
     /// How many processes to start for cold starts.
     #[arg(long, default_value_t = 50)]
     processes: usize,
+    /// Also time so many sessions of each engine side by side, each a process on a core of its own.
+    #[arg(long, default_value_t = 0)]
+    sessions: usize,
+    /// The artifact that such a session of infc runs.
+    #[arg(long, hide = true)]
+    artifact: Option<PathBuf>,
+    /// Be one of these sessions, of the engine with this name.
+    #[arg(long, hide = true, value_name = "ENGINE")]
+    session_of: Option<String>,
     /// Where to write the figures as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -58,6 +68,9 @@ fn dim(text: &str) -> Result<(String, i64), String> {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(engine) = &args.session_of {
+        return sessions::one(engine, &args);
+    }
     let env = engines::ort_environment(&args.ort)?;
     let mut rows = vec![];
     for model in &args.models {
@@ -78,12 +91,7 @@ fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Resu
     let name = name_of(model);
     let graph = infc_onnx::import(model)?;
     let dims: BTreeMap<String, i64> = args.dims.iter().cloned().collect();
-    let mut given = vec![];
-    for &v in graph.inputs() {
-        let name = &graph.value(v).name;
-        let item = inputs::make(&Source::Random(0), name, graph.ty(v), &dims)?;
-        given.push((name.clone(), item.as_tensor().context("only tensors can be inputs")?.clone()));
-    }
+    let given = random_inputs(&graph, &dims)?;
     let known = infc::compile::symbols(&graph);
     let mut options = infc::Options::native()?;
     options.dims = known
@@ -119,8 +127,31 @@ fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Resu
         Some(program) => Some(cold_start(program, &artifact, args.processes)?.saturating_sub(engines[0].median())),
         None => None,
     };
+    drop(loaded);
+    let sessions = sessions::side_by_side(model, &artifact, args)?;
     let size = compiled.artifact.len() as u64;
-    Ok(Row { name, compile, size, code: compiled.report.code_bytes, kernels: compiled.report.kernels, difference, engines, cold })
+    Ok(Row {
+        name,
+        sessions,
+        compile,
+        size,
+        code: compiled.report.code_bytes,
+        kernels: compiled.report.kernels,
+        difference,
+        engines,
+        cold,
+    })
+}
+
+/// The same random inputs for all engines.
+fn random_inputs(graph: &infc_ir::Graph, dims: &BTreeMap<String, i64>) -> Result<Vec<(String, infc_ir::Tensor)>> {
+    let mut given = vec![];
+    for &v in graph.inputs() {
+        let name = &graph.value(v).name;
+        let item = inputs::make(&Source::Random(0), name, graph.ty(v), dims)?;
+        given.push((name.clone(), item.as_tensor().context("only tensors can be inputs")?.clone()));
+    }
+    Ok(given)
 }
 
 /// `resnet50` of `zoo/resnet50.onnx`, and of `models/resnet50/model.onnx`.

@@ -38,6 +38,8 @@ pub struct Row {
     pub difference: f64,
     /// infc and its peers.
     pub engines: Vec<Engine>,
+    /// Runs a second of several sessions side by side, for each engine.
+    pub sessions: Vec<(&'static str, f64)>,
     /// From the start of a process to its end with the first output, less the steady median.
     pub cold: Option<Duration>,
 }
@@ -48,6 +50,10 @@ impl Row {
         let best = self.engines[1..].iter().map(Engine::median).min().unwrap_or_default();
         self.engines[0].median().as_secs_f64() / best.as_secs_f64()
     }
+}
+
+fn rate(r: f64) -> String {
+    if r < 100.0 { format!("{r:.1}") } else { format!("{r:.0}") }
 }
 
 fn ms(t: Duration) -> f64 {
@@ -89,6 +95,7 @@ pub fn json(rows: &[Row], threads: usize) -> serde_json::Value {
         serde_json::json!({
             "model": r.name, "ratio": r.ratio(), "compile_ms": ms(r.compile), "artifact_bytes": r.size, "code_bytes": r.code,
             "kernels": r.kernels, "difference": r.difference, "cold_ms": r.cold.map(ms),
+            "sessions_per_second": r.sessions.iter().map(|(n, v)| (n.to_string(), (*v).into())).collect::<serde_json::Map<_, _>>(),
             "engines": r.engines.iter().map(engine).collect::<Vec<_>>(),
         })
     };
@@ -103,24 +110,34 @@ pub fn page(rows: &[Row], threads: usize) -> String {
     let mut start = head(
         &[&["model"][..], &["artifact KiB", "code KiB", "kernels", "compile s", "cold start ms", "largest difference"]].concat(),
     );
+    let mut side = head(&[&["model"], &names[..], &["infc / best peer"]].concat());
     let mut load = head(&[&["model"], &names[..]].concat());
     for r in rows {
         let medians: Vec<_> = r.engines.iter().map(|e| short(e.median())).collect();
         speed += &format!("| {} | {} | {:.2} |\n", r.name, medians.join(" | "), r.ratio());
         let loads: Vec<_> = r.engines.iter().map(|e| short(e.load + e.first)).collect();
         load += &format!("| {} | {} |\n", r.name, loads.join(" | "));
+        if let Some((ours, peers)) = r.sessions.split_first() {
+            let rates: Vec<_> = r.sessions.iter().map(|s| rate(s.1)).collect();
+            let best = peers.iter().map(|p| p.1).fold(f64::MIN, f64::max);
+            side += &format!("| {} | {} | {:.2} |\n", r.name, rates.join(" | "), ours.1 / best);
+        }
         let cold = r.cold.map_or("-".to_owned(), short);
         let (size, code, compile) = (r.size >> 10, r.code >> 10, r.compile.as_secs_f64());
         start += &format!("| {} | {size} | {code} | {} | {compile:.1} | {cold} | {:.1e} |\n", r.name, r.kernels, r.difference);
     }
+    let side = match rows.iter().any(|r| !r.sessions.is_empty()) {
+        true => format!("## Sessions side by side, one on each core: runs a second of all together\n\n{side}\n"),
+        false => String::new(),
+    };
     let s = if threads == 1 { "" } else { "s" };
     format!(
-        "# Performance\n\nMade by `./x bench` on {}; do not edit. Machine: {}. {threads} thread{s} on pinned cores, batch 1, f32, random\n\
+        "# Performance\n\nMade by `./x bench` on {}; do not edit. Machine: {}. {threads} thread{s} on pinned cores, batch 1 (or as the name says), f32, random\n\
          inputs; the engines take turns in one process, through their C interfaces, and agree on the outputs (checked\n\
          before timing; int8: 30 dB to ONNX Runtime, 10 dB to OpenVINO).\n\
          Peers: ONNX Runtime {} (all graph optimisations), OpenVINO {} (latency hint, f32).\n\n\
          ## Steady runs: median, ms\n\n{speed}\n## From the file to the first output, in a warm process, ms\n\n\
-         infc loads an artifact; the peers load and optimise the ONNX file.\n\n{load}\n## Artifacts\n\n\
+         infc loads an artifact; the peers load and optimise the ONNX file.\n\n{load}\n{side}## Artifacts\n\n\
          Cold start: a process is started, maps the artifact, runs it once and ends; less the steady median. Largest difference: of any output\n\
          element to ONNX Runtime's.\n\n{start}",
         today(),
