@@ -99,6 +99,18 @@ pub enum Form {
     Blocks,
     /// Positions of each column.
     Gather,
+    /// Positions of each column within a window of so many neighbours along k, which lies in registers.
+    Lookup(usize),
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Form::Blocks => f.write_str("Blocks"),
+            Form::Gather => f.write_str("Gather"),
+            Form::Lookup(width) => write!(f, "Lookup{width}"),
+        }
+    }
 }
 
 /// Sizes of a contraction with vectors along k.
@@ -377,7 +389,7 @@ impl fmt::Display for Plan {
             Plan::Sparse(s) => {
                 write!(
                     f,
-                    "sparse form={:?} lanes={} window={} n={} constant={} bytes={}",
+                    "sparse form={} lanes={} window={} n={} constant={} bytes={}",
                     s.form, s.lanes, s.window, s.n, s.vector, s.bytes
                 )
             }

@@ -31,6 +31,10 @@ pub struct TargetDesc {
     /// An instruction that adds two products of bf16 to each f32 of a vector.
     #[serde(default)]
     pub bf16_dot: bool,
+    /// Registers of 32-bit elements from which one instruction takes an element for each lane, by an index in that lane: 2 (VPERMT2PS), 1
+    /// (VPERMPS), or 0 where there is none.
+    #[serde(default)]
+    pub lookup: u32,
     /// The backend has functions for exp, sin and the like: kernels name them instead of spelling them out as arithmetic.
     #[serde(default)]
     pub math_calls: bool,

@@ -26,6 +26,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         byte_dot: false,
         byte_pairs: false,
         bf16_dot: false,
+        lookup: 0,
         math_calls: false,
         block_threads: 0,
         math: infc_kernel::target::Math::F32,
@@ -159,13 +160,13 @@ fn check_against(
     }
 }
 
-/// The plan for one row of 768 by 3072 weights of which those stay for which `stays`.
-fn plan_of_layer(stays: impl Fn(usize, usize) -> bool) -> Plan {
+/// The plan for one row of 768 by 3072 weights of which those stay for which `stays`, on a machine whose lookups take so many registers.
+fn plan_of_layer(lookup: u32, stays: impl Fn(usize, usize) -> bool) -> Plan {
     let (k, n) = (768, 3072);
     let w: Vec<f32> = (0..k * n).map(|i| if stays(i / n, i % n) { 1.0 } else { 0.0 }).collect();
     let tensors = [small(&[1, k], 1), Tensor::from_vec([k, n], w), small(&[n], 2), small(&[1, n], 3)];
     let operands: Vec<Operand> = tensors.iter().enumerate().map(|(i, t)| operand(t, &plain(t.dims.len()), i == 1)).collect();
-    plan::choose(&matmul(1, k, n, false), &operands, &target(64, 32, true))
+    plan::choose(&matmul(1, k, n, false), &operands, &TargetDesc { lookup, ..target(64, 32, true) })
 }
 
 #[test]
@@ -199,10 +200,16 @@ fn sparse_plans_are_for_what_gains() {
         Plan::Sparse(s) if s.form == form => s.bytes,
         other => panic!("{other}"),
     };
-    assert!(bytes(&plan_of_layer(|r, c| hash(r, c) % 10 == 0), plan::Form::Gather) < dense / 5);
-    assert!(bytes(&plan_of_layer(|r, c| hash(r, c / 16) % 10 == 0), plan::Form::Blocks) < dense / 8);
-    assert!(matches!(plan_of_layer(|r, c| (r + c / 3) % 4 < 2), Plan::Brgemm(_)), "two of four gain nothing here");
-    assert!(matches!(plan_of_layer(|_, _| true), Plan::Brgemm(_)));
+    assert!(bytes(&plan_of_layer(0, |r, c| hash(r, c) % 20 == 0), plan::Form::Gather) < dense / 8);
+    assert!(bytes(&plan_of_layer(2, |r, c| hash(r, c) % 10 == 0), plan::Form::Lookup(64)) < dense / 5);
+    let two_of_four = |r: usize, c: usize| (r + c / 3) % 4 < 2;
+    assert!(matches!(plan_of_layer(0, two_of_four), Plan::Brgemm(_)), "two of four gain nothing by gathers");
+    assert!(bytes(&plan_of_layer(2, two_of_four), plan::Form::Lookup(32)) < dense * 7 / 10);
+    for lookup in [0, 2] {
+        assert!(bytes(&plan_of_layer(lookup, |r, c| hash(r, c / 16) % 10 == 0), plan::Form::Blocks) < dense / 8);
+        assert!(matches!(plan_of_layer(lookup, |_, _| true), Plan::Brgemm(_)));
+        assert!(matches!(plan_of_layer(lookup, |r, c| hash(r, c) % 8 > 2), Plan::Brgemm(_)), "three of eight gain nothing");
+    }
 }
 
 fn e(dims: &[usize]) -> Vec<Expr> {
@@ -262,14 +269,17 @@ proptest! {
     }
 
     #[test]
-    fn sparse_products(m in 1usize..4, k in 1usize..90, n in 1usize..400, kind in 0usize..3, transposed in any::<bool>(), seed: u64) {
+    fn sparse_products(m in 1usize..5, k in 1usize..150, n in 1usize..400, kind in 0usize..6, transposed in any::<bool>(), seed: u64) {
         let mut w = small(&[k, n], seed + 1).to_vec::<f32>();
         for (i, v) in w.iter_mut().enumerate() {
             let (row, column) = (i / n, i % n);
             let gone = match kind {
                 0 => (row * 31 + column * 17 + seed as usize % 7) % 10 != 0, // one in ten, anywhere
                 1 => (row * 7 + column / 8) % 9 != 0,                        // blocks
-                _ => column % 5 != 0 || row > 3,                             // columns of very different lengths
+                2 => column % 5 != 0 || row > 3,                             // columns of very different lengths
+                3 => true,                                                   // nothing left
+                4 => (row + column) % 4 < 2,                                 // two of four
+                _ => column % 37 != 0 && (row != k - 1 || column % 3 != 0),   // whole columns, and the last row
             };
             if gone {
                 *v = 0.0;
@@ -278,8 +288,17 @@ proptest! {
         let tensors = [small(&[m, k], seed), Tensor::from_vec([k, n], w), small(&[n], seed + 2)];
         let order = if transposed { vec![1, 0] } else { vec![0, 1] };
         let layouts = [Layout { order, ..plain(2) }, plain(2), plain(1), plain(2)];
-        for target in [target(64, 32, true), target(16, 16, false)] {
+        let machines = [(64, 0), (64, 1), (64, 2), (32, 1), (32, 2), (16, 0)];
+        for target in machines.map(|(bytes, lookup)| TargetDesc { lookup, ..target(bytes, 32, bytes > 16) }) {
             check(&matmul(m, k, n, true), &tensors, &layouts, &[false, true, true], &target, None);
+            // Whatever the plan would choose.
+            let lanes = target.lanes(4);
+            for form in [plan::Form::Blocks, plan::Form::Gather, plan::Form::Lookup(lanes), plan::Form::Lookup(4 * lanes)] {
+                let p = plan::Sparse { vector: 1, n: 1, lanes, window: 16, form, bytes: 0 };
+                if m > 1 && n > 1 && k > 1 && n * k >= 1 << 10 && kind != 4 {
+                    check(&matmul(m, k, n, true), &tensors, &layouts, &[false, true, true], &target, Some(Plan::Sparse(p)));
+                }
+            }
         }
     }
 

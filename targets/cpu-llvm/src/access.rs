@@ -1,7 +1,7 @@
 //! Reads and stores: where an element lies, and whether a vector of them is one load, a broadcast or a gather.
 //!
 //! The offset of an access is analysed as `step * lane + rest`. Step 0 is one place, step 1 consecutive elements, anything else
-//! a list of addresses. A guard that holds for all lanes or for none moves the address instead of branching: a read that must
+//! a list of addresses (`lookup` has short rows that are read so). A guard that holds for all lanes or for none moves the address instead of branching: a read that must
 //! not happen reads a constant.
 
 use crate::emit::{Emit, LANE};
@@ -173,6 +173,12 @@ impl Emit<'_> {
             }
         };
         let shape = self.shape(buffer, index)?;
+        if guard.is_none()
+            && matches!(shape, Shape::Each(_))
+            && let Some(v) = self.lookup(buffer, index)?
+        {
+            return Ok(v);
+        }
         let (lanes, align) = (self.lanes.unwrap_or(1), elem.bits() / 8);
         let raw = match shape {
             Shape::One(p) => {

@@ -67,6 +67,8 @@ pub(crate) struct Emit<'a> {
     pub byte_pairs: bool,
     /// Dot products of bf16 are an instruction, and so is rounding to it.
     bf16_dot: bool,
+    /// Registers that one instruction picks elements from.
+    pub tables: u32,
     /// Lanes that take part, if not all do.
     pub mask: Option<Val>,
     /// Lets that are index expressions.
@@ -100,6 +102,7 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
         byte_dot: target.groups_bytes(),
         byte_pairs: !target.byte_dot && target.byte_pairs,
         bf16_dot: target.bf16_dot,
+        tables: target.lookup,
         mask: None,
         indices: HashMap::new(),
         loops: vec![],

@@ -19,6 +19,7 @@ mod index;
 mod ir;
 #[allow(unsafe_code, reason = "calls functions that are found at run time")]
 mod library;
+mod lookup;
 mod machines;
 mod narrow;
 mod object;

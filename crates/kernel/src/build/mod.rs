@@ -343,7 +343,7 @@ fn shifted(index: &[Scalar], buffer: &Buffer, shift: &[i64]) -> Vec<Scalar> {
 /// True for an unsigned number that a builder has limited to below a known extent itself, in its own width.
 fn limited(index: Scalar, extent: Expr) -> bool {
     let Kind::Cast(narrow) = index.kind() else { return false };
-    let Kind::Binary(Binary::Min, _, most) = narrow.kind() else { return false };
+    let Kind::Binary(Binary::Min | Binary::And, _, most) = narrow.kind() else { return false };
     match (most.kind(), extent.known()) {
         (Kind::Const(c), Some(n)) => narrow.dtype() == DType::U32 && i64::try_from(*c).is_ok_and(|c| c < n),
         _ => false,
