@@ -41,7 +41,7 @@ fn rows_of_every_length() {
             let rows: Vec<f32> = (0..(count - 1) * lanes + length).map(|i| (i * 37 % 1009) as f32 - 0.5).collect();
             let words: Vec<u32> = (0..(count * lanes) as u32)
                 .map(|i| i.wrapping_mul(0x9e37_79b9) >> 7)
-                .map(|w| if mask == 255 { w % length as u32 | (w & !255) } else { w })
+                .map(|w| if mask == 255 { (w % length as u32) | (w & !255) } else { w })
                 .collect();
             let want: Vec<f32> = (0..(count * lanes) as usize)
                 .map(|i| rows[i / lanes as usize * lanes as usize + (words[i] & mask as u32) as usize])
