@@ -53,7 +53,10 @@ pub(crate) enum Place {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Key {
     Scalar(Scalar),
+    /// In 64 bits.
     Expr(Expr),
+    /// In 32 bits.
+    Small(Expr),
 }
 
 /// The state of emitting a kernel.
@@ -263,6 +266,10 @@ impl Emit<'_> {
         self.a.line(format_args!("setp.ge.s64 {over}, {task}, {tasks}"));
         let end = self.end.clone();
         self.a.line(format_args!("@{over} bra {end}"));
+        if self.is_small(kernel.tasks) {
+            let low = self.a.row("to_32", "u64", &[task])?;
+            self.vars.insert(kernel.task, Var::Reg(low));
+        }
         self.list(&kernel.body)?;
         self.barrier();
         self.a.line(format_args!("add.s64 {task}, {task}, {stride}"));
@@ -355,12 +362,15 @@ impl Emit<'_> {
             self.barrier();
         }
         let parts = std::mem::take(&mut self.parts);
-        let end_value = self.expr(extent)?;
-        let zero = self.a.q(0);
+        // The counter gets as far as the extent.
+        let (ty, end_value, zero) = match self.is_small(extent) {
+            true => ("s32", self.small(extent)?, self.a.r(0)),
+            false => ("s64", self.expr(extent)?, self.a.q(0)),
+        };
         let counter = self.a.copied(zero);
         let (head, end, over) = (self.a.label(), self.a.label(), self.a.fresh(Class::P));
         self.a.place(&head);
-        self.a.line(format_args!("setp.ge.s64 {over}, {counter}, {end_value}"));
+        self.a.line(format_args!("setp.ge.{ty} {over}, {counter}, {end_value}"));
         self.a.line(format_args!("@{over} bra {end}"));
         self.ranges.extent(var, extent);
         self.vars.insert(var, Var::Reg(counter));
@@ -370,7 +380,7 @@ impl Emit<'_> {
         }
         self.parts = parts;
         self.vars.remove(&var);
-        self.a.line(format_args!("add.s64 {counter}, {counter}, 1"));
+        self.a.line(format_args!("add.{ty} {counter}, {counter}, 1"));
         self.a.line(format_args!("bra {head}"));
         self.a.place(&end);
         Ok(())
@@ -423,9 +433,9 @@ impl Emit<'_> {
                 return Err(fault!("buffer '{}' fits no registers of the threads that share a task", b.name));
             }
             Space::Shared if matches!(self.mode, Mode::Block(_)) => {
-                let base = self.a.fresh(Class::Q);
+                let base = self.a.fresh(Class::R);
                 self.a.declare(format_args!(".shared .align 16 .b8 shared{buffer}[{bytes}]"));
-                self.a.line(format_args!("mov.u64 {base}, shared{buffer}"));
+                self.a.line(format_args!("mov.u32 {base}, shared{buffer}"));
                 Place::Memory("shared", base)
             }
             Space::Reg | Space::Tile if bytes <= MOST_LOCAL => {
@@ -561,6 +571,22 @@ impl Emit<'_> {
         let (_, constant) = offset.linear();
         let constant = if constant.abs() < 1 << 20 { constant } else { 0 };
         let rest = offset - constant;
+        if base.class == Class::R {
+            // Memory of a block has addresses of 32 bits, which must not pass 0 on the way.
+            let (rest, constant) = if rest.range(&self.ranges).lo < 0 { (offset, 0) } else { (rest, constant) };
+            let mut address = base;
+            if !rest.is(0) {
+                let v = self.low(rest)?;
+                address = self.a.row("add", "u32", &[address, v])?;
+            }
+            if let Some(d) = data {
+                let (v, width) = (self.a.row("to_32", "u64", &[d])?, self.a.r(width as u32));
+                let v = self.a.row("mul", "u32", &[v, width])?;
+                address = self.a.row("add", "u32", &[address, v])?;
+            }
+            let text = if constant == 0 { format!("[{address}]") } else { format!("[{address}+{constant}]") };
+            return Ok((space, text));
+        }
         let mut address = base;
         if !rest.is(0) {
             let v = self.expr(rest)?;

@@ -76,8 +76,8 @@ pub static ROWS: &[Row] = &[
          and.pred $p3, $p3, $p4; selp.b64 $x4, -1, 0, $p3; add.s64 $x1, $x1, $x4; neg.s64 $x5, $a; selp.b64 $x1, $x5, $x1, $p1; \
          selp.b64 $d, 0, $x1, $p0",
     ),
-    row("quotient", "s64", "div.s64 $d, $a, $b"),
-    row("remainder", "s64", "rem.s64 $d, $a, $b"),
+    row("quotient", "s64 u32", "div.$t $d, $a, $b"),
+    row("remainder", "s64 u32", "rem.$t $d, $a, $b"),
     // Where both fit 32 bits.
     row("quotient32", "s64", "cvt.u32.u64 $r0, $a; cvt.u32.u64 $r1, $b; div.u32 $r2, $r0, $r1; cvt.u64.u32 $d, $r2"),
     row("remainder32", "s64", "cvt.u32.u64 $r0, $a; cvt.u32.u64 $r1, $b; rem.u32 $r2, $r0, $r1; cvt.u64.u32 $d, $r2"),

@@ -78,6 +78,13 @@ impl Emit<'_> {
                 ops::unary(&mut self.a, *op, x.dtype(), v)
             }
             Kind::Binary(op, x, y) => {
+                // Most are tests whether an index is inside.
+                if op.is_comparison()
+                    && let (Some(i), Some(j)) = (self.small_index(*x), self.small_index(*y))
+                {
+                    let (a, b) = (self.small(i)?, self.small(j)?);
+                    return ops::binary(&mut self.a, *op, DType::I32, a, b);
+                }
                 let (a, b) = (self.scalar(*x)?, self.scalar(*y)?);
                 ops::binary(&mut self.a, *op, x.dtype(), a, b)
             }
@@ -90,6 +97,10 @@ impl Emit<'_> {
                 ops::select(&mut self.a, s.dtype(), c, a, b)
             }
             Kind::Cast(x) => {
+                if let Some(i) = self.small_index(*x) {
+                    let v = self.small(i)?;
+                    return ops::cast(&mut self.a, DType::I32, s.dtype(), v);
+                }
                 let v = self.scalar(*x)?;
                 ops::cast(&mut self.a, x.dtype(), s.dtype(), v)
             }
@@ -157,24 +168,141 @@ impl Emit<'_> {
         ops::from_memory(&mut self.a, dtype, raw)
     }
 
+    /// The index expression that a scalar is, if 32 bits are enough for it.
+    fn small_index(&self, s: Scalar) -> Option<Expr> {
+        let Kind::Index(e) = s.kind() else { return None };
+        let e = self.resolve(*e);
+        self.is_small(e).then_some(e)
+    }
+
+    /// Do signed 32 bits hold the value and that of each part? Then [`Emit::small`] computes it with half the registers.
+    pub(crate) fn is_small(&self, e: Expr) -> bool {
+        let r = e.range(&self.ranges);
+        let fits = |c: i64| i32::try_from(c).is_ok();
+        if !fits(r.lo) || !fits(r.hi) {
+            return false;
+        }
+        match e.node() {
+            Node::Const(_) | Node::Var(_) | Node::Sym(_) => true,
+            Node::Sum { terms, constant } => fits(*constant) && terms.iter().all(|(t, c)| fits(*c) && self.is_small(*t)),
+            Node::Product(factors) => factors.iter().all(|f| self.is_small(*f)),
+            // Division of numbers that are not negative, by ones that are not 0.
+            Node::Div(a, b) | Node::Mod(a, b) => {
+                a.range(&self.ranges).lo >= 0 && b.range(&self.ranges).lo > 0 && self.is_small(*a) && self.is_small(*b)
+            }
+            Node::Min(a, b) | Node::Max(a, b) => self.is_small(*a) && self.is_small(*b),
+        }
+    }
+
+    /// The value of an index expression for which [`Emit::is_small`] holds, in 32 bits. Sums may leave them on the way and come back.
+    pub(crate) fn small(&mut self, e: Expr) -> Result<Val, Fault> {
+        let e = self.resolve(e);
+        if let Node::Const(c) = e.node() {
+            return Ok(self.a.r(*c as i32 as u32));
+        }
+        if let Node::Var(v) = e.node()
+            && let Some(Var::Reg(r)) = self.vars.get(v)
+            && r.class == Class::R
+        {
+            return Ok(*r);
+        }
+        if let Some(v) = self.recall(Key::Small(e)) {
+            return Ok(v);
+        }
+        let v = match e.node() {
+            Node::Const(_) | Node::Var(_) | Node::Sym(_) => {
+                let v = self.leaf(e)?;
+                self.a.row("to_32", "u64", &[v])?
+            }
+            Node::Sum { terms, constant } => {
+                let mut acc = (*constant != 0 || terms.is_empty()).then(|| self.a.r(*constant as i32 as u32));
+                for &(t, c) in terms {
+                    let mut v = self.small(t)?;
+                    if c != 1 {
+                        let c = self.a.r(c as i32 as u32);
+                        v = self.a.row("mul", "s32", &[v, c])?;
+                    }
+                    acc = Some(match acc {
+                        None => v,
+                        Some(x) => self.a.row("add", "s32", &[x, v])?,
+                    });
+                }
+                acc.ok_or_else(|| fault!("a sum of nothing"))?
+            }
+            Node::Product(factors) => {
+                let mut acc = self.small(factors[0])?;
+                for &f in &factors[1..] {
+                    let f = self.small(f)?;
+                    acc = self.a.row("mul", "s32", &[acc, f])?;
+                }
+                acc
+            }
+            Node::Div(a, b) | Node::Mod(a, b) => {
+                let op = if matches!(e.node(), Node::Div(..)) { "quotient" } else { "remainder" };
+                let (a, b) = (self.small(*a)?, self.small(*b)?);
+                self.a.row(op, "u32", &[a, b])?
+            }
+            Node::Min(a, b) => {
+                let (a, b) = (self.small(*a)?, self.small(*b)?);
+                self.a.row("min", "s32", &[a, b])?
+            }
+            Node::Max(a, b) => {
+                let (a, b) = (self.small(*a)?, self.small(*b)?);
+                self.a.row("max", "s32", &[a, b])?
+            }
+        };
+        self.remember(Key::Small(e), v);
+        Ok(v)
+    }
+
+    /// The low 32 bits of an index expression.
+    pub(crate) fn low(&mut self, e: Expr) -> Result<Val, Fault> {
+        let e = self.resolve(e);
+        if self.is_small(e) {
+            return self.small(e);
+        }
+        let v = self.expr(e)?;
+        self.a.row("to_32", "u64", &[v])
+    }
+
+    /// Is it a variable in a register of 64 bits?
+    fn is_wide_variable(&self, e: Expr) -> bool {
+        matches!(e.node(), Node::Var(v) if !matches!(self.vars.get(v), Some(Var::Reg(r)) if r.class == Class::R))
+    }
+
+    /// The 64-bit value of a symbol or variable that has one.
+    fn leaf(&mut self, e: Expr) -> Result<Val, Fault> {
+        match e.node() {
+            Node::Sym(s) => self.symbols.get(s).copied().ok_or_else(|| fault!("the symbol {s} has no value")),
+            Node::Var(v) => match self.vars.get(v) {
+                Some(Var::Reg(r)) if r.class == Class::R => Err(fault!("the variable i{v} has 32 bits")),
+                Some(Var::Reg(r)) => Ok(*r),
+                Some(Var::Const(c)) => Ok(self.a.q(*c)),
+                Some(Var::Expr(e)) => Err(fault!("the variable i{v} is {e}, which is not resolved")),
+                None => Err(fault!("the variable i{v} has no value")),
+            },
+            _ => Err(fault!("{e} is no symbol and no variable")),
+        }
+    }
+
     /// The value of an index expression, 64 bits.
     pub(crate) fn expr(&mut self, e: Expr) -> Result<Val, Fault> {
         let e = self.resolve(e);
-        match e.node() {
-            Node::Const(c) => return Ok(self.a.q(*c)),
-            Node::Sym(s) => return self.symbols.get(s).copied().ok_or_else(|| fault!("the symbol {s} has no value")),
-            Node::Var(v) => {
-                return match self.vars.get(v) {
-                    Some(Var::Reg(r)) => Ok(*r),
-                    Some(Var::Const(c)) => Ok(self.a.q(*c)),
-                    Some(Var::Expr(e)) => Err(fault!("the variable i{v} is {e}, which is not resolved")),
-                    None => Err(fault!("the variable i{v} has no value")),
-                };
-            }
-            _ => {}
+        if let Node::Const(c) = e.node() {
+            return Ok(self.a.q(*c));
         }
         if let Some(v) = self.recall(Key::Expr(e)) {
             return Ok(v);
+        }
+        if self.is_small(e) && !matches!(e.node(), Node::Sym(_)) && !self.is_wide_variable(e) {
+            let v = self.small(e)?;
+            let ty = if e.range(&self.ranges).lo < 0 { "s32" } else { "u32" };
+            let v = self.a.row("to_64", ty, &[v])?;
+            self.remember(Key::Expr(e), v);
+            return Ok(v);
+        }
+        if matches!(e.node(), Node::Sym(_) | Node::Var(_)) {
+            return self.leaf(e);
         }
         let wild = is_wild(e);
         let (add, mul) = if wild { ("add_sat", "mul_sat") } else { ("add", "mul") };

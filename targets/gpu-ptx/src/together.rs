@@ -97,9 +97,7 @@ impl Emit<'_> {
                 self.a.line(format_args!("{}", text.replace("$d", &next.to_string()).replace("$a", &now.to_string())));
                 now = next;
             }
-            let wide = self.a.fresh(Class::Q);
-            self.a.line(format_args!("cvt.u64.u32 {wide}, {now}"));
-            self.vars.insert(v, Var::Reg(wide));
+            self.vars.insert(v, Var::Reg(now));
             self.ranges.vars.insert(v, Range::new(0, most));
             now
         };
@@ -322,8 +320,7 @@ impl Emit<'_> {
         if self.divergent {
             return Err(fault!("a value of another lane under a condition"));
         }
-        let from = self.expr(lane)?;
-        let from = self.a.row("to_32", "u64", &[from])?;
+        let from = self.low(lane)?;
         let shuffle = |this: &mut Self, v: Val| {
             let d = this.a.fresh(Class::R);
             this.a.line(format_args!("shfl.sync.idx.b32 {d}, {v}, {from}, 31, -1"));
