@@ -48,6 +48,18 @@ fn models_run_in_graphs_that_are_captured_once_and_leave_no_memory() {
 }
 
 #[test]
+fn runs_leave_the_memory_of_the_device_as_it_was() {
+    let dir = Folder::new();
+    let artifact = artifact(&dir, "nvidia");
+    let (code, text) = infc(&["bench", &artifact, "--dim", "batch=3", "--seconds", "0", "--runs", "200", "--json"], &[]);
+    assert_eq!(code, 0, "{text}");
+    let said: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    let free = |when: &str| said[format!("device_free_{when}")].as_u64().unwrap_or_else(|| panic!("{text}"));
+    assert_eq!(free("first"), free("last"));
+    assert_eq!(said["runs"], 201);
+}
+
+#[test]
 fn trained_models_give_the_outputs_of_the_interpreter() {
     for model in ["digits_mlp", "glyphs_cnn"] {
         let folder = examples().join(model).join("model.onnx").display().to_string();

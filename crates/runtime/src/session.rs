@@ -300,6 +300,11 @@ impl Session {
         }
     }
 
+    /// Bytes of memory of the GPU that nobody uses; `None` for a model that runs on the CPU.
+    pub fn device_free(&self) -> Result<Option<u64>, Error> {
+        device_free(&self.frame)
+    }
+
     /// The time of each step, numbered in depth-first order, if [`Options::profile`] asked for it.
     pub fn times(&self) -> &[StepTime] {
         self.frame.times.as_deref().unwrap_or(&[])
@@ -549,6 +554,11 @@ fn take_gpu(frame: &mut Frame) -> Option<crate::gpu::Gpu> {
 }
 
 #[cfg(feature = "gpu")]
+fn device_free(frame: &Frame) -> Result<Option<u64>, Error> {
+    frame.gpu.as_ref().map(crate::gpu::Gpu::free_bytes).transpose()
+}
+
+#[cfg(feature = "gpu")]
 fn has_gpu(frame: &Frame) -> bool {
     frame.gpu.is_some()
 }
@@ -557,6 +567,11 @@ fn has_gpu(frame: &Frame) -> bool {
 #[cfg(not(feature = "gpu"))]
 fn take_gpu(_: &mut Frame) -> Option<core::convert::Infallible> {
     None
+}
+
+#[cfg(not(feature = "gpu"))]
+fn device_free(_: &Frame) -> Result<Option<u64>, Error> {
+    Ok(None)
 }
 
 #[cfg(not(feature = "gpu"))]

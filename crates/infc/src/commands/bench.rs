@@ -5,6 +5,7 @@ use super::model;
 use super::run;
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
+use infc::engine::Native;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,8 +24,12 @@ pub struct Args {
     /// How long to run.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// How often to run at least.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    runs: u64,
     /// One JSON object: load_ms first_ms min_ms median_ms p99_ms runs threads variant, and bytes of memory: peak_rss, the most that this
-    /// process ever had in RAM, base_rss, that of before the model was loaded, weights, arena, scratch, and held (inputs and outputs).
+    /// process ever had in RAM, base_rss, that of before the model was loaded, weights, arena, scratch, and held (inputs and outputs); rss_first and rss_last, that of after the
+    /// first runs and the last one, and the same of memory free on a GPU, device_free_first and device_free_last.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -51,18 +56,25 @@ pub fn run(args: &Args) -> Result {
     // Inputs that outputs take the place of are set for each run, so that all do the same.
     let model = engine.session().model().clone();
     let states: Vec<_> = inputs.into_iter().enumerate().filter(|(i, _)| model.inputs()[*i].state.is_some()).collect();
-    let mut one = || -> std::result::Result<Duration, infc_ir::Problems> {
+    let one = |engine: &mut Native| -> std::result::Result<Duration, infc_ir::Problems> {
         states.iter().try_for_each(|(i, item)| engine.set(*i, item))?;
         let start = Instant::now();
         engine.run_set()?;
         Ok(start.elapsed())
     };
     let begin = Instant::now();
-    let first = one()?;
+    let first = one(engine)?;
     let mut times = Times::default();
-    while times.runs == 0 || begin.elapsed() < Duration::from_secs_f64(args.seconds) {
-        times.push(one()?);
+    // What is kept from run to run is there after a few.
+    let settled = (args.runs / 10).min(100);
+    let mut before = held(engine)?;
+    while times.runs < args.runs.max(1) || begin.elapsed() < Duration::from_secs_f64(args.seconds) {
+        times.push(one(engine)?);
+        if times.runs == settled {
+            before = held(engine)?;
+        }
     }
+    let after = held(engine)?;
     times.kept.sort();
     let at = |share: f64| times.kept[((times.kept.len() - 1) as f64 * share).round() as usize];
     let (min, median, p99) = (times.min, at(0.5), at(0.99));
@@ -75,6 +87,7 @@ pub fn run(args: &Args) -> Result {
                 "load_ms": ms(load), "first_ms": ms(first), "min_ms": ms(min), "median_ms": ms(median), "p99_ms": ms(p99),
                 "peak_mib": peak.map(|p| p as f64 / 1_048_576.0), "peak_rss": peak, "base_rss": base, "weights": memory.constants,
                 "arena": memory.arena, "scratch": memory.scratch, "held": memory.held, "runs": times.runs + 1,
+                "rss_first": before[0], "rss_last": after[0], "device_free_first": before[1], "device_free_last": after[1],
                 "variant": model.requirements().name, "threads": loaded.threads,
             })
         );
@@ -139,7 +152,7 @@ fn compile_then_bench(args: &Args) -> Result {
     let artifact = folder.path().join("model.infc");
     write_file(&artifact, &compiled.artifact)?;
     let mut command = Command::new(std::env::current_exe().map_err(here)?);
-    command.arg("bench").arg(&artifact).arg(format!("--seconds={}", args.seconds));
+    command.arg("bench").arg(&artifact).arg(format!("--seconds={}", args.seconds)).arg(format!("--runs={}", args.runs));
     command.args(args.threads.map(|n| format!("--threads={n}")));
     command.args(args.how.dims().iter().map(|(name, size)| format!("--dim={name}={size}")));
     command.args(args.inputs.iter().map(|text| format!("--input={text}")));
@@ -156,8 +169,17 @@ fn compile_then_bench(args: &Args) -> Result {
 
 /// The most bytes that this process ever had in RAM, where the operating system tells.
 fn peak_rss() -> Option<u64> {
+    process_memory("VmHWM:")
+}
+
+/// What this process has in RAM, and what is free on the GPU.
+fn held(engine: &Native) -> std::result::Result<[Option<u64>; 2], infc_ir::Problems> {
+    Ok([process_memory("VmRSS:"), engine.device_free()?])
+}
+
+fn process_memory(name: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix(name))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 

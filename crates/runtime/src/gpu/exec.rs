@@ -36,6 +36,12 @@ pub(crate) struct Gpu {
 }
 
 impl Gpu {
+    /// Bytes of memory of the device that nobody uses.
+    pub(crate) fn free_bytes(&self) -> Result<u64, Error> {
+        self.loaded.device.enter()?;
+        self.loaded.device.free_bytes()
+    }
+
     pub(crate) fn new(loaded: Arc<Loaded>, program: &Program) -> Result<Gpu, Error> {
         let device = loaded.device;
         device.enter()?;
