@@ -1,33 +1,42 @@
-"""infc beside PyTorch on a GPU: `gpu.py INFC OUT_DIR PAGE`. Needs torch with CUDA, torchvision, transformers, onnx, onnxscript.
+"""infc beside PyTorch on a GPU: `gpu.py INFC OUT_DIR PAGE`. Needs torch with CUDA, torchvision, transformers, onnx, onnxscript, numpy.
 
-Makes the networks of `models.py`, compiles them with infc in each precision, and times batch 1 of infc (`infc bench`, which measures whole
-runs with the copies of inputs and outputs), of PyTorch eager, and of torch.compile with CUDA graphs, in the same precision. Then
+Makes the networks of `models.py`, compiles them with infc in each precision, and times batch 1 of infc (`infc bench`), of PyTorch eager, and of
+torch.compile with CUDA graphs, in the same precision: whole runs by the clock, with the copies of inputs and outputs. Then
 a product of bf16 matrices of 4096 x 4096 beside torch.matmul (cuBLAS). Writes the tables with date and device to PAGE.
 """
-import datetime, json, pathlib, subprocess, sys
-import torch
+import datetime, json, pathlib, subprocess, sys, time
+import numpy, torch
 import models
 
-PRECISIONS = {"f32": ("f32", torch.float32), "tf32": ("tf32", torch.float32), "bf16": ("bf16", torch.bfloat16)}
+PRECISIONS = {
+    "f32": ("f32", torch.float32),
+    "tf32": ("tf32", torch.float32),
+    "bf16": ("bf16", torch.bfloat16),
+    "f16": ("f16", torch.float16),
+}
 SECONDS = 3
 
 
 def timed(run):
-    """Median of runs, with copies of inputs and outputs, in ms."""
+    """Median of runs in ms, by the clock: each begins and ends with nothing under way."""
     for _ in range(20):
         run()
     torch.cuda.synchronize()
     times = []
-    spent = 0.0
-    while spent < SECONDS * 1e3 and len(times) < 5000:
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
+    while sum(times) < SECONDS and len(times) < 5000:
+        start = time.perf_counter()
         run()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-        spent += times[-1]
-    return sorted(times)[len(times) // 2]
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2] * 1e3
+
+
+def tensors(output):
+    """All tensors in what a model gives."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else []
+    return [t for part in parts for t in tensors(part)]
 
 
 def infc(binary, model, math, dims=()):
@@ -47,7 +56,8 @@ def peers(name, inputs, dtype, tf32):
 
     def call(m):
         with torch.inference_mode():
-            m(*move()).cpu()
+            for t in tensors(m(*move())):
+                t.cpu()
 
     eager = timed(lambda: call(model))
     compiled = torch.compile(model, mode="max-autotune")
@@ -61,7 +71,10 @@ def product(binary, folder):
 
     n = 4096
     port = lambda name: helper.make_tensor_value_info(name, TensorProto.BFLOAT16, [n, n])
-    weights = helper.make_tensor("b", TensorProto.BFLOAT16, [n, n], bytes(2 * n * n), raw=True)
+    # Random numbers, as zeros take less power; of a size that products keep.
+    values = torch.randn(n, n) / n**0.5
+    raw = values.to(torch.bfloat16).view(torch.int16).numpy().astype(numpy.int16).tobytes()
+    weights = helper.make_tensor("b", TensorProto.BFLOAT16, [n, n], raw, raw=True)
     # Many products in a row, so that copies do not count: the difference between two lengths is the time of products.
     times = {}
     for count in (4, 20):
@@ -71,8 +84,15 @@ def product(binary, folder):
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
         times[count] = infc(binary, path, "f32")
     ours = (times[20] - times[4]) / 16
-    a, b = (torch.zeros(n, n, dtype=torch.bfloat16, device="cuda") for _ in range(2))
-    theirs = timed(lambda: torch.matmul(a, b))
+    # The same for cuBLAS: the time of a launch and of waiting for it is not counted.
+    a, b = torch.randn(n, n, dtype=torch.bfloat16, device="cuda"), values.to(torch.bfloat16).cuda()
+
+    def row(count):
+        x = a
+        for _ in range(count):
+            x = torch.matmul(x, b)
+
+    theirs = (timed(lambda: row(20)) - timed(lambda: row(4))) / 16
     return [2 * n**3 / (t * 1e9) for t in (ours, theirs)]
 
 

@@ -1,10 +1,11 @@
-"""Assembles the PTX of models with NVIDIA's `ptxas`, for every architecture: `assemble.py INFC PTXAS SNAPSHOT [--write] FOLDER...`.
+"""Assembles the PTX of models with NVIDIA's `ptxas`, for every architecture: `assemble.py INFC PTXAS SNAPSHOT CACHE [--write] FOLDER|MODEL... [NAME...]`.
 
-For each folder with a `model.onnx`, and for products of large matrices made here: compiles it with `--emit ptx`, assembles the module, and takes registers and spills of each kernel
-from what `ptxas -v` says. The snapshot holds a line for each model, architecture and precision of products; models that are here are
-compared with it, `--write` replaces their lines. No kernel with matrix instructions may spill.
+For each `model.onnx` in the folders, each ONNX file, and products of large matrices made here: compiles it with `--emit ptx`, assembles its kernels, and takes
+registers and spills of each from what `ptxas -v` says. Kernels that were assembled before are not again: what was said of them lies in CACHE by
+their text. The snapshot holds a line for each model, architecture and precision of products; models that are here and in it are
+compared, `--write` writes their lines. No kernel with matrix instructions may spill. With names: those models alone.
 """
-import pathlib, re, subprocess, sys, tempfile
+import concurrent.futures, hashlib, json, os, pathlib, re, subprocess, sys, tempfile
 
 MODES = [("sm80", "f32"), ("sm90a", "f32"), ("sm80", "tf32"), ("sm80", "bf16"), ("sm80", "f16")]
 
@@ -43,30 +44,65 @@ PRODUCTS = {
 }
 
 
-def assemble(infc, ptxas, model, machine, math, folder):
-    text = pathlib.Path(folder, "module.ptx")
-    compiled = [infc, "compile", str(model), "--emit", "ptx", "--target", f"nvidia-{machine}", "--math", math, "-o", str(text)]
-    done = subprocess.run(compiled, capture_output=True, text=True)
-    if done.returncode:
-        return None, done.stderr.strip().splitlines()[:3]
-    arch = machine.replace("sm", "sm_")
-    done = subprocess.run([ptxas, "-arch", arch, "-v", str(text), "-o", str(pathlib.Path(folder, "module.cubin"))], capture_output=True, text=True)
-    if done.returncode:
-        return None, done.stderr.strip().splitlines()[:3]
-    matrix = {n for n, body in re.findall(r"\.entry (k\d+)\((.*?)\n}", text.read_text(), re.S) if "mma.sync" in body}
-    kernels = registers = spilled = matrix_spilled = 0
-    name = None
-    for line in done.stderr.splitlines():
-        if found := re.search(r"Compiling entry function '(\w+)'", line):
-            name = found[1]
-            kernels += 1
-        if found := re.search(r"(\d+) bytes spill stores", line):
-            spilled += int(found[1])
-            matrix_spilled += int(found[1]) if name in matrix else 0
-        if found := re.search(r"Used (\d+) registers", line):
-            registers = max(registers, int(found[1]))
-    line = f"{kernels} kernels, {len(matrix)} with matrix instructions, {registers} registers at most, {spilled} bytes spilled"
-    return line, [f"{matrix_spilled} bytes are spilled in kernels with matrix instructions"] if matrix_spilled else []
+def entries(text):
+    """The kernels of a module, each with the name `kernel`; and what stands before all of them."""
+    parts = re.split(r"^(?=\.visible \.entry )", text, flags=re.M)
+    head = "".join(l + "\n" for l in parts[0].splitlines() if not l.startswith("//"))
+    named = lambda body: re.sub(r"\bk\d+(?=[(_])", "kernel", "\n".join(l for l in body.splitlines() if not l.startswith("//")))
+    return head, [named(p) for p in parts[1:]]
+
+
+def spoken(ptxas, arch, head, kernels, cache, folder):
+    """Registers and bytes spilled of each kernel. Those not in the cache are assembled as one module."""
+    version = subprocess.run([ptxas, "--version"], capture_output=True, text=True, check=True).stdout
+    key = lambda body: hashlib.sha256("\0".join([version, arch, head, body]).encode()).hexdigest()
+    keys = [key(k) for k in kernels]
+    new = {k: body for k, body in zip(keys, kernels) if not (cache / k).exists()}
+    if new:
+        text = folder / "kernels.ptx"
+        text.write_text(head + "\n".join(re.sub(r"\bkernel(?=[(_])", f"k{k}", body) for k, body in new.items()))
+        done = subprocess.run([ptxas, "-arch", arch, "-v", text, "-o", folder / "kernels.cubin"], capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError("\n".join(done.stderr.strip().splitlines()[:3]))
+        said, name = {}, None
+        for line in done.stderr.splitlines():
+            if found := re.search(r"Compiling entry function 'k(\w+)'", line):
+                name = found[1]
+                said[name] = [0, 0]
+            if found := re.search(r"(\d+) bytes spill stores", line):
+                said[name][1] = int(found[1])
+            if found := re.search(r"Used (\d+) registers", line):
+                said[name][0] = int(found[1])
+        for k in new:
+            made = cache / f"{k}.{os.getpid()}.{folder.name}"
+            made.write_text(json.dumps(said[k]))
+            made.rename(cache / k)
+    return [json.loads((cache / k).read_text()) for k in keys]
+
+
+def assemble(infc, ptxas, model, machine, math, cache):
+    """The line of a module, and what is wrong with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        text = folder / "module.ptx"
+        compiled = [infc, "compile", model, "--emit", "ptx", "--target", f"nvidia-{machine}", "--math", math, "-o", text]
+        done = subprocess.run(compiled, capture_output=True, text=True)
+        if done.returncode:
+            return None, done.stderr.strip().splitlines()[:3]
+        head, kernels = entries(text.read_text())
+        try:
+            said = spoken(ptxas, machine.replace("sm", "sm_"), head, kernels, cache, folder)
+        except ValueError as e:
+            return None, [str(e)]
+    matrix = [bool(re.search(r"\b(mma\.sync|wgmma\.mma)", k)) for k in kernels]
+    registers, spilled = max((r for r, _ in said), default=0), sum(s for _, s in said)
+    in_matrix = sum(s for (_, s), m in zip(said, matrix) if m)
+    line = f"{len(kernels)} kernels, {sum(matrix)} with matrix instructions, {registers} registers at most, {spilled} bytes spilled"
+    return line, [f"{in_matrix} bytes are spilled in kernels with matrix instructions"] if in_matrix else []
+
+
+def name_of(model):
+    return model.parent.name if model.stem == "model" else model.stem
 
 
 def write(path, lines):
@@ -76,36 +112,42 @@ def write(path, lines):
 
 def main():
     args = [a for a in sys.argv[1:] if a != "--write"]
-    infc, ptxas, snapshot, *folders = args
-    path = pathlib.Path(snapshot)
+    infc, ptxas, snapshot, cache, *rest = args
+    path, cache, writes = pathlib.Path(snapshot), pathlib.Path(cache), "--write" in sys.argv
+    cache.mkdir(parents=True, exist_ok=True)
     known = dict(l.split(": ", 1) for l in path.read_text().splitlines() if ": " in l and not l.startswith("#")) if path.exists() else {}
-    found, wrong = {}, []
-    models = sorted(m for f in folders for m in pathlib.Path(f).glob("**/model.onnx"))
-    if not models:
-        sys.exit("no models")
+    places = [pathlib.Path(a) for a in rest if pathlib.Path(a).exists()]
+    wanted = {a for a in rest if not pathlib.Path(a).exists()}
+    models = [m for p in places for m in (sorted(p.glob("**/model.onnx")) if p.is_dir() else [p])]
     with tempfile.TemporaryDirectory() as folder:
         for name, (operator, dtypes) in PRODUCTS.items():
             made = pathlib.Path(folder, name, "model.onnx")
             made.parent.mkdir()
             made.write_bytes(product(operator, dtypes))
             models.append(made)
-        for model in models:
-            for machine, math in MODES:
-                key = f"{model.parent.name} {machine} {math}"
-                line, problems = assemble(infc, ptxas, model, machine, math, folder)
+        if missing := wanted - {name_of(m) for m in models}:
+            sys.exit(f"no model is named {', '.join(sorted(missing))}; there are {', '.join(sorted(map(name_of, models)))}")
+        models = [m for m in models if not wanted or name_of(m) in wanted]
+        found, wrong = {}, []
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            jobs = [(m, *mode, pool.submit(assemble, infc, ptxas, m, *mode, cache)) for m in models for mode in MODES]
+            for model, machine, math, job in jobs:
+                key = f"{name_of(model)} {machine} {math}"
+                line, problems = job.result()
                 wrong += [f"{key}: {p}" for p in problems]
                 if line is None:
                     wrong.append(f"{key}: not assembled")
                     continue
                 print(f"{key}: {line}", flush=True)
                 found[key] = line
-                if "--write" not in sys.argv and known.get(key) != line:
-                    wrong.append(f"{key}: the snapshot says '{known.get(key)}'")
-            if "--write" in sys.argv:
-                write(path, {**known, **found})
+                if writes:
+                    write(path, {**known, **found})
+                elif known.get(key, line) != line:
+                    wrong.append(f"{key}: the snapshot says '{known[key]}'")
     for w in wrong:
         print(f"wrong: {w}", file=sys.stderr)
-    print(f"{len(models)} models, {len(found)} modules assembled, {len(wrong)} wrong")
+    new = sum(key not in known for key in found)
+    print(f"{len(models)} models, {len(found)} modules assembled, {new} not in the snapshot before, {len(wrong)} wrong")
     sys.exit(1 if wrong else 0)
 
 
