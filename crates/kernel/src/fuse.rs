@@ -31,7 +31,7 @@ pub fn fuse(work: &mut Work) {
 }
 
 /// What holds for tensors over the whole work list.
-struct Facts {
+pub(crate) struct Facts {
     uses: HashMap<Id, usize>,
     defs: HashMap<Id, usize>,
     /// Tensors whose memory is seen by others: outputs, conditions, what aliases and windows lie in.
@@ -39,7 +39,7 @@ struct Facts {
 }
 
 impl Facts {
-    fn of(work: &Work, items: &[Item]) -> Facts {
+    pub(crate) fn of(work: &Work, items: &[Item]) -> Facts {
         let mut facts = Facts { uses: HashMap::new(), defs: HashMap::new(), pinned: HashSet::new() };
         for t in &work.tensors {
             if let Memory::Alias { of, .. } | Memory::Window { of, .. } = t.memory {
@@ -76,8 +76,13 @@ impl Facts {
         }
     }
 
+    /// How many steps read it.
+    pub(crate) fn readers(&self, t: Id) -> usize {
+        self.uses.get(&t).copied().unwrap_or(0)
+    }
+
     /// Made once, by a step, and seen only by reads of steps.
-    fn private(&self, work: &Work, t: Id) -> bool {
+    pub(crate) fn private(&self, work: &Work, t: Id) -> bool {
         matches!(work.tensor(t).memory, Memory::Temp) && !self.pinned.contains(&t) && self.defs.get(&t) == Some(&1)
     }
 }
@@ -168,10 +173,10 @@ fn block(work: &Work, facts: &Facts, items: &mut Vec<Item>) {
 }
 
 /// Dependences of a block that keep a step from moving down: an edge leads from an item to each later one that writes what it reads.
-struct Overwrites(DiGraph<(), ()>);
+pub(crate) struct Overwrites(DiGraph<(), ()>);
 
 impl Overwrites {
-    fn of(work: &Work, items: &[Item]) -> Overwrites {
+    pub(crate) fn of(work: &Work, items: &[Item]) -> Overwrites {
         let mut graph = DiGraph::new();
         let mut readers: HashMap<Id, Vec<NodeIndex>> = HashMap::new();
         for item in items {
@@ -189,7 +194,7 @@ impl Overwrites {
     }
 
     /// Does anything after item `p`, up to and with item `c`, write what `p` reads?
-    fn between(&self, p: usize, c: usize) -> bool {
+    pub(crate) fn between(&self, p: usize, c: usize) -> bool {
         self.0.neighbors(NodeIndex::new(p)).any(|k| (p + 1..=c).contains(&k.index()))
     }
 

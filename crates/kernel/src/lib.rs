@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attention;
 pub mod backend;
 pub mod bf16;
 pub mod build;
@@ -18,6 +19,7 @@ pub mod place;
 pub mod plan;
 pub mod program;
 pub mod rows;
+pub mod split;
 pub mod target;
 pub mod work;
 pub mod zero_point;

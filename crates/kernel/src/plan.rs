@@ -3,6 +3,8 @@
 //! [`choose`] looks at the step, the strides of its operands and the machine, and picks a kind with its sizes. A builder
 //! turns step and plan into a nest; any legal plan of a step gives the same values (up to the order of float sums).
 
+use crate::build::attention::Flash;
+use crate::build::tile::MMA;
 use crate::build::{Operand, contract, dots, elementwise, sparse, tile};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
@@ -27,6 +29,8 @@ pub enum Plan {
     RowReduce(RowReduce),
     /// A contraction in tiles of blocks of threads, through memory that they share.
     Tile(Tile),
+    /// Attention with all its steps, in tiles of blocks of threads.
+    Attention(Flash),
     /// Every element on its own, each a task: for machines whose tasks are threads.
     Threads(Threads),
     /// Updates one after another.
@@ -168,6 +172,17 @@ pub struct Tile {
     pub grid: [usize; 2],
     /// The row of [`crate::rows::ROWS`] that adds the products up.
     pub row: &'static str,
+}
+
+impl Tile {
+    /// The sums that threads have, in registers: warp or thread, then what it has for itself.
+    pub fn own(&self) -> Vec<usize> {
+        let ([m, n, _], [down, across]) = (self.block, self.grid);
+        match self.row.starts_with("mma") {
+            true => vec![down * across, m / down / MMA[0], n / across / MMA[1], MMA[0], MMA[1]],
+            false => vec![down * across, m / down, n / across],
+        }
+    }
 }
 
 /// One element to a task.
@@ -410,6 +425,7 @@ impl fmt::Display for Plan {
                     t.m, t.n, t.rows_of, t.row
                 )
             }
+            Plan::Attention(flash) => write!(f, "{flash}"),
             Plan::Threads(t) => write!(f, "threads order={:?} wide={}", t.order, t.wide),
             Plan::Scatter => f.write_str("scatter"),
             Plan::Prefix => f.write_str("prefix"),

@@ -1,11 +1,12 @@
 //! From a graph to a program: the road through work list, fusion, placement, plans and builders, down to steps and buffers.
 
+use crate::attention::Attentions;
 use crate::build::{self, Nest, Operand};
 use crate::loops::{Access, Buffer, Kernel, Space};
 use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
 use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
-use crate::{bf16, cost, fuse, known, place, work, zero_point};
+use crate::{attention, bf16, cost, fuse, known, place, split, work, zero_point};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
 use infc_artifact::program::{
@@ -64,13 +65,16 @@ pub fn lower(graph: &Graph, target: &TargetDesc, states: &States) -> Result<Lowe
     fuse::simplify(&mut work);
     fuse::fuse(&mut work);
     place::place(&mut work, target);
-    emit(work, target, states)
+    let attentions = attention::take(&mut work, target);
+    split::split(&mut work, target, &attentions);
+    emit(work, &attentions, target, states)
 }
 
-fn emit(mut work: Work, target: &TargetDesc, states: &States) -> Result<Lowered, Problems> {
+fn emit(mut work: Work, attentions: &Attentions, target: &TargetDesc, states: &States) -> Result<Lowered, Problems> {
     let items = std::mem::take(&mut work.items);
     let mut cx = Emit {
         work: &work,
+        attentions,
         target,
         out: Lowered { program: Program::default(), kernels: vec![], plans: vec![], constants: vec![], launches: vec![] },
         buffers: HashMap::new(),
@@ -97,6 +101,7 @@ fn emit(mut work: Work, target: &TargetDesc, states: &States) -> Result<Lowered,
 
 struct Emit<'a> {
     work: &'a Work,
+    attentions: &'a Attentions,
     target: &'a TargetDesc,
     out: Lowered,
     /// Program buffer of each root tensor.
@@ -542,7 +547,11 @@ impl Emit<'_> {
 
     fn task(&mut self, task: &Task, steps: &mut Vec<Step>) {
         let mut task = task.clone();
-        task.prune();
+        let attention = self.attentions.get(&task.out);
+        match attention {
+            Some((a, _)) => task.sources.clone_from(&a.sources),
+            None => task.prune(),
+        }
         self.border(task.out, steps);
         let mut operands = vec![];
         let mut places = vec![];
@@ -556,6 +565,12 @@ impl Emit<'_> {
         places.push((buffer, offset));
         if places[..places.len() - 1].iter().any(|p| p.0 == buffer && !self.apart(&task)) {
             self.problem(&task.node, "reads and writes the same memory in one kernel", "this is a defect of the compiler");
+            return;
+        }
+        if let Some((a, flash)) = attention {
+            let note = Launch { node: task.node.clone(), operations: a.operations, bytes: bytes(&operands) };
+            let nest = build::build_attention("attention", a, flash, &operands, self.target);
+            self.launch(nest, Some(Plan::Attention(flash.clone())), note, &places, steps);
             return;
         }
         let note = Launch { node: task.node.clone(), operations: cost::operations(&task.step), bytes: bytes(&operands) };

@@ -157,12 +157,25 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
     e.tasks()?;
     let Emit { a, scratch, mode, .. } = e;
     let list = parameters.join(",\n\t");
+    let body = a.finish();
     let (block, limit) = match mode {
         Mode::Threads => (Block::Threads, String::new()),
         Mode::Warps => (Block::Warps, String::new()),
+        Mode::Block(n) if body.contains("mma.sync") => {
+            (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n)))
+        }
         Mode::Block(n) => (Block::Block(n), format!(".reqntid {n}\n")),
     };
-    Ok(Entry { text: format!(".visible .entry {name}(\n\t{list}\n)\n{limit}{{\n{}\tret;\n}}\n", a.finish()), scratch, block })
+    Ok(Entry { text: format!(".visible .entry {name}(\n\t{list}\n)\n{limit}{{\n{body}\tret;\n}}\n"), scratch, block })
+}
+
+/// Registers of a multiprocessor, and those that a thread of a product by matrix instructions takes.
+const REGISTERS: f64 = 65536.0;
+const OWN_REGISTERS: f64 = 168.0;
+
+/// How many blocks of so many threads a multiprocessor should hold at least. Without a word, `ptxas` aims at more, and spills for it.
+fn blocks_at_once(threads: u32) -> u32 {
+    (REGISTERS / (f64::from(threads) * OWN_REGISTERS)).round().max(1.0) as u32
 }
 
 /// Is the loop written out?

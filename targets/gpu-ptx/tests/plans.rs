@@ -129,7 +129,7 @@ fn products_by_matrix_instructions() {
 
 #[test]
 fn large_products_have_larger_tiles() {
-    check(&matmul("f16", "512", 16, 512), Math::F32, &["block=128x128x32", "grid=2x4"]);
+    check(&matmul("f16", "1024", 8, 1024), Math::F32, &["block=128x128x32", "grid=2x4"]);
 }
 
 #[test]

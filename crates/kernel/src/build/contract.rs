@@ -17,11 +17,11 @@ use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr};
 
 /// A factor of the product: the scalar, and the one read in it.
-pub(super) struct Factor {
-    pub(super) scalar: Scalar,
-    pub(super) read: Scalar,
-    pub(super) source: usize,
-    pub(super) index: Vec<Expr>,
+pub(crate) struct Factor {
+    pub(crate) scalar: Scalar,
+    pub(crate) read: Scalar,
+    pub(crate) source: usize,
+    pub(crate) index: Vec<Expr>,
 }
 
 impl Factor {
@@ -34,17 +34,19 @@ impl Factor {
     }
 }
 
-pub(super) fn factors(c: &Compute) -> Option<[Factor; 2]> {
+pub(crate) fn factors(c: &Compute) -> Option<[Factor; 2]> {
     let r = c.reduction.as_ref()?;
     let Kind::Binary(Binary::Mul, a, b) = r.body.kind() else { return None };
-    let one = |s: Scalar| {
-        let reads = crate::fuse::moving_reads(s);
-        let [read] = reads.as_slice() else { return None };
-        let Kind::Read { source, index, guard: None } = read.kind() else { return None };
-        let index = index.iter().map(|i| i.as_index()).collect::<Option<Vec<_>>>()?;
-        Some(Factor { scalar: s, read: *read, source: *source as usize, index })
-    };
-    Some([one(*a)?, one(*b)?])
+    Some([factor(*a)?, factor(*b)?])
+}
+
+/// A factor, if one read in it moves.
+pub(crate) fn factor(s: Scalar) -> Option<Factor> {
+    let reads = crate::fuse::moving_reads(s);
+    let [read] = reads.as_slice() else { return None };
+    let Kind::Read { source, index, guard: None } = read.kind() else { return None };
+    let index = index.iter().map(|i| i.as_index()).collect::<Option<Vec<_>>>()?;
+    Some(Factor { scalar: s, read: *read, source: *source as usize, index })
 }
 
 /// The same contraction with its reduction axes in the order in which the factor that is no constant lies in memory: neighbours

@@ -3,6 +3,7 @@
 //! Each kind of plan has one builder. All take the step over logical axes and the operands with their physical layout, and give a
 //! [`Kernel`] whose global buffers are the operands that are read, in order, then the result.
 
+pub mod attention;
 pub mod border;
 pub mod collapse;
 pub mod contract;
@@ -17,6 +18,7 @@ pub mod sparse;
 pub mod threads;
 pub mod tile;
 
+use crate::attention::Attention;
 use crate::loops::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
 use crate::plan::Plan;
 use crate::target::TargetDesc;
@@ -88,6 +90,13 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
         (Step::Choice(c), Plan::Choice) => select::choice(&mut cx, c),
         _ => unreachable!("plan {plan} is not for this step"),
     }
+    cx.finish(name)
+}
+
+/// Builds the nest of an attention. `operands` are its sources, then its result.
+pub fn build_attention(name: &str, a: &Attention, plan: &attention::Flash, operands: &[Operand], target: &TargetDesc) -> Nest {
+    let mut cx = Cx::new(operands, target);
+    attention::build(&mut cx, a, plan);
     cx.finish(name)
 }
 

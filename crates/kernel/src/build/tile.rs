@@ -17,9 +17,17 @@ use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr};
 
 /// Rows and columns of a matrix instruction's tile.
-const MMA: [usize; 2] = [16, 8];
-/// Elements that a thread has along rows and columns, without matrix instructions.
-const OWN: [usize; 2] = [4, 4];
+pub const MMA: [usize; 2] = [16, 8];
+
+/// Are there rows, columns and products enough for tiles?
+pub fn fits(rows: i64, columns: i64, depth: i64) -> bool {
+    rows >= 16 && columns >= 16 && depth >= 8
+}
+
+/// Blocks that a product of so many rows and columns becomes, in tiles of 64 x 64.
+pub fn blocks(rows: i64, columns: i64) -> i64 {
+    (rows as u64).div_ceil(64) as i64 * (columns as u64).div_ceil(64) as i64
+}
 
 /// The plan of a contraction; `None` if it has too few rows, columns or products for tiles.
 pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Tile> {
@@ -39,13 +47,15 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
     let size = |axes: &[usize]| axes.iter().map(|&a| guess(c.dims[a])).product::<i64>();
     let depth: i64 = r.axes.iter().map(|&e| guess(e)).product();
     let (rows, columns) = (size(&m), size(&n));
-    if rows < 16 || columns < 16 || depth < 8 {
+    if !fits(rows, columns, depth) {
         return None;
     }
     let sums =
         Sums { dtype: r.body.dtype(), broadcast: factor_dtype(&f[rows_of]), vector: factor_dtype(&f[1 - rows_of]), groups: 1 };
     let row = rows::choose(&sums, target);
-    let large = rows >= 512 && columns >= 512;
+    // Large tiles read less, but there must be enough of them for all multiprocessors.
+    let batch: i64 = (0..c.dims.len()).filter(|a| !m.contains(a) && !n.contains(a)).map(|a| guess(c.dims[a])).product();
+    let large = rows >= 512 && columns >= 512 && batch * blocks(rows, columns) >= 4 * 64;
     let (block, grid) = match row.depth {
         1 => ([64, 64, 16], [16, 16]),
         depth if large => ([128, 128, 2 * depth], [2, 4]),
@@ -55,7 +65,7 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
 }
 
 /// The dtype of a factor as it lies in memory, if the factor is that alone; else that of the factor.
-fn factor_dtype(f: &Factor) -> DType {
+pub(super) fn factor_dtype(f: &Factor) -> DType {
     if is_plain(f) { f.read.dtype() } else { f.scalar.dtype() }
 }
 
@@ -65,7 +75,7 @@ fn is_plain(f: &Factor) -> bool {
 }
 
 /// The dtype of a factor in shared memory.
-fn shared_dtype(f: &Factor, row: &str) -> DType {
+pub(super) fn shared_dtype(f: &Factor, row: &str) -> DType {
     match row {
         "mma_f16" => DType::F16,
         "mma_bf16" => DType::BF16,
@@ -75,20 +85,20 @@ fn shared_dtype(f: &Factor, row: &str) -> DType {
 }
 
 /// What the parts of the nest share.
-struct Parts<'a> {
-    c: &'a Compute,
-    p: &'a Tile,
-    f: [&'a Factor; 2],
-    axes: Vec<Expr>,
+pub(super) struct Parts<'a> {
+    pub c: &'a Compute,
+    pub p: &'a Tile,
+    pub f: [&'a Factor; 2],
+    pub axes: Vec<Expr>,
     /// Axes and flattened sizes of rows and columns, and the first one of the block.
-    lines: [(&'a [usize], Expr, Expr); 2],
-    depth: Expr,
-    threads: usize,
+    pub lines: [(&'a [usize], Expr, Expr); 2],
+    pub depth: Expr,
+    pub threads: usize,
     /// Shared tiles of both factors, two each: one is filled while the other one is used.
-    shared: [[u32; 2]; 2],
+    pub shared: [[u32; 2]; 2],
     /// Products are the last axis of the tiles of a factor.
-    k_last: [bool; 2],
-    acc: u32,
+    pub k_last: [bool; 2],
+    pub acc: u32,
 }
 
 /// Builds the nest.
@@ -121,11 +131,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
         let dims = if k_last[side] { [lines, bk + pad] } else { [bk, lines + pad] };
         shared[side] = [0, 1].map(|_| cx.scratch(["a", "b"][side], dtypes[side], &dims, Space::Shared));
     }
-    let acc_dims = match matrix {
-        true => vec![p.grid[0] * p.grid[1], bm / p.grid[0] / MMA[0], bn / p.grid[1] / MMA[1], MMA[0], MMA[1]],
-        false => vec![threads, OWN[0], OWN[1]],
-    };
-    let acc = cx.scratch("acc", r.body.dtype(), &acc_dims, Space::Reg);
+    let acc = cx.scratch("acc", r.body.dtype(), &p.own(), Space::Reg);
     let depth = Expr::product(r.axes.iter().copied());
     let parts = Parts { c, p, f, axes, lines, depth, threads, shared, k_last, acc };
     cx.body = shared.into_iter().flatten().chain([acc]).map(|buffer| Stmt::Alloc { buffer }).collect();
@@ -142,12 +148,12 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
         round.push(if matrix { parts.multiply_tiles(cx, buffer) } else { parts.multiply(cx, buffer) });
     }
     cx.body.push(for_each(pair, depth.div_ceil(Expr::from(2 * bk)), LoopKind::Serial, round));
-    let finish = parts.each_element(cx, &|cx, at, place| parts.finish(cx, at, place));
+    let finish = parts.each_element(cx, &|cx, at, place| parts.finish(cx, cx.at(acc, at), place));
     cx.body.push(finish);
 }
 
 /// Are neighbouring products neighbours in memory?
-fn k_is_contiguous(cx: &Cx, c: &Compute, f: &Factor) -> bool {
+pub(super) fn k_is_contiguous(cx: &Cx, c: &Compute, f: &Factor) -> bool {
     let r = c.reduction.as_ref().expect("a contraction reduces");
     let last = (c.dims.len() + r.axes.len() - 1) as u32;
     contiguous(cx, f, last)
@@ -165,7 +171,7 @@ const WIDEST: usize = 16;
 impl Parts<'_> {
     /// Brings a tile of a factor into shared memory. Neighbouring threads take neighbours in memory, as many at once as can be copied as
     /// they are.
-    fn stage(&self, cx: &mut Cx, side: usize, buffer: usize, step: Expr) -> Stmt {
+    pub(super) fn stage(&self, cx: &mut Cx, side: usize, buffer: usize, step: Expr) -> Stmt {
         let (f, r) = (self.f[side], self.c.reduction.as_ref().expect("a contraction reduces"));
         let (axes, size, first) = self.lines[side];
         let (lines, bk) = (self.p.block[side] as i64, self.p.block[2] as i64);
@@ -214,17 +220,18 @@ impl Parts<'_> {
     }
 
     /// Loops over all elements of the block's tile: their place among the accumulators, and their row and column in the block.
-    fn each_element(&self, cx: &mut Cx, make: &dyn Fn(&mut Cx, &[Expr], [Expr; 2]) -> Vec<Stmt>) -> Stmt {
+    pub(super) fn each_element(&self, cx: &mut Cx, make: &dyn Fn(&mut Cx, &[Expr], [Expr; 2]) -> Vec<Stmt>) -> Stmt {
         let [bm, bn, _] = self.p.block;
         let [down, across] = self.p.grid;
         if !self.p.row.starts_with("mma") {
             let thread = cx.var("thread");
             let [y, x] = [thread.div(Expr::from(across)), thread.rem(Expr::from(across))];
             let mut body = vec![];
-            for i in 0..OWN[0] {
-                for j in 0..OWN[1] {
+            let own = self.p.own();
+            for i in 0..own[1] {
+                for j in 0..own[2] {
                     // Neighbouring threads have neighbouring columns.
-                    let place = [y * OWN[0] as i64 + i as i64, x + (j * across) as i64];
+                    let place = [y * own[1] as i64 + i as i64, x + (j * across) as i64];
                     body.extend(make(cx, &[thread, Expr::from(i), Expr::from(j)], place));
                 }
             }
@@ -255,7 +262,7 @@ impl Parts<'_> {
     }
 
     /// Products of the shared tiles by matrix instructions.
-    fn multiply_tiles(&self, cx: &mut Cx, buffer: usize) -> Stmt {
+    pub(super) fn multiply_tiles(&self, cx: &mut Cx, buffer: usize) -> Stmt {
         let r = self.c.reduction.as_ref().expect("a contraction reduces");
         let depth = rows::named(self.p.row).expect("a plan names a row of the table").depth;
         let [bm, bn, bk] = self.p.block;
@@ -281,7 +288,7 @@ impl Parts<'_> {
     }
 
     /// Products of the shared tiles, each thread for its own elements.
-    fn multiply(&self, cx: &mut Cx, buffer: usize) -> Stmt {
+    pub(super) fn multiply(&self, cx: &mut Cx, buffer: usize) -> Stmt {
         let r = self.c.reduction.as_ref().expect("a contraction reduces");
         let across = self.p.grid[1];
         let (thread, k) = (cx.var("thread"), cx.var("k"));
@@ -292,13 +299,14 @@ impl Parts<'_> {
             body.push(Stmt::Let { local, value });
             Scalar::local(value.dtype(), local)
         };
-        let a: Vec<Scalar> = (0..OWN[0])
+        let own = self.p.own();
+        let a: Vec<Scalar> = (0..own[1])
             .map(|i| {
-                let value = self.shared_at(cx, 0, buffer, y * OWN[0] as i64 + i as i64, k);
+                let value = self.shared_at(cx, 0, buffer, y * own[1] as i64 + i as i64, k);
                 name(cx, value, &mut body)
             })
             .collect();
-        let b: Vec<Scalar> = (0..OWN[1])
+        let b: Vec<Scalar> = (0..own[2])
             .map(|j| {
                 let value = self.shared_at(cx, 1, buffer, x + (j * across) as i64, k);
                 name(cx, value, &mut body)
@@ -315,8 +323,8 @@ impl Parts<'_> {
         for_each(thread, Expr::from(self.threads), LoopKind::Thread, body)
     }
 
-    /// Stores an element of the result, if it is one.
-    fn finish(&self, cx: &mut Cx, at: &[Expr], place: [Expr; 2]) -> Vec<Stmt> {
+    /// Stores an element of the result, if it is one, from its sum.
+    pub(super) fn finish(&self, cx: &mut Cx, sum: Scalar, place: [Expr; 2]) -> Vec<Stmt> {
         let mut axes = self.axes.clone();
         let mut inside = Scalar::int(DType::Bool, 1);
         for (side, ((list, size, first), offset)) in self.lines.into_iter().zip(place).enumerate() {
@@ -330,7 +338,7 @@ impl Parts<'_> {
             list.iter().zip(Expr::delinearise(line, &dims)).for_each(|(&a, v)| axes[a] = v);
             inside = inside.and(within(line, size, self.p.block[side] as i64));
         }
-        let value = with_accumulator(self.c.value.subst(&axes), cx.at(self.acc, at));
+        let value = with_accumulator(self.c.value.subst(&axes), sum);
         let store = cx.store_out(&axes, value);
         if inside.as_int().is_some() {
             vec![store]
@@ -341,7 +349,7 @@ impl Parts<'_> {
 }
 
 /// `at < size`, which needs no test if blocks divide the size.
-fn within(at: Expr, size: Expr, block: i64) -> Scalar {
+pub(super) fn within(at: Expr, size: Expr, block: i64) -> Scalar {
     match size.known() {
         Some(n) if n % block == 0 => Scalar::int(DType::Bool, 1),
         _ => Scalar::index(at).lt(Scalar::index(size)),
@@ -349,7 +357,7 @@ fn within(at: Expr, size: Expr, block: i64) -> Scalar {
 }
 
 /// f32 rounded to 10 bits of mantissa, ties away from zero, as the machine's conversion does it.
-fn tf32(x: Scalar) -> Scalar {
+pub(super) fn tf32(x: Scalar) -> Scalar {
     let int = |v: i64| Scalar::int(DType::U32, v);
     let bits = x.bitcast(DType::U32);
     let rounded = Scalar::binary(Binary::And, bits + int(0x1000), int(0xffff_e000));

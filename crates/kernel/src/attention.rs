@@ -1,0 +1,315 @@
+//! Attention by its structure: `softmax(f(Q K)) V` among the steps of a block, whatever operators they came from.
+//!
+//! Five or six steps that follow each other - a contraction, its largest element along an axis, `exp` of the difference, the sum of that, the quotient, and a
+//! contraction with it - are told as one [`Attention`], in the axes of the last step. Scales, masks, biases, transposes and casts are whatever the scalars
+//! say. A machine that has a plan for it ([`crate::build::attention`]) gets one kernel, in which scores live tile by tile; the steps
+//! as they stood are the slow twin, and what all other machines run.
+//!
+//! Class: sums reassociated; weights are not rounded to a narrow dtype before the sum, and divided by their sum after it.
+
+use crate::build::attention::{self, Flash};
+use crate::build::contract::{Factor, factors};
+use crate::cost;
+use crate::fuse::{Facts, Overwrites, at, is_contraction, moving_reads};
+use crate::target::TargetDesc;
+use crate::work::{Id, Item, Task, Work};
+use infc_ir::compute::{Compute, Reducer, Step};
+use infc_ir::expr::Node;
+use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
+use infc_ir::{DType, Expr};
+use std::collections::{HashMap, HashSet};
+
+/// `result = value(sum over keys of softmax(score) * values)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Dims of the result; axis `i` is variable `i`.
+    pub dims: Vec<Expr>,
+    /// How many keys there are; the key is the variable after the axes.
+    pub keys: Expr,
+    /// Extents of the axes that a query and a key are multiplied along, the next variables.
+    pub depth: Vec<Expr>,
+    /// The product of an element of a query and one of a key.
+    pub product: Scalar,
+    /// The score, of the sum of products, which is `Local(0)`.
+    pub score: Scalar,
+    /// An element of the values, which a weight is multiplied with.
+    pub values: Scalar,
+    /// The dtype in which weights are rounded when they are kept.
+    pub weights: DType,
+    /// The result, of the sum over keys, which is `Local(0)`.
+    pub value: Scalar,
+    /// Rows without any key (all scores are -inf) give 0; else NaN.
+    pub empty_is_zero: bool,
+    /// Tensors read.
+    pub sources: Vec<Id>,
+    /// Arithmetic of the steps.
+    pub operations: Expr,
+}
+
+/// Attentions with their plans, by the tensor that they make.
+pub type Attentions = HashMap<Id, (Attention, Flash)>;
+
+/// Takes the steps of each attention that has a plan on the machine out of the work list, but for the last one, which stands for all.
+pub fn take(work: &mut Work, target: &TargetDesc) -> Attentions {
+    let mut all = Attentions::new();
+    if target.block_threads > 0 {
+        let mut items = std::mem::take(&mut work.items);
+        let facts = Facts::of(work, &items);
+        walk(work, &facts, &mut items, &mut |a| attention::plan(a, target), &mut all);
+        work.items = items;
+    }
+    all
+}
+
+fn walk(
+    work: &Work,
+    facts: &Facts,
+    items: &mut Vec<Item>,
+    plan: &mut dyn FnMut(&Attention) -> Option<Flash>,
+    all: &mut Attentions,
+) {
+    for item in items.iter_mut() {
+        match item {
+            Item::If { then, otherwise, .. } => {
+                walk(work, facts, then, plan, all);
+                walk(work, facts, otherwise, plan, all);
+            }
+            Item::Loop { body, .. } => walk(work, facts, body, plan, all),
+            Item::Task(_) | Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
+        }
+    }
+    let overwrites = Overwrites::of(work, items);
+    let mut gone = HashSet::new();
+    for (last, item) in items.iter().enumerate() {
+        let Item::Task(task) = item else { continue };
+        let block = Block { work, facts, items, last };
+        let Some((found, members)) = block.find(task) else { continue };
+        if members.iter().any(|&m| gone.contains(&m) || overwrites.between(m, last)) {
+            continue;
+        }
+        if let Some(flash) = plan(&found) {
+            all.insert(task.out, (found, flash));
+            gone.extend(members);
+        }
+    }
+    let mut at = 0;
+    items.retain(|_| {
+        at += 1;
+        !gone.contains(&(at - 1))
+    });
+}
+
+/// The steps before one that may be the last of an attention.
+struct Block<'a> {
+    work: &'a Work,
+    facts: &'a Facts,
+    items: &'a [Item],
+    last: usize,
+}
+
+/// A step that only others of the attention read, its sources numbered by their ids.
+struct Member {
+    position: usize,
+    out: Id,
+    c: Compute,
+    readers: usize,
+}
+
+fn by_ids(task: &Task) -> Option<Compute> {
+    match task.step.map_sources(&|k| task.sources[k as usize].0) {
+        Step::Compute(c) => Some(c),
+        _ => None,
+    }
+}
+
+impl Block<'_> {
+    /// The private step that makes a tensor.
+    fn member(&self, id: Id) -> Option<Member> {
+        let earlier = self.items[..self.last].iter().enumerate();
+        let (position, task) = earlier.rev().find_map(|(k, item)| match item {
+            Item::Task(t) if t.out == id => Some((k, t)),
+            _ => None,
+        })?;
+        let readers = self.facts.readers(id);
+        self.facts.private(self.work, id).then_some(Member { position, out: id, c: by_ids(task)?, readers })
+    }
+
+    /// The step that makes what a read reads, with the index of the read.
+    fn made(&self, read: Scalar) -> Option<(Member, Vec<Expr>)> {
+        let Kind::Read { source, index, guard: None } = read.kind() else { return None };
+        let index = index.iter().map(|i| i.as_index()).collect::<Option<Vec<_>>>()?;
+        Some((self.member(Id(*source))?, index))
+    }
+
+    /// The attention that a step ends, and the positions of its other steps.
+    fn find(&self, task: &Task) -> Option<(Attention, Vec<usize>)> {
+        let c = by_ids(task).filter(is_contraction)?;
+        let r = c.reduction.as_ref()?;
+        let [keys] = r.axes[..] else { return None };
+        let f = factors(&c)?;
+        (0..2).find_map(|k| self.with_weights(task, &c, keys, &f[k], &f[1 - k]))
+    }
+
+    fn with_weights(&self, task: &Task, c: &Compute, keys: Expr, w: &Factor, v: &Factor) -> Option<(Attention, Vec<usize>)> {
+        let rank = c.dims.len();
+        if uncast(w.scalar) != w.read {
+            return None;
+        }
+        let (weights, place) = self.made(w.read).filter(|(m, _)| m.c.reduction.is_none() && m.readers == 1)?;
+        // One axis of the weights is the key, no other one has to do with it.
+        let mut moves = (0..place.len()).filter(|&a| place[a].uses_var(rank as u32));
+        let (key, None) = (moves.next()?, moves.next()) else { return None };
+        if place[key] != Expr::var(rank) || weights.c.dims[key] != keys {
+            return None;
+        }
+        let value = weights.c.value;
+        let mut parts = Parts { block: self, key, members: vec![weights] };
+        let Kind::Binary(Binary::Div, e, sum) = parts.spelled_out(value)?.kind() else { return None };
+        let (sum, sum_guarded) = guarded(*sum, 0.0, 1.0);
+        let exp = parts.spelled_out(*e)?;
+        let Kind::Unary(Unary::Exp, shifted) = exp.kind() else { return None };
+        let Kind::Binary(Binary::Sub, score, most) = shifted.kind() else { return None };
+        if score.dtype() != DType::F32 {
+            return None;
+        }
+        parts.reduction(sum, Reducer::Sum, exp)?;
+        let (most, most_guarded) = guarded(*most, f64::NEG_INFINITY, 0.0);
+        parts.reduction(most, Reducer::Max, *score)?;
+        // The scores: what the score is made of that is a sum of products.
+        let (read, scores, index) = moving_reads(*score).into_iter().find_map(|read| {
+            let (m, index) = self.made(read)?;
+            is_contraction(&m.c).then_some((read, m, index))
+        })?;
+        let products = scores.c.reduction.clone()?;
+        let whole = score.rewrite(&mut |n| if n == read { scores.c.value.subst(&index) } else { n });
+        // From the axes of the weights to those of the result.
+        let depth: Vec<Expr> = (0..products.axes.len()).map(|k| Expr::var(rank + 1 + k)).collect();
+        let moved = |e: Expr| {
+            e.map(&|l| match l.node() {
+                Node::Var(v) => place[*v as usize],
+                _ => l,
+            })
+        };
+        let at_product: Vec<Expr> = index.iter().map(|&e| moved(e)).chain(depth).collect();
+        let product = products.body.subst(&at_product);
+        let score = whole.subst(&place);
+        parts.members.push(scores);
+        let members = parts.complete()?;
+        let steps = members.iter().filter_map(|m| if let Item::Task(t) = &self.items[*m] { Some(&t.step) } else { None });
+        let operations = steps.chain([&task.step]).fold(Expr::int(0), |sum, s| sum + cost::operations(s));
+        let mut found = Attention {
+            dims: c.dims.clone(),
+            keys,
+            depth: products.axes,
+            product,
+            score,
+            values: v.scalar,
+            weights: w.read.dtype(),
+            value: c.value,
+            empty_is_zero: sum_guarded && most_guarded,
+            sources: vec![],
+            operations,
+        };
+        found.number_sources();
+        Some((found, members))
+    }
+}
+
+/// Without widenings and roundings.
+fn uncast(s: Scalar) -> Scalar {
+    match s.kind() {
+        Kind::Cast(inner) if inner.dtype().is_float() && s.dtype().is_float() => uncast(*inner),
+        _ => s,
+    }
+}
+
+/// `select(x == from, to, x)` is `x`, guarded.
+fn guarded(s: Scalar, from: f64, to: f64) -> (Scalar, bool) {
+    if let Kind::Select(cond, then, x) = s.kind()
+        && then.as_float() == Some(to)
+        && *cond == x.eq_to(Scalar::float(x.dtype(), from))
+    {
+        return (*x, true);
+    }
+    (s, false)
+}
+
+/// What is known of the steps while they are put together, in the axes of the weights.
+struct Parts<'a> {
+    block: &'a Block<'a>,
+    key: usize,
+    members: Vec<Member>,
+}
+
+impl Parts<'_> {
+    fn add(&mut self, m: Member) {
+        if self.members.iter().all(|have| have.out != m.out) {
+            self.members.push(m);
+        }
+    }
+
+    /// The value without widenings and roundings, that of an elementwise step in the place of a read of it.
+    fn spelled_out(&mut self, s: Scalar) -> Option<Scalar> {
+        let s = uncast(s);
+        if !matches!(s.kind(), Kind::Read { .. }) {
+            return Some(s);
+        }
+        let (m, index) = self.block.made(s).filter(|(m, _)| m.c.reduction.is_none())?;
+        let index: Vec<Scalar> = index.into_iter().map(Scalar::index).collect();
+        let value = at(m.c.value, &index)?;
+        self.add(m);
+        self.spelled_out(value)
+    }
+
+    /// Is the read one of a reduction of this value along the key?
+    fn reduction(&mut self, read: Scalar, kind: Reducer, value: Scalar) -> Option<()> {
+        let (m, index) = self.block.made(read)?;
+        let r = m.c.reduction.as_ref().filter(|r| r.kind == kind && r.axes.len() == 1)?;
+        if m.c.value != Scalar::local(kind.result(r.body.dtype()), 0) || index.iter().any(|e| e.uses_var(self.key as u32)) {
+            return None;
+        }
+        let place: Vec<Expr> = index.iter().copied().chain([Expr::var(self.key)]).collect();
+        let body = r.body.subst(&place);
+        if r.axes[0] != self.members[0].c.dims[self.key] || body != value && self.spelled_out(body)? != value {
+            return None;
+        }
+        self.add(m);
+        Some(())
+    }
+
+    /// Positions of all members, if nobody else reads what they make.
+    fn complete(self) -> Option<Vec<usize>> {
+        let reads = |id: Id| {
+            let inside = self.members.iter().filter(|m| Step::Compute(m.c.clone()).sources().contains(&id.0)).count();
+            // The weights are read by the step that is the last.
+            inside + usize::from(id == self.members[0].out)
+        };
+        self.members.iter().all(|m| reads(m.out) == m.readers).then(|| self.members.iter().map(|m| m.position).collect())
+    }
+}
+
+impl Attention {
+    /// Sources as places in the list of tensors instead of ids.
+    fn number_sources(&mut self) {
+        let mut list: Vec<Id> = vec![];
+        for s in [self.product, self.score, self.values, self.value] {
+            s.visit(&mut |n| {
+                if let Kind::Read { source, .. } = n.kind()
+                    && !list.contains(&Id(*source))
+                {
+                    list.push(Id(*source));
+                }
+            });
+        }
+        let place = |id: u32| list.iter().position(|l| l.0 == id).expect("listed above") as u32;
+        for s in [&mut self.product, &mut self.score, &mut self.values, &mut self.value] {
+            *s = s.rewrite(&mut |n| match n.kind() {
+                Kind::Read { source, index, guard } => {
+                    Scalar::raw(n.dtype(), Kind::Read { source: place(*source), index: index.clone(), guard: *guard })
+                }
+                _ => n,
+            });
+        }
+        self.sources = list;
+    }
+}

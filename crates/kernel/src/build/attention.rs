@@ -1,0 +1,314 @@
+//! Attention in one kernel for GPUs: a block of threads has some queries, and takes tile after tile of keys and values through shared memory. Scores of a tile are
+//! computed as in [`super::tile`], weights are relative to the largest score so far; where a tile brings a larger one, what was summed up
+//! before is scaled (online softmax, after Milakov and Gimelshein 2018, and Dao et al. 2022).
+//!
+//! A row whose scores are all -inf has a sum of weights of 0, and gives 0 or NaN, as its steps do.
+
+use super::contract::{Factor, factor, factors};
+use super::tile::{MMA, Parts, factor_dtype, k_is_contiguous, shared_dtype, tf32, within};
+use super::{Cx, for_each};
+use crate::attention::Attention;
+use crate::loops::{LoopKind, Space, Stmt, WARP};
+use crate::plan::{Tile, guess};
+use crate::rows::{self, Sums};
+use crate::target::TargetDesc;
+use infc_ir::compute::{Compute, Reducer, Reduction};
+use infc_ir::scalar::{Scalar, Unary};
+use infc_ir::{DType, Expr};
+use std::fmt;
+
+/// Sizes of attention in one kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Flash {
+    /// Output axes that are queries, outermost first.
+    pub m: Vec<usize>,
+    /// Output axes that are columns of the values, outermost first.
+    pub n: Vec<usize>,
+    /// Queries and keys of a tile.
+    pub block: [usize; 2],
+    /// Products of a query with a key, with what fills up tiles.
+    pub depth: usize,
+    /// The same for columns of the values.
+    pub columns: usize,
+    /// Warps along queries and along keys; threads where no matrix instruction is used.
+    pub grid: [usize; 2],
+    /// The row of [`crate::rows::ROWS`] that adds products up.
+    pub row: &'static str,
+}
+
+/// Tiles of queries and keys, the best first.
+const BLOCKS: [[usize; 2]; 4] = [[64, 64], [64, 32], [32, 32], [32, 16]];
+/// Bytes of shared memory that every GPU has for a block without being asked.
+const SHARED: usize = 48 << 10;
+/// The fewest queries for which tiles are worth while.
+const QUERIES: i64 = 16;
+
+/// Which axes are what.
+struct Shape {
+    m: Vec<usize>,
+    n: Vec<usize>,
+    scores: Compute,
+    sums: Compute,
+    query: usize,
+}
+
+fn shape(a: &Attention) -> Option<Shape> {
+    let rank = a.dims.len();
+    let dims: Vec<Expr> = a.dims.iter().copied().chain([a.keys]).collect();
+    let reduction = Some(Reduction { axes: a.depth.clone(), kind: Reducer::Sum, body: a.product });
+    let scores = Compute { dims, reduction, value: Scalar::local(a.product.dtype(), 0) };
+    // The product with weights; only its values are read.
+    let reduction = Some(Reduction { axes: vec![a.keys], kind: Reducer::Sum, body: a.values * a.values });
+    let sums = Compute { dims: a.dims.clone(), reduction, value: a.value };
+    let f = factors(&scores)?;
+    let v = factor(a.values)?;
+    let uses = |f: &Factor, axis: usize| f.index.iter().any(|e| e.uses_var(axis as u32));
+    let query = (0..2).find(|&k| !uses(&f[k], rank) && uses(&f[1 - k], rank))?;
+    let own = |f: &dyn Fn(usize) -> bool| (0..rank).filter(|&x| f(x) && !a.dims[x].is(1)).collect::<Vec<usize>>();
+    let m = own(&|x| uses(&f[query], x) && !uses(&f[1 - query], x) && !uses(&v, x));
+    let n = own(&|x| uses(&v, x) && !uses(&f[0], x) && !uses(&f[1], x));
+    Some(Shape { m, n, scores, sums, query })
+}
+
+/// The plan, if there are queries enough and all fits shared memory.
+pub fn plan(a: &Attention, target: &TargetDesc) -> Option<Flash> {
+    let s = shape(a)?;
+    let f = factors(&s.scores)?;
+    let v = factor(a.values)?;
+    if a.product.dtype() != DType::F32 || a.values.dtype() != DType::F32 || a.score.dtype() != DType::F32 {
+        return None;
+    }
+    let sums = |x: DType, y: DType| Sums { dtype: DType::F32, broadcast: x, vector: y, groups: 1 };
+    let row = rows::choose(&sums(factor_dtype(&f[s.query]), factor_dtype(&f[1 - s.query])), target);
+    let second = rows::choose(&sums(a.weights, factor_dtype(&v)), target);
+    if row.name != second.name {
+        return None;
+    }
+    let size = |axes: &[usize]| axes.iter().map(|&x| a.dims[x].known()).product::<Option<i64>>();
+    let queries: i64 = s.m.iter().map(|&x| guess(a.dims[x])).product();
+    let depth: Option<i64> = a.depth.iter().map(|e| e.known()).product();
+    let (depth, columns) = (usize::try_from(depth?).ok()?, usize::try_from(size(&s.n)?).ok()?);
+    if queries < QUERIES || depth == 0 || columns == 0 {
+        return None;
+    }
+    let matrix = row.name.starts_with("mma");
+    let mut fitting = BLOCKS.into_iter().filter_map(|block| {
+        // Each thread copies the same number of 16 bytes.
+        let whole = 16.max(1024 / block[1]);
+        let (depth, columns) = (depth.next_multiple_of(whole), columns.next_multiple_of(whole));
+        let grid = match matrix {
+            true => [block[0] / MMA[0], 64 / block[0]],
+            false => [16, 16],
+        };
+        let flash = Flash { m: s.m.clone(), n: s.n.clone(), block, depth, columns, grid, row: row.name };
+        (flash.shared_bytes() <= SHARED).then_some(flash)
+    });
+    // Fewer queries than a tile has are no reason for a large one.
+    fitting.find(|p| p.block[0] as i64 <= queries.max(32))
+}
+
+impl Flash {
+    fn matrix(&self) -> bool {
+        self.row.starts_with("mma")
+    }
+    fn threads(&self) -> usize {
+        self.grid[0] * self.grid[1] * if self.matrix() { WARP as usize } else { 1 }
+    }
+    /// Threads that share a row.
+    fn parts(&self) -> usize {
+        self.threads() / self.block[0]
+    }
+    fn weights(&self) -> DType {
+        match self.row {
+            "mma_f16" => DType::F16,
+            "mma_bf16" => DType::BF16,
+            _ => DType::F32,
+        }
+    }
+    /// The tiles of both products.
+    fn tiles(&self, rank: usize) -> [Tile; 2] {
+        let [queries, keys] = self.block;
+        let tile = |n: Vec<usize>, block| Tile { rows_of: 0, m: self.m.clone(), n, block, grid: self.grid, row: self.row };
+        [tile(vec![rank], [queries, keys, self.depth]), tile(self.n.clone(), [queries, self.columns, keys])]
+    }
+    /// No less than what [`build`] allocates.
+    fn shared_bytes(&self) -> usize {
+        let [queries, keys] = self.block;
+        let bytes = self.weights().bytes();
+        let pad = 16 / bytes;
+        let factors = (queries * (self.depth + pad)) + (keys + pad) * (self.depth + pad) + (keys + pad) * (self.columns + pad);
+        let weights = queries * (keys + pad);
+        let scores = queries * (keys + 1);
+        (factors + weights) * bytes + 4 * (scores + queries * (3 + 2 * self.parts()))
+    }
+}
+
+impl fmt::Display for Flash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ([queries, keys], [down, across]) = (self.block, self.grid);
+        let (m, n, row) = (&self.m, &self.n, self.row);
+        write!(
+            f,
+            "attention m={m:?} n={n:?} block={queries}x{keys} depth={} columns={} grid={down}x{across} row={row}",
+            self.depth, self.columns
+        )
+    }
+}
+
+/// Builds the nest.
+pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
+    let s = shape(a).expect("a plan was made of it");
+    let both = factors(&s.scores).expect("scores are sums of products");
+    let v = factor(a.values).expect("values are read");
+    let rank = a.dims.len();
+    let flat = |axes: &[usize]| Expr::product(axes.iter().map(|&x| a.dims[x]));
+    let (rows, columns) = (flat(&p.m), flat(&p.n));
+    let batch: Vec<usize> = (0..rank).filter(|x| !p.m.contains(x) && !p.n.contains(x)).collect();
+    let mut grid: Vec<Expr> = batch.iter().map(|&x| a.dims[x]).collect();
+    grid.push(rows.div_ceil(Expr::from(p.block[0])));
+    cx.tasks = Expr::product(grid.iter().copied());
+    let place = Expr::delinearise(cx.task, &grid);
+    let mut axes = vec![Expr::int(0); rank + 1];
+    batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
+    let first = place[batch.len()] * p.block[0] as i64;
+    let tile = cx.var("key_tile");
+    let tiles = p.tiles(rank);
+    let matrix = p.matrix();
+    let pad = |d: DType| 16 / d.bytes();
+    let of_score = [&both[s.query], &both[1 - s.query]];
+    let of_sum = [&v, &v];
+    let k_last =
+        [[true, matrix && k_is_contiguous(cx, &s.scores, of_score[1])], [true, matrix && k_is_contiguous(cx, &s.sums, &v)]];
+    let mut tensor = |name: &'static str, dtype: DType, lines: usize, k: usize, k_last: bool| {
+        let dims = if k_last { [lines, k + pad(dtype)] } else { [k, lines + pad(dtype)] };
+        cx.scratch(name, dtype, &dims, Space::Shared)
+    };
+    let [queries, keys] = p.block;
+    let query = tensor("query", shared_dtype(of_score[0], p.row), queries, p.depth, true);
+    let key = tensor("key", shared_dtype(of_score[1], p.row), keys, p.depth, k_last[0][1]);
+    let value = tensor("value", shared_dtype(&v, p.row), p.columns, keys, k_last[1][1]);
+    let weight = tensor("weight", p.weights(), queries, keys, true);
+    // An odd length of rows puts neighbouring rows into different banks.
+    let score = cx.scratch("score", DType::F32, &[queries, keys + 1], Space::Shared);
+    let [most, sum, scale] = ["most", "sum", "scale"].map(|name| cx.scratch(name, DType::F32, &[queries], Space::Shared));
+    let [mosts, sums] = ["mosts", "sums"].map(|name| cx.scratch(name, DType::F32, &[queries, p.parts()], Space::Shared));
+    let acc = tiles.each_ref().map(|t| cx.scratch("acc", DType::F32, &t.own(), Space::Reg));
+    let threads = p.threads();
+    let key_line = (&tiles[0].n[..], a.keys, tile * keys as i64);
+    let query_line = (&p.m[..], rows, first);
+    let depth = Expr::product(a.depth.iter().copied());
+    let of = |t: usize, f, lines, depth, shared| Parts {
+        c: [&s.scores, &s.sums][t],
+        p: &tiles[t],
+        f,
+        axes: axes[..rank + 1 - t].to_vec(),
+        lines,
+        depth,
+        threads,
+        shared,
+        k_last: k_last[t],
+        acc: acc[t],
+    };
+    let scores = of(0, of_score, [query_line, key_line], depth, [[query; 2], [key; 2]]);
+    let result = of(1, of_sum, [query_line, (&p.n[..], columns, Expr::int(0))], a.keys, [[weight; 2], [value; 2]]);
+
+    let own = [query, key, value, weight, score, most, sum, scale, mosts, sums, acc[0], acc[1]];
+    cx.body = own.map(|buffer| Stmt::Alloc { buffer }).to_vec();
+    let number = |x: f64| Scalar::float(DType::F32, x);
+    let start = rows_of(cx, p, &|cx, row, part, _| {
+        let clear = vec![cx.put(most, &[row], number(f64::NEG_INFINITY)), cx.put(sum, &[row], number(0.0))];
+        vec![first_part(part, clear)]
+    });
+    let clear = result.each_element(cx, &|cx, at, _| vec![cx.put(acc[1], at, number(0.0))]);
+    let load = scores.stage(cx, 0, 0, Expr::int(0));
+    cx.body.extend([start, clear, load]);
+
+    let mut round = vec![scores.stage(cx, 1, 0, Expr::int(0)), result.stage(cx, 1, 0, tile)];
+    round.push(scores.each_element(cx, &|cx, at, _| vec![cx.put(acc[0], at, number(0.0))]));
+    round.push(if matrix { scores.multiply_tiles(cx, 0) } else { scores.multiply(cx, 0) });
+    round.push(scores.each_element(cx, &|cx, at, [line, column]| {
+        let (row, key) = (first + line, tile * keys as i64 + column);
+        let mut all = axes.clone();
+        let dims: Vec<Expr> = p.m.iter().map(|&x| a.dims[x]).collect();
+        p.m.iter().zip(Expr::delinearise(row, &dims)).for_each(|(&x, v)| all[x] = v);
+        all[rank] = key;
+        let inside = within(row, rows, queries as i64).and(within(key, a.keys, keys as i64));
+        let value = super::elementwise::with_accumulator(a.score.subst(&all), cx.at(acc[0], at));
+        let store = |value| cx.put(score, &[line, column], value);
+        let then = vec![store(value)];
+        match inside.as_int() {
+            Some(_) => then,
+            None => vec![Stmt::If { cond: inside, then, otherwise: vec![store(number(f64::NEG_INFINITY))] }],
+        }
+    }));
+    // Each thread has some of a row's keys: their largest score, then their weights.
+    let each = keys / p.parts();
+    let of_part = |part: Expr, i: usize| part + (i * p.parts()) as i64;
+    round.push(rows_of(cx, p, &|cx, row, part, _| {
+        let all = (0..each).map(|i| cx.at(score, &[row, of_part(part, i)]));
+        let largest = all.reduce(Scalar::max).expect("a part has keys");
+        vec![cx.put(mosts, &[row, part], largest)]
+    }));
+    let largest =
+        |cx: &Cx, row: Expr| (0..p.parts()).fold(cx.at(most, &[row]), |m, k| m.max(cx.at(mosts, &[row, Expr::from(k)])));
+    round.push(rows_of(cx, p, &|cx, row, part, body| {
+        let now = name(cx, largest(cx, row), body);
+        // No key so far: there is nothing to be relative to.
+        let none = now.eq_to(number(f64::NEG_INFINITY));
+        let from = name(cx, Scalar::select(none, number(0.0), now), body);
+        let exp = |x: Scalar| Scalar::unary(Unary::Exp, x - from);
+        let mut total: Option<Scalar> = None;
+        for i in 0..each {
+            let at = of_part(part, i);
+            let e = name(cx, exp(cx.at(score, &[row, at])), body);
+            let kept = if p.row == "mma_tf32" { tf32(e) } else { e.cast(p.weights()) };
+            body.push(cx.put(weight, &[row, at], kept));
+            total = Some(match total {
+                None => e,
+                Some(sum) => name(cx, sum + e, body),
+            });
+        }
+        let change = cx.put(scale, &[row], exp(cx.at(most, &[row])));
+        vec![cx.put(sums, &[row, part], total.expect("a part has keys")), first_part(part, vec![change])]
+    }));
+    round.push(rows_of(cx, p, &|cx, row, part, _| {
+        let before = cx.at(sum, &[row]) * cx.at(scale, &[row]);
+        let total = (0..p.parts()).fold(before, |t, k| t + cx.at(sums, &[row, Expr::from(k)]));
+        vec![first_part(part, vec![cx.put(sum, &[row], total), cx.put(most, &[row], largest(cx, row))])]
+    }));
+    round.push(result.each_element(cx, &|cx, at, [line, _]| vec![cx.put(acc[1], at, cx.at(acc[1], at) * cx.at(scale, &[line]))]));
+    round.push(if matrix { result.multiply_tiles(cx, 0) } else { result.multiply(cx, 0) });
+    cx.body.push(for_each(tile, a.keys.div_ceil(Expr::from(keys)), LoopKind::Serial, round));
+    let finish = result.each_element(cx, &|cx, at, place| {
+        let total = cx.at(sum, &[place[0]]);
+        // Without any key the sum over them is 0, as that of the steps.
+        let nothing = match (a.empty_is_zero, a.keys.known()) {
+            (true, _) => Some(total.eq_to(number(0.0))),
+            (false, None) => Some(Scalar::index(a.keys).lt(Scalar::index(1))),
+            (false, Some(_)) => None,
+        };
+        let total = nothing.map_or(total, |nothing| Scalar::select(nothing, number(1.0), total));
+        result.finish(cx, cx.at(acc[1], at) / total, place)
+    });
+    cx.body.push(finish);
+}
+
+/// A loop over all threads, of which some share a row of scores: its row and part, and what comes before the last statements.
+fn rows_of(cx: &mut Cx, p: &Flash, make: &dyn Fn(&mut Cx, Expr, Expr, &mut Vec<Stmt>) -> Vec<Stmt>) -> Stmt {
+    let thread = cx.var("thread");
+    let parts = Expr::from(p.parts());
+    let mut body = vec![];
+    let last = make(cx, thread.div(parts), thread.rem(parts), &mut body);
+    body.extend(last);
+    for_each(thread, Expr::from(p.threads()), LoopKind::Thread, body)
+}
+
+fn first_part(part: Expr, then: Vec<Stmt>) -> Stmt {
+    Stmt::If { cond: Scalar::index(part).lt(Scalar::index(1)), then, otherwise: vec![] }
+}
+
+fn name(cx: &mut Cx, value: Scalar, body: &mut Vec<Stmt>) -> Scalar {
+    let local = cx.local();
+    body.push(Stmt::Let { local, value });
+    Scalar::local(value.dtype(), local)
+}
