@@ -13,6 +13,7 @@ pub struct Sums {
     max_abs: f64,
     signal: f64,
     noise: f64,
+    shares: f64,
     cosines: f64,
     least: Option<f64>,
     samples: u64,
@@ -28,6 +29,7 @@ impl Sums {
         }
         let (a, b) = (numbers(want), numbers(got));
         let (mut dot, mut aa, mut bb) = (0.0, 0.0, 0.0);
+        let noise = self.noise;
         for (&x, &y) in a.iter().zip(&b) {
             let d = x - y;
             self.max_abs = if d.is_nan() { f64::INFINITY } else { self.max_abs.max(d.abs()) };
@@ -37,6 +39,8 @@ impl Sums {
             bb += y * y;
         }
         self.signal += aa;
+        let noise = self.noise - noise;
+        self.shares += if noise == 0.0 { 0.0 } else { (noise / aa.max(f64::MIN_POSITIVE)).min(1e6) };
         let cosine = if aa == 0.0 && bb == 0.0 { 1.0 } else { dot / (aa.sqrt() * bb.sqrt()).max(f64::MIN_POSITIVE) };
         self.cosines += cosine;
         self.least = Some(self.least.map_or(cosine, |l| l.min(cosine)));
@@ -52,10 +56,12 @@ impl Sums {
     /// What it comes to.
     pub fn difference(&self, name: &str) -> Difference {
         let sqnr = if self.noise == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.noise).log10() };
+        let share = self.shares / self.samples.max(1) as f64;
         Difference {
             name: name.to_owned(),
             max_abs: self.max_abs,
             sqnr_db: sqnr,
+            sqnr_samples_db: if share == 0.0 { f64::INFINITY } else { -10.0 * share.log10() },
             cosine: self.cosines / self.samples.max(1) as f64,
             cosine_min: self.least.unwrap_or(1.0),
             top1: self.same as f64 / self.rows.max(1) as f64,
@@ -241,6 +247,8 @@ mod tests {
         let d = s.difference("y");
         assert!((d.max_abs - 2.1).abs() < 1e-6);
         assert!((d.sqnr_db - 10.0 * (31.0f64 / 4.41).log10()).abs() < 1e-5);
+        // Each sample by itself: no noise in the first, 4.41 of 5 in the second.
+        assert!((d.sqnr_samples_db + 10.0 * (4.41f64 / 5.0 / 2.0).log10()).abs() < 1e-5);
         assert_eq!(d.top1, 0.75);
         assert!(d.cosine_min < d.cosine && d.cosine < 1.0);
         assert!(s.add(&t(vec![0.0; 4]), &Tensor::from_vec([4], vec![0.0f32; 4])).is_err());

@@ -76,6 +76,12 @@ impl<'a> Data<'a> {
         Data { source: "samples".to_owned(), inputs, kind: Kind::Samples(samples), chosen }
     }
 
+    /// Other samples for the same model.
+    pub fn with(&self, samples: Vec<Sample>) -> Data<'static> {
+        let chosen = (0..samples.len()).collect();
+        Data { source: self.source.clone(), inputs: self.inputs.clone(), kind: Kind::Samples(samples), chosen }
+    }
+
     /// Number of samples.
     pub fn len(&self) -> usize {
         self.chosen.len()

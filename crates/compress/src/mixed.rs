@@ -1,17 +1,30 @@
 //! Mixed precision under a budget: which layers are taken on integers and which stay in float.
 //!
-//! Each layer alone is quantised and the loss at the outputs measured (its sensitivity), and how much faster the model gets by it. Layers
-//! are then ordered by loss for time gained, and by halving that order the largest set of them is found that meets the budget; every set
-//! looked at is measured as a whole. A set that is slower than float on the machine is refused.
+//! All layers in both forms are compiled once, with a switch for each ([`crate::quantize::switched`]); so a choice costs runs, and no
+//! compilation. Each layer alone is switched, which gives the noise that it puts into each output (its sensitivity). Noise of layers
+//! adds up, so that an order of layers follows: those go to float first that take most noise off the worst outputs for the
+//! multiply-accumulates they cost. By halving that order the largest set of quantised layers is found that meets the budget; the model
+//! of that set is compiled and measured on all samples. A set that is slower than float on the machine is refused.
+//!
+//! [`quantize`] is the road without an explicit budget: all layers, and some of them in float only where outputs lose too much.
 
 use crate::compare::{self, Comparison};
 use crate::data::Data;
-use crate::executor::Executor;
-use crate::quantize::{self, Calibration, Quantised, Settings};
+use crate::executor::{Executor, Runner};
+use crate::layers;
+use crate::quantize::{self, Calibration, Knowledge, Quantised, Scheme, Settings};
 use crate::report::Point;
-use infc_ir::{Graph, Problems};
-use std::collections::{BTreeMap, BTreeSet};
+use infc_ir::{DType, Graph, Problems, Tensor};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
+
+/// Samples that sensitivities are measured on, and those that choices are compared on where there are no labels.
+const SENSITIVITY: usize = 8;
+const CHOICES: usize = 16;
+/// Multiply-accumulates that sensitivities may take, unless one sample takes more.
+const WORK: f64 = 1e12;
+/// How long a model is run to time it.
+const TIME: Duration = Duration::from_millis(150);
 
 /// What must not be lost.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +33,8 @@ pub enum Budget {
     MaxDrop(f64),
     /// Least signal-to-noise ratio of every output, in dB.
     MinSqnr(f64),
+    /// The same, where each sample counts alike.
+    MinSampleSqnr(f64),
     /// Least mean cosine of every output.
     MinCosine(f64),
 }
@@ -31,6 +46,7 @@ impl Budget {
         match self {
             Budget::MaxDrop(_) => c.accuracy.map_or(f64::NEG_INFINITY, |(before, after)| after - before),
             Budget::MinSqnr(_) => least(|d| d.sqnr_db),
+            Budget::MinSampleSqnr(_) => least(|d| d.sqnr_samples_db),
             Budget::MinCosine(_) => least(|d| d.cosine),
         }
     }
@@ -38,7 +54,7 @@ impl Budget {
     pub fn met(self, quality: f64) -> bool {
         match self {
             Budget::MaxDrop(most) => quality >= -most - 1e-12,
-            Budget::MinSqnr(least) | Budget::MinCosine(least) => quality >= least,
+            Budget::MinSqnr(least) | Budget::MinSampleSqnr(least) | Budget::MinCosine(least) => quality >= least,
         }
     }
     /// A quality in words.
@@ -46,27 +62,55 @@ impl Budget {
         match self {
             Budget::MaxDrop(_) => format!("{:.2} points of accuracy lost", -100.0 * quality),
             Budget::MinSqnr(_) => format!("SQNR {quality:.2} dB"),
+            Budget::MinSampleSqnr(_) => format!("SQNR {quality:.2} dB, each sample alike"),
             Budget::MinCosine(_) => format!("cosine {quality:.6}"),
         }
     }
 }
+
+/// What quantisation without a budget is to keep, where some layers in float are enough for it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Aim {
+    /// Least signal-to-noise ratio of every output, in dB, where each sample counts alike.
+    pub sqnr_db: f64,
+    /// The largest share of the multiply-accumulates that goes to float for it.
+    pub float_macs: f64,
+}
+
+impl Default for Aim {
+    fn default() -> Aim {
+        Aim { sqnr_db: 20.0, float_macs: 0.1 }
+    }
+}
+
+/// What is asked for beyond the aim on the samples of the calibration, in dB: weights are fitted to them, and others lose more.
+const MARGIN: f64 = 2.0;
 
 /// A layer by itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sensitivity {
     /// Its name.
     pub layer: String,
+    /// Noise that it alone puts into each output, as a share of the output's signal; the mean over the samples.
+    pub noise: Vec<f64>,
+    /// What it costs to leave it in float: its share of the multiply-accumulates, and a little of its share of the weights.
+    pub price: f64,
+    /// Its share of the multiply-accumulates.
+    pub macs: f64,
+}
+
+impl Sensitivity {
     /// Least SQNR of the outputs, in dB, if only it is quantised.
-    pub sqnr_db: f64,
-    /// Milliseconds that the model gets faster by it; negative if it gets slower.
-    pub gain_ms: f64,
+    pub fn sqnr_db(&self) -> f64 {
+        -10.0 * self.noise.iter().copied().fold(0.0, f64::max).log10()
+    }
 }
 
 /// What the search found.
 pub struct Found {
     /// The quantised model.
     pub model: Quantised,
-    /// What each layer does by itself.
+    /// What each layer does by itself; empty if that was not looked at.
     pub sensitivity: Vec<Sensitivity>,
     /// All choices that were measured, and those that were only predicted.
     pub points: Vec<Point>,
@@ -78,50 +122,223 @@ pub struct Found {
     pub notes: Vec<String>,
 }
 
+/// A model with switches and some samples, with what the model in float answers for them.
+struct Switches {
+    runner: Box<dyn Runner>,
+    data: Data<'static>,
+    wanted: Vec<Vec<Tensor>>,
+    names: Vec<String>,
+    count: usize,
+}
+
+/// Answers that are known already, in order.
+struct Known(VecDeque<Vec<Tensor>>);
+
+impl Runner for Known {
+    fn run(&mut self, _: &[Tensor]) -> Result<Vec<Tensor>, Problems> {
+        Ok(self.0.pop_front().expect("one for each sample"))
+    }
+}
+
+/// The model with some switches on.
+struct Chosen<'a>(&'a mut dyn Runner, Vec<Tensor>);
+
+impl Runner for Chosen<'_> {
+    fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, Problems> {
+        self.0.run(&[inputs, &self.1].concat())
+    }
+}
+
+impl Switches {
+    fn new(before: &Graph, bench: &mut Bench, most: usize) -> Result<Switches, Problems> {
+        let runner = bench.executor.load(&quantize::switched(bench.calibration, bench.settings)?)?;
+        let samples = bench.data.sample_of(most).into_iter().map(|i| bench.data.sample(i)).collect::<Result<Vec<_>, _>>()?;
+        let wanted = samples.iter().map(|s| bench.float.run(&s.inputs)).collect::<Result<_, _>>()?;
+        let count = bench.calibration.layers.len();
+        Ok(Switches { runner, data: Data::of(before, samples), wanted, names: bench.names.clone(), count })
+    }
+    /// Answers with these layers quantised, on the first samples of some that are evenly spread.
+    fn compare(&mut self, on: &dyn Fn(usize) -> bool, most: usize) -> Result<Comparison, Problems> {
+        let part = self.data.sample_of(most);
+        let mut known = Known(part.iter().map(|&i| self.wanted[i].clone()).collect());
+        let samples = part.iter().map(|&i| self.data.sample(i)).collect::<Result<Vec<_>, _>>()?;
+        let switches = (0..self.count).map(|k| Tensor::from_values(DType::Bool, [], [u64::from(on(k))])).collect();
+        let mut chosen = Chosen(&mut *self.runner, switches);
+        let data = self.data.with(samples);
+        compare::run(&mut known, &mut chosen, &self.names, 0, &data, false, &mut |_| {})
+    }
+}
+
+/// Each layer by itself.
+fn sensitivity(
+    switches: &mut Switches,
+    calibration: &Calibration,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Vec<Sensitivity>, Problems> {
+    let (g, all) = (&calibration.graph, calibration.layers.len());
+    let macs: BTreeMap<_, u64> = layers::macs(g, &switches.data.sample(0)?.inputs).into_iter().map(|m| (m.0, m.1)).collect();
+    let total = macs.values().sum::<u64>().max(1) as f64;
+    let size = |l: &layers::Layer| l.weights.iter().map(|w| l.weight(g, w.0).len()).sum::<usize>() as f64;
+    let weights = calibration.layers.iter().map(size).sum::<f64>().max(1.0);
+    // The number of samples must not depend on the time that they take: the same model is to come out again.
+    let samples = (WORK / total / all.max(1) as f64).clamp(1.0, SENSITIVITY as f64) as usize;
+    let mut out = vec![];
+    for (i, l) in calibration.layers.iter().enumerate() {
+        let c = switches.compare(&|k| k == i, samples)?;
+        // An output that is no number any more is all noise.
+        let noise = |d: &crate::report::Difference| match d.sqnr_samples_db.is_nan() {
+            true => f64::INFINITY,
+            false => 10f64.powf(-d.sqnr_samples_db / 10.0),
+        };
+        let macs = macs.get(&l.node).copied().unwrap_or(0) as f64 / total;
+        let price = macs + 0.1 * size(l) / weights + 1e-4;
+        out.push(Sensitivity { layer: l.name.clone(), noise: c.outputs.iter().map(noise).collect(), price, macs });
+        progress("sensitivity", i + 1, all);
+    }
+    Ok(out)
+}
+
+/// Numbers of the layers in the order in which they go to float, at most as many as cost `most` of the multiply-accumulates.
+///
+/// Noise adds up. Again and again a limit lies a little below the noise of the worst output; what counts is the noise above it that a
+/// layer takes away, of all outputs together, for its price.
+fn order(s: &[Sensitivity], most: f64) -> Vec<usize> {
+    let outputs = s.iter().map(|l| l.noise.len()).max().unwrap_or(0);
+    let mut total: Vec<f64> = (0..outputs).map(|o| s.iter().map(|l| l.noise[o].min(1e6)).sum()).collect();
+    let (mut out, mut left, mut cost) = (vec![], (0..s.len()).collect::<Vec<usize>>(), 0.0);
+    loop {
+        left.retain(|&i| cost + s[i].macs <= most + 1e-12);
+        if left.is_empty() {
+            return out;
+        }
+        let limit = 0.8 * total.iter().copied().fold(0.0, f64::max);
+        let relief = |i: usize| -> f64 {
+            let of = |(t, n): (&f64, &f64)| if *t > limit { n.min(1e6) / t } else { 0.0 };
+            total.iter().zip(&s[i].noise).map(of).sum::<f64>() / s[i].price
+        };
+        let best = (0..left.len()).max_by(|&a, &b| relief(left[a]).total_cmp(&relief(left[b])).then(b.cmp(&a)));
+        let i = left.remove(best.expect("not empty"));
+        cost += s[i].macs;
+        total.iter_mut().zip(&s[i].noise).for_each(|(t, n)| *t = (*t - n.min(1e6)).max(0.0));
+        out.push(i);
+    }
+}
+
 /// Everything a choice is measured with.
 struct Bench<'a> {
-    before: &'a Graph,
     calibration: &'a Calibration,
     settings: &'a Settings,
     budget: Budget,
     data: &'a Data<'a>,
     executor: &'a dyn Executor,
-    time: Duration,
+    float: Box<dyn Runner>,
+    float_ms: Option<f64>,
+    names: Vec<String>,
 }
 
-/// Quality and latency of a choice.
-#[derive(Clone, Copy, Debug)]
+/// A choice as a model, compiled and measured on all samples.
 struct Measured {
+    model: Quantised,
     quality: f64,
-    sqnr_db: f64,
     latency_ms: Option<f64>,
 }
 
-impl Bench<'_> {
-    fn model(&self, chosen: &BTreeSet<String>) -> Result<Quantised, Problems> {
-        let keep = self.calibration.layers.iter().map(|l| l.name.clone()).filter(|n| !chosen.contains(n)).collect();
-        quantize::quantize_layers(self.calibration, &Settings { keep, ..self.settings.clone() })
+impl<'a> Bench<'a> {
+    fn new(
+        before: &Graph,
+        calibration: &'a Calibration,
+        settings: &'a Settings,
+        budget: Budget,
+        data: &'a Data<'a>,
+        executor: &'a dyn Executor,
+    ) -> Result<Bench<'a>, Problems> {
+        let mut float = executor.load(before)?;
+        let float_ms = match executor.measures() {
+            true => Some(float.time(&data.sample(0)?.inputs, TIME)?.as_secs_f64() * 1e3),
+            false => None,
+        };
+        let names = before.outputs().iter().map(|&v| before.value(v).name.clone()).collect();
+        Ok(Bench { calibration, settings, budget, data, executor, float, float_ms, names })
     }
-    fn latency(&self, g: &Graph) -> Result<Option<f64>, Problems> {
-        if !self.executor.measures() {
-            return Ok(None);
+    /// The model that keeps these layers in float.
+    fn model(&self, float: &[usize]) -> Result<Quantised, Problems> {
+        let mut c = self.calibration.clone();
+        for &i in float {
+            c.kept.push((c.layers[i].name.clone(), "loses more than the budget has".to_owned()));
         }
-        let inputs = self.data.sample(0)?.inputs;
-        Ok(Some(self.executor.load(g)?.time(&inputs, self.time)?.as_secs_f64() * 1e3))
+        let float: HashSet<_> = float.iter().map(|&i| c.layers[i].node).collect();
+        c.layers.retain(|l| !float.contains(&l.node));
+        quantize::quantize_layers(&c, self.settings)
     }
-    fn measure(&self, g: &Graph, data: &Data) -> Result<Measured, Problems> {
-        let c = compare::graphs(self.before, g, self.executor, data, false)?;
-        let sqnr_db = Budget::MinSqnr(0.0).quality(&c);
-        Ok(Measured { quality: self.budget.quality(&c), sqnr_db, latency_ms: self.latency(g)? })
+    fn measure(&mut self, float: &[usize]) -> Result<Measured, Problems> {
+        let model = self.model(float)?;
+        let mut runner = self.executor.load(&model.graph)?;
+        let c = compare::run(&mut *self.float, &mut *runner, &self.names, 0, self.data, false, &mut |_| {})?;
+        let latency_ms = match self.executor.measures() {
+            true => Some(runner.time(&self.data.sample(0)?.inputs, TIME)?.as_secs_f64() * 1e3),
+            false => None,
+        };
+        Ok(Measured { model, quality: self.budget.quality(&c), latency_ms })
     }
 }
 
-/// Finds the fastest set of layers that keeps to the budget.
+/// The smallest number of layers in float, the first of an order, that is good by `met`; `bad` is too few, and `most` as many as may be.
+/// More layers lose less, so that halving finds it.
+fn least(bad: usize, most: usize, mut met: impl FnMut(usize) -> Result<bool, Problems>) -> Result<Option<usize>, Problems> {
+    let (mut bad, mut good) = (bad, most + 1);
+    while good - bad > 1 {
+        let n = (good + bad) / 2;
+        if met(n)? { good = n } else { bad = n }
+    }
+    Ok((good <= most).then_some(good))
+}
+
+/// What the search by switches has to say.
+struct Ordered {
+    sensitivity: Vec<Sensitivity>,
+    /// Layers as they go to float.
+    order: Vec<usize>,
+    /// How many of them meet the budget by switches, if that can be.
+    enough: Option<usize>,
+    /// The quality of each number that was looked at.
+    seen: BTreeMap<usize, f64>,
+}
+
+/// Orders the layers and finds how many of them have to stay in float, by switches.
+fn ordered(
+    before: &Graph,
+    bench: &mut Bench,
+    float_macs: f64,
+    none_does: bool,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Ordered, Problems> {
+    // Shares of samples that are right need many of them.
+    let most = if matches!(bench.budget, Budget::MaxDrop(_)) { bench.data.len() } else { CHOICES };
+    let (calibration, budget) = (bench.calibration, bench.budget);
+    let mut switches = Switches::new(before, bench, most)?;
+    let sensitivity = sensitivity(&mut switches, calibration, progress)?;
+    let order = order(&sensitivity, float_macs);
+    let mut seen = BTreeMap::new();
+    let mut met = |n: usize| -> Result<bool, Problems> {
+        let c = switches.compare(&|k| !order[..n].contains(&k), most)?;
+        seen.insert(n, budget.quality(&c));
+        progress("search", seen.len(), order.len().max(1).ilog2() as usize + 2);
+        Ok(budget.met(seen[&n]))
+    };
+    // One layer at least is quantised.
+    let last = order.len().min(calibration.layers.len().saturating_sub(1));
+    let enough = if !none_does && met(0)? { Some(0) } else { least(0, last, met)? };
+    Ok(Ordered { sensitivity, order, enough, seen })
+}
+
+/// Finds the largest set of quantised layers that keeps to the budget, with at most a share of the multiply-accumulates in float.
+#[expect(clippy::too_many_arguments, reason = "the road of a command: what to do, with what, and who is told")]
 pub fn search(
     before: &Graph,
     calibration: &Calibration,
     settings: &Settings,
     budget: Budget,
+    float_macs: f64,
     data: &Data,
     executor: &dyn Executor,
     progress: &mut dyn FnMut(&str, usize, usize),
@@ -130,142 +347,178 @@ pub fn search(
         let help = "give labelled data (an array 'labels'), or a budget without labels: --min-sqnr or --min-cosine";
         return Err(Problems::one(&data.source, "has no labels to measure accuracy with", help));
     }
-    let bench = Bench { before, calibration, settings, budget, data, executor, time: Duration::from_millis(150) };
-    let (sensitivity, float_ms) = sensitivity(&bench, progress)?;
-    let order = order(&sensitivity, float_ms.is_some());
-    let mut points = vec![];
-    let point =
-        |name: String, m: &Measured| Point { name, latency_ms: m.latency_ms.unwrap_or(0.0), quality: m.quality, measured: true };
-    if let Some(ms) = float_ms {
-        let quality = match budget {
-            Budget::MaxDrop(_) => 0.0,
-            Budget::MinCosine(_) => 1.0,
-            Budget::MinSqnr(_) => f64::INFINITY,
+    let mut bench = Bench::new(before, calibration, settings, budget, data, executor)?;
+    let mut found = ordered(before, &mut bench, float_macs, false, progress)?;
+    let last = found.order.len().min(calibration.layers.len().saturating_sub(1));
+    let mut measured: BTreeMap<usize, Measured> = BTreeMap::new();
+    let mut enough = found.enough;
+    if let Some(n) = enough {
+        let order = &found.order;
+        let mut met = |n: usize| -> Result<bool, Problems> {
+            let m = bench.measure(&order[..n])?;
+            let quality = m.quality;
+            measured.insert(n, m);
+            Ok(budget.met(quality))
         };
-        points.push(Point { name: "float".to_owned(), latency_ms: ms, quality, measured: true });
-    }
-    // The first `n` of the order are quantised. More layers lose more, so that halving finds the largest number that does.
-    let set = |n: usize| order[..n].iter().cloned().collect::<BTreeSet<String>>();
-    let mut seen: BTreeMap<usize, Measured> = BTreeMap::new();
-    let (mut good, mut bad) = (0, order.len() + 1);
-    while good + 1 < bad {
-        let n = if seen.is_empty() { order.len() } else { (good + bad) / 2 };
-        let m = bench.measure(&bench.model(&set(n))?.graph, data)?;
-        points.push(point(format!("{n} of {} layers", order.len()), &m));
-        if let Some(ms) = float_ms {
-            let gain: f64 = order[..n].iter().filter_map(|l| sensitivity.iter().find(|s| s.layer == *l)).map(|s| s.gain_ms).sum();
-            points.push(Point {
-                name: format!("{n} layers, predicted"),
-                latency_ms: ms - gain,
-                quality: m.quality,
-                measured: false,
-            });
+        // What switches said of some samples need not hold for all.
+        if !met(n)? {
+            enough = least(n, last, met)?;
         }
-        seen.insert(n, m);
-        if budget.met(m.quality) {
-            good = n
-        } else {
-            bad = n
-        }
-        progress("search", seen.len(), seen.len() + (bad - good).ilog2() as usize);
     }
-    choose(&bench, &set, good, &seen, sensitivity, float_ms, points)
-}
-
-/// The choice, unless nothing does or it is no gain.
-fn choose(
-    bench: &Bench,
-    set: &dyn Fn(usize) -> BTreeSet<String>,
-    good: usize,
-    seen: &BTreeMap<usize, Measured>,
-    sensitivity: Vec<Sensitivity>,
-    float_ms: Option<f64>,
-    points: Vec<Point>,
-) -> Result<Found, Problems> {
-    let Some(m) = seen.get(&good) else {
-        let best = seen.iter().max_by(|a, b| a.1.quality.total_cmp(&b.1.quality));
-        let found = best.map_or(String::new(), |(n, m)| {
-            format!(
-                ": the best found, {n} of {} layers quantised, has {}",
-                bench.calibration.layers.len(),
-                bench.budget.words(m.quality)
-            )
+    found.seen.extend(measured.iter().map(|(n, m)| (*n, m.quality)));
+    let Some(n) = enough else {
+        let best = found.seen.iter().max_by(|a, b| a.1.total_cmp(b.1));
+        let words = best.map_or(String::new(), |(n, q)| {
+            let all = calibration.layers.len();
+            format!(": the best found, {} of {all} layers quantised, has {}", all - n, budget.words(*q))
         });
-        let help = "give more typical data, a wider budget, or leave the model in float";
-        return Err(Problems::one("budget", format!("cannot be met{found}"), help));
+        let help = "give more typical data, a wider budget or a larger --float-macs, or leave the model in float";
+        return Err(Problems::one("budget", format!("cannot be met{words}"), help));
     };
-    if let (Some(float), Some(ms)) = (float_ms, m.latency_ms)
+    if bench.float_ms.is_some() && n > 0 && !measured.contains_key(&0) {
+        measured.insert(0, bench.measure(&[])?);
+    }
+    let points = points(&bench, &found, &measured);
+    let chosen = measured.remove(&n).expect("was measured");
+    if let (Some(float), Some(ms)) = (bench.float_ms, chosen.latency_ms)
         && ms > float
     {
-        let slow: Vec<String> = sensitivity.iter().filter(|s| s.gain_ms < 0.0).map(|s| format!("'{}'", s.layer)).collect();
-        let why = if slow.is_empty() { String::new() } else { format!(" (slower by themselves: {})", slow.join(", ")) };
+        let count = calibration.layers.len() - n;
         let message = format!(
-            "{good} layers on integers take {ms:.3} ms on {}, the model in float {float:.3} ms: refused{why}",
-            bench.executor.name()
+            "{count} layers on integers take {ms:.3} ms on {}, the model in float {float:.3} ms: refused",
+            executor.name()
         );
-        return Err(Problems::one(
-            "mixed precision",
-            message,
-            "keep the model in float on this machine, or choose another: --target",
-        ));
+        let help = "keep the model in float on this machine, or choose another: --target";
+        return Err(Problems::one("mixed precision", message, help));
     }
-    Ok(Found {
-        model: bench.model(&set(good))?,
-        sensitivity,
-        points,
-        quality: m.quality,
-        latency_ms: float_ms.zip(m.latency_ms),
-        notes: vec![format!(
-            "{good} of {} layers are quantised: {}",
-            bench.calibration.layers.len(),
-            bench.budget.words(m.quality)
-        )],
-    })
+    let note = format!("{}: {}", words(calibration, &found, n), budget.words(chosen.quality));
+    result(before, chosen, found.sensitivity, points, bench.float_ms, vec![note])
 }
 
-/// Each layer by itself, and the latency in float.
-fn sensitivity(bench: &Bench, progress: &mut dyn FnMut(&str, usize, usize)) -> Result<(Vec<Sensitivity>, Option<f64>), Problems> {
-    let float_ms = bench.latency(bench.before)?;
-    let part = bench.data.sample_of(8).into_iter().map(|i| bench.data.sample(i)).collect::<Result<Vec<_>, _>>()?;
-    let part = Data::of(bench.before, part);
-    let mut out = vec![];
-    let all = bench.calibration.layers.len();
-    for (i, l) in bench.calibration.layers.iter().enumerate() {
-        let model = bench.model(&BTreeSet::from([l.name.clone()]))?;
-        let m = bench.measure(&model.graph, &part)?;
-        let gain_ms = float_ms.zip(m.latency_ms).map_or(0.0, |(a, b)| a - b);
-        out.push(Sensitivity { layer: l.name.clone(), sqnr_db: m.sqnr_db, gain_ms });
-        progress("sensitivity", i + 1, all);
-    }
-    Ok((out, float_ms))
-}
-
-/// Layers in the order in which they are quantised: first those that lose little for what they gain. Layers that gain nothing come last.
-fn order(sensitivity: &[Sensitivity], timed: bool) -> Vec<String> {
-    let loss = |s: &Sensitivity| 10f64.powf(-s.sqnr_db / 10.0);
-    let price = |s: &Sensitivity| match timed {
-        true if s.gain_ms <= 0.0 => f64::INFINITY,
-        true => loss(s) / s.gain_ms,
-        false => loss(s),
+/// Quantises all layers of a prepared model, and leaves some of them in float where outputs lose more than the aim allows and the share
+/// of the multiply-accumulates that it allows makes it better. Without an aim, or in other schemes than static int8 with data, as
+/// [`quantize::quantize`].
+pub fn quantize(
+    g: &Graph,
+    settings: &Settings,
+    aim: Option<Aim>,
+    knowledge: &Knowledge,
+    executor: &dyn Executor,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Found, Problems> {
+    let (Scheme::Static, Knowledge::Data(data, _), Some(aim)) = (settings.scheme, knowledge, aim) else {
+        let model = quantize::quantize(g, settings, knowledge, progress)?;
+        return Ok(Found { model, sensitivity: vec![], points: vec![], quality: f64::NAN, latency_ms: None, notes: vec![] });
     };
-    let mut order: Vec<&Sensitivity> = sensitivity.iter().collect();
-    order.sort_by(|a, b| price(a).total_cmp(&price(b)).then(loss(a).total_cmp(&loss(b))));
-    order.into_iter().map(|s| s.layer.clone()).collect()
+    quantize::check(g, settings)?;
+    let calibration = quantize::calibrate(g, settings, knowledge, progress)?;
+    let samples = data.sample_of(CHOICES).into_iter().map(|i| data.sample(i)).collect::<Result<Vec<_>, _>>()?;
+    let part = data.with(samples);
+    let budget = Budget::MinSampleSqnr(aim.sqnr_db + MARGIN);
+    let mut bench = Bench::new(g, &calibration, settings, budget, &part, executor)?;
+    let all = bench.measure(&[])?;
+    let float_ms = bench.float_ms;
+    if budget.met(all.quality) || calibration.layers.len() < 2 {
+        return result(g, all, vec![], vec![], float_ms, vec![]);
+    }
+    let mut found = ordered(g, &mut bench, aim.float_macs, true, progress)?;
+    let best = found.seen.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(n, _)| *n);
+    let Some(n) = found.enough.or(best) else { return result(g, all, found.sensitivity, vec![], float_ms, vec![]) };
+    let some = bench.measure(&found.order[..n])?;
+    found.seen.extend([(0, all.quality), (n, some.quality)]);
+    // Float for next to nothing is no gain.
+    let better = some.quality > all.quality + 0.5;
+    let words = match better {
+        true => format!(
+            "with all layers on integers outputs keep {} on samples of the calibration; {}: {}",
+            budget.words(all.quality),
+            words(&calibration, &found, n),
+            budget.words(some.quality)
+        ),
+        false => format!(
+            "no choice of layers with {:.1} % of the multiply-accumulates keeps more than {}",
+            100.0 * aim.float_macs,
+            budget.words(all.quality)
+        ),
+    };
+    let measured = BTreeMap::from([(0, all), (n, some)]);
+    let points = points(&bench, &found, &measured);
+    let mut measured = measured;
+    let chosen = measured.remove(if better { &n } else { &0 }).expect("was measured");
+    result(g, chosen, found.sensitivity, points, float_ms, vec![words])
+}
+
+/// How many layers are quantised, and which share of the arithmetic is not.
+fn words(c: &Calibration, found: &Ordered, n: usize) -> String {
+    let all = c.layers.len();
+    let share: f64 = found.order[..n].iter().map(|&i| found.sensitivity[i].macs).sum();
+    format!("{} of {all} layers are quantised, {:.1} % of the multiply-accumulates stay in float", all - n, 100.0 * share)
+}
+
+fn result(
+    g: &Graph,
+    chosen: Measured,
+    sensitivity: Vec<Sensitivity>,
+    points: Vec<Point>,
+    float_ms: Option<f64>,
+    notes: Vec<String>,
+) -> Result<Found, Problems> {
+    let mut model = chosen.model;
+    quantize::finish(g, &mut model)?;
+    Ok(Found { model, sensitivity, points, quality: chosen.quality, latency_ms: float_ms.zip(chosen.latency_ms), notes })
+}
+
+/// Latency and quality of all choices that were looked at. Where a choice was not compiled, its latency is what its share of the
+/// arithmetic predicts.
+fn points(bench: &Bench, found: &Ordered, measured: &BTreeMap<usize, Measured>) -> Vec<Point> {
+    let (Some(float), Some(all)) = (bench.float_ms, measured.get(&0).and_then(|m| m.latency_ms)) else { return vec![] };
+    let quality = match bench.budget {
+        Budget::MaxDrop(_) => 0.0,
+        Budget::MinCosine(_) => 1.0,
+        Budget::MinSqnr(_) | Budget::MinSampleSqnr(_) => f64::INFINITY,
+    };
+    let mut out = vec![Point { name: "float".to_owned(), latency_ms: float, quality, measured: true }];
+    let layers = bench.calibration.layers.len();
+    for (&n, &quality) in &found.seen {
+        let share: f64 = found.order[..n].iter().map(|&i| found.sensitivity[i].macs).sum();
+        let taken = measured.get(&n).and_then(|m| m.latency_ms);
+        let (kind, latency_ms) = match taken {
+            Some(ms) => ("", ms),
+            None => (", predicted", all + (float - all) * share),
+        };
+        let name = format!("{} of {layers} layers{kind}", layers - n);
+        out.push(Point { name, latency_ms, quality, measured: taken.is_some() });
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn layer(layer: &str, sqnr_db: f64, gain_ms: f64) -> Sensitivity {
-        Sensitivity { layer: layer.to_owned(), sqnr_db, gain_ms }
+    fn layer(noise: &[f64], macs: f64) -> Sensitivity {
+        Sensitivity { layer: String::new(), noise: noise.to_vec(), price: macs + 1e-4, macs }
     }
 
     #[test]
-    fn cheap_losses_for_large_gains_come_first() {
-        let s = [layer("slow", 60.0, -1.0), layer("sensitive", 10.0, 1.0), layer("small", 40.0, 0.01), layer("large", 40.0, 1.0)];
-        assert_eq!(order(&s, true), ["large", "small", "sensitive", "slow"]);
-        assert_eq!(order(&s, false), ["slow", "small", "large", "sensitive"]);
+    fn layers_go_to_float_by_the_noise_of_the_worst_output_for_their_price() {
+        // Output 1 is worst; the third layer takes most off it, the second as much for less.
+        let s = [layer(&[0.001, 0.0], 0.1), layer(&[0.0, 0.01], 0.1), layer(&[0.0, 0.015], 0.5), layer(&[0.002, 0.0], 0.3)];
+        assert_eq!(order(&s, 1.0), [1, 2, 0, 3]);
+        // What costs too much is left out, also later.
+        assert_eq!(order(&s, 0.45), [1, 0]);
+        assert_eq!(order(&s, 0.0), [0usize; 0]);
+        let broken = [layer(&[f64::INFINITY], 0.9), layer(&[0.1], 0.1)];
+        assert_eq!(order(&broken, 1.0), [0, 1]);
+    }
+
+    #[test]
+    fn the_least_number_is_found_by_halving() {
+        for (want, most) in [(1, 1), (3, 9), (9, 9), (7, 8)] {
+            assert_eq!(least(0, most, |n| Ok(n >= want)).unwrap(), Some(want));
+        }
+        assert_eq!(least(0, 5, |_| Ok(false)).unwrap(), None);
+        assert_eq!(least(3, 3, |_| Ok(true)).unwrap(), None);
     }
 
     #[test]

@@ -65,6 +65,9 @@ pub struct Difference {
     pub max_abs: f64,
     /// Signal to noise: 10 log10(sum of squares / sum of squared differences), in dB; infinite (`null` in JSON) if nothing differs.
     pub sqnr_db: f64,
+    /// The same where each sample counts alike: of the mean over the samples of noise over signal. One with large outputs, such as the only
+    /// one in which something is detected, decides nothing here.
+    pub sqnr_samples_db: f64,
     /// Mean over the samples of the cosine between both.
     pub cosine: f64,
     /// Least over the samples of the cosine between both.

@@ -19,6 +19,11 @@ fn constant(id: usize, dims: &[usize], random: &mut Random) -> String {
 
 /// Convolution, depthwise convolution, pooling, a residual, matrix products.
 fn network(seed: u64) -> Graph {
+    with_residual(seed, true)
+}
+
+/// The same, with the residual or without.
+fn with_residual(seed: u64, residual: bool) -> Graph {
     let mut r = Random(seed);
     let mut out = "graph \"net\" {\n  opset \"\" 18\n".to_owned();
     for (i, op) in ["Conv", "Conv", "MaxPool", "Conv", "Add", "Reshape", "Gemm", "MatMul", "Add"].iter().enumerate() {
@@ -48,6 +53,9 @@ fn network(seed: u64) -> Graph {
   }
 }
 ";
+    if !residual {
+        out = out.replace("Add(%16, %15)", "Add(%16, %16)");
+    }
     let g = text::parse(&out).unwrap_or_else(|e| panic!("{e}\n{out}"));
     layers::prepare(&g).unwrap()
 }
@@ -230,7 +238,7 @@ fn budgets_choose_layers() {
     let settings = Settings::default();
     let know = Knowledge::Data(&data, &Interpreter);
     let calibration = quantize::calibrate(&g, &settings, &know, &mut |_, _, _| {}).unwrap();
-    let find = |budget| mixed::search(&g, &calibration, &settings, budget, &data, &Interpreter, &mut |_, _, _| {});
+    let find = |budget| mixed::search(&g, &calibration, &settings, budget, 1.0, &data, &Interpreter, &mut |_, _, _| {});
     let all = find(Budget::MinSqnr(15.0)).unwrap();
     // More than all layers together keep.
     let least = all.quality + 4.0;
@@ -241,6 +249,74 @@ fn budgets_choose_layers() {
     assert!(e.contains("cannot be met") && e.contains("best found"), "{e}");
     let e = find(Budget::MaxDrop(0.1)).err().unwrap().to_string();
     assert!(e.contains("labels"), "{e}");
+}
+
+/// The model with switches answers as the model of each choice does, with all kinds of layers.
+#[test]
+fn switches_are_the_choices() {
+    // No residual: it would read what is moved, which is on integers in the models of the choices only.
+    let (net, (rare, outliers, _)) = (with_residual(31, false), rare_outliers(32));
+    for (g, data) in [(&net, samples(&net, 6, 33)), (&rare, outliers)] {
+        let settings = Settings::default();
+        let know = Knowledge::Data(&data, &Interpreter);
+        let calibration = quantize::calibrate(g, &settings, &know, &mut |_, _, _| {}).unwrap();
+        let switched = quantize::switched(&calibration, &settings).unwrap();
+        let count = calibration.layers.len();
+        assert_eq!(switched.inputs().len(), g.inputs().len() + count);
+        let answers = |g: &Graph, more: &[Tensor]| -> Vec<Tensor> {
+            let run = |i| interp::run_tensors(g, &[&data.sample(i).unwrap().inputs[..], more].concat()).unwrap();
+            (0..data.len()).flat_map(run).collect()
+        };
+        let noise = |a: &[Tensor], b: &[Tensor]| {
+            let mut sums = compare::Sums::default();
+            a.iter().zip(b).filter(|p| p.0.dims == p.1.dims).for_each(|(a, b)| sums.add(a, b).unwrap());
+            sums.difference("").sqnr_db
+        };
+        let float = answers(g, &[]);
+        for choice in 0..1u32 << count {
+            let keep = (0..count).filter(|k| choice >> k & 1 == 0).map(|k| calibration.layers[k].name.clone()).collect();
+            let model = quantize::quantize_layers(&calibration, &Settings { keep, ..settings.clone() }).unwrap().graph;
+            let switches: Vec<Tensor> =
+                (0..count).map(|k| Tensor::from_values(DType::Bool, [], [u64::from(choice >> k & 1)])).collect();
+            let (want, got) = (answers(&model, &[]), answers(&switched, &switches));
+            let apart = noise(&want, &got);
+            let lost = noise(&float, &want);
+            // Sums on integers and in float differ by rounding only, which now and then takes a value over the edge of a step.
+            let good = want == got || apart > 50.0 && apart > lost + 10.0;
+            assert!(good, "choice {choice:b}: {apart:.1} dB, and {lost:.1} dB from float");
+        }
+    }
+}
+
+/// Where outputs lose too much, a few layers stay in float: those that cost little.
+#[test]
+fn an_aim_keeps_layers_in_float() {
+    let g = network(41);
+    let (data, other) = (samples(&g, 8, 42), samples(&g, 6, 43));
+    let know = Knowledge::Data(&data, &Interpreter);
+    let settings = Settings::default();
+    let run = |aim| mixed::quantize(&g, &settings, aim, &know, &Interpreter, &mut |_, _, _| {}).unwrap();
+    let inputs = data.sample(0).unwrap().inputs;
+    let share = |q: &Graph| {
+        let macs = layers::macs(q, &inputs);
+        let sum = |f: &dyn Fn(bool) -> bool| macs.iter().filter(|m| f(m.2)).map(|m| m.1).sum::<u64>() as f64;
+        sum(&|integer| !integer) / sum(&|_| true)
+    };
+    let plain = run(None);
+    assert_eq!(share(&plain.model.graph), 0.0);
+    let base = sqnr(&g, &plain.model.graph, &other);
+    // More than is kept anyway, also on what was calibrated on.
+    let aim = mixed::Aim { sqnr_db: sqnr(&g, &plain.model.graph, &data) + 1.0, float_macs: 0.5 };
+    let some = run(Some(aim));
+    let (got, float) = (sqnr(&g, &some.model.graph, &other), share(&some.model.graph));
+    assert!(got > base + 0.5, "{base:.1} dB, then {got:.1}");
+    assert!(float > 0.0 && float <= 0.5, "{float} in float");
+    assert!(some.notes[0].contains("stay in float") && !some.sensitivity.is_empty(), "{:?}", some.notes);
+    assert!(some.model.kept.iter().any(|k| k.1.contains("budget")), "{:?}", some.model.kept);
+    // The same again, bit for bit; and nothing changes where the aim is met.
+    assert_eq!(infc_onnx::export(&some.model.graph).unwrap(), infc_onnx::export(&run(Some(aim)).model.graph).unwrap());
+    let met = run(Some(mixed::Aim { sqnr_db: 5.0, float_macs: 0.5 }));
+    assert_eq!(infc_onnx::export(&met.model.graph).unwrap(), infc_onnx::export(&plain.model.graph).unwrap());
 }
 
 #[test]

@@ -61,6 +61,7 @@ fn what_is_wrong_is_told() {
     quantise(&["--data", &data, "--samples", "30", "--min-sqnr", "500"], 3, &["cannot be met", "best found"]);
     quantise(&["--min-sqnr", "30"], 2, &["a budget"]);
     quantise(&["--max-drop", "many"], 2, &["no percentage"]);
+    quantise(&["--float-macs", "200"], 2, &["no percentage"]);
     let empty = dir.path("empty");
     fs::create_dir(&empty).expect("made");
     quantise(&["--data", &empty], 3, &["holds no samples"]);

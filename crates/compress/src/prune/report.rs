@@ -107,6 +107,7 @@ struct Sums {
     largest: f64,
     signal: f64,
     noise: f64,
+    shares: f64,
     cosine: f64,
     least: f64,
     tensors: usize,
@@ -119,7 +120,7 @@ impl Sums {
         if !x.dtype.is_float() || x.dims != y.dims || x.is_empty() {
             return;
         }
-        let (mut xx, mut xy, mut yy) = (0.0, 0.0, 0.0);
+        let (mut xx, mut xy, mut yy, noise) = (0.0, 0.0, 0.0, self.noise);
         for i in 0..x.len() {
             let (a, b) = (x.float(i), y.float(i));
             self.largest = self.largest.max((a - b).abs());
@@ -127,6 +128,8 @@ impl Sums {
             (xx, xy, yy) = (xx + a * a, xy + a * b, yy + b * b);
         }
         self.signal += xx;
+        let noise = self.noise - noise;
+        self.shares += if noise == 0.0 { 0.0 } else { (noise / xx.max(f64::MIN_POSITIVE)).min(1e6) };
         let cosine = if xx * yy > 0.0 { xy / (xx * yy).sqrt() } else { f64::from(u8::from(xx == yy)) };
         self.cosine += cosine;
         self.least = self.least.min(cosine);
@@ -142,6 +145,7 @@ impl Sums {
             name: self.name,
             max_abs: self.largest,
             sqnr_db: 10.0 * (self.signal / self.noise).log10(),
+            sqnr_samples_db: -10.0 * (self.shares / self.tensors as f64).log10(),
             cosine: self.cosine / self.tensors as f64,
             cosine_min: self.least,
             top1: self.agree as f64 / self.rows.max(1) as f64,

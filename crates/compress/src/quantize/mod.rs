@@ -13,11 +13,13 @@ mod smooth;
 mod split;
 mod statics;
 mod stored;
+mod switched;
 mod transposed;
 mod weights;
 
 pub use params::{Affine, Scales};
 pub use statics::{Calibration, bias_of, calibrate, quantize as quantize_layers, taps};
+pub use switched::switched;
 
 use crate::calibrate::Method;
 use crate::executor::Executor;
@@ -191,7 +193,7 @@ pub fn for_integers(g: &Graph) -> Result<Graph, Problems> {
     transposed::rewrite(g)
 }
 
-/// Quantises a prepared model ([`layers::prepare`]).
+/// Quantises a prepared model ([`layers::prepare`]); [`crate::mixed::quantize`] also looks at what is lost.
 pub fn quantize(
     g: &Graph,
     settings: &Settings,
@@ -207,18 +209,23 @@ pub fn quantize(
         Scheme::Dynamic => dynamic::quantize(g, settings)?,
         Scheme::Int8Weights | Scheme::Int4Weights | Scheme::Float(_) => stored::quantize(g, settings, knowledge, progress)?,
     };
-    out.kept.extend(other_kept(g, &out));
+    finish(g, &mut out)?;
+    Ok(out)
+}
+
+/// Lists what is left as it was; nothing quantised at all is an error.
+pub(crate) fn finish(g: &Graph, out: &mut Quantised) -> Result<(), Problems> {
+    out.kept.extend(other_kept(g, out));
     if out.forms.is_empty() {
         let why: Vec<String> = out.kept.iter().take(8).map(|(n, w)| format!("'{n}': {w}")).collect();
         let help = if why.is_empty() { "it has no layers with constant f32 weights".to_owned() } else { why.join("; ") };
         return Err(Problems::one(format!("model '{}'", g.name), "nothing in it can be quantised this way", help));
     }
-    infc_ir::verify::verify(&out.graph)?;
-    Ok(out)
+    infc_ir::verify::verify(&out.graph)
 }
 
 /// Names in the settings must be names of layers.
-fn check(g: &Graph, settings: &Settings) -> Result<(), Problems> {
+pub(crate) fn check(g: &Graph, settings: &Settings) -> Result<(), Problems> {
     let known: BTreeSet<String> = layers::layers(g).into_iter().map(|l| l.name).collect();
     let unknown: Vec<&String> = settings
         .keep

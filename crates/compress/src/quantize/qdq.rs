@@ -77,6 +77,8 @@ pub struct Plan {
     pub shared: HashMap<Node, Node>,
     /// Biases, operand 2, as integers with their scales.
     pub biases: HashMap<Node, (Tensor, Tensor)>,
+    /// Nothing but layers reads stored values: movement between them stays as it is.
+    pub only_layers: bool,
 }
 
 /// The number of data operands of an operator that only moves elements (or takes the largest of them).
@@ -190,7 +192,7 @@ pub fn insert(g: &mut Graph, plan: &Plan) -> Result<(), Problems> {
 
 fn rewire(g: &mut Graph, plan: &Plan, n: Node, seen: &mut HashMap<Value, Value>, made: &mut Vec<Node>) -> Result<(), Fault> {
     let data = g.node(n).clone();
-    let moves = data.outputs.first().is_some_and(|y| plan.stored.contains_key(y)) && {
+    let moves = !plan.only_layers && data.outputs.first().is_some_and(|y| plan.stored.contains_key(y)) && {
         let from = origins(g, data.outputs[0]);
         let same = |v: &Value| plan.stored.get(v) == plan.stored.get(&data.outputs[0]);
         !from.is_empty() && from.iter().all(same)

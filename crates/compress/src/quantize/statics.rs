@@ -18,6 +18,7 @@ const ROWS: usize = 512;
 const DEPTH: usize = 2304;
 
 /// All that quantisation needs to know of a model; from it, any choice of layers is made without running the model again.
+#[derive(Clone)]
 pub struct Calibration {
     /// The model, smoothed.
     pub graph: Graph,
@@ -27,8 +28,8 @@ pub struct Calibration {
     pub ranges: HashMap<Value, (f32, f32)>,
     /// Values that are stored in two parts: the range of what lies outside their own.
     pub outside: HashMap<Value, (f32, f32)>,
-    channels: HashMap<Value, Channels>,
-    rounded: HashMap<Node, Vec<Stored>>,
+    pub(super) channels: HashMap<Value, Channels>,
+    pub(super) rounded: HashMap<Node, Vec<Stored>>,
     /// Layers that cannot be, and why.
     pub kept: Vec<(String, String)>,
     /// What was done.
@@ -248,10 +249,15 @@ pub fn bias_of(g: &Graph, l: &Layer) -> Option<((Node, usize), Vec<f32>)> {
 
 /// The quantised model, for the layers that `settings` wants.
 pub fn quantize(c: &Calibration, settings: &Settings) -> Result<Quantised, Problems> {
+    build(c, settings, false)
+}
+
+/// The quantised model; `only_layers`: movement between layers is left in float.
+pub(super) fn build(c: &Calibration, settings: &Settings, only_layers: bool) -> Result<Quantised, Problems> {
     let mut g = c.graph.clone();
     let chosen: Vec<&Layer> = c.layers.iter().filter(|l| settings.wants(l)).collect();
     let inputs: BTreeSet<Value> = chosen.iter().filter(|l| settings.sums(l)).map(|l| l.x).collect();
-    let mut plan = Plan { stored: qdq::storage(&g, &inputs, &c.ranges, settings.symmetric), ..Plan::default() };
+    let mut plan = Plan { stored: qdq::storage(&g, &inputs, &c.ranges, settings.symmetric), only_layers, ..Plan::default() };
     let summed: Vec<&Layer> = chosen.iter().copied().filter(|l| settings.sums(l)).collect();
     split::insert(&mut g, &mut plan, &summed, &c.outside)?;
     let mut forms = vec![];

@@ -156,7 +156,7 @@ fn print(c: &Comparison) {
 }
 
 fn line(d: &Difference) {
-    let Difference { name, max_abs, sqnr_db, cosine, cosine_min, top1 } = d;
+    let Difference { name, max_abs, sqnr_db, cosine, cosine_min, top1, .. } = d;
     say!("{max_abs:12.4e}  {sqnr_db:9.2}  {cosine:9.6}  {cosine_min:9.6}  {:7.2}  {name}", 100.0 * top1);
 }
 

@@ -186,9 +186,10 @@ pub fn summary(s: &Step) {
     }
     for d in &s.outputs {
         say!(
-            "output '{}': SQNR {:.2} dB, cosine {:.6} (least {:.6}), max difference {:.3e}, top-1 {:.2} %",
+            "output '{}': SQNR {:.2} dB (each sample alike: {:.2}), cosine {:.6} (least {:.6}), max difference {:.3e}, top-1 {:.2} %",
             d.name,
             d.sqnr_db,
+            d.sqnr_samples_db,
             d.cosine,
             d.cosine_min,
             d.max_abs,

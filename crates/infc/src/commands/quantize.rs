@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use infc_compress::calibrate::Ranges;
 use infc_compress::layers;
 use infc_compress::measure::{self, Change};
-use infc_compress::mixed::{self, Budget};
+use infc_compress::mixed::{self, Aim, Budget};
 use infc_compress::quantize::{self, Knowledge, Rounding, Scheme, Settings};
 use infc_compress::report::{Report, Step};
 use infc_ir::DType;
@@ -71,6 +71,10 @@ pub struct Args {
     /// Quantise as many layers as keep this mean cosine of every output.
     #[arg(long, value_name = "COSINE", group = "budget")]
     min_cosine: Option<f64>,
+    /// The largest share of the multiply-accumulates that stays in float where outputs lose too much [default: 100% with a budget, else
+    /// 10% to keep 20 dB of every output]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    float_macs: Option<f64>,
     /// Judge output 0 as embeddings: mean-pooled over axis 1 and normalised.
     #[arg(long)]
     embeddings: bool,
@@ -186,12 +190,16 @@ pub fn perform(args: &Args) -> Result<Report> {
     let evaluation = evaluation.as_ref().or(data.as_ref());
     let mut progress = compress::Progress::default();
     let mut show = |what: &str, i: usize, n: usize| progress.show(what, i, n);
-    let (done, found) = match (args.budget(), evaluation) {
-        (None, _) => (quantize::quantize(&graph, &settings, &knowledge, &mut show)?, None),
+    let aim = Aim { float_macs: args.float_macs.unwrap_or(Aim::default().float_macs), ..Aim::default() };
+    let found = match (args.budget(), evaluation) {
+        (None, _) => {
+            let aim = Some(aim).filter(|a| a.float_macs > 0.0);
+            mixed::quantize(&graph, &settings, aim, &knowledge, &executor, &mut show)?
+        }
         (Some(budget), Some(samples)) if settings.scheme == Scheme::Static => {
             let calibration = quantize::calibrate(&graph, &settings, &knowledge, &mut show)?;
-            let found = mixed::search(&graph, &calibration, &settings, budget, samples, &executor, &mut show)?;
-            (found.model.clone(), Some(found))
+            let most = args.float_macs.unwrap_or(1.0);
+            mixed::search(&graph, &calibration, &settings, budget, most, samples, &executor, &mut show)?
         }
         (Some(_), _) => {
             let help = "add --data DIR|FILE.npz (or --evaluate with --ranges), and leave out --scheme";
@@ -199,6 +207,7 @@ pub fn perform(args: &Args) -> Result<Report> {
         }
     };
     progress.end();
+    let done = found.model;
     compress::write_model(&done.graph, &args.output)?;
     // What is measured is the file, read again.
     let after = compile::import(&args.output)?;
@@ -211,14 +220,12 @@ pub fn perform(args: &Args) -> Result<Report> {
     step.settings = settings.words();
     step.kept = done.kept;
     step.notes.extend(done.notes);
-    if let Some(found) = found {
-        step.notes.extend(found.notes);
-        for layer in &mut step.layers {
-            let of = found.sensitivity.iter().find(|s| s.layer == layer.name);
-            layer.sensitivity_db = of.map(|s| s.sqnr_db);
-        }
-        step.points = found.points;
+    step.notes.extend(found.notes);
+    for layer in &mut step.layers {
+        let of = found.sensitivity.iter().find(|s| s.layer == layer.name);
+        layer.sensitivity_db = of.map(|s| s.sqnr_db());
     }
+    step.points = found.points;
     print(&step, args);
     let report = Report { model: graph.name.clone(), machine: infc_compress::Executor::name(&executor), steps: vec![step] };
     Ok(report)
