@@ -5,6 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate self as infc_compress; // the networks of tests name it so
+
 pub mod calibrate;
 pub mod compare;
 pub mod data;

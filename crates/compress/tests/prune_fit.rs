@@ -71,6 +71,29 @@ fn fitted_channels_answer_better() {
 }
 
 #[test]
+fn a_fit_that_is_not_possible_is_told() {
+    let mut n = Net::new(&[0, 3, 8, 8], 5);
+    let x = n.input();
+    let x = n.conv(x, 16, 3, 1, "a");
+    let x = n.relu(x);
+    let x = n.conv(x, 16, 3, 1, "b");
+    let x = n.op(infc_ir::op::Softplus {}, &[x]);
+    let axes = n.ints(&[2, 3]);
+    let m = n.op(infc_ir::op::ReduceMean { keepdims: false, noop_with_empty_axes: false }, &[x, axes]);
+    let y = n.gemm(m, 6, "head");
+    let g = n.finish(&[y]);
+    let pruned = run(&g, Kind::Channel, 0.5, Fit::Auto);
+    let told = |n: &String| n.contains("fitted in order only") && n.contains("Softplus");
+    assert!(pruned.fitted.iter().any(told), "{:?}", pruned.fitted);
+    let data = Data::of(&g, samples(24, 1));
+    let ask = |options: Options, data: Option<&Data>| prune(&g, &options, data, &Interpreter).err().expect("refused").to_string();
+    let outputs = Options { fit: Fit::Outputs, ..Options::default() };
+    assert!(ask(outputs, Some(&data)).contains("Softplus"));
+    assert!(ask(outputs, None).contains("needs data"));
+    assert!(ask(Options { kind: Kind::Unstructured, ..outputs }, Some(&data)).contains("not for kind unstructured"));
+}
+
+#[test]
 fn single_weights_blocks_and_two_of_four_have_their_pattern() {
     let g = cnn();
     for (kind, sparsity) in [(Kind::Unstructured, 0.7), (Kind::Block, 0.5), (Kind::TwoOfFour, 0.5)] {

@@ -115,7 +115,8 @@ pub fn distill(
     let options = Options { sparsity: 1.0 - settings.ratio, kind: prune::Kind::Channel, ..settings.prune };
     let original = prune::prepare(graph)?;
     let pruned = prune::prune(graph, &options, data, executor)?;
-    let Pruned { graph: mut student, before, after, notes, kept, .. } = pruned;
+    let Pruned { graph: mut student, before, after, mut notes, fitted, kept, .. } = pruned;
+    notes.extend(fitted);
     let mut teacher = original.clone();
     let mut pairs = vec![];
     let chosen = features(&original, settings.features);

@@ -12,7 +12,7 @@ use super::axes::{Analysis, Axis, analyse};
 use super::layer::{After, Bias, Layer, after, layers};
 use super::linalg::{Gram, Square};
 use super::size::{extent, factors, measure, symbols};
-use super::{Fit, LayerReport, Options, Pruned, Rows, grams};
+use super::{Fit, LayerReport, Options, Pruned, Rows, grams, outputs};
 use crate::{Data, Executor};
 use infc_ir::graph::{Def, Graph, Node, Value};
 use infc_ir::{Problem, Problems, Tensor};
@@ -177,8 +177,12 @@ pub fn prune(mut g: Graph, options: &Options, data: Option<&Data>, executor: &dy
             (best, weights) = (Some((error, made)), tried);
         }
     }
-    let (_, Made { small, kept, errors }) = best.expect("at least one attempt");
+    let (_, Made { mut small, kept, errors }) = best.expect("at least one attempt");
     let notes = notes(&g, &analysis);
+    let fitted = match data.filter(|_| matches!(options.fit, Fit::Auto | Fit::Outputs)) {
+        Some(data) => together(&g, &mut small, options, &symbols, data, executor)?,
+        None => None,
+    };
     let report = |l: &Layer| LayerReport {
         name: g.describe(l.node),
         before: g.constant(l.weight).map_or(0, Tensor::len),
@@ -186,7 +190,44 @@ pub fn prune(mut g: Graph, options: &Options, data: Option<&Data>, executor: &dy
         error: errors.get(&l.node).copied(),
     };
     let layers = all.iter().map(report).collect();
-    Ok(Pruned { before: measure(&g, &symbols), after: measure(&small, &symbols), graph: small, layers, notes, kept })
+    Ok(Pruned { before: measure(&g, &symbols), after: measure(&small, &symbols), graph: small, layers, notes, fitted, kept })
+}
+
+/// Fits all layers together to the outputs; a note that says what it gave, or why it was left out.
+fn together(
+    g: &Graph,
+    small: &mut Graph,
+    options: &Options,
+    symbols: &BTreeMap<String, i64>,
+    data: &Data,
+    executor: &dyn Executor,
+) -> Result<Option<String>, Problems> {
+    let asked = options.fit == Fit::Outputs;
+    if !asked && options.steps == 0 {
+        return Ok(None);
+    }
+    let effort = outputs::effort(measure(small, symbols).macs, options);
+    if !asked && effort > outputs::AFFORDABLE {
+        let much = effort / outputs::AFFORDABLE;
+        return Ok(Some(format!(
+            "layers are fitted in order only: the fit to the outputs would take {much:.1} times the work that is done \
+             unasked; --fit outputs asks for it"
+        )));
+    }
+    match outputs::fit(g, small, options, data, executor) {
+        Ok(gain) => {
+            let percent = [gain.before, gain.after].map(|e| 100.0 * e);
+            Ok(Some(format!(
+                "fit to the outputs: their error falls from {:.2} % to {:.2} % of their variance",
+                percent[0], percent[1]
+            )))
+        }
+        Err(p) if asked => Err(p),
+        Err(p) => {
+            let why: Vec<String> = p.0.iter().take(3).map(|p| format!("{} {}", p.at, p.message)).collect();
+            Ok(Some(format!("layers are fitted in order only, not to the outputs: {}", why.join("; "))))
+        }
+    }
 }
 
 /// A pruned graph, what stayed, and the errors of its layers.
@@ -222,7 +263,7 @@ fn attempt(
     }
     shrink(&mut small, &kept)?;
     let mut errors = BTreeMap::new();
-    if let Some(data) = data.filter(|_| options.fit == Fit::Sequential) {
+    if let Some(data) = data.filter(|_| options.fit.in_order()) {
         errors = refit(g, &mut small, &kept, options, data, executor)?;
     }
     Ok(Made { small, kept, errors })
@@ -371,6 +412,13 @@ fn choose(
                 message,
                 format!("ask for at most {:.2}", 1.0 - now / total),
             ));
+        };
+        // The last one need not save more than is missing: of those that save enough, the one that costs least.
+        let ends = |c: &Candidate| can(c) && now - c.saving <= goal;
+        let price = |u: usize| list[u].weight * list[u].cost;
+        let u = match ends(&list[u]) {
+            true => (0..list.len()).filter(|&u| ends(&list[u])).min_by(|&a, &b| price(a).total_cmp(&price(b))).unwrap_or(u),
+            false => u,
         };
         now -= list[u].saving;
         list[u].gone = true;

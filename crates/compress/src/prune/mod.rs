@@ -3,14 +3,17 @@
 //! - [`axes`] finds which channels go together, [`apply`] takes them out; [`channel`] chooses them.
 //! - [`weights`] sets single weights, blocks or two of four to 0.
 //! - [`layer`] sees layers as matrices, [`linalg`] solves for them, [`size`] counts.
+//! - [`outputs`] fits all weights together to the outputs of the original, with the gradients of [`tape`].
 
 pub mod apply;
 pub mod axes;
 pub mod channel;
 pub mod layer;
 pub mod linalg;
+mod outputs;
 pub mod report;
 pub mod size;
+mod tape;
 pub mod weights;
 
 use crate::data::Random;
@@ -51,12 +54,35 @@ impl Kind {
 /// How what stays is fitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
+    /// As `Outputs` where channels go, all operators are followed and the work is affordable; else as `Sequential`, with a note that says why.
+    Auto,
     /// Not at all.
     None,
     /// Each layer by itself, for the inputs that it had in the original.
     Layer,
     /// Layer after layer, for the inputs that it gets from the pruned layers before it.
     Sequential,
+    /// For channels: as `Sequential`, then all layers together to the outputs of the original.
+    Outputs,
+}
+
+impl Fit {
+    /// True if layers are fitted one after another.
+    pub(crate) fn in_order(self) -> bool {
+        matches!(self, Fit::Auto | Fit::Sequential | Fit::Outputs)
+    }
+    /// All of them, with their names on the command line.
+    pub const ALL: [(&'static str, Fit); 5] = [
+        ("auto", Fit::Auto),
+        ("outputs", Fit::Outputs),
+        ("sequential", Fit::Sequential),
+        ("layer", Fit::Layer),
+        ("none", Fit::None),
+    ];
+    /// The fit of that name.
+    pub fn parse(name: &str) -> Option<Fit> {
+        Fit::ALL.iter().find(|f| f.0 == name).map(|f| f.1)
+    }
 }
 
 /// How to prune.
@@ -78,12 +104,14 @@ pub struct Options {
     pub least: f64,
     /// For channels: try this many other balances between the groups of channels, and keep what gives the least error of the outputs.
     pub search: usize,
+    /// Steps of the fit to the outputs.
+    pub steps: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        let (sparsity, kind, fit) = (0.5, Kind::Channel, Fit::Sequential);
-        Options { sparsity, kind, fit, rows: 20_000, seed: 0, damping: 1e-3, least: 0.1, search: 0 }
+        let (sparsity, kind, fit) = (0.5, Kind::Channel, Fit::Auto);
+        Options { sparsity, kind, fit, rows: 20_000, seed: 0, damping: 1e-3, least: 0.1, search: 0, steps: 600 }
     }
 }
 
@@ -112,6 +140,8 @@ pub struct Pruned {
     pub layers: Vec<LayerReport>,
     /// What was left as it is, and why.
     pub notes: Vec<String>,
+    /// What the fit to the outputs gave, or why it was left out.
+    pub fitted: Option<String>,
     /// The positions that stayed, of axes that lost some; values are those of the prepared graph, which keep their numbers.
     pub kept: apply::Kept,
 }
@@ -137,6 +167,16 @@ fn check(options: &Options, data: Option<&Data>) -> Result<(), Problems> {
     }
     if options.kind == Kind::TwoOfFour && options.sparsity != 0.5 {
         problem(format!("2:4 has sparsity 0.5, not {}", options.sparsity), "leave --sparsity out, or give 0.5");
+    }
+    if options.fit == Fit::Outputs && options.kind != Kind::Channel {
+        let help = "leave --fit out, or prune channels";
+        problem(format!("the outputs are fitted where channels go, not for kind {}", options.kind.name()), help);
+    }
+    if options.fit == Fit::Outputs && data.is_none() {
+        problem("the fit to the outputs needs data".to_owned(), "some hundreds of typical inputs, without labels: --data");
+    }
+    if options.fit == Fit::Outputs && options.steps == 0 {
+        problem("the fit to the outputs has no steps".to_owned(), "600 is usual; --fit sequential does without");
     }
     if data.is_some_and(Data::is_empty) {
         problem("the calibration data is empty".to_owned(), "some tens of typical inputs are enough");

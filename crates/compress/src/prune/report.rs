@@ -45,6 +45,7 @@ pub fn step(
         kept: pruned.notes.iter().filter_map(|n| n.split_once(": ")).map(|(a, b)| (a.to_owned(), b.to_owned())).collect(),
         ..Step::default()
     };
+    step.notes.extend(pruned.fitted.clone());
     let sample = data.map(|d| d.sample(0)).transpose()?.map(|s| s.inputs);
     step.before = cost(before, pruned.before.macs, sample.as_deref(), executor)?;
     step.after = cost(&pruned.graph, pruned.after.macs, sample.as_deref(), executor)?;

@@ -55,7 +55,7 @@ pub fn prune(mut g: Graph, options: &Options, data: Option<&Data>, executor: &dy
         let help = notes.join("; ");
         return Err(Problems::one(format!("model '{}'", g.name), "has no layer whose weights can be pruned", help));
     }
-    let at_once = match data.filter(|_| options.fit != Fit::Sequential) {
+    let at_once = match data.filter(|_| !options.fit.in_order()) {
         Some(data) => {
             let asked: Vec<_> = chosen.iter().filter(|l| fits(&g, l)).map(|l| (l, vec![vec![]])).collect();
             let sums = grams(&g, &g, &asked, data, executor, options, None)?;
@@ -65,7 +65,7 @@ pub fn prune(mut g: Graph, options: &Options, data: Option<&Data>, executor: &dy
     };
     for layer in &chosen {
         let gram = match data {
-            Some(data) if options.fit == Fit::Sequential && fits(&g, layer) => {
+            Some(data) if options.fit.in_order() && fits(&g, layer) => {
                 let keep: Vec<usize> = vec![];
                 Some(grams(&g, &g, &[(layer, vec![keep])], data, executor, options, None)?.remove(0).remove(0))
             }
@@ -88,7 +88,7 @@ pub fn prune(mut g: Graph, options: &Options, data: Option<&Data>, executor: &dy
             error: gram.as_ref().map(|gram| error(gram, &old, &new, features)),
         });
     }
-    Ok(Pruned { before, after: measure(&g, &symbols), graph: g, layers: reports, notes, kept: BTreeMap::new() })
+    Ok(Pruned { before, after: measure(&g, &symbols), graph: g, layers: reports, notes, fitted: None, kept: BTreeMap::new() })
 }
 
 fn fits(g: &Graph, layer: &Layer) -> bool {

@@ -23,10 +23,14 @@ pub struct Args {
     /// four neighbours.
     #[arg(long, value_name = "KIND", default_value = "channel", value_parser = kind)]
     kind: Kind,
-    /// How to fit what stays to the outputs of the original: each layer for the inputs that the pruned layers before it give, each by
-    /// itself, or not. Needs data.
-    #[arg(long, value_name = "FIT", default_value = "sequential", value_parser = fit)]
+    /// How to fit what stays to the original: `sequential` each layer for the inputs that the pruned layers before it give, `outputs`
+    /// then all together to the outputs, `layer` each by itself, `none` not; `auto` is `outputs` where that is possible and affordable.
+    /// Needs data.
+    #[arg(long, value_name = "FIT", default_value = "auto", value_parser = fit)]
     fit: Fit,
+    /// Steps of the fit to the outputs.
+    #[arg(long, value_name = "N", default_value_t = Options::default().steps)]
+    steps: usize,
     /// Look at this many rows of features of each layer at most.
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     rows: usize,
@@ -48,12 +52,8 @@ fn kind(text: &str) -> std::result::Result<Kind, String> {
 }
 
 fn fit(text: &str) -> std::result::Result<Fit, String> {
-    match text {
-        "none" => Ok(Fit::None),
-        "layer" => Ok(Fit::Layer),
-        "sequential" => Ok(Fit::Sequential),
-        _ => Err("none, layer or sequential is needed".to_owned()),
-    }
+    let names: Vec<_> = Fit::ALL.iter().map(|f| f.0).collect();
+    Fit::parse(text).ok_or_else(|| format!("one of {} is needed", names.join(", ")))
 }
 
 /// Runs it.
@@ -73,6 +73,7 @@ pub fn perform(args: &Args) -> Result<Report> {
         rows: args.rows,
         seed: args.samples.seed,
         search: args.search,
+        steps: args.steps,
         ..Options::default()
     };
     let executor = executor(&args.how)?;
@@ -92,7 +93,7 @@ pub fn tell(pruned: &Pruned, output: &std::path::Path) -> Result<()> {
         let error = l.error.map_or(String::new(), |e| format!(", error {:.2} %", 100.0 * e));
         say!("  {}: {} of {} weights{error}", l.name, l.after, l.before);
     }
-    pruned.notes.iter().for_each(|n| say!("  {n}"));
+    pruned.notes.iter().chain(&pruned.fitted).for_each(|n| say!("  {n}"));
     let (a, b) = (pruned.before, pruned.after);
     let share = |x: f64, y: f64| 100.0 * x / y.max(1.0);
     let bytes = file_size(output)?;
