@@ -181,7 +181,7 @@ fn jammed_tile(
         let written = if taps {
             e.known().is_some_and(|e| e <= 8)
         } else {
-            !guarded && k + 1 == r.axes.len() && e.known().is_some_and(|e| line(e))
+            !guarded && k + 1 == r.axes.len() && e.known().is_some_and(line)
         };
         let kind = if written { LoopKind::Unroll } else { LoopKind::Serial };
         sum = for_each(v, e, kind, vec![sum]);
