@@ -33,7 +33,7 @@ pub enum Budget {
     MaxDrop(f64),
     /// Least signal-to-noise ratio of every output, in dB.
     MinSqnr(f64),
-    /// The same, where each sample counts alike.
+    /// The same, and also where each sample counts alike.
     MinSampleSqnr(f64),
     /// Least mean cosine of every output.
     MinCosine(f64),
@@ -46,7 +46,7 @@ impl Budget {
         match self {
             Budget::MaxDrop(_) => c.accuracy.map_or(f64::NEG_INFINITY, |(before, after)| after - before),
             Budget::MinSqnr(_) => least(|d| d.sqnr_db),
-            Budget::MinSampleSqnr(_) => least(|d| d.sqnr_samples_db),
+            Budget::MinSampleSqnr(_) => least(|d| d.sqnr_db.min(d.sqnr_samples_db)),
             Budget::MinCosine(_) => least(|d| d.cosine),
         }
     }
@@ -62,7 +62,7 @@ impl Budget {
         match self {
             Budget::MaxDrop(_) => format!("{:.2} points of accuracy lost", -100.0 * quality),
             Budget::MinSqnr(_) => format!("SQNR {quality:.2} dB"),
-            Budget::MinSampleSqnr(_) => format!("SQNR {quality:.2} dB, each sample alike"),
+            Budget::MinSampleSqnr(_) => format!("SQNR {quality:.2} dB, of all samples together and each alike"),
             Budget::MinCosine(_) => format!("cosine {quality:.6}"),
         }
     }
@@ -71,7 +71,7 @@ impl Budget {
 /// What quantisation without a budget is to keep, where some layers in float are enough for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Aim {
-    /// Least signal-to-noise ratio of every output, in dB, where each sample counts alike.
+    /// Least signal-to-noise ratio of every output, in dB, over all samples together and where each counts alike.
     pub sqnr_db: f64,
     /// The largest share of the multiply-accumulates that goes to float for it.
     pub float_macs: f64,
@@ -91,7 +91,8 @@ const MARGIN: f64 = 2.0;
 pub struct Sensitivity {
     /// Its name.
     pub layer: String,
-    /// Noise that it alone puts into each output, as a share of the output's signal; the mean over the samples.
+    /// Noise that it alone puts into each output, as a share of the output's signal: the mean over the samples; then the same outputs again, over
+    /// all samples together, where those with a large signal count most.
     pub noise: Vec<f64>,
     /// What it costs to leave it in float: its share of the multiply-accumulates, and a little of its share of the weights.
     pub price: f64,
@@ -186,13 +187,11 @@ fn sensitivity(
     for (i, l) in calibration.layers.iter().enumerate() {
         let c = switches.compare(&|k| k == i, samples)?;
         // An output that is no number any more is all noise.
-        let noise = |d: &crate::report::Difference| match d.sqnr_samples_db.is_nan() {
-            true => f64::INFINITY,
-            false => 10f64.powf(-d.sqnr_samples_db / 10.0),
-        };
+        let noise = |db: f64| if db.is_nan() { f64::INFINITY } else { 10f64.powf(-db / 10.0) };
+        let (alike, together) = (c.outputs.iter().map(|d| d.sqnr_samples_db), c.outputs.iter().map(|d| d.sqnr_db));
         let macs = macs.get(&l.node).copied().unwrap_or(0) as f64 / total;
         let price = macs + 0.1 * size(l) / weights + 1e-4;
-        out.push(Sensitivity { layer: l.name.clone(), noise: c.outputs.iter().map(noise).collect(), price, macs });
+        out.push(Sensitivity { layer: l.name.clone(), noise: alike.chain(together).map(noise).collect(), price, macs });
         progress("sensitivity", i + 1, all);
     }
     Ok(out)
