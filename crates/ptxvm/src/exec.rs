@@ -7,7 +7,7 @@ use crate::convert;
 use crate::inst::{Inst, Kernel, Op, Shuffle, Space, Special, Start, Ty};
 use crate::matrix;
 use crate::memory::Memory;
-use crate::shared::Shared;
+use crate::shared::{Bulk, CHUNK, Shared};
 
 /// How many blocks of how many threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +70,23 @@ struct Warp {
     waiting: u32,
     /// Groups of copies of each lane; the last one is open.
     copies: Vec<Vec<Vec<Pending>>>,
+    /// Groups of matrix instructions of the warpgroup; the last one is open.
+    matrices: Vec<Flying>,
+    /// When each register was written last by another instruction than those, and when the last `wgmma.fence` was.
+    written: Vec<u64>,
+    fenced: u64,
+    /// The matrix instructions so far, which the other warps of the warpgroup must issue as well.
+    issued: usize,
     steps: u64,
 }
+
+/// What matrix instructions that are not waited for use.
+#[derive(Default)]
+struct Flying {
+    sums: Vec<u32>,
+    chunks: Vec<u32>,
+}
+
 
 struct Block<'a> {
     kernel: &'a Kernel,
@@ -80,6 +95,10 @@ struct Block<'a> {
     shared: Shared,
     warps: Vec<Warp>,
     block: [u32; 3],
+    /// A warp waits for an mbarrier and lets others go on.
+    yields: bool,
+    /// Matrix instructions of each warpgroup: place in the text, both descriptors, whether sums are added to.
+    issued: Vec<Vec<(u32, u64, u64, u64)>>,
 }
 
 fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
@@ -89,7 +108,7 @@ fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
 impl<'a> Block<'a> {
     fn new(kernel: &'a Kernel, grid: Grid, block: [u32; 3], parameters: &'a [u8], memory: &'a mut Memory) -> Block<'a> {
         let threads = grid.threads.iter().product::<u32>();
-        let shared = if grid.shared > 0 { kernel.shared.next_multiple_of(16) + grid.shared } else { kernel.shared };
+        let shared = if grid.shared > 0 { kernel.dynamic_base() + grid.shared } else { kernel.shared };
         let warp = |w: u32| {
             let first = w * 32;
             let count = (threads - first).min(32);
@@ -111,6 +130,7 @@ impl<'a> Block<'a> {
                 // Nothing that a kernel may count on.
                 Start::Plain => [0xa5a5_a5a5_a5a5_a5a5; 32],
                 Start::Const(c) => [*c; 32],
+                Start::Dynamic => [0; 32],
                 Start::Special(s) => std::array::from_fn(|l| special(*s, l as u32)),
             });
             Warp {
@@ -122,21 +142,42 @@ impl<'a> Block<'a> {
                 all: if count == 32 { u32::MAX } else { (1 << count) - 1 },
                 waiting: 0,
                 copies: (0..32).map(|_| vec![vec![]]).collect(),
+                matrices: vec![Flying::default()],
+                written: vec![0; if kernel.asynchronous { kernel.registers.len() } else { 0 }],
+                fenced: 0,
+                issued: 0,
                 steps: 0,
             }
         };
-        let warps = (0..threads.div_ceil(32)).map(warp).collect();
-        Block { kernel, memory, parameters, shared: Shared::new(shared), warps, block }
+        let warps: Vec<Warp> = (0..threads.div_ceil(32)).map(warp).collect();
+        let issued = vec![vec![]; warps.len().div_ceil(4)];
+        let shared = Shared::new(shared, threads as usize, kernel.asynchronous);
+        Block { kernel, memory, parameters, shared, warps, block, yields: false, issued }
     }
 
     fn run(&mut self) -> Result<(), Fault> {
+        let mut still = 0;
         loop {
+            let events = self.shared.events;
+            let mut yields = false;
             for w in 0..self.warps.len() {
+                self.yields = false;
                 self.warp(w)?;
+                yields |= self.yields;
+            }
+            if yields {
+                still = if self.shared.events == events { still + 1 } else { 0 };
+                if still > 2 {
+                    let (w, l) = (0..self.warps.len())
+                        .find_map(|w| lanes_of(self.warps[w].alive & !self.warps[w].waiting).next().map(|l| (w, l)))
+                        .unwrap_or((0, 0));
+                    return self.fail(w, l, self.warps[w].pc[l], "waits for an mbarrier that nobody completes");
+                }
+                continue;
             }
             let waiting: u32 = self.warps.iter().map(|w| w.waiting.count_ones()).sum();
             if waiting == 0 {
-                return Ok(());
+                return self.end();
             }
             let ended = self.warps.iter().any(|w| w.all != w.waiting);
             let places: Vec<u32> = self.warps.iter().flat_map(|w| lanes_of(w.waiting).map(|l| w.pc[l])).collect();
@@ -150,6 +191,23 @@ impl<'a> Block<'a> {
                 w.pc.iter_mut().for_each(|p| *p += 1);
             }
         }
+    }
+
+    /// All threads have ended: nothing may be under way.
+    fn end(&self) -> Result<(), Fault> {
+        for (w, warp) in self.warps.iter().enumerate() {
+            let line = self.kernel.code.len() as u32 - 1;
+            if warp.matrices.iter().any(|g| !g.sums.is_empty()) {
+                return self.fail(w, 0, line, "ends before its matrix instructions do");
+            }
+            if warp.issued != self.issued[w / 4].len() {
+                return self.fail(w, 0, line, "did not issue all matrix instructions of its warpgroup");
+            }
+        }
+        if self.shared.left() {
+            return self.fail(0, 0, self.kernel.code.len() as u32 - 1, "the block ends before a bulk copy does");
+        }
+        Ok(())
     }
 
     fn fail<T>(&self, warp: usize, lane: usize, pc: u32, what: impl Into<String>) -> Result<T, Fault> {
@@ -176,6 +234,9 @@ impl<'a> Block<'a> {
                 if warp.pc[l] == pc { group |= 1 << l } else { next = next.min(warp.pc[l]) }
             }
             self.group(w, group, pc, next)?;
+            if self.yields {
+                return Ok(());
+            }
         }
     }
 
@@ -243,7 +304,19 @@ impl<'a> Block<'a> {
                     return Ok(());
                 }
                 _ if mask == 0 => {}
-                _ => self.plain(w, mask, group, pc, inst)?,
+                Op::BarrierTry => {
+                    self.wait_for(w, mask, pc, inst)?;
+                    if self.yields {
+                        lanes_of(group).for_each(|l| self.warps[w].pc[l] = pc + 1);
+                        return Ok(());
+                    }
+                }
+                _ => {
+                    if kernel.asynchronous {
+                        self.not_flying(w, pc, inst)?;
+                    }
+                    self.plain(w, mask, group, pc, inst)?;
+                }
             }
             pc += 1;
         }
@@ -353,7 +426,21 @@ impl<'a> Block<'a> {
             }
             Op::CopyWait(left) => return self.copy_wait(w, mask, pc, left as usize),
             Op::Cas | Op::AtomicAdd => return self.atomic(w, mask, pc, i),
-            Op::Branch | Op::Exit | Op::Barrier => return Ok(()),
+            Op::Wgmma(_) | Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait(_) => {
+                if mask != u32::MAX {
+                    return self.fail(w, 0, pc, "a matrix instruction without all lanes of the warp");
+                }
+                return self.matrices(w, pc, i);
+            }
+            Op::BarrierInit | Op::BarrierArrive { .. } | Op::BulkCopy | Op::ProxyFence => {
+                for l in lanes_of(mask) {
+                    if let Err(what) = self.asynchronous(w, l, i) {
+                        return self.fail(w, l, pc, what);
+                    }
+                }
+                return Ok(());
+            }
+            Op::Branch | Op::Exit | Op::Barrier | Op::BarrierTry => return Ok(()),
         };
         self.write(w, mask, i.d, &result);
         Ok(())
@@ -530,6 +617,13 @@ impl<'a> Block<'a> {
             if !matches!(bytes, 4 | 8 | 16) || to % bytes as u64 != 0 || from % bytes as u64 != 0 || there > bytes {
                 return self.fail(w, l, pc, format!("a copy of {bytes} bytes from {from:#x} to {to:#x}"));
             }
+            let thread = self.warps[w].first + l as u32;
+            if self.kernel.asynchronous && to as usize + bytes <= self.shared.bytes.len() {
+                if let Err(what) = self.shared.not_read(to as usize, bytes, thread) {
+                    return self.fail(w, l, pc, what);
+                }
+                self.shared.pend(to as usize, bytes, true);
+            }
             let open = self.warps[w].copies[l].last_mut().expect("there is an open group");
             open.push(Pending { to: to as usize, from, bytes, there });
         }
@@ -548,11 +642,155 @@ impl<'a> Block<'a> {
             let done: Vec<Pending> = groups.drain(..closed.saturating_sub(left)).flatten().collect();
             for p in done {
                 let mut raw = [0u8; 16];
+                if p.to + p.bytes <= self.shared.bytes.len() {
+                    self.shared.pend(p.to, p.bytes, false);
+                }
                 if p.there > 0 {
                     self.read(w, l, pc, Space::Global, p.from, &mut raw[..p.there])?;
                 }
                 self.put(w, l, pc, Space::Shared, p.to as u64, &raw[..p.bytes])?;
             }
+        }
+        Ok(())
+    }
+
+    /// The registers of an instruction are not in use by matrix instructions that are not waited for. Notes what it writes.
+    fn not_flying(&mut self, w: usize, pc: u32, i: &Inst) -> Result<(), Fault> {
+        if matches!(i.op, Op::Wgmma(_) | Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait(_)) {
+            return Ok(());
+        }
+        let warp = &mut self.warps[w];
+        let all = [i.d, i.a, i.b, i.c];
+        if let Some(r) = all.iter().chain(&i.more).find(|r| warp.matrices.iter().any(|g| g.sums.contains(r))) {
+            let what = format!("uses register {r}, which a matrix instruction that is not waited for writes");
+            return self.fail(w, 0, pc, what);
+        }
+        warp.written[i.d as usize] = warp.steps;
+        if matches!(i.op, Op::Load { .. } | Op::Split | Op::LoadMatrix { .. } | Op::Matrix(_)) {
+            i.more.iter().for_each(|&r| warp.written[r as usize] = warp.steps);
+        }
+        Ok(())
+    }
+
+    /// Is the phase of an mbarrier over? Copies that it counts come when somebody asks.
+    fn wait_for(&mut self, w: usize, mask: u32, pc: u32, i: &Inst) -> Result<(), Fault> {
+        let mut result = [0u64; 32];
+        for l in lanes_of(mask) {
+            let r = &self.warps[w].registers;
+            let (at, parity) = (r[i.a as usize][l].wrapping_add(i.imm as u64) as usize, r[i.b as usize][l]);
+            let thread = self.warps[w].first + l as u32;
+            let mut over = self.shared.over(at, parity, thread);
+            if over == Ok(false) {
+                for bulk in self.shared.due(at) {
+                    let Some(bytes) = self.memory.get(bulk.from, bulk.bytes).map(<[u8]>::to_vec) else {
+                        return self.outside(w, l, pc, Space::Global, bulk.from, bulk.bytes, "copies");
+                    };
+                    self.shared.come(&bulk, &bytes);
+                }
+                over = self.shared.over(at, parity, thread);
+            }
+            match over {
+                Ok(over) => {
+                    result[l] = u64::from(over);
+                    self.yields |= !over;
+                }
+                Err(what) => return self.fail(w, l, pc, what),
+            }
+        }
+        self.write(w, mask, i.d, &result);
+        Ok(())
+    }
+
+    /// mbarriers, bulk copies and the fence before them, of one thread.
+    fn asynchronous(&mut self, w: usize, l: usize, i: &Inst) -> Result<(), String> {
+        let thread = self.warps[w].first + l as u32;
+        let r = |k: u32| self.warps[w].registers[k as usize][l];
+        let (at, b) = (r(i.a).wrapping_add(i.imm as u64) as usize, r(i.b) as u32);
+        match i.op {
+            Op::BarrierInit => self.shared.init(at, b, thread),
+            Op::BarrierArrive { bytes } => self.shared.arrive(at, if bytes { b } else { 0 }, thread),
+            Op::BulkCopy => {
+                let sum = |k: usize| r(i.more[2 * k]).wrapping_add(r(i.more[2 * k + 1]));
+                let (to, from, barrier, bytes) = (sum(0) as usize, sum(1), sum(2) as usize, r(i.more[6]) as u32 as usize);
+                let fits = to.checked_add(bytes).is_some_and(|e| e <= self.shared.bytes.len());
+                if bytes % 16 != 0 || to % 16 != 0 || from % 16 != 0 || !fits {
+                    return Err(format!("a bulk copy of {bytes} bytes from {from:#x} to {to:#x}"));
+                }
+                self.shared.ask(Bulk { to, from, bytes, barrier }, thread)
+            }
+            _ => {
+                self.shared.fence(thread);
+                Ok(())
+            }
+        }
+    }
+
+    /// Matrix instructions of a warpgroup, as far as one of its warps sees them.
+    fn matrices(&mut self, w: usize, pc: u32, i: &Inst) -> Result<(), Fault> {
+        let warp = &mut self.warps[w];
+        match i.op {
+            Op::WgmmaFence => warp.fenced = warp.steps,
+            Op::WgmmaCommit => warp.matrices.push(Flying::default()),
+            Op::WgmmaWait(left) => {
+                let closed = warp.matrices.len() - 1;
+                let done: Vec<Flying> = warp.matrices.drain(..closed.saturating_sub(left as usize)).collect();
+                for chunk in done.iter().flat_map(|g| &g.chunks) {
+                    self.shared.reader_ends(*chunk, w as u32);
+                }
+            }
+            Op::Wgmma(kind) => {
+                let value = |r: u32| warp.registers[r as usize];
+                let (a, b, c) = (value(i.a), value(i.b), value(i.c));
+                if [a, b].iter().any(|v| v.iter().any(|x| *x != v[0])) || c.iter().any(|x| x & 1 != c[0] & 1) {
+                    return self.fail(w, 0, pc, "the threads of a warp have different descriptors");
+                }
+                if self.warps.len() < w / 4 * 4 + 4 {
+                    return self.fail(w, 0, pc, "a matrix instruction of a warpgroup that has not four warps");
+                }
+                let (a, b, add) = (a[0], b[0], c[0] & 1);
+                let own = (pc, a, b, add);
+                let (n, list) = (self.warps[w].issued, &mut self.issued[w / 4]);
+                match list.get(n) {
+                    None => list.push(own),
+                    Some(first) if *first == own => {}
+                    Some(_) => return self.fail(w, 0, pc, "the warps of a warpgroup issue different matrix instructions"),
+                }
+                let warp = &mut self.warps[w];
+                warp.issued += 1;
+                if warp.fenced == 0 {
+                    return self.fail(w, 0, pc, "no wgmma.fence stands before");
+                }
+                if let Some(r) = i.more.iter().find(|&&r| warp.written[r as usize] >= warp.fenced.max(1)) {
+                    return self.fail(w, 0, pc, format!("a sum (register {r}) was written and no wgmma.fence stands between"));
+                }
+                // The other shape's tile would lie elsewhere in the same registers.
+                if warp.matrices.iter().any(|g| !g.sums.is_empty() && g.sums.iter().any(|r| i.more.contains(r)) && g.sums[..] != i.more[..]) {
+                    return self.fail(w, 0, pc, "sums of another matrix instruction that is not waited for");
+                }
+                let clock = self.shared.common(warp.first..warp.first + 32);
+                let sums: Vec<Lanes> = i.more.iter().map(|&r| self.warps[w].registers[r as usize]).collect();
+                let mut chunks = vec![];
+                let read = |at: usize| {
+                    let chunk = (at / CHUNK) as u32;
+                    let bytes = self.shared.read_by_matrix(at / CHUNK * CHUNK, CHUNK, &clock)?;
+                    chunks.push(chunk);
+                    Ok(<[u8; CHUNK]>::try_from(bytes).unwrap_or_default())
+                };
+                let out = match matrix::wgmma(kind, w % 4, [a, b], if add == 1 { Some(&sums) } else { None }, read) {
+                    Ok(out) => out,
+                    Err(what) => return self.fail(w, 0, pc, what),
+                };
+                for (&r, v) in i.more.iter().zip(&out) {
+                    self.warps[w].registers[r as usize] = *v;
+                }
+                chunks.sort_unstable();
+                chunks.dedup();
+                chunks.iter().for_each(|&c| self.shared.reader_begins(c, w as u32));
+                let open = self.warps[w].matrices.last_mut().expect("there is an open group");
+                open.sums = i.more.to_vec();
+                open.chunks.extend(chunks);
+            }
+            _ => {}
         }
         Ok(())
     }

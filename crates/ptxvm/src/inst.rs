@@ -117,6 +117,18 @@ pub(crate) enum Matrix {
     I8(bool, bool),
 }
 
+/// A matrix instruction of a warpgroup: 64 rows, `columns`, 32 bytes of products; both factors in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wgmma {
+    /// What the factors are.
+    pub kind: Matrix,
+    pub columns: u16,
+    /// The factors are multiplied by -1.
+    pub negated: [bool; 2],
+    /// The factors lie with rows (columns) side by side, not products.
+    pub transposed: [bool; 2],
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bin {
     Add,
@@ -212,6 +224,22 @@ pub(crate) enum Op {
     CopyWait(u32),
     Cas,
     AtomicAdd,
+    Wgmma(Wgmma),
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait(u32),
+    /// An mbarrier of so many arrivals.
+    BarrierInit,
+    /// One arrival; with `bytes`, so many more are expected.
+    BarrierArrive {
+        bytes: bool,
+    },
+    /// Is the phase of this parity over?
+    BarrierTry,
+    /// A copy of many bytes that an mbarrier counts.
+    BulkCopy,
+    /// What this thread knows was written to shared memory is seen by bulk copies and `wgmma`.
+    ProxyFence,
     Nothing,
 }
 
@@ -247,6 +275,8 @@ pub(crate) enum Special {
 pub(crate) enum Start {
     Plain,
     Const(u64),
+    /// Where shared memory of the launch begins; a constant once the kernel is read.
+    Dynamic,
     Special(Special),
 }
 
@@ -269,9 +299,15 @@ pub struct Kernel {
     pub(crate) local: usize,
     /// Shared memory whose size the launch tells.
     pub(crate) dynamic_shared: bool,
+    /// Has it instructions whose order more than barriers of the block decide: mbarriers, bulk copies, `wgmma`?
+    pub(crate) asynchronous: bool,
 }
 
 impl Kernel {
+    /// Where shared memory of the launch begins: at a multiple of 16 and of no more.
+    pub(crate) fn dynamic_base(&self) -> usize {
+        self.shared.next_multiple_of(32) + 16
+    }
     /// Bytes of each parameter.
     pub fn parameter_bytes(&self) -> impl Iterator<Item = usize> {
         self.params.iter().map(|p| p.bytes)

@@ -1,7 +1,7 @@
 //! Reads PTX text.
 
 use crate::Fault;
-use crate::inst::{Bin, Cmp, Inst, IntRound, Kernel, Matrix, Module, Op, Param, Round, Shuffle, Space, Special, Start, Ty, Un};
+use crate::inst::{Bin, Cmp, Inst, IntRound, Kernel, Matrix, Module, Op, Param, Round, Shuffle, Space, Special, Start, Ty, Un, Wgmma};
 use std::collections::HashMap;
 
 /// One statement: its words, with the line where it begins.
@@ -16,6 +16,7 @@ impl Module {
         let statements = statements(text);
         let mut target = String::new();
         let mut kernels = HashMap::new();
+        let mut shared = vec![];
         let mut k = 0;
         while k < statements.len() {
             let s = &statements[k];
@@ -23,13 +24,14 @@ impl Module {
             match words.first() {
                 Some(&".target") => target = s.text[".target".len()..].trim().to_owned(),
                 Some(&".version" | &".address_size") => {}
+                Some(&".extern") if s.text.contains(".shared") => shared.push(s.text.clone()),
                 _ if s.text.contains(".entry") => {
                     let end = (k..statements.len()).find(|&e| statements[e].text == "}").ok_or_else(|| Fault {
                         at: "module".into(),
                         line: s.line,
                         what: "a kernel without an end".into(),
                     })?;
-                    let kernel = Reader::kernel(&statements[k..end])?;
+                    let kernel = Reader::kernel(&statements[k..end], &shared)?;
                     kernels.insert(kernel.name.clone(), kernel);
                     k = end;
                 }
@@ -89,6 +91,9 @@ struct Reader {
     symbols: HashMap<String, u64>,
     labels: HashMap<String, usize>,
     branches: Vec<(usize, String)>,
+    /// Names of shared memory of the launch.
+    dynamic: Vec<String>,
+    uses_dynamic: bool,
     line: usize,
 }
 
@@ -97,7 +102,7 @@ impl Reader {
         Err(Fault { at: format!("kernel {}", self.kernel.name), line: self.line, what: what.into() })
     }
 
-    fn kernel(statements: &[Statement]) -> Result<Kernel, Fault> {
+    fn kernel(statements: &[Statement], shared: &[String]) -> Result<Kernel, Fault> {
         let head = &statements[0];
         let kernel = Kernel {
             name: String::new(),
@@ -107,6 +112,7 @@ impl Reader {
             shared: 0,
             local: 0,
             dynamic_shared: false,
+            asynchronous: false,
         };
         let mut r = Reader {
             kernel,
@@ -115,8 +121,11 @@ impl Reader {
             symbols: HashMap::new(),
             labels: HashMap::new(),
             branches: vec![],
+            dynamic: shared.iter().filter_map(|t| Some(t.split_whitespace().last()?.split('[').next()?.to_owned())).collect(),
+            uses_dynamic: false,
             line: head.line,
         };
+        r.fresh(Start::Plain); // what operands that an instruction does not have name
         r.head(&head.text)?;
         for s in &statements[1..] {
             r.line = s.line;
@@ -138,6 +147,19 @@ impl Reader {
             }
         }
         let line = r.line as u32;
+        // Shared memory of the launch begins behind that of the kernel, which is known now.
+        if r.uses_dynamic {
+            r.kernel.dynamic_shared = true;
+            let base = r.kernel.dynamic_base() as u64;
+            for start in &mut r.kernel.registers {
+                if *start == Start::Dynamic {
+                    *start = Start::Const(base);
+                }
+            }
+        }
+        r.kernel.asynchronous = r.kernel.code.iter().any(|i| {
+            matches!(i.op, Op::Wgmma(_) | Op::BarrierInit | Op::BarrierArrive { .. } | Op::BarrierTry | Op::BulkCopy)
+        });
         let last = Inst { op: Op::Exit, guard: 0, d: 0, a: 0, b: 0, c: 0, more: Box::new([]), imm: 0, line };
         r.kernel.code.push(last);
         Ok(r.kernel)
@@ -201,8 +223,7 @@ impl Reader {
         let size = size.trim_end_matches(']');
         let element = words.iter().find_map(|w| Ty::parse(w.trim_start_matches('.'))).map_or(1, Ty::bytes);
         if text.starts_with(".extern") {
-            self.kernel.dynamic_shared = true;
-            self.symbols.insert(name.to_owned(), self.kernel.shared.next_multiple_of(16) as u64);
+            self.dynamic.push(name.to_owned());
             return Ok(());
         }
         let Ok(size) = size.parse::<usize>() else { return self.fail("cannot read a size") };
@@ -227,6 +248,10 @@ impl Reader {
         let text = text.trim();
         if let Some(&n) = self.registers.get(text) {
             return Ok(n);
+        }
+        if self.dynamic.iter().any(|d| d == text) {
+            self.uses_dynamic = true;
+            return Ok(self.constant(Start::Dynamic));
         }
         if let Some(&n) = self.symbols.get(text) {
             return Ok(self.constant(Start::Const(n)));
@@ -324,7 +349,35 @@ impl Reader {
                 i.op = if has("warp") { Op::WarpBarrier } else { Op::Barrier };
                 return Ok(i);
             }
-            "membar" | "fence" => return Ok(i),
+            "fence" if has("proxy") => {
+                i.op = Op::ProxyFence;
+                return Ok(i);
+            }
+            "membar" | "fence" | "setmaxnreg" => return Ok(i),
+            "mbarrier" => {
+                let at = list.len() - usize::from(!has("init") && (has("expect_tx") || has("try_wait"))) - 1;
+                match () {
+                    () if has("init") => {
+                        i.op = Op::BarrierInit;
+                        (i.a, i.imm) = self.address(&list[0])?;
+                        i.b = self.operand(&list[1])?;
+                    }
+                    () if has("arrive") && list[0] == "_" => {
+                        i.op = Op::BarrierArrive { bytes: has("expect_tx") };
+                        (i.a, i.imm) = self.address(&list[at])?;
+                        i.b = if has("expect_tx") { self.operand(&list[at + 1])? } else { 0 };
+                    }
+                    () if has("try_wait") && has("parity") => {
+                        i.op = Op::BarrierTry;
+                        i.d = self.operand(&list[0])?;
+                        (i.a, i.imm) = self.address(&list[at])?;
+                        i.b = self.operand(&list[at + 1])?;
+                    }
+                    () => return self.fail(format!("unknown '{name}'")),
+                }
+                return Ok(i);
+            }
+            "wgmma" => return self.wgmma(name, &parts, &types, list),
             "ld" => {
                 let count = if has("v4") {
                     4
@@ -368,6 +421,21 @@ impl Reader {
                 return Ok(i);
             }
             "prefetch" => return Ok(i),
+            "cp" if has("bulk") => {
+                if !name.contains("shared::cluster.global.mbarrier::complete_tx::bytes") || list.len() != 4 {
+                    return self.fail(format!("unknown '{name}'"));
+                }
+                i.op = Op::BulkCopy;
+                // Addresses with their offsets: to, from, bytes, mbarrier.
+                let mut more = vec![];
+                for k in [0, 1, 3] {
+                    let (base, offset) = self.address(&list[k])?;
+                    more.extend([base, self.constant(Start::Const(offset as u64))]);
+                }
+                more.push(self.operand(&list[2])?);
+                i.more = more.into();
+                return Ok(i);
+            }
             "cp" => {
                 i.op = match () {
                     () if has("commit_group") => Op::CopyCommit,
@@ -506,6 +574,56 @@ impl Reader {
         i.a = it.next().unwrap_or(0);
         i.b = it.next().unwrap_or(0);
         i.c = it.next().unwrap_or(0);
+        Ok(i)
+    }
+}
+
+impl Reader {
+    fn wgmma(&mut self, name: &str, parts: &[&str], types: &[Ty], list: &[String]) -> Result<Inst, Fault> {
+        let mut i = Inst { op: Op::Nothing, guard: 0, d: 0, a: 0, b: 0, c: 0, more: Box::new([]), imm: 0, line: 0 };
+        match parts[1] {
+            "fence" => i.op = Op::WgmmaFence,
+            "commit_group" => i.op = Op::WgmmaCommit,
+            "wait_group" => {
+                let Some(left) = list.first().and_then(|n| n.parse().ok()) else { return self.fail(format!("'{name}' without a number")) };
+                i.op = Op::WgmmaWait(left);
+            }
+            "mma_async" => {
+                let (kind, depth) = match types {
+                    [Ty::F32, Ty::F16, Ty::F16] => (Matrix::F16, 16),
+                    [Ty::F32, Ty::BF16, Ty::BF16] => (Matrix::BF16, 16),
+                    [Ty::F32, Ty::TF32, Ty::TF32] => (Matrix::TF32, 8),
+                    [Ty::S32, a @ (Ty::S8 | Ty::U8), b @ (Ty::S8 | Ty::U8)] => (Matrix::I8(*a == Ty::S8, *b == Ty::S8), 32),
+                    _ => return self.fail(format!("unknown matrix instruction '{name}'")),
+                };
+                let columns = parts
+                    .iter()
+                    .find_map(|p| p.strip_prefix("m64n")?.strip_suffix(&format!("k{depth}"))?.parse::<u16>().ok())
+                    .filter(|n| n % 8 == 0 && (8..=256).contains(n))
+                    .filter(|n| !matches!(kind, Matrix::I8(..)) || *n <= 32 || n % 16 == 0);
+                let Some(columns) = columns else { return self.fail(format!("no shape of 'wgmma': '{name}'")) };
+                i.more = self.operands(&braces(&list[0]))?.into();
+                if i.more.len() != columns as usize / 2 {
+                    return self.fail(format!("'{name}' with {} sums a thread", i.more.len()));
+                }
+                if list.len() < 4 || list[1].starts_with('{') {
+                    return self.fail(format!("'{name}' with other operands than two descriptors"));
+                }
+                (i.a, i.b, i.c) = (self.operand(&list[1])?, self.operand(&list[2])?, self.operand(&list[3])?);
+                let rest: Vec<i64> = list[4..].iter().filter_map(|t| t.parse().ok()).collect();
+                let (scales, swaps) = match (kind, &rest[..]) {
+                    (Matrix::F16 | Matrix::BF16, &[a, b, x, y]) => ([a, b], [x, y]),
+                    (Matrix::TF32, &[a, b]) => ([a, b], [0, 0]),
+                    (Matrix::I8(..), &[]) => ([1, 1], [0, 0]),
+                    _ => return self.fail(format!("'{name}' with other numbers at its end")),
+                };
+                if scales.iter().any(|s| s.abs() != 1) || swaps.iter().any(|s| !matches!(s, 0 | 1)) {
+                    return self.fail(format!("'{name}' with other numbers at its end"));
+                }
+                i.op = Op::Wgmma(Wgmma { kind, columns, negated: scales.map(|s| s < 0), transposed: swaps.map(|s| s == 1) });
+            }
+            _ => return self.fail(format!("unknown '{name}'")),
+        }
         Ok(i)
     }
 }
