@@ -46,6 +46,8 @@ struct State {
     modules: HashMap<u64, Module>,
     /// Module and name of each kernel.
     kernels: HashMap<u64, Kernel>,
+    /// The most shared memory that a launch may give a kernel, where that was said.
+    most_shared: HashMap<u64, c_uint>,
     streams: HashMap<u64, Stream>,
     graphs: HashMap<u64, Vec<Work>>,
     pinned: HashMap<usize, Vec<u64>>,
@@ -310,6 +312,17 @@ pub unsafe extern "C" fn cuModuleGetFunction(out: *mut *mut c_void, module: *mut
     SUCCESS
 }
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuFuncSetAttribute(function: *mut c_void, attribute: c_int, value: c_int) -> c_int {
+    log("function_attribute");
+    let mut s = state();
+    // Attribute 8 is the most shared memory that a launch may give; a block of compute capability 9.0 has 227 KB.
+    if !s.kernels.contains_key(&(function as u64)) || attribute != 8 || !(0..=227 << 10).contains(&value) {
+        return INVALID_VALUE;
+    }
+    s.most_shared.insert(function as u64, value as c_uint);
+    SUCCESS
+}
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLaunchKernel(
     function: *mut c_void,
     grid_x: c_uint,
@@ -325,6 +338,9 @@ pub unsafe extern "C" fn cuLaunchKernel(
 ) -> c_int {
     let mut s = state();
     let Some(kernel) = s.kernels.get(&(function as u64)) else { return INVALID_VALUE };
+    if shared > s.most_shared.get(&(function as u64)).copied().unwrap_or(48 << 10) {
+        return INVALID_VALUE;
+    }
     let mut bytes = vec![0u8; kernel.parameters_len()];
     for (i, (size, offset)) in kernel.parameter_bytes().zip(kernel.parameter_offsets()).enumerate() {
         // Safety: by the caller each parameter has as many bytes as the kernel declares.

@@ -42,7 +42,7 @@ fn run(
     let scratch = memory.insert(vec![0xa5; shape.scratch as usize]);
     let values = places.iter().copied().chain(extents.iter().map(|&e| e as u64)).chain([tasks as u64, error, scratch]);
     let parameters: Vec<u8> = values.flat_map(u64::to_le_bytes).collect();
-    let grid = Grid { blocks: [shape.blocks, 1, 1], threads: [shape.threads, 1, 1], shared: 0 };
+    let grid = Grid { blocks: [shape.blocks, 1, 1], threads: [shape.threads, 1, 1], shared: shape.shared as usize };
     let done = launch(entry, grid, &parameters, &mut memory);
     for (b, &p) in buffers.iter_mut().zip(&places) {
         *b = memory.remove(p).unwrap_or_default();

@@ -175,11 +175,15 @@ pub struct Tile {
 }
 
 impl Tile {
+    /// Rows and columns of a matrix instruction's tile, as a warp has it. That of a warpgroup has all columns of the block.
+    pub fn tile(&self) -> [usize; 2] {
+        if self.row.starts_with("wgmma") { [MMA[0], self.block[1]] } else { MMA }
+    }
     /// The sums that threads have, in registers: warp or thread, then what it has for itself.
     pub fn own(&self) -> Vec<usize> {
-        let ([m, n, _], [down, across]) = (self.block, self.grid);
-        match self.row.starts_with("mma") {
-            true => vec![down * across, m / down / MMA[0], n / across / MMA[1], MMA[0], MMA[1]],
+        let ([m, n, _], [down, across], [rows, columns]) = (self.block, self.grid, self.tile());
+        match self.row.contains("mma_") {
+            true => vec![down * across, m / down / rows, n / across / columns, rows, columns],
             false => vec![down * across, m / down, n / across],
         }
     }

@@ -101,9 +101,50 @@ fn is_byte(d: DType) -> bool {
     matches!(d, DType::I8 | DType::U8)
 }
 
-/// All rows, the best ones first. Those of a warp's matrix instruction (`mma`) make tiles of 16 rows and 8 columns; the order of its sums is
-/// the machine's.
+/// Sums of bytes in i32, on a GPU.
+fn tensor_bytes(s: &Sums, t: &TargetDesc) -> bool {
+    t.block_threads > 0 && s.dtype == DType::I32 && is_byte(s.broadcast) && is_byte(s.vector)
+}
+
+/// All rows, the best ones first. Those of a warp's matrix instruction (`mma`) make tiles of 16 rows and 8 columns, those of four warps
+/// (`wgmma`) of 64 rows and up to 256 columns, at four times the products in a cycle; the order of their sums is the machine's.
 pub static ROWS: &[Row] = &[
+    Row {
+        name: "wgmma_f16",
+        depth: 16,
+        step: products,
+        legal: |s, t| t.warpgroups && (tensor_core(s, t, DType::F16) || rounded(s, t, Math::F16)),
+        per_cycle: 4.0,
+        latency: 32.0,
+        registers: [1, 1],
+    },
+    Row {
+        name: "wgmma_bf16",
+        depth: 16,
+        step: products,
+        legal: |s, t| t.warpgroups && (tensor_core(s, t, DType::BF16) || rounded(s, t, Math::Bf16)),
+        per_cycle: 4.0,
+        latency: 32.0,
+        registers: [1, 1],
+    },
+    Row {
+        name: "wgmma_tf32",
+        depth: 8,
+        step: products,
+        legal: |s, t| t.warpgroups && rounded(s, t, Math::Tf32),
+        per_cycle: 4.0,
+        latency: 32.0,
+        registers: [1, 1],
+    },
+    Row {
+        name: "wgmma_i8",
+        depth: 32,
+        step: products,
+        legal: |s, t| t.warpgroups && tensor_bytes(s, t),
+        per_cycle: 4.0,
+        latency: 32.0,
+        registers: [1, 1],
+    },
     Row {
         name: "mma_f16",
         depth: 16,
@@ -135,7 +176,7 @@ pub static ROWS: &[Row] = &[
         name: "mma_i8",
         depth: 32,
         step: products,
-        legal: |s, t| t.block_threads > 0 && s.dtype == DType::I32 && is_byte(s.broadcast) && is_byte(s.vector),
+        legal: tensor_bytes,
         per_cycle: 1.0,
         latency: 18.0,
         registers: [1, 1],

@@ -41,6 +41,9 @@ pub struct TargetDesc {
     /// Threads of a block, on a machine that runs tasks as threads in blocks (a GPU); 0 on others.
     #[serde(default)]
     pub block_threads: u32,
+    /// Matrix instructions of four warps together, with factors in shared memory (`wgmma`).
+    #[serde(default)]
+    pub warpgroups: bool,
     /// In what products of f32 may be taken: `tf32`, `bf16` or `f16` for the matrix instructions of GPUs, `bf16` where there is `bf16_dot`.
     #[serde(default)]
     pub math: Math,

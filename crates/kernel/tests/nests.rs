@@ -29,6 +29,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         lookup: 0,
         math_calls: false,
         block_threads: 0,
+        warpgroups: false,
         math: infc_kernel::target::Math::F32,
         l1_bytes: 32 << 10,
         l1_way_bytes: 0,

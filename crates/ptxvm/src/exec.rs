@@ -87,7 +87,6 @@ struct Flying {
     chunks: Vec<u32>,
 }
 
-
 struct Block<'a> {
     kernel: &'a Kernel,
     memory: &'a mut Memory,
@@ -764,7 +763,11 @@ impl<'a> Block<'a> {
                     return self.fail(w, 0, pc, format!("a sum (register {r}) was written and no wgmma.fence stands between"));
                 }
                 // The other shape's tile would lie elsewhere in the same registers.
-                if warp.matrices.iter().any(|g| !g.sums.is_empty() && g.sums.iter().any(|r| i.more.contains(r)) && g.sums[..] != i.more[..]) {
+                if warp
+                    .matrices
+                    .iter()
+                    .any(|g| !g.sums.is_empty() && g.sums.iter().any(|r| i.more.contains(r)) && g.sums[..] != i.more[..])
+                {
                     return self.fail(w, 0, pc, "sums of another matrix instruction that is not waited for");
                 }
                 let clock = self.shared.common(warp.first..warp.first + 32);

@@ -1,7 +1,9 @@
 //! Reads PTX text.
 
 use crate::Fault;
-use crate::inst::{Bin, Cmp, Inst, IntRound, Kernel, Matrix, Module, Op, Param, Round, Shuffle, Space, Special, Start, Ty, Un, Wgmma};
+use crate::inst::{
+    Bin, Cmp, Inst, IntRound, Kernel, Matrix, Module, Op, Param, Round, Shuffle, Space, Special, Start, Ty, Un, Wgmma,
+};
 use std::collections::HashMap;
 
 /// One statement: its words, with the line where it begins.
@@ -157,9 +159,10 @@ impl Reader {
                 }
             }
         }
-        r.kernel.asynchronous = r.kernel.code.iter().any(|i| {
-            matches!(i.op, Op::Wgmma(_) | Op::BarrierInit | Op::BarrierArrive { .. } | Op::BarrierTry | Op::BulkCopy)
-        });
+        r.kernel.asynchronous =
+            r.kernel.code.iter().any(|i| {
+                matches!(i.op, Op::Wgmma(_) | Op::BarrierInit | Op::BarrierArrive { .. } | Op::BarrierTry | Op::BulkCopy)
+            });
         let last = Inst { op: Op::Exit, guard: 0, d: 0, a: 0, b: 0, c: 0, more: Box::new([]), imm: 0, line };
         r.kernel.code.push(last);
         Ok(r.kernel)
@@ -585,7 +588,9 @@ impl Reader {
             "fence" => i.op = Op::WgmmaFence,
             "commit_group" => i.op = Op::WgmmaCommit,
             "wait_group" => {
-                let Some(left) = list.first().and_then(|n| n.parse().ok()) else { return self.fail(format!("'{name}' without a number")) };
+                let Some(left) = list.first().and_then(|n| n.parse().ok()) else {
+                    return self.fail(format!("'{name}' without a number"));
+                };
                 i.op = Op::WgmmaWait(left);
             }
             "mma_async" => {

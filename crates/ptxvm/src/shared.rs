@@ -92,8 +92,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub fn new(len: usize, threads: usize, asynchronous: bool) -> Shared {
-        let mark =
-            Mark { epoch: 0, writer: NONE, written: 0, reader: NONE, read: 0, generic: (NONE, 0), pending: 0 };
+        let mark = Mark { epoch: 0, writer: NONE, written: 0, reader: NONE, read: 0, generic: (NONE, 0), pending: 0 };
         let mut clocks = if asynchronous { vec![Clock::new(threads + 1); threads + 1] } else { vec![] };
         clocks.iter_mut().enumerate().for_each(|(t, c)| c.seen[t] = 1);
         Shared {
@@ -213,11 +212,15 @@ impl Shared {
             }
             if mark.epoch == self.epoch && mark.writer != NONE && clock.seen[mark.writer as usize] < mark.written {
                 let who = self.who(mark.writer);
-                return Err(format!("a matrix instruction reads shared byte {at}, which {who} wrote without an order between them"));
+                return Err(format!(
+                    "a matrix instruction reads shared byte {at}, which {who} wrote without an order between them"
+                ));
             }
             let (writer, when) = mark.generic;
             if writer != NONE && clock.fenced[writer as usize] < when {
-                return Err(format!("a matrix instruction reads shared byte {at}, which thread {writer} wrote without fence.proxy.async"));
+                return Err(format!(
+                    "a matrix instruction reads shared byte {at}, which thread {writer} wrote without fence.proxy.async"
+                ));
             }
         }
         Ok(bytes)
@@ -294,7 +297,8 @@ impl Shared {
             let mark = self.marks[k];
             let now = mark.epoch == self.epoch;
             let others = [(mark.writer, mark.written), (mark.reader, mark.read)];
-            if mark.pending > 0 || now && others.iter().any(|&(t, when)| t != NONE && t != thread && !self.knows(thread, t, when)) {
+            if mark.pending > 0 || now && others.iter().any(|&(t, when)| t != NONE && t != thread && !self.knows(thread, t, when))
+            {
                 return Err(format!("a bulk copy writes shared byte {k}, which others still use"));
             }
             let (writer, when) = mark.generic;

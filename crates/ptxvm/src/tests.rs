@@ -169,7 +169,8 @@ impl Case {
             seed ^= seed << 17;
             (seed % 200) as i64 - if signed { 100 } else { 0 }
         };
-        let signed = [0, 1].map(|k| !self.types.ends_with(if k == 0 { "u8.u8" } else { "u8" }) && !(k == 0 && self.types.contains("u8.s8")));
+        let signed = [0, 1]
+            .map(|k| !self.types.ends_with(if k == 0 { "u8.u8" } else { "u8" }) && !(k == 0 && self.types.contains("u8.s8")));
         let (bytes_a, bytes_b) = (8192usize, 32768usize);
         let mut image = vec![0u8; (bytes_a + bytes_b).max(64 * n * 4)];
         let mut fill = |side: usize, lines: usize, at: usize| -> Vec<Vec<i64>> {
@@ -221,7 +222,8 @@ impl Case {
             for r in 0..n / 2 {
                 let (row, column) = (thread / 32 * 16 + thread % 32 / 4 + r / 2 % 2 * 8, r / 4 * 8 + thread % 4 * 2 + r % 2);
                 let raw = u32::from_le_bytes(out[(thread * n / 2 + r) * 4..][..4].try_into().expect("4 bytes"));
-                got[row * n + column] = if self.types.starts_with('f') { f64::from(f32::from_bits(raw)) } else { f64::from(raw as i32) };
+                got[row * n + column] =
+                    if self.types.starts_with('f') { f64::from(f32::from_bits(raw)) } else { f64::from(raw as i32) };
             }
         }
         for row in 0..64 {
@@ -248,7 +250,8 @@ fn warpgroups_multiply_swizzled_tiles() {
                     }
                     // Rows of 32 bytes of products need patterns that have them.
                     let case = Case { types, bytes, width, transposed, columns };
-                    let (got, want) = case.run(|b| b).unwrap_or_else(|f| panic!("{types} {columns} {width:?} {transposed:?}: {f}"));
+                    let (got, want) =
+                        case.run(|b| b).unwrap_or_else(|f| panic!("{types} {columns} {width:?} {transposed:?}: {f}"));
                     assert_eq!(got, want, "{types} {columns} {width:?} {transposed:?}");
                     runs += 1;
                 }
@@ -280,18 +283,23 @@ fn what_matrix_instructions_must_wait_for_is_told() {
     told("wgmma.fence.sync.aligned;\n", "", "wgmma.fence");
     told("wgmma.fence.sync.aligned;\n", "wgmma.fence.sync.aligned;\nmov.u32 %f3, 0;\n", "no wgmma.fence stands between");
     told("wgmma.wait_group.sync.aligned 0;\n", "st.shared.b32 [%q1], %r0;\nwgmma.wait_group.sync.aligned 0;\n", "may still read");
-    told("wgmma.fence.sync.aligned;\n", "wgmma.fence.sync.aligned;\nand.b32 %r6, %r0, 64;\ncvt.u64.u32 %q10, %r6;\nadd.s64 %q7, %q7, %q10;\n", "different");
+    told(
+        "wgmma.fence.sync.aligned;\n",
+        "wgmma.fence.sync.aligned;\nand.b32 %r6, %r0, 64;\ncvt.u64.u32 %q10, %r6;\nadd.s64 %q7, %q7, %q10;\n",
+        "different",
+    );
 }
 
 #[test]
 fn bulk_copies_come_when_an_mbarrier_counts_them() {
     // Thread 0 asks for 512 bytes; all wait, and store them beside.
     let body = |before: &str, wait: &str, bytes: u32| {
-        made(1) + &format!(
-            "{before}setp.ne.u32 %p0, %r0, 0;\n@%p0 bra ASKED;\nmbarrier.arrive.expect_tx.shared.b64 _, [%q2], {bytes};\n\
+        made(1)
+            + &format!(
+                "{before}setp.ne.u32 %p0, %r0, 0;\n@%p0 bra ASKED;\nmbarrier.arrive.expect_tx.shared.b64 _, [%q2], {bytes};\n\
              cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%q1], [%q0], 512, [%q2];\nASKED:\n{wait}\
              mul.wide.u32 %q3, %r0, 4;\nadd.s64 %q4, %q1, %q3;\nld.shared.b32 %r1, [%q4];\nadd.s64 %q5, %q0, %q3;\nst.global.b32 [%q5+512], %r1;"
-        )
+            )
     };
     let image: Vec<u8> = (0..1024u32).map(|k| (k * 37 % 251) as u8).collect();
     let got = hopper(&body("", &waited(0), 512), 128, 1024, &image).expect("it runs");
@@ -314,12 +322,13 @@ fn bulk_copies_come_when_an_mbarrier_counts_them() {
 fn mbarriers_order_threads_and_have_phases() {
     // All threads of the second warp write; those of the first one wait, and copy what others wrote.
     let body = |arrive: &str, parity: u32| {
-        made(32) + &format!(
-            "setp.lt.u32 %p0, %r0, 32;\n@%p0 bra READ;\nsub.u32 %r1, %r0, 32;\nmul.wide.u32 %q3, %r1, 4;\nadd.s64 %q4, %q1, %q3;\n\
+        made(32)
+            + &format!(
+                "setp.lt.u32 %p0, %r0, 32;\n@%p0 bra READ;\nsub.u32 %r1, %r0, 32;\nmul.wide.u32 %q3, %r1, 4;\nadd.s64 %q4, %q1, %q3;\n\
              st.shared.b32 [%q4], %r1;\n{arrive}bra OVER;\nREAD:\n{}sub.u32 %r1, 31, %r0;\nmul.wide.u32 %q3, %r1, 4;\nadd.s64 %q4, %q1, %q3;\nld.shared.b32 %r2, [%q4];\n\
              add.s64 %q5, %q0, %q3;\nst.global.b32 [%q5], %r2;\nOVER:\n",
-            waited(parity)
-        )
+                waited(parity)
+            )
     };
     let arrive = "mbarrier.arrive.shared.b64 _, [%q2];\n";
     let got = hopper(&body(arrive, 0), 64, 1024, &[0; 128]).expect("it runs");

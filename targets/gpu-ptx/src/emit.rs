@@ -1,6 +1,7 @@
 //! One kernel as an `.entry`: tasks, loops and statements. What is computed in them is the business of `scalars`.
 
 use crate::asm::{Asm, Class, Val};
+use crate::group::{Ring, Role};
 use crate::layout::{self, Layout, Mode};
 use crate::ops;
 use infc_ir::expr::{Node, Ranges};
@@ -16,6 +17,10 @@ pub struct Entry {
     pub scratch: u64,
     /// Who takes a task.
     pub block: Block,
+    /// Bytes of shared memory that the launch gives it.
+    pub shared: u64,
+    /// Its matrix instructions take bytes with and without sign.
+    pub mixed: bool,
 }
 
 /// Who takes a task.
@@ -57,6 +62,8 @@ pub(crate) enum Key {
     Expr(Expr),
     /// In 32 bits.
     Small(Expr),
+    /// Such an offset in a swizzled tile.
+    Swizzled(Expr),
 }
 
 /// The state of emitting a kernel.
@@ -100,6 +107,18 @@ pub(crate) struct Emit<'a> {
     pub side_by_side: bool,
     /// A condition that may differ between them is open.
     pub divergent: bool,
+    /// The slots of the tiles of warpgroups, and what this code's threads do with them.
+    pub ring: Option<Ring>,
+    pub role: Option<Role>,
+    /// The mbarrier that says that the slot at hand is full.
+    pub full: Option<Val>,
+    /// Loops over lanes are no copies of 16 bytes.
+    pub by_elements: bool,
+    /// Tiles are told of some time after they were asked for.
+    pub late: bool,
+    /// Matrix instructions of warpgroups take bytes with and without sign.
+    pub mixed: bool,
+    shared: u64,
     /// Holds in the first lane of a warp.
     pub first_lane: Option<Val>,
     error: Val,
@@ -146,6 +165,13 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
         aligned: HashMap::new(),
         side_by_side: false,
         divergent: false,
+        ring: None,
+        role: None,
+        full: None,
+        by_elements: false,
+        late: false,
+        mixed: false,
+        shared: 0,
         first_lane: None,
         error,
         scratch_base,
@@ -155,7 +181,7 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
     let parameters = e.parameters(name);
     e.choose_registers();
     e.tasks()?;
-    let Emit { a, scratch, mode, .. } = e;
+    let Emit { a, scratch, mode, shared, mixed, .. } = e;
     let list = parameters.join(",\n\t");
     let body = a.finish();
     let (block, limit) = match mode {
@@ -166,7 +192,8 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
         }
         Mode::Block(n) => (Block::Block(n), format!(".reqntid {n}\n")),
     };
-    Ok(Entry { text: format!(".visible .entry {name}(\n\t{list}\n)\n{limit}{{\n{body}\tret;\n}}\n"), scratch, block })
+    let text = format!(".visible .entry {name}(\n\t{list}\n)\n{limit}{{\n{body}\tret;\n}}\n");
+    Ok(Entry { text, scratch, block, shared, mixed })
 }
 
 /// Registers of a multiprocessor, and those that a thread of a product by matrix instructions takes.
@@ -273,22 +300,40 @@ impl Emit<'_> {
         if self.mode != Mode::Warps && layout::has_lanes(&kernel.body) {
             self.alignment();
         }
+        if let Some(ring) = layout::ring(kernel) {
+            self.shared = self.roles(ring, [task, tasks, stride])?;
+            return Ok(());
+        }
         let head = self.a.label();
         let over = self.a.fresh(Class::P);
         self.a.place(&head);
         self.a.line(format_args!("setp.ge.s64 {over}, {task}, {tasks}"));
         let end = self.end.clone();
         self.a.line(format_args!("@{over} bra {end}"));
-        if self.is_small(kernel.tasks) {
-            let low = self.a.row("to_32", "u64", &[task])?;
-            self.vars.insert(kernel.task, Var::Reg(low));
-        }
+        self.narrow_task(task)?;
         self.list(&kernel.body)?;
         self.barrier();
         self.a.line(format_args!("add.s64 {task}, {task}, {stride}"));
         self.a.line(format_args!("bra {head}"));
         self.a.place(&end);
         Ok(())
+    }
+
+    /// The number of the task in 32 bits, if these hold all of them.
+    pub(crate) fn narrow_task(&mut self, task: Val) -> Result<(), Fault> {
+        if self.is_small(self.kernel.tasks) {
+            let low = self.a.row("to_32", "u64", &[task])?;
+            self.vars.insert(self.kernel.task, Var::Reg(low));
+        }
+        Ok(())
+    }
+
+    /// The type of a loop's counter, which gets as far as the extent, with extent and 0 in it.
+    pub(crate) fn extent(&mut self, extent: Expr) -> Result<(&'static str, Val, Val), Fault> {
+        Ok(match self.is_small(extent) {
+            true => ("s32", self.small(extent)?, self.a.r(0)),
+            false => ("s64", self.expr(extent)?, self.a.q(0)),
+        })
     }
 
     /// A list of statements; values computed in it are not known after it.
@@ -345,6 +390,9 @@ impl Emit<'_> {
         if layout::is_side_by_side(self.mode, kind, extent) && !self.side_by_side {
             return self.together(var, extent, kind, body);
         }
+        if self.ring.as_ref().is_some_and(|r| r.loops.var == var) {
+            return self.ring_loop(var, extent, body);
+        }
         if kind == LoopKind::Matrix {
             return self.matrix(var, body);
         }
@@ -356,6 +404,7 @@ impl Emit<'_> {
         }
         if kind == LoopKind::Vector
             && self.side_by_side
+            && !self.by_elements
             && let Some(copy) = self.wide_copy(var, extent, body)
         {
             return self.copy(var, extent, &copy, body);
@@ -375,11 +424,7 @@ impl Emit<'_> {
             self.barrier();
         }
         let parts = std::mem::take(&mut self.parts);
-        // The counter gets as far as the extent.
-        let (ty, end_value, zero) = match self.is_small(extent) {
-            true => ("s32", self.small(extent)?, self.a.r(0)),
-            false => ("s64", self.expr(extent)?, self.a.q(0)),
-        };
+        let (ty, end_value, zero) = self.extent(extent)?;
         let counter = self.a.copied(zero);
         let (head, end, over) = (self.a.label(), self.a.label(), self.a.fresh(Class::P));
         self.a.place(&head);
@@ -445,6 +490,8 @@ impl Emit<'_> {
             Space::Reg | Space::Tile if self.mode != Mode::Threads => {
                 return Err(fault!("buffer '{}' fits no registers of the threads that share a task", b.name));
             }
+            // They have slots.
+            Space::Shared if layout::ring(self.kernel).is_some() => Place::None,
             Space::Shared if matches!(self.mode, Mode::Block(_)) => {
                 let base = self.a.fresh(Class::R);
                 self.a.declare(format_args!(".shared .align 16 .b8 shared{buffer}[{bytes}]"));
@@ -515,7 +562,7 @@ impl Emit<'_> {
             if tile(0) != Some(Expr::var(row as usize)) || tile(1) != Some(Expr::var(column as usize)) {
                 return Err(fault!("an element of buffer '{}' that another lane has", b.name));
             }
-            at = at.map(|k| 4 * k + element as i64);
+            at = at.zip(layout::fragment(b)).map(|(k, own)| own * k + element as i64);
         }
         let Place::Registers(list) = &self.places[buffer] else {
             return Err(fault!("buffer '{}' is used before its memory", b.name));
@@ -527,7 +574,8 @@ impl Emit<'_> {
 
     /// All registers of the tile of a matrix instruction.
     pub(crate) fn tile(&mut self, buffer: usize, index: &[Scalar], (row, column): (u32, u32)) -> Result<Vec<Val>, Fault> {
-        (0..4)
+        let own = layout::fragment(&self.kernel.buffers[buffer]).unwrap_or(0);
+        (0..own as usize)
             .map(|e| {
                 self.fragment = Some((row, column, e));
                 self.register(buffer, index)
@@ -581,6 +629,12 @@ impl Emit<'_> {
         }
         let width = b.dtype.bytes() as i64;
         let offset = self.resolve(offset).simplify(&self.ranges) * width;
+        if self.is_swizzled(buffer) {
+            if data.is_some() {
+                return Err(fault!("an index of buffer '{}' comes from data", b.name));
+            }
+            return Ok((space, self.swizzled(base, offset)?));
+        }
         let (_, constant) = offset.linear();
         let constant = if constant.abs() < 1 << 20 { constant } else { 0 };
         let rest = offset - constant;

@@ -53,13 +53,67 @@ impl Layout {
         let all: Vec<i64> = b.dims.iter().map(|d| d.known()).collect::<Option<_>>()?;
         Some(match self {
             Layout::Whole => b.span().known()?.max(1),
-            _ => self.kept(all.len()).map(|a| all[a]).product::<i64>() * if self == Layout::Fragment { 4 } else { 1 },
+            Layout::Fragment => all[self.kept(all.len())].iter().product::<i64>() * fragment(b)?,
+            _ => self.kept(all.len()).map(|a| all[a]).product(),
         })
     }
 }
 
+/// Elements that a lane has in a tile of the last two axes.
+pub(crate) fn fragment(b: &Buffer) -> Option<i64> {
+    let tile = &b.dims[b.dims.len().checked_sub(2)?..];
+    Some(tile[0].known()? * tile[1].known()? / WARP)
+}
+
+/// A loop over products whose tiles are multiplied by warpgroups, and filled by other threads at the same time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ring {
+    /// Its variable.
+    pub var: u32,
+    /// Threads that fill.
+    pub fillers: u32,
+    /// Warps that multiply.
+    pub warps: u32,
+    /// Sums that a thread of them has.
+    pub sums: i64,
+}
+
+/// Columns of a loop over products by matrix instructions of warpgroups.
+fn group_columns(body: &[Stmt]) -> Option<i64> {
+    let mut columns = None;
+    walk(body, &mut |s| {
+        if let Stmt::For { kind: LoopKind::Matrix, body, .. } = s
+            && let [Stmt::For { extent, body, .. }] = &body[..]
+            && let [Stmt::For { .. }] = &body[..]
+        {
+            columns = extent.known().filter(|&n| n > 8);
+        }
+    });
+    columns
+}
+
+/// Has it matrix instructions of warpgroups?
+pub(crate) fn multiplies(body: &[Stmt]) -> bool {
+    group_columns(body).is_some()
+}
+
+/// The kernel's loop over tiles of warpgroups.
+pub(crate) fn ring(kernel: &Kernel) -> Option<Ring> {
+    let mut found = None;
+    walk(&kernel.body, &mut |s| {
+        if let Stmt::For { var, kind: LoopKind::Serial, body, .. } = s
+            && let Some(Stmt::For { kind: LoopKind::Warp, extent: warps, body: inner, .. }) = body.last()
+            && let Some(Stmt::For { kind: LoopKind::Thread, extent: fillers, .. }) = body.first()
+            && let (Some(columns), Some(warps), Some(fillers)) = (group_columns(inner), warps.known(), fillers.known())
+        {
+            found = Some(Ring { var: *var, fillers: fillers as u32, warps: warps as u32, sums: columns / 2 });
+        }
+    });
+    found
+}
+
 /// Calls `see` for each statement, with the kinds of the loops around.
-fn walk<'a>(body: &'a [Stmt], see: &mut dyn FnMut(&'a Stmt)) {
+pub(crate) fn walk<'a>(body: &'a [Stmt], see: &mut dyn FnMut(&'a Stmt)) {
     for s in body {
         see(s);
         match s {
@@ -76,6 +130,7 @@ fn walk<'a>(body: &'a [Stmt], see: &mut dyn FnMut(&'a Stmt)) {
 /// Who takes a task of this kernel.
 pub(crate) fn mode(kernel: &Kernel) -> Result<Mode, Fault> {
     let (mut block, mut lanes, mut odd) = (None, false, false);
+    let ring = ring(kernel);
     walk(&kernel.body, &mut |s| {
         let Stmt::For { extent, kind, .. } = s else { return };
         let threads = match kind {
@@ -86,6 +141,12 @@ pub(crate) fn mode(kernel: &Kernel) -> Result<Mode, Fault> {
                 return;
             }
             LoopKind::Serial | LoopKind::Parallel | LoopKind::Unroll | LoopKind::Matrix => return,
+        };
+        // Both kinds of loops have threads of their own.
+        let threads = match (ring, kind) {
+            (Some(r), LoopKind::Thread) => threads.filter(|&n| n == i64::from(r.fillers)).map(|n| n + i64::from(r.warps) * WARP),
+            (Some(r), _) => threads.filter(|&n| n == i64::from(r.warps) * WARP).map(|n| n + i64::from(r.fillers)),
+            (None, _) => threads,
         };
         odd |= block.is_some_and(|b| Some(b) != threads) || threads.is_none();
         block = threads.or(block);

@@ -1,6 +1,6 @@
 //! Prints loop IR as PTX for NVIDIA GPUs.
 //!
-//! A kernel becomes an `.entry` whose threads, warps or blocks take its tasks (`emit`, `layout`, `together`, `wide`); expressions become instructions (`scalars`, `ops`, `narrow`)
+//! A kernel becomes an `.entry` whose threads, warps or blocks take its tasks (`emit`, `layout`, `together`, `wide`, `group`); expressions become instructions (`scalars`, `ops`, `narrow`)
 //! by the rows of one table (`rows`), over registers without types (`asm`). The driver's assembler allocates registers and schedules.
 //! Knows loops, no graph, no ONNX and no driver.
 
@@ -8,6 +8,7 @@
 
 mod asm;
 mod emit;
+mod group;
 mod layout;
 mod narrow;
 mod ops;
@@ -56,13 +57,16 @@ impl Ptx {
 #[derive(Clone, Debug)]
 pub struct Text {
     /// The text. It begins with a comment for each kernel that says how it is launched: `//@ k0 threads 128`, whose tasks are threads of
-    /// blocks of this size; `//@ k1 warps 128`, whose tasks are warps of such blocks; or `//@ k2 blocks 256`, whose tasks are blocks. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
+    /// blocks of this size; `//@ k1 warps 128`, whose tasks are warps of such blocks; or `//@ k2 blocks 256`, whose tasks are blocks, perhaps with
+    /// `shared 132160` behind it: bytes of shared memory that the launch gives. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
     /// an error slot of 32 bits (0, or `code + 1` of a check that failed), the address of scratch memory; all of 64 bits.
     pub text: String,
     /// Bytes of scratch memory that each thread of a launch needs.
     pub scratch: Vec<u64>,
     /// Who takes a task of each kernel.
     pub blocks: Vec<Block>,
+    /// Bytes of shared memory that a launch of each kernel gives.
+    pub shared: Vec<u64>,
 }
 
 /// Threads of a block of a kernel whose tasks are for threads or warps.
@@ -77,6 +81,8 @@ pub struct Shape {
     pub threads: u32,
     /// Bytes of scratch memory of all threads.
     pub scratch: u64,
+    /// Bytes of shared memory that the launch gives each block.
+    pub shared: u32,
 }
 
 impl Text {
@@ -89,16 +95,20 @@ impl Text {
             Block::Block(threads) => (threads, tasks),
         };
         let blocks = wanted.min(u64::from(most)) as u32;
-        Shape { blocks, threads, scratch: self.scratch[kernel] * u64::from(blocks) * u64::from(threads) }
+        Shape {
+            blocks,
+            threads,
+            scratch: self.scratch[kernel] * u64::from(blocks) * u64::from(threads),
+            shared: self.shared[kernel] as u32,
+        }
     }
 }
 
 /// Prints kernels for a GPU of this architecture: `sm_80`, `sm_90a`.
 pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
-    let version = if arch.starts_with("sm_9") { "8.0" } else { "7.1" };
-    let mut head = String::new();
-    let mut text = format!(".version {version}\n.target {arch}\n.address_size 64\n");
-    let (mut scratch, mut blocks, mut problems) = (vec![], vec![], vec![]);
+    let (mut head, mut text) = (String::new(), String::new());
+    let (mut scratch, mut blocks, mut shared, mut problems) = (vec![], vec![], vec![], vec![]);
+    let mut mixed = false;
     for (k, kernel) in kernels.iter().enumerate() {
         match emit::entry(kernel, &format!("k{k}")) {
             Ok(entry) => {
@@ -106,15 +116,33 @@ pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
                 let _ = match entry.block {
                     Block::Threads => writeln!(head, "//@ k{k} threads {THREADS}"),
                     Block::Warps => writeln!(head, "//@ k{k} warps {THREADS}"),
+                    Block::Block(threads) if entry.shared > 0 => {
+                        writeln!(head, "//@ k{k} blocks {threads} shared {}", entry.shared)
+                    }
                     Block::Block(threads) => writeln!(head, "//@ k{k} blocks {threads}"),
                 };
                 scratch.push(entry.scratch);
                 blocks.push(entry.block);
+                shared.push(entry.shared);
+                mixed |= entry.mixed;
             }
             Err(e) => problems.extend(Problems::one(format!("kernel '{}'", kernel.name), e.0, "").0),
         }
     }
-    if problems.is_empty() { Ok(Text { text: head + &text, scratch, blocks }) } else { Err(Problems(problems)) }
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    // The lowest version that has all instructions.
+    let version = match arch.starts_with("sm_9") {
+        true if mixed => "8.4",
+        true => "8.0",
+        false => "7.1",
+    };
+    let _ = write!(head, ".version {version}\n.target {arch}\n.address_size 64\n");
+    if shared.iter().any(|&s| s > 0) {
+        head += ".extern .shared .align 1024 .b8 ring[];\n";
+    }
+    Ok(Text { text: head + &text, scratch, blocks, shared })
 }
 
 impl Backend for Ptx {

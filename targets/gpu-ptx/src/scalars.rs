@@ -27,10 +27,10 @@ fn is_wild(e: Expr) -> bool {
 }
 
 impl Emit<'_> {
-    fn recall(&self, key: Key) -> Option<Val> {
+    pub(crate) fn recall(&self, key: Key) -> Option<Val> {
         self.known.iter().rev().find_map(|m| m.get(&key).copied())
     }
-    fn remember(&mut self, key: Key, v: Val) {
+    pub(crate) fn remember(&mut self, key: Key, v: Val) {
         self.known.last_mut().expect("a list is open").insert(key, v);
     }
 

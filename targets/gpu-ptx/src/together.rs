@@ -2,6 +2,7 @@
 
 use crate::asm::{Class, Val};
 use crate::emit::{Emit, Var};
+use crate::group::Role;
 use crate::layout::{self, Mode};
 use infc_ir::expr::Range;
 use infc_ir::scalar::{Binary, Kind};
@@ -10,8 +11,8 @@ use infc_kernel::loops::{LoopKind, Space, Stmt, WARP};
 
 /// Variables that follow from the thread's number. `ROW` and `HALF`: row and column of the matrix that a lane tells the address of;
 /// `GROUP` and `PLACE`: row and first column that it has in a tile of sums (the layouts of the PTX ISA manual).
-const THREAD: u32 = u32::MAX - 1;
-const WARP_NUMBER: u32 = u32::MAX - 2;
+pub(crate) const THREAD: u32 = u32::MAX - 1;
+pub(crate) const WARP_NUMBER: u32 = u32::MAX - 2;
 const LANE: u32 = u32::MAX - 3;
 const ROW: u32 = u32::MAX - 4;
 const HALF: u32 = u32::MAX - 5;
@@ -20,6 +21,8 @@ const PLACE: u32 = u32::MAX - 7;
 /// The same as `ROW` and `HALF` for matrices of 8 rows.
 const ROW8: u32 = u32::MAX - 8;
 const HALF8: u32 = u32::MAX - 9;
+/// The first warp of the warpgroup.
+pub(crate) const FIRST: u32 = u32::MAX - 10;
 
 fn var(v: u32) -> Expr {
     Expr::var(v as usize)
@@ -110,6 +113,9 @@ impl Emit<'_> {
         derive(PLACE, 3, &["and.b32 $d, $a, 3"]);
         derive(ROW8, 7, &["and.b32 $d, $a, 7"]);
         derive(HALF8, 8, &["and.b32 $d, $a, 8"]);
+        if layout::ring(self.kernel).is_some() {
+            derive(FIRST, 28, &["shr.u32 $d, $a, 5", "and.b32 $d, $a, 28"]);
+        }
         if self.mode == Mode::Warps {
             let first = self.a.fresh(Class::P);
             self.a.line(format_args!("setp.eq.u32 {first}, {lane}, 0"));
@@ -119,6 +125,14 @@ impl Emit<'_> {
 
     /// A loop whose iterations run side by side. A barrier stands before it where it would touch what others still do.
     pub(crate) fn together(&mut self, variable: u32, extent: Expr, kind: LoopKind, body: &[Stmt]) -> Result<(), Fault> {
+        match (self.role, kind) {
+            (Some(Role::Fills), LoopKind::Thread) | (Some(Role::Multiplies), LoopKind::Warp) => {
+                return self.side_by_side(variable, extent, kind, body);
+            }
+            // The other ones do it.
+            (Some(_), _) => return Ok(()),
+            (None, _) => {}
+        }
         let [reads, writes] = layout::shared(self.kernel, body);
         let [read, written] = &self.touched;
         let conflict = reads.iter().chain(&writes).any(|b| written.contains(b)) || writes.iter().any(|b| read.contains(b));
@@ -127,6 +141,11 @@ impl Emit<'_> {
         }
         self.touched[0].extend(reads);
         self.touched[1].extend(writes);
+        self.side_by_side(variable, extent, kind, body)
+    }
+
+    /// The body of such a loop.
+    fn side_by_side(&mut self, variable: u32, extent: Expr, kind: LoopKind, body: &[Stmt]) -> Result<(), Fault> {
         let number = match kind {
             LoopKind::Thread => THREAD,
             LoopKind::Warp => WARP_NUMBER,
@@ -136,8 +155,24 @@ impl Emit<'_> {
         self.ranges.extent(number, extent);
         self.vars.insert(variable, Var::Expr(var(number)));
         self.parts.clear();
+        if self.role == Some(Role::Fills)
+            && let Some(bulk) = self.bulk(variable, extent, body)
+        {
+            self.side_by_side = true;
+            let done = self.bulk_copy(&bulk, body);
+            self.side_by_side = false;
+            self.vars.remove(&variable);
+            return done;
+        }
         self.side_by_side = true;
+        let group = self.role.is_some() && layout::multiplies(body);
+        if group {
+            self.a.line(format_args!("wgmma.fence.sync.aligned"));
+        }
         let done = self.list(body);
+        if group {
+            self.a.line(format_args!("wgmma.commit_group.sync.aligned"));
+        }
         self.side_by_side = false;
         self.parts.clear();
         self.vars.remove(&variable);
@@ -146,19 +181,23 @@ impl Emit<'_> {
 
     /// A tile of sums: the instruction, or each lane's four elements one after another.
     pub(crate) fn matrix(&mut self, row: u32, body: &[Stmt]) -> Result<(), Fault> {
-        let [Stmt::For { var: column, body, .. }] = body else { return Err(fault!("a matrix loop without a loop over columns")) };
+        let [Stmt::For { var: column, extent: columns, body, .. }] = body else {
+            return Err(fault!("a matrix loop without a loop over columns"));
+        };
         if let [Stmt::For { var: k, extent, body: sum, .. }] = &body[..] {
             let [Stmt::Store { buffer, index, value }] = &sum[..] else {
                 return Err(fault!("a matrix loop that is no sum of products"));
             };
-            let done = self.multiply((row, *column, *k), *extent, (*buffer as usize, index), *value);
+            let done = self.multiply((row, *column, *k), [*columns, *extent], (*buffer as usize, index), *value);
             self.fragment = None;
             return done;
         }
-        for element in 0..4i64 {
+        // 8 columns after another.
+        let own = columns.known().ok_or_else(|| fault!("a matrix loop over {columns} columns"))? / 2;
+        for element in 0..own {
             self.fragment = Some((row, *column, element as usize));
-            self.vars.insert(row, Var::Expr(var(GROUP) + 8 * (element / 2)));
-            self.vars.insert(*column, Var::Expr(var(PLACE) * 2 + element % 2));
+            self.vars.insert(row, Var::Expr(var(GROUP) + 8 * (element / 2 % 2)));
+            self.vars.insert(*column, Var::Expr(var(PLACE) * 2 + 8 * (element / 4) + element % 2));
             self.list(body)?;
         }
         self.fragment = None;
@@ -168,11 +207,20 @@ impl Emit<'_> {
     }
 
     /// One matrix instruction.
-    fn multiply(&mut self, (i, j, k): (u32, u32, u32), depth: Expr, sum: (usize, &[Scalar]), value: Scalar) -> Result<(), Fault> {
+    fn multiply(
+        &mut self,
+        (i, j, k): (u32, u32, u32),
+        [columns, depth]: [Expr; 2],
+        sum: (usize, &[Scalar]),
+        value: Scalar,
+    ) -> Result<(), Fault> {
         let [x, y] = factors(value).ok_or_else(|| fault!("a matrix loop over {value}, which is no sum of products"))?;
         let (a, b) = if uses(x, i) && uses(y, j) { (x, y) } else { (y, x) };
         if !uses(a, i) || !uses(b, j) || uses(a, j) || uses(b, i) {
             return Err(fault!("a matrix loop whose factors are not rows and columns: {value}"));
+        }
+        if !columns.is(8) {
+            return self.multiply_group((i, j, k), [columns, depth], [a, b], sum);
         }
         let dtype = |o: Operand| self.kernel.buffers[o.0 as usize].dtype;
         let (da, db) = (dtype(a), dtype(b));

@@ -1,11 +1,12 @@
 //! Kernels that the plans for GPUs make of operators, run by the PTX interpreter: bit by bit what the loop interpreter does, on small
 //! integers, for which every order of sums is exact.
 
+use infc_artifact::program::{Place, Step};
 use infc_gpu_ptx::{Block, Ptx, Text};
 use infc_ir::expr::Node;
 use infc_ir::{DType, Expr, eval};
 use infc_kernel::backend::Backend;
-use infc_kernel::loops::{Kernel, Space, interp};
+use infc_kernel::loops::{Access, Kernel, Space, interp};
 use infc_kernel::program::{Lowered, lower};
 use infc_kernel::target::{Math, TargetDesc};
 use infc_ptxvm::{Fault, Grid, Memory, Module, launch};
@@ -17,10 +18,20 @@ fn machine(math: Math) -> TargetDesc {
     TargetDesc { math, ..infc_gpu_ptx::default_machine() }
 }
 
+/// The machine that has matrix instructions of warpgroups.
+fn hopper(math: Math) -> TargetDesc {
+    let machine = infc_gpu_ptx::machines().into_iter().find(|m| m.warpgroups).expect("a machine for Hopper GPUs");
+    TargetDesc { math, ..machine }
+}
+
 fn lowered(graph: &str, math: Math) -> Lowered {
+    lowered_for(graph, &machine(math))
+}
+
+fn lowered_for(graph: &str, target: &TargetDesc) -> Lowered {
     let mut graph = infc_ir::text::parse(graph).unwrap_or_else(|e| panic!("{e}"));
     infc_passes::run(&mut graph, &infc_passes::Options::default()).unwrap_or_else(|e| panic!("{e}"));
-    lower(&graph, &machine(math), &vec![]).unwrap_or_else(|e| panic!("{e}"))
+    lower(&graph, target, &vec![]).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn number(e: Expr) -> i64 {
@@ -55,7 +66,7 @@ fn run(text: &Text, module: &Module, k: usize, kernel: &Kernel, memories: &mut [
     let symbols = kernel.symbols.iter().map(|_| SIZE as u64);
     let all = places.iter().copied().chain(symbols).chain([tasks as u64, error, scratch]);
     let parameters: Vec<u8> = all.flat_map(u64::to_le_bytes).collect();
-    let grid = Grid { blocks: [shape.blocks, 1, 1], threads: [shape.threads, 1, 1], shared: 0 };
+    let grid = Grid { blocks: [shape.blocks, 1, 1], threads: [shape.threads, 1, 1], shared: shape.shared as usize };
     let entry = module.kernel(&format!("k{k}")).expect("an entry for each kernel");
     let done = launch(entry, grid, &parameters, &mut memory);
     for (m, &p) in memories.iter_mut().zip(&places) {
@@ -66,13 +77,17 @@ fn run(text: &Text, module: &Module, k: usize, kernel: &Kernel, memories: &mut [
 
 /// All kernels of a graph; the plans must have these words.
 fn check(graph: &str, math: Math, plans: &[&str]) {
-    let lowered = lowered(graph, math);
+    check_for(&machine(math), &["sm_80", "sm_90a"], graph, plans);
+}
+
+fn check_for(machine: &TargetDesc, archs: &[&str], graph: &str, plans: &[&str]) {
+    let lowered = lowered_for(graph, machine);
     let all: Vec<String> = lowered.plans.iter().flatten().map(ToString::to_string).collect();
     for plan in plans {
         assert!(all.iter().any(|p| p.contains(plan)), "no '{plan}' in {all:?}");
     }
-    for arch in ["sm_80", "sm_90a"] {
-        let target = TargetDesc { arch: arch.into(), ..machine(math) };
+    for &arch in archs {
+        let target = TargetDesc { arch: arch.into(), ..machine.clone() };
         let text = infc_gpu_ptx::module(&lowered.kernels, arch).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(Ptx::new(target).emit(&lowered.kernels).expect("code").image.last(), Some(&0));
         let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
@@ -213,4 +228,192 @@ fn kernels_say_who_takes_a_task() {
     // Neighbours that lie in a multiple of 16 bytes are copied by themselves, others through registers.
     assert!(text.text.contains("cp.async") && !blocks(&matmul("f16", "64", 33, 65)).text.contains("cp.async"));
     assert_eq!(blocks(&matmul("f32", "3", 5, 7)).blocks, [Block::Threads]);
+}
+
+/// `MatMul` of factors whose last two axes are exchanged before, where told, with an epilogue.
+fn product(dtype: &str, [batch, m, k, n]: [i64; 4], turned: [bool; 2]) -> String {
+    let (lead, order) = if batch > 1 { (format!("{batch}, "), "[0, 2, 1]") } else { (String::new(), "[1, 0]") };
+    let shape = |r: i64, c: i64, turned: bool| if turned { format!("{lead}{c}, {r}") } else { format!("{lead}{r}, {c}") };
+    let mut body = String::new();
+    let names = [0, 1].map(|i| {
+        if !turned[i] {
+            return format!("%{i}");
+        }
+        let [r, c] = [[m, k], [k, n]][i];
+        body += &format!("%{}: {dtype}[{lead}{r}, {c}] = Transpose(%{i}) {{perm = {order}}} from [1] ", 3 + i);
+        format!("%{}", 3 + i)
+    });
+    let (a, b, [x, y]) = (shape(m, k, turned[0]), shape(k, n, turned[1]), &names);
+    format!(
+        "graph \"g\" {{ source 0 \"p\" \"MatMul\" 13 source 1 \"t\" \"Transpose\" 13 source 2 \"a\" \"Add\" 13 source 3 \"r\" \"Relu\" 13 \
+         region (%0: {dtype}[{a}] \"a\", %1: {dtype}[{b}] \"b\", %2: {dtype}[{n}] \"bias\") {{ \
+         {body}%5: {dtype}[{lead}{m}, {n}] = MatMul({x}, {y}) from [0] %6: {dtype}[{lead}{m}, {n}] = Add(%5, %2) from [2] \
+         %7: {dtype}[{lead}{m}, {n}] \"y\" = Relu(%6) from [3] yield %7 }} }}"
+    )
+}
+
+#[test]
+fn warpgroups_multiply_large_products() {
+    let check = |graph: &str, math, row: &str| check_for(&hopper(math), &["sm_90a"], graph, &[row, "grid=8x1"]);
+    // Tasks enough for blocks to take several, so that slots go round between them.
+    check(&product("f16", [1, 140, 200, 136], [false, false]), Math::F32, "row=wgmma_f16");
+    check(&product("bf16", [1, 131, 67, 129], [false, false]), Math::F32, "row=wgmma_bf16");
+    check(&product("bf16", [2, 128, 64, 136], [true, true]), Math::F32, "row=wgmma_bf16");
+    check(&product("f16", [1, 129, 328, 128], [false, true]), Math::F32, "row=wgmma_f16");
+    check(&product("f16", [1, 130, 72, 136], [true, false]), Math::F32, "row=wgmma_f16");
+    check(&product("f32", [1, 128, 50, 130], [false, false]), Math::Tf32, "row=wgmma_tf32");
+    check(&product("f32", [1, 130, 64, 128], [false, true]), Math::Tf32, "row=wgmma_tf32");
+    check(&product("f32", [1, 128, 65, 128], [false, false]), Math::Bf16, "row=wgmma_bf16");
+    check(&product("f32", [1, 130, 80, 130], [true, true]), Math::F16, "row=wgmma_f16");
+}
+
+#[test]
+fn warpgroups_multiply_bytes() {
+    for (a, b, k) in [("u8", "i8", 144), ("i8", "i8", 256), ("u8", "u8", 129), ("i8", "u8", 128)] {
+        let graph = format!(
+            "graph \"g\" {{ source 0 \"p\" \"MatMulInteger\" 10 region (%0: {a}[130, {k}] \"a\", %1: {b}[{k}, 129] \"b\") {{ \
+             %2: i32[130, 129] \"y\" = MatMulInteger(%0, %1) from [0] yield %2 }} }}"
+        );
+        check_for(&hopper(Math::F32), &["sm_90a"], &graph, &["row=wgmma_i8", "block=128x128x128"]);
+        let version = infc_gpu_ptx::module(&lowered_for(&graph, &hopper(Math::F32)).kernels, "sm_90a").expect("text").text;
+        assert!(version.contains(if a == b { ".version 8.0" } else { ".version 8.4" }));
+    }
+}
+
+#[test]
+fn warpgroups_take_convolutions() {
+    let graph = "graph \"g\" { source 0 \"c\" \"Conv\" 13 source 1 \"r\" \"Relu\" 13 \
+         region (%0: f16[2, 16, 9, 11] \"x\", %1: f16[130, 16, 3, 3] \"w\", %2: f16[130] \"bias\") { \
+         %3: f16[2, 130, 9, 11] = Conv(%0, %1, %2) {pads = [1, 1, 1, 1]} from [0] \
+         %4: f16[2, 130, 9, 11] \"y\" = Relu(%3) from [1] yield %4 } }";
+    check_for(&hopper(Math::F32), &["sm_90a"], graph, &["row=wgmma_f16"]);
+}
+
+#[test]
+fn larger_tiles_where_there_are_many() {
+    // Too many for the interpreter: how they are printed.
+    let lowered = lowered_for(&product("bf16", [1, 4096, 64, 4096], [false, false]), &hopper(Math::F32));
+    let plans: Vec<String> = lowered.plans.iter().flatten().map(ToString::to_string).collect();
+    assert!(plans.iter().any(|p| p.contains("block=128x256x64")), "{plans:?}");
+    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    assert!(text.text.contains("m64n256k16") && text.text.contains("setmaxnreg"));
+    assert_eq!(text.blocks, [Block::Block(384)]);
+}
+
+#[test]
+fn warpgroups_that_do_not_wait_are_told() {
+    let lowered = lowered_for(&product("bf16", [1, 256, 512, 256], [false, false]), &hopper(Math::F32));
+    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    let changed = |from: &str, to: &str| {
+        let broken = text.text.replace(from, to);
+        assert!(broken != text.text, "no '{from}'");
+        let module = Module::parse(&broken).unwrap_or_else(|f| panic!("{f}"));
+        run(&text, &module, 0, &lowered.kernels[0], &mut memories(&lowered.kernels[0]))
+    };
+    let told = |from: &str, to: &str, what: &str| {
+        let fault = changed(from, to).expect_err(what);
+        assert!(fault.what.contains(what), "{from}: {fault}");
+    };
+    changed("// MatMul", "// Product").expect("only a comment is another one");
+    told("\twgmma.wait_group.sync.aligned 1;\n", "", "may still read");
+    told("\twgmma.wait_group.sync.aligned 0;\n", "", "not waited for");
+    told("\twgmma.wait_group.sync.aligned 1;\n", "\twgmma.wait_group.sync.aligned 2;\n", "may still read");
+    told("\twgmma.fence.sync.aligned;\n", "", "wgmma.fence");
+    told("\tfence.proxy.async.shared::cta;\n", "", "without fence.proxy.async");
+    // Copies come when they are waited for, which is after they were told of.
+    told("\tcp.async.wait_group 2;\n", "\tcp.async.wait_group 3;\n", "without an order");
+    told("\tcp.async.wait_all;\n", "", "a copy that is not waited for");
+    // Fillers that do not look whether a slot is free.
+    let parity =
+        text.text.lines().find(|l| l.contains("xor.b32") && l.ends_with(", 1;") && !l.contains('@')).expect("the parity");
+    told(parity, &parity.replace(", 1;", ", 0;"), "mbarrier");
+    told("bar.sync 0;", "", "mbarrier");
+}
+
+/// A product with a constant on one side, beside the sums themselves: the constant lies in tiles, which bulk copies bring.
+fn constant_product(dtype: DType, math: Math, [m, k, n]: [i64; 3], constant: usize, row: &str) -> (Lowered, String) {
+    let value = |a: i64, b: i64| (a * 7 + b * 5 + a * b) % 7 - 3;
+    let [r, c] = [[m, k], [k, n]][constant];
+    let list: Vec<String> = (0..r * c).map(|i| format!("{}.0", value(i / c, i % c))).collect();
+    let [sr, sc] = [[k, n], [m, k]][constant];
+    let (a, b) = if constant == 0 { ("%0", "%1") } else { ("%1", "%0") };
+    let name = dtype.to_string();
+    let graph = format!(
+        "graph \"g\" {{ source 0 \"p\" \"MatMul\" 13 const %0: {name}[{r}, {c}] \"w\" = {{{}}} region (%1: {name}[{sr}, {sc}] \"x\") {{ \
+         %2: {name}[{m}, {n}] \"y\" = MatMul({a}, {b}) from [0] yield %2 }} }}",
+        list.join(", ")
+    );
+    let lowered = lowered_for(&graph, &hopper(math));
+    let plan = lowered.plans[0].as_ref().expect("a plan").to_string();
+    assert!(plan.contains(row), "{plan}");
+    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
+    let kernel = &lowered.kernels[0];
+    let mut got = memories(kernel);
+    let Step::Launch { buffers, .. } = &lowered.program.steps[0] else { panic!("a launch") };
+    for (to, view) in got.iter_mut().zip(buffers) {
+        if let Place::Constant(at) = lowered.program.buffers[view.buffer as usize].place {
+            let len = to.len();
+            to.copy_from_slice(&lowered.constants[at as usize..][..len]);
+        }
+    }
+    let number = |d: DType, bytes: &[u8]| {
+        f64::from_bits(eval::from_memory(d, bytes.iter().rev().fold(0u64, |acc, &b| acc << 8 | u64::from(b))))
+    };
+    let at = |p: &dyn Fn(&infc_kernel::loops::Buffer, usize) -> bool| {
+        (0..got.len()).find(|&b| p(&kernel.buffers[b], b)).expect("a buffer")
+    };
+    let constants: Vec<bool> =
+        buffers.iter().map(|v| matches!(lowered.program.buffers[v.buffer as usize].place, Place::Constant(_))).collect();
+    let x = at(&|b, k| b.access == Access::Read && !constants[k]);
+    let y = at(&|b, _| b.access == Access::Write);
+    let factor: Vec<f64> = got[x].chunks(dtype.bytes()).map(|c| number(dtype, c)).collect();
+    run(&text, &module, 0, kernel, &mut got).unwrap_or_else(|f| panic!("{f}\n{kernel}"));
+    for i in 0..m {
+        for j in 0..n {
+            let product = |p: i64| match constant {
+                0 => value(i, p) as f64 * factor[(p * n + j) as usize],
+                _ => factor[(i * k + p) as usize] * value(p, j) as f64,
+            };
+            let want = eval::round_float(dtype, (0..k).map(product).sum::<f64>());
+            let found = number(dtype, &got[y][(i * n + j) as usize * dtype.bytes()..][..dtype.bytes()]);
+            assert_eq!(found, want, "row {i}, column {j} of {plan}\n{kernel}");
+        }
+    }
+    (lowered, text.text)
+}
+
+#[test]
+fn constant_factors_come_by_bulk_copies() {
+    for (dtype, math, size, constant, row) in [
+        (DType::F16, Math::F32, [130, 80, 136], 1, "row=wgmma_f16"),
+        (DType::BF16, Math::F32, [128, 72, 129], 0, "row=wgmma_bf16"),
+        (DType::F32, Math::Bf16, [129, 65, 130], 1, "row=wgmma_bf16"),
+        (DType::F32, Math::F16, [128, 64, 128], 0, "row=wgmma_f16"),
+    ] {
+        let (_, text) = constant_product(dtype, math, size, constant, row);
+        assert!(text.contains("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"), "{text}");
+    }
+    // Factors of tf32 are rounded as they are brought.
+    let (_, text) = constant_product(DType::F32, Math::Tf32, [128, 40, 128], 1, "row=wgmma_tf32");
+    assert!(!text.contains("cp.async.bulk"));
+}
+
+#[test]
+fn bulk_copies_that_nobody_counts_are_told() {
+    let (lowered, text) = constant_product(DType::F16, Math::F32, [130, 328, 136], 1, "row=wgmma_f16");
+    let shapes = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    let told = |from: &str, to: &str, what: &str| {
+        let broken = text.replace(from, to);
+        assert!(broken != text, "no '{from}'");
+        let module = Module::parse(&broken).unwrap_or_else(|f| panic!("{f}"));
+        let fault = run(&shapes, &module, 0, &lowered.kernels[0], &mut memories(&lowered.kernels[0])).expect_err(what);
+        assert!(fault.what.contains(what), "{from}: {fault}");
+    };
+    let line = text.lines().find(|l| l.contains("mbarrier.arrive.expect_tx")).expect("an arrival with bytes");
+    told(line, &line.replace(", 16384;", ", 16368;"), "nobody completes");
+    told(line, &line.replace(", 16384;", ", 16400;"), "nobody completes");
+    // Fillers that do not look whether a slot is free.
+    let parity = text.lines().find(|l| l.contains("xor.b32") && l.ends_with(", 1;") && !l.contains('@')).expect("the parity");
+    told(parity, &parity.replace(", 1;", ", 0;"), "");
 }

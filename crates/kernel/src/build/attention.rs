@@ -79,6 +79,8 @@ pub fn plan(a: &Attention, target: &TargetDesc) -> Option<Flash> {
         return None;
     }
     let sums = |x: DType, y: DType| Sums { dtype: DType::F32, broadcast: x, vector: y, groups: 1 };
+    // Tiles are those of warps.
+    let target = &TargetDesc { warpgroups: false, ..target.clone() };
     let row = rows::choose(&sums(factor_dtype(&f[s.query]), factor_dtype(&f[1 - s.query])), target);
     let second = rows::choose(&sums(a.weights, factor_dtype(&v)), target);
     if row.name != second.name {
@@ -207,6 +209,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
         threads,
         shared,
         k_last: k_last[t],
+        packed: [false; 2],
         acc: acc[t],
     };
     let scores = of(0, of_score, [query_line, key_line], depth, [[query; 2], [key; 2]]);

@@ -174,6 +174,7 @@ impl<'a> Cx<'a> {
     pub fn pack(&mut self, source: usize, tensor: Tensor) {
         let dims: Vec<Expr> = tensor.dims.iter().map(|&d| Expr::from(d)).collect();
         let buffer = &mut self.buffers[source];
+        buffer.dtype = tensor.dtype;
         buffer.strides = Buffer::row_major(&dims);
         buffer.dims = dims;
         self.shifts[source] = vec![0; tensor.dims.len()];

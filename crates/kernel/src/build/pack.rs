@@ -3,7 +3,7 @@
 use super::Cx;
 use infc_ir::compute::{Compute, Step};
 use infc_ir::scalar::{Kind, Scalar};
-use infc_ir::{DType, Expr, Tensor};
+use infc_ir::{DType, Expr, Tensor, eval};
 use std::collections::HashMap;
 
 /// Constants that are read along axis `inner` with a stride: packed so that this axis is contiguous.
@@ -112,6 +112,56 @@ pub fn panels(t: &Tensor, index: &[Expr], n: usize, k: &[usize], nr: usize) -> O
     }
     let dims: Vec<usize> = [tiles].iter().chain(k).chain([&nr]).copied().collect();
     Some(Tensor::from_bytes(t.dtype, dims, to))
+}
+
+/// Tiles of a constant factor as warpgroups want them: `[tile along lines, tile along products, line, product]`, a line of 128 bytes. Its pieces of 16
+/// bytes are where shared memory has them: piece `p` of line `l` at place `p xor l mod 8`. Zeros beyond the ends.
+///
+/// `index` holds, for each dim of `t`, an expression of the axes of lines and those of products, whose sizes are given. `None` if it is not linear, or
+/// leaves the tensor.
+pub fn swizzled(t: &Tensor, index: &[Expr], [lines, products]: [&[usize]; 2], block: [usize; 2], dtype: DType) -> Option<Tensor> {
+    let mut offset = Expr::int(0);
+    for (k, &e) in index.iter().enumerate() {
+        offset = offset + e * t.dims[k + 1..].iter().product::<usize>() as i64;
+    }
+    let mut steps = vec![];
+    for v in 0..lines.len() + products.len() {
+        let (step, rest) = offset.affine_in(v as u32)?;
+        steps.push(step);
+        offset = rest;
+    }
+    let start = offset.known()?;
+    // Offsets of all positions of some axes, flattened.
+    let offsets = |sizes: &[usize], steps: &[i64]| {
+        let mut all = vec![0i64];
+        for (&size, &step) in sizes.iter().zip(steps) {
+            all = all.iter().flat_map(|&o| (0..size as i64).map(move |k| o + k * step)).collect();
+        }
+        all
+    };
+    let (by_line, by_product) = (offsets(lines, &steps[..lines.len()]), offsets(products, &steps[lines.len()..]));
+    let (from, to) = (t.dtype.bytes(), dtype.bytes());
+    let [bl, bk] = block;
+    let tiles = [by_line.len().div_ceil(bl), by_product.len().div_ceil(bk)];
+    let mut out = vec![0u8; tiles[0] * tiles[1] * bl * bk * to];
+    for (l, &ol) in by_line.iter().enumerate() {
+        for (k, &ok) in by_product.iter().enumerate() {
+            let at = usize::try_from(start + ol + ok).ok()? * from;
+            let raw = t.bytes().get(at..at + from)?;
+            let byte = k % bk * to;
+            let place = (byte / 16 ^ l % bl % 8) * 16 + byte % 16;
+            let place = (((l / bl) * tiles[1] + k / bk) * bl + l % bl) * bk * to + place;
+            if t.dtype == dtype {
+                out[place..place + to].copy_from_slice(raw);
+            } else {
+                let value = raw.iter().rev().fold(0u64, |acc, &b| acc << 8 | u64::from(b));
+                let value = f64::from_bits(eval::from_memory(t.dtype, value));
+                let value = eval::to_memory(dtype, eval::round_float(dtype, value).to_bits());
+                out[place..place + to].copy_from_slice(&value.to_le_bytes()[..to]);
+            }
+        }
+    }
+    Some(Tensor::from_bytes(dtype, vec![tiles[0], tiles[1], bl, bk], out))
 }
 
 /// Panels whose last but one dim (along k) is cut into groups: `[..., k, nr]` becomes `[..., k / group, nr, group]`.

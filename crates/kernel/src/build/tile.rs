@@ -2,22 +2,32 @@
 //! registers, by matrix instructions of its warps or by each thread for itself. Each factor has two tiles: while one is used, the other one
 //! is filled.
 //!
+//! Matrix instructions of warpgroups (`wgmma`) read both factors from shared memory: the tiles are 128 bytes wide, each factor has one, and
+//! threads of their own fill it. How many copies of a tile there are, so that filling and using overlap, is the backend's business.
+//!
 //! Rows and columns are flattened axes, and the address of each element follows from the index maps, which is all there is to a
 //! convolution. What lies beyond the last row, column or product is 0 in shared memory, and not stored.
 
 use super::contract::{Factor, factors};
 use super::elementwise::with_accumulator;
-use super::{Cx, Operand, accumulate, for_each};
+use super::{Cx, Operand, accumulate, for_each, pack};
 use crate::loops::{LoopKind, Space, Stmt, WARP};
 use crate::plan::{Tile, guess};
 use crate::rows::{self, Sums};
 use crate::target::TargetDesc;
-use infc_ir::compute::Compute;
+use infc_ir::compute::{Compute, Step};
 use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr};
 
 /// Rows and columns of a matrix instruction's tile.
 pub const MMA: [usize; 2] = [16, 8];
+/// Rows of the tile of a warpgroup's matrix instruction, and bytes of products, or of columns side by side, in a row of its tiles.
+const GROUP: usize = 64;
+const GROUP_BYTES: usize = 128;
+/// Threads that fill the tiles of warpgroups.
+const FILLERS: usize = 128;
+/// Tiles from which on they are made larger: all multiprocessors of the machine have one.
+const MANY_TILES: i64 = 132;
 
 /// Are there rows, columns and products enough for tiles?
 pub fn fits(rows: i64, columns: i64, depth: i64) -> bool {
@@ -53,6 +63,19 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
     let sums =
         Sums { dtype: r.body.dtype(), broadcast: factor_dtype(&f[rows_of]), vector: factor_dtype(&f[1 - rows_of]), groups: 1 };
     let row = rows::choose(&sums, target);
+    let row = match row.name.starts_with("wgmma") {
+        true => {
+            // 128 bytes of products.
+            let bk = row.depth * GROUP_BYTES / 32;
+            if rows >= 2 * GROUP as i64 && columns >= 128 && depth >= bk as i64 && !is_part(c, &f, &m, &n) {
+                let many = (rows / 128) * (columns / 256) >= MANY_TILES;
+                let block = [2 * GROUP, if many { 256 } else { 128 }, bk];
+                return Some(Tile { rows_of, m, n, block, grid: [8, 1], row: row.name });
+            }
+            rows::choose(&sums, &TargetDesc { warpgroups: false, ..target.clone() })
+        }
+        false => row,
+    };
     // Large tiles read less, but there must be enough of them for all multiprocessors.
     let batch: i64 = (0..c.dims.len()).filter(|a| !m.contains(a) && !n.contains(a)).map(|a| guess(c.dims[a])).product();
     let large = rows >= 512 && columns >= 512 && batch * blocks(rows, columns) >= 4 * 64;
@@ -62,6 +85,14 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
         depth => ([64, 64, 2 * depth], [2, 2]),
     };
     Some(Tile { rows_of, m, n, block, grid, row: row.name })
+}
+
+/// Is it a part of long sums (see [`crate::split`])? These were made in such a number that tiles of 64 x 64 fill the machine.
+fn is_part(c: &Compute, f: &[Factor; 2], m: &[usize], n: &[usize]) -> bool {
+    let rank = c.dims.len();
+    let axes = c.reduction.as_ref().map_or(0, |r| r.axes.len());
+    let cut = |e: &Expr, a: usize| e.uses_var(a as u32) && (rank..rank + axes).any(|k| e.uses_var(k as u32));
+    (0..rank).any(|a| !m.contains(&a) && !n.contains(&a) && f.iter().all(|f| f.index.iter().any(|e| cut(e, a))))
 }
 
 /// The dtype of a factor as it lies in memory, if the factor is that alone; else that of the factor.
@@ -77,9 +108,9 @@ fn is_plain(f: &Factor) -> bool {
 /// The dtype of a factor in shared memory.
 pub(super) fn shared_dtype(f: &Factor, row: &str) -> DType {
     match row {
-        "mma_f16" => DType::F16,
-        "mma_bf16" => DType::BF16,
-        "mma_i8" => f.read.dtype(),
+        "mma_f16" | "wgmma_f16" => DType::F16,
+        "mma_bf16" | "wgmma_bf16" => DType::BF16,
+        "mma_i8" | "wgmma_i8" => f.read.dtype(),
         _ => f.scalar.dtype(),
     }
 }
@@ -94,10 +125,12 @@ pub(super) struct Parts<'a> {
     pub lines: [(&'a [usize], Expr, Expr); 2],
     pub depth: Expr,
     pub threads: usize,
-    /// Shared tiles of both factors, two each: one is filled while the other one is used.
+    /// Shared tiles of both factors, two each: one is filled while the other one is used. Those of warpgroups are one.
     pub shared: [[u32; 2]; 2],
     /// Products are the last axis of the tiles of a factor.
     pub k_last: [bool; 2],
+    /// The factor is a constant that lies in tiles as shared memory has them.
+    pub packed: [bool; 2],
     pub acc: u32,
 }
 
@@ -119,26 +152,52 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
     let mut axes = vec![Expr::int(0); rank];
     batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
     let lines = [(&p.m[..], rows, place[batch.len()] * bm as i64), (&p.n[..], columns, place[batch.len() + 1] * bn as i64)];
-    let matrix = p.row.starts_with("mma");
-    let threads = p.grid[0] * p.grid[1] * if matrix { WARP as usize } else { 1 };
+    let group = p.row.starts_with("wgmma");
+    let matrix = group || p.row.starts_with("mma");
+    let threads = if group { FILLERS } else { p.grid[0] * p.grid[1] * if matrix { WARP as usize } else { 1 } };
     // Rows of 16 bytes more than the tile are in different banks. Bytes are read four products at a time.
     let dtypes = f.map(|f| shared_dtype(f, p.row));
     let pad = |d: DType| 16 / d.bytes();
-    let k_last = [true, p.row == "mma_i8" || matrix && k_is_contiguous(cx, c, f[1])];
+    let packed = [0, 1].map(|side| group && pack_tiles(cx, c, p, f[side], (lines[side].0, p.block[side], dtypes[side])));
+    let k_last = [
+        true,
+        packed[1] ||
+        // Warpgroups take columns side by side of 16 bits alone.
+        p.row.ends_with("_i8")
+            || matrix && k_is_contiguous(cx, c, f[1])
+            || group && (dtypes[1].bytes() != 2 || !lines_are_contiguous(cx, f[1], lines[1].0)),
+    ];
     let mut shared = [[0; 2]; 2];
     for side in 0..2 {
         let (lines, pad) = (p.block[side], pad(dtypes[side]));
-        let dims = if k_last[side] { [lines, bk + pad] } else { [bk, lines + pad] };
-        shared[side] = [0, 1].map(|_| cx.scratch(["a", "b"][side], dtypes[side], &dims, Space::Shared));
+        let dims = match (group, k_last[side]) {
+            (true, true) => vec![lines, bk],
+            (true, false) => vec![lines * dtypes[side].bytes() / GROUP_BYTES, bk, GROUP_BYTES / dtypes[side].bytes()],
+            (false, true) => vec![lines, bk + pad],
+            (false, false) => vec![bk, lines + pad],
+        };
+        let mut tile = || cx.scratch(["a", "b"][side], dtypes[side], &dims, Space::Shared);
+        let first = tile();
+        shared[side] = [first, if group { first } else { tile() }];
     }
     let acc = cx.scratch("acc", r.body.dtype(), &p.own(), Space::Reg);
     let depth = Expr::product(r.axes.iter().copied());
-    let parts = Parts { c, p, f, axes, lines, depth, threads, shared, k_last, acc };
-    cx.body = shared.into_iter().flatten().chain([acc]).map(|buffer| Stmt::Alloc { buffer }).collect();
+    let parts = Parts { c, p, f, axes, lines, depth, threads, shared, k_last, packed, acc };
+    let tiles = shared.into_iter().flat_map(|[x, y]| if x == y { vec![x] } else { vec![x, y] });
+    cx.body = tiles.chain([acc]).map(|buffer| Stmt::Alloc { buffer }).collect();
     let zero = r.kind.identity(r.body.dtype());
     let clear = parts.each_element(cx, &|cx, at, _| vec![cx.put(acc, at, zero)]);
     cx.body.push(clear);
     let stage = |cx: &mut Cx, buffer: usize, step: Expr| [parts.stage(cx, 0, buffer, step), parts.stage(cx, 1, buffer, step)];
+    if group {
+        let k_tile = cx.var("k_tile");
+        let mut round: Vec<Stmt> = stage(cx, 0, k_tile).into();
+        round.push(parts.multiply_tiles(cx, 0));
+        cx.body.push(for_each(k_tile, depth.div_ceil(Expr::from(bk)), LoopKind::Serial, round));
+        let finish = parts.each_element(cx, &|cx, at, place| parts.finish(cx, cx.at(acc, at), place));
+        cx.body.push(finish);
+        return;
+    }
     let first = stage(cx, 0, Expr::int(0));
     cx.body.extend(first);
     let pair = cx.var("k_tiles");
@@ -165,6 +224,45 @@ fn contiguous(cx: &Cx, f: &Factor, axis: u32) -> bool {
     cx.operand(f.source).offset(&index).and_then(|o| o.affine_in(axis)).is_some_and(|(step, _)| step == 1)
 }
 
+/// Brings a constant factor into the tiles that shared memory wants, so that they are copied as they are. Does nothing where it is read elsewhere too.
+fn pack_tiles(cx: &mut Cx, c: &Compute, p: &Tile, f: &Factor, (axes, lines, dtype): (&[usize], usize, DType)) -> bool {
+    let Some(tensor) = cx.operand(f.source).constant.clone() else { return false };
+    let r = c.reduction.as_ref().expect("a contraction reduces");
+    let mut reads = 0;
+    for s in (Step::Compute(c.clone())).scalars() {
+        s.visit(&mut |n| reads += usize::from(matches!(n.kind(), Kind::Read { source, .. } if *source as usize == f.source)));
+    }
+    // Those of tf32 are rounded in another way than other dtypes.
+    if reads != 1 || !is_plain(f) || p.row == "wgmma_tf32" || tensor.dtype != f.read.dtype() {
+        return false;
+    }
+    let size = |e: Expr| e.known().and_then(|n| usize::try_from(n).ok());
+    let rank = c.dims.len();
+    let all: Vec<usize> = axes.iter().copied().chain(rank..rank + r.axes.len()).collect();
+    let map: Vec<Option<usize>> = (0..rank + r.axes.len()).map(|a| all.iter().position(|&x| x == a)).collect();
+    // Axes of one element are in neither list, and 0.
+    let map: Vec<Expr> = map.into_iter().map(|at| at.map_or(Expr::int(0), Expr::var)).collect();
+    let unit = |a: usize| axes.contains(&a) || c.dims[a].is(1) || !f.index.iter().any(|e| e.uses_var(a as u32));
+    let sizes = |list: Vec<Expr>| list.into_iter().map(size).collect::<Option<Vec<usize>>>();
+    let (Some(m), Some(k)) = (sizes(axes.iter().map(|&a| c.dims[a]).collect()), sizes(r.axes.clone())) else { return false };
+    if !(0..rank).all(unit) {
+        return false;
+    }
+    let index: Vec<Expr> = f.index.iter().map(|e| e.subst(&map)).collect();
+    match pack::swizzled(&tensor, &index, [&m, &k], [lines, p.block[2]], dtype) {
+        Some(tiles) => {
+            cx.pack(f.source, tiles);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Are neighbouring rows (columns) neighbours in memory?
+fn lines_are_contiguous(cx: &Cx, f: &Factor, axes: &[usize]) -> bool {
+    axes.last().is_some_and(|&a| contiguous(cx, f, a as u32))
+}
+
 /// Bytes of the widest copy.
 const WIDEST: usize = 16;
 
@@ -172,6 +270,9 @@ impl Parts<'_> {
     /// Brings a tile of a factor into shared memory. Neighbouring threads take neighbours in memory, as many at once as can be copied as
     /// they are.
     pub(super) fn stage(&self, cx: &mut Cx, side: usize, buffer: usize, step: Expr) -> Stmt {
+        if self.packed[side] {
+            return self.stage_packed(cx, side, step);
+        }
         let (f, r) = (self.f[side], self.c.reduction.as_ref().expect("a contraction reduces"));
         let (axes, size, first) = self.lines[side];
         let (lines, bk) = (self.p.block[side] as i64, self.p.block[2] as i64);
@@ -180,7 +281,7 @@ impl Parts<'_> {
         let k_moves = k_is_contiguous(cx, self.c, f);
         // A copy must not pass the end of an axis.
         let wide = (WIDEST / dtype.bytes()) as i64;
-        let line_moves = !k_moves && axes.last().is_some_and(|&a| contiguous(cx, f, a as u32));
+        let line_moves = !k_moves && lines_are_contiguous(cx, f, axes);
         let extent = if k_moves { r.axes.last() } else { dims.last() };
         let whole = extent.and_then(|e| e.known()).is_some_and(|n| n % wide == 0);
         let as_it_is =
@@ -192,6 +293,7 @@ impl Parts<'_> {
             true => (flat.div(Expr::int(bk / wide)), flat.rem(Expr::int(bk / wide)) * wide),
             false => (flat.rem(Expr::int(lines / wide)) * wide, flat.div(Expr::int(lines / wide))),
         };
+        let place = line;
         let inside = within(first + line, size, lines).and(Scalar::index(step * bk + k).lt(Scalar::index(self.depth)));
         let (line, k) = if k_moves { (line, k + lane) } else { (line + lane, k) };
         let mut all = self.axes.clone();
@@ -208,11 +310,38 @@ impl Parts<'_> {
         let value = match (value.kind(), self.p.row) {
             // As it lies in memory.
             (Kind::Cast(read), _) if read.dtype() == dtype => *read,
-            (_, "mma_tf32") => tf32(value),
+            (_, "mma_tf32" | "wgmma_tf32") => tf32(value),
             _ => value.cast(dtype),
         };
-        let index = if self.k_last[side] { [line, k] } else { [k, line] };
+        let mut index = self.shared_index(side, line, k);
+        if let [block, _, column] = &mut index[..] {
+            // The lanes stay in a block.
+            let (piece, pieces) =
+                (place.div_exact(Expr::int(wide)).unwrap_or(place), (GROUP_BYTES / dtype.bytes()) as i64 / wide);
+            (*block, *column) = (piece.div(Expr::int(pieces)), piece.rem(Expr::int(pieces)) * wide + lane);
+        }
         let store = cx.put(self.shared[side][buffer], &index, value);
+        let count = (lines * bk / wide) as usize / self.threads;
+        let body = vec![for_each(lane, Expr::int(wide), LoopKind::Vector, vec![store])];
+        let body = vec![for_each(part, Expr::from(count), LoopKind::Unroll, body)];
+        for_each(thread, Expr::from(self.threads), LoopKind::Thread, body)
+    }
+
+    /// Brings a tile that lies as shared memory wants it.
+    fn stage_packed(&self, cx: &mut Cx, side: usize, step: Expr) -> Stmt {
+        let (lines, bk) = (self.p.block[side] as i64, self.p.block[2] as i64);
+        let dtype = shared_dtype(self.f[side], self.p.row);
+        let wide = (WIDEST / dtype.bytes()) as i64;
+        let (thread, part, lane) = (cx.var("thread"), cx.var("part"), cx.var("lane"));
+        let flat = part * self.threads as i64 + thread;
+        let (line, place) = (flat.div(Expr::int(bk / wide)), flat.rem(Expr::int(bk / wide)));
+        // The piece at this place: both numbers of three bits, bit by bit.
+        let bit = |e: Expr, b: i64| e.div(Expr::int(b)).rem(Expr::int(2));
+        let piece = [1, 2, 4].into_iter().fold(Expr::int(0), |sum, b| sum + (bit(place, b) + bit(line, b)).rem(Expr::int(2)) * b);
+        let tile = self.lines[side].2.div(Expr::int(lines));
+        let source = self.f[side].source;
+        let value = cx.at(source as u32, &[tile, step, line, place * wide + lane]);
+        let store = cx.put(self.shared[side][0], &[line, piece * wide + lane], value);
         let count = (lines * bk / wide) as usize / self.threads;
         let body = vec![for_each(lane, Expr::int(wide), LoopKind::Vector, vec![store])];
         let body = vec![for_each(part, Expr::from(count), LoopKind::Unroll, body)];
@@ -223,7 +352,7 @@ impl Parts<'_> {
     pub(super) fn each_element(&self, cx: &mut Cx, make: &dyn Fn(&mut Cx, &[Expr], [Expr; 2]) -> Vec<Stmt>) -> Stmt {
         let [bm, bn, _] = self.p.block;
         let [down, across] = self.p.grid;
-        if !self.p.row.starts_with("mma") {
+        if !self.p.row.contains("mma_") {
             let thread = cx.var("thread");
             let [y, x] = [thread.div(Expr::from(across)), thread.rem(Expr::from(across))];
             let mut body = vec![];
@@ -240,9 +369,9 @@ impl Parts<'_> {
         let [warp, mt, nt, i, j] = ["warp", "m_tile", "n_tile", "row", "column"].map(|name| cx.var(name));
         let place = self.place(warp, mt, nt, i, j);
         let body = make(cx, &[warp, mt, nt, i, j], place);
-        let tiles = [bm / down / MMA[0], bn / across / MMA[1]];
-        let body = vec![for_each(j, Expr::from(MMA[1]), LoopKind::Serial, body)];
-        let body = vec![for_each(i, Expr::from(MMA[0]), LoopKind::Matrix, body)];
+        let tiles = [bm / down / self.p.tile()[0], bn / across / self.p.tile()[1]];
+        let body = vec![for_each(j, Expr::from(self.p.tile()[1]), LoopKind::Serial, body)];
+        let body = vec![for_each(i, Expr::from(self.p.tile()[0]), LoopKind::Matrix, body)];
         let body = vec![for_each(nt, Expr::from(tiles[1]), LoopKind::Unroll, body)];
         let body = vec![for_each(mt, Expr::from(tiles[0]), LoopKind::Unroll, body)];
         for_each(warp, Expr::from(down * across), LoopKind::Warp, body)
@@ -253,12 +382,24 @@ impl Parts<'_> {
         let [bm, bn, _] = self.p.block;
         let [down, across] = self.p.grid;
         let (y, x) = (warp.div(Expr::from(across)), warp.rem(Expr::from(across)));
-        [y * (bm / down) as i64 + mt * MMA[0] as i64 + i, x * (bn / across) as i64 + nt * MMA[1] as i64 + j]
+        [y * (bm / down) as i64 + mt * self.p.tile()[0] as i64 + i, x * (bn / across) as i64 + nt * self.p.tile()[1] as i64 + j]
+    }
+
+    /// Where an element of a shared tile is.
+    fn shared_index(&self, side: usize, line: Expr, k: Expr) -> Vec<Expr> {
+        match (self.k_last[side], self.p.row.starts_with("wgmma")) {
+            (true, _) => vec![line, k],
+            (false, false) => vec![k, line],
+            (false, true) => {
+                let row = Expr::from(GROUP_BYTES / shared_dtype(self.f[side], self.p.row).bytes());
+                vec![line.div(row), k, line.rem(row)]
+            }
+        }
     }
 
     /// An element of a shared tile.
     fn shared_at(&self, cx: &Cx, side: usize, buffer: usize, line: Expr, k: Expr) -> Scalar {
-        cx.at(self.shared[side][buffer], &if self.k_last[side] { [line, k] } else { [k, line] })
+        cx.at(self.shared[side][buffer], &self.shared_index(side, line, k))
     }
 
     /// Products of the shared tiles by matrix instructions.
@@ -279,10 +420,10 @@ impl Parts<'_> {
         let next = accumulate(r.kind, cx.at(self.acc, &at), a * b, true);
         let mut body = vec![cx.put(self.acc, &at, next)];
         body = vec![for_each(k, Expr::from(depth), LoopKind::Serial, body)];
-        body = vec![for_each(j, Expr::from(MMA[1]), LoopKind::Serial, body)];
-        body = vec![for_each(i, Expr::from(MMA[0]), LoopKind::Matrix, body)];
-        body = vec![for_each(nt, Expr::from(bn / across / MMA[1]), LoopKind::Unroll, body)];
-        body = vec![for_each(mt, Expr::from(bm / down / MMA[0]), LoopKind::Unroll, body)];
+        body = vec![for_each(j, Expr::from(self.p.tile()[1]), LoopKind::Serial, body)];
+        body = vec![for_each(i, Expr::from(self.p.tile()[0]), LoopKind::Matrix, body)];
+        body = vec![for_each(nt, Expr::from(bn / across / self.p.tile()[1]), LoopKind::Unroll, body)];
+        body = vec![for_each(mt, Expr::from(bm / down / self.p.tile()[0]), LoopKind::Unroll, body)];
         body = vec![for_each(ks, Expr::from(bk / depth), LoopKind::Unroll, body)];
         for_each(warp, Expr::from(down * across), LoopKind::Warp, body)
     }

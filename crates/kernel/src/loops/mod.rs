@@ -109,11 +109,12 @@ pub enum LoopKind {
     /// Written out; the extent is constant.
     Unroll,
     /// As threads of a block, in any order: all have ended before what comes after begins. The extent is constant, and the same for
-    /// all such loops of a kernel.
+    /// all such loops of a kernel. Beside matrix loops of warpgroups these are other threads than those of the warps.
     Thread,
     /// As warps of a block, in any order, each of them [`WARP`] threads.
     Warp,
-    /// Over the rows of a tile of a matrix instruction, by the threads of a warp together. Its body is a loop over columns, and that
+    /// Over the rows of a tile of a matrix instruction, by the threads of a warp together. With more than 8 columns, four warps side by side with
+    /// the rows of each other issue the instruction together (`wgmma`). Its body is a loop over columns, and that
     /// is what each element does: a loop over products that are added to the element of a `Reg` buffer (the instruction), or other statements
     /// that touch no other element.
     Matrix,

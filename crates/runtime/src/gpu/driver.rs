@@ -68,6 +68,7 @@ functions! {
     module_load "cuModuleLoadDataEx" (*mut Handle, *const c_void, c_uint, *mut c_int, *mut *mut c_void);
     module_unload "cuModuleUnload" (Handle);
     module_function "cuModuleGetFunction" (*mut Handle, Handle, *const c_char);
+    function_attribute "cuFuncSetAttribute" (Handle, c_int, c_int);
     launch_kernel "cuLaunchKernel" (Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void);
     stream_create "cuStreamCreate" (*mut Handle, c_uint);
     stream_destroy "cuStreamDestroy_v2" (Handle);
@@ -86,6 +87,9 @@ functions! {
 const MULTIPROCESSORS: c_int = 16;
 const CAPABILITY_MAJOR: c_int = 75;
 const CAPABILITY_MINOR: c_int = 76;
+
+/// The attribute of a function that is the most shared memory a launch may give; without it that is 48 KB.
+const MOST_DYNAMIC_SHARED: c_int = 8;
 
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
 const OUT_OF_MEMORY: Status = 2;
@@ -266,6 +270,16 @@ impl Module {
     }
 }
 
+impl Module {
+    /// Lets launches of a kernel of this module give it so many bytes of shared memory.
+    pub(crate) fn allow_shared(&self, function: Handle, bytes: u32) -> Result<(), Error> {
+        // Safety: a function of the module, which is loaded.
+        self.device.check("cuFuncSetAttribute", unsafe {
+            (self.device.driver.function_attribute)(function, MOST_DYNAMIC_SHARED, bytes as c_int)
+        })
+    }
+}
+
 impl Drop for Module {
     fn drop(&mut self) {
         let _ = self.device.enter();
@@ -360,8 +374,14 @@ impl Stream {
         // Safety: as above.
         self.device.check("cuMemsetD8Async", unsafe { (self.device.driver.fill)(at, 0, bytes, self.handle) })
     }
-    /// Runs a kernel, some time.
-    pub(crate) fn launch(&self, function: Handle, blocks: u32, threads: u32, parameters: &mut [u64]) -> Result<(), Error> {
+    /// Runs a kernel, some time, with so many threads and bytes of shared memory in a block.
+    pub(crate) fn launch(
+        &self,
+        function: Handle,
+        blocks: u32,
+        (threads, shared): (u32, u32),
+        parameters: &mut [u64],
+    ) -> Result<(), Error> {
         let mut pointers: [*mut c_void; MOST_PARAMETERS] = [core::ptr::null_mut(); MOST_PARAMETERS];
         if parameters.len() > MOST_PARAMETERS {
             return Err(machine(format!("a kernel with {} parameters; a GPU takes {MOST_PARAMETERS}", parameters.len())));
@@ -372,7 +392,19 @@ impl Stream {
         let none = core::ptr::null_mut();
         // Safety: the driver copies the parameters, of which there are as many as the kernel has, before it returns.
         let status = unsafe {
-            (self.device.driver.launch_kernel)(function, blocks, 1, 1, threads, 1, 1, 0, self.handle, pointers.as_mut_ptr(), none)
+            (self.device.driver.launch_kernel)(
+                function,
+                blocks,
+                1,
+                1,
+                threads,
+                1,
+                1,
+                shared,
+                self.handle,
+                pointers.as_mut_ptr(),
+                none,
+            )
         };
         self.device.check("cuLaunchKernel", status)
     }

@@ -13,6 +13,8 @@ use infc_artifact::program::{Message, Place, Program, Size, Step, View};
 
 /// Blocks for each multiprocessor, of kernels whose threads take several tasks.
 const BLOCKS_EACH: u32 = 16;
+/// Bytes of shared memory of a multiprocessor that has kernels which ask for much.
+const SHARED_EACH: u32 = 227 << 10;
 
 /// What a session has on the device.
 pub(crate) struct Gpu {
@@ -381,12 +383,15 @@ impl Queue<'_> {
         self.parameters.extend([tasks as u64, self.error, self.scratch]);
         let wanted = (tasks as u64).div_ceil(u64::from(f.threads / f.together));
         // Threads of one block take one task after another where there are very many; scratch memory is made for so many blocks.
-        let most = if f.together == f.threads && f.scratch == 0 {
+        let most = if f.shared > 0 {
+            // So many blocks fit at a time; each goes on to its next task while the one before is being stored.
+            u64::from(self.loaded.device.processors) * u64::from((SHARED_EACH / f.shared).max(1))
+        } else if f.together == f.threads && f.scratch == 0 {
             i32::MAX as u64
         } else {
             u64::from(self.loaded.device.processors * BLOCKS_EACH)
         };
-        self.stream.launch(f.handle, wanted.min(most) as u32, f.threads, self.parameters)
+        self.stream.launch(f.handle, wanted.min(most) as u32, (f.threads, f.shared), self.parameters)
     }
 }
 

@@ -46,6 +46,8 @@ struct Function {
     together: u32,
     /// Bytes of scratch memory of a thread.
     scratch: u64,
+    /// Bytes of shared memory that a launch gives each block.
+    shared: u32,
 }
 
 /// Code and weights of a model on the device.
@@ -77,11 +79,14 @@ impl Loaded {
         let text = core::str::from_utf8(&code[..code.len() - 1]).unwrap_or("");
         let mut functions = Vec::new();
         for (n, kernel) in program.kernels.iter().enumerate() {
-            let Some((threads, together)) = shape(text, n) else {
+            let Some(Shape { threads, together, shared }) = shape(text, n) else {
                 fail!(Artifact, "malformed: the code does not say how kernel {n} '{}' is launched", kernel.name);
             };
             let handle = module.function(&alloc::format!("k{n}"))?;
-            functions.push(Function { handle, threads, together, scratch: kernel.scratch });
+            if shared > 0 {
+                module.allow_shared(handle, shared)?;
+            }
+            functions.push(Function { handle, threads, together, scratch: kernel.scratch, shared });
         }
         let memory = device.alloc(constants.len() as u64)?;
         if !constants.is_empty() {
@@ -94,12 +99,27 @@ impl Loaded {
     }
 }
 
-/// Threads of a block of kernel `n`, and how many of them take a task together: from the line `//@ k<n> threads <count>`, where a task is
-/// for a thread, `warps` or `blocks`.
-fn shape(text: &str, n: usize) -> Option<(u32, u32)> {
+/// How a kernel is launched.
+#[derive(Debug, PartialEq, Eq)]
+struct Shape {
+    /// Threads of a block.
+    threads: u32,
+    /// How many of them take a task together.
+    together: u32,
+    /// Bytes of shared memory that the launch gives.
+    shared: u32,
+}
+
+/// How kernel `n` is launched: from the line `//@ k<n> threads <count>`, where a task is for a thread, `warps` or `blocks`, and perhaps
+/// `shared <bytes>` behind it.
+fn shape(text: &str, n: usize) -> Option<Shape> {
     let mut lines = text.lines().take_while(|l| !l.contains(".entry")).filter_map(|l| l.strip_prefix("//@ "));
     let line = lines.find_map(|l| l.strip_prefix(&alloc::format!("k{n} ")))?;
     let (kind, count) = line.split_once(' ')?;
+    let (count, shared) = match count.split_once(" shared ") {
+        Some((count, bytes)) => (count, bytes.trim().parse().ok()?),
+        None => (count, 0),
+    };
     let count: u32 = count.trim().parse().ok().filter(|c| (1..=1024).contains(c))?;
     let together = match kind {
         "threads" => 1,
@@ -107,5 +127,5 @@ fn shape(text: &str, n: usize) -> Option<(u32, u32)> {
         "blocks" => count,
         _ => return None,
     };
-    (count % together == 0).then_some((count, together))
+    (count % together == 0).then_some(Shape { threads: count, together, shared })
 }
