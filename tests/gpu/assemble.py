@@ -3,11 +3,14 @@
 For each `model.onnx` in the folders, each ONNX file, and products of large matrices made here: compiles it with `--emit ptx`, assembles its kernels, and takes
 registers and spills of each from what `ptxas -v` says. Kernels that were assembled before are not again: what was said of them lies in CACHE by
 their text. The snapshot holds a line for each model, architecture and precision of products; models that are here and in it are
-compared, `--write` writes their lines. No kernel with matrix instructions may spill. With names: those models alone.
+compared, `--write` writes their lines. No kernel with matrix instructions may spill, and none of `wgmma` may be made to wait for each other. With names: those models alone.
 """
 import concurrent.futures, hashlib, json, os, pathlib, re, subprocess, sys, tempfile
 
 MODES = [("sm80", "f32"), ("sm90a", "f32"), ("sm80", "tf32"), ("sm80", "bf16"), ("sm80", "f16")]
+# Products made here: more modes, and those that are for warpgroups alone.
+MORE_MODES = {"product_f32": [("sm90a", "tf32"), ("sm90a", "bf16"), ("sm90a", "f16")]}
+ONLY_MODES = {"product_bf16_4096": [("sm90a", "f32")], "product_u8_i8_4096": [("sm90a", "f32")]}
 
 
 def field(number, value):
@@ -24,7 +27,7 @@ def field(number, value):
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def product(operator, dtypes, size=1024):
+def product(operator, dtypes, size):
     """An ONNX model of one product of square matrices; dtypes of a, b and the result by their numbers in ONNX."""
     def port(name, dtype):
         shape = field(1, field(1, size)) * 2
@@ -37,10 +40,12 @@ def product(operator, dtypes, size=1024):
 
 
 PRODUCTS = {
-    "product_f32": ("MatMul", (1, 1, 1)),
-    "product_f16": ("MatMul", (10, 10, 10)),
-    "product_bf16": ("MatMul", (16, 16, 16)),
-    "product_u8_i8": ("MatMulInteger", (2, 3, 6)),
+    "product_f32": ("MatMul", (1, 1, 1), 1024),
+    "product_f16": ("MatMul", (10, 10, 10), 1024),
+    "product_bf16": ("MatMul", (16, 16, 16), 1024),
+    "product_u8_i8": ("MatMulInteger", (2, 3, 6), 1024),
+    "product_bf16_4096": ("MatMul", (16, 16, 16), 4096),
+    "product_u8_i8_4096": ("MatMulInteger", (2, 3, 6), 4096),
 }
 
 
@@ -53,7 +58,7 @@ def entries(text):
 
 
 def spoken(ptxas, arch, head, kernels, cache, folder):
-    """Registers and bytes spilled of each kernel. Those not in the cache are assembled as one module."""
+    """Registers and bytes spilled of each kernel, and what it is warned of. Those not in the cache are assembled as one module."""
     version = subprocess.run([ptxas, "--version"], capture_output=True, text=True, check=True).stdout
     key = lambda body: hashlib.sha256("\0".join([version, arch, head, body]).encode()).hexdigest()
     keys = [key(k) for k in kernels]
@@ -68,7 +73,11 @@ def spoken(ptxas, arch, head, kernels, cache, folder):
         for line in done.stderr.splitlines():
             if found := re.search(r"Compiling entry function 'k(\w+)'", line):
                 name = found[1]
-                said[name] = [0, 0]
+                said.setdefault(name, [0, 0])
+            if "Potential Performance Loss" in line:
+                found = re.search(r"'k(\w+)'", line)
+                for k in [found[1]] if found else new:
+                    said.setdefault(k, [0, 0]).append(re.sub(r"\bk\w{64}\b", "kernel", line.strip()))
             if found := re.search(r"(\d+) bytes spill stores", line):
                 said[name][1] = int(found[1])
             if found := re.search(r"Used (\d+) registers", line):
@@ -95,10 +104,11 @@ def assemble(infc, ptxas, model, machine, math, cache):
         except ValueError as e:
             return None, [str(e)]
     matrix = [bool(re.search(r"\b(mma\.sync|wgmma\.mma)", k)) for k in kernels]
-    registers, spilled = max((r for r, _ in said), default=0), sum(s for _, s in said)
-    in_matrix = sum(s for (_, s), m in zip(said, matrix) if m)
+    registers, spilled = max((r for r, *_ in said), default=0), sum(s for _, s, *_ in said)
+    in_matrix = sum(s for (_, s, *_), m in zip(said, matrix) if m)
     line = f"{len(kernels)} kernels, {sum(matrix)} with matrix instructions, {registers} registers at most, {spilled} bytes spilled"
-    return line, [f"{in_matrix} bytes are spilled in kernels with matrix instructions"] if in_matrix else []
+    problems = [f"{in_matrix} bytes are spilled in kernels with matrix instructions"] if in_matrix else []
+    return line, problems + [w for _, _, *warnings in said for w in warnings]
 
 
 def name_of(model):
@@ -120,17 +130,14 @@ def main():
     wanted = {a for a in rest if not pathlib.Path(a).exists()}
     models = [m for p in places for m in (sorted(p.glob("**/model.onnx")) if p.is_dir() else [p])]
     with tempfile.TemporaryDirectory() as folder:
-        for name, (operator, dtypes) in PRODUCTS.items():
+        for name, (operator, dtypes, size) in PRODUCTS.items():
             made = pathlib.Path(folder, name, "model.onnx")
             made.parent.mkdir()
-            made.write_bytes(product(operator, dtypes))
+            made.write_bytes(product(operator, dtypes, size))
             models.append(made)
-        if missing := wanted - {name_of(m) for m in models}:
-            sys.exit(f"no model is named {', '.join(sorted(missing))}; there are {', '.join(sorted(map(name_of, models)))}")
-        models = [m for m in models if not wanted or name_of(m) in wanted]
-        found, wrong = {}, []
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            jobs = [(m, *mode, pool.submit(assemble, infc, ptxas, m, *mode, cache)) for m in models for mode in MODES]
+            modes = lambda name: ONLY_MODES.get(name, MODES + MORE_MODES.get(name, []))
+            jobs = [(m, *mode, pool.submit(assemble, infc, ptxas, m, *mode, cache)) for m in models for mode in modes(name_of(m))]
             for model, machine, math, job in jobs:
                 key = f"{name_of(model)} {machine} {math}"
                 line, problems = job.result()

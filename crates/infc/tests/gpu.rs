@@ -4,8 +4,10 @@
 
 mod tool;
 
+use infc_ir::Tensor;
 use std::path::PathBuf;
 use std::process::Command;
+use tool::kit::*;
 use tool::*;
 
 /// The fake driver, which cargo has built beside this test.
@@ -115,4 +117,28 @@ fn ptx_is_text_and_targets_are_checked() {
     assert!(code == 2 && text.contains("ptx backend"), "{text}");
     let (code, text) = infc(&["compile", &model, "--emit", "obj", "--dim", "batch=1", "--target", "nvidia-sm80"], &[]);
     assert!(code != 0 && text.contains("no object files"), "{text}");
+}
+
+#[test]
+fn products_of_warpgroups_get_the_shared_memory_that_they_ask_for() {
+    // The first product has a constant, which lies in tiles; the second one has not.
+    let weights = Tensor::from_vec([64, 136], (0..64 * 136).map(|k| (k * 37 % 23) as f32 / 16.0 - 0.6).collect());
+    let nodes =
+        vec![node("h = MatMul(x, w)", []), node("r = Relu(h)", []), node("t = Transpose(r)", []), node("y = MatMul(t, r)", [])];
+    let m = model(17, graph(&["x f32[130, 64]"], nodes, &["y f32[136, 136]"], vec![constant("w", &weights)]));
+    let dir = Folder::new();
+    let (path, log) = (dir.model(&m), dir.path("log"));
+    for math in ["bf16", "f16", "tf32"] {
+        let hopper = [("INFC_FAKE_CUDA_CAPABILITY", "9.0"), ("INFC_FAKE_CUDA_LOG", log.as_str())];
+        let args = ["verify", path.as_str(), "--math", math];
+        for backend in ["gpu", "ptx"] {
+            let (code, text) = infc(&[&args[..], &["--backend", backend, "--target", "nvidia-sm90a"]].concat(), &hopper);
+            assert!(code == 0 && text.contains("1 passed"), "{math} {backend}: {text}");
+        }
+        let (code, text) = infc(&["compile", &path, "--emit", "ptx", "--target", "nvidia-sm90a", "--math", math], &[]);
+        assert!(code == 0 && text.contains("wgmma.mma_async") && text.contains(" shared "), "{math}: {text}");
+        assert_eq!(text.contains("cp.async.bulk"), math != "tf32", "{math}: {text}");
+    }
+    let log = std::fs::read_to_string(log).expect("the log");
+    assert!(log.lines().any(|l| l == "function_attribute"), "{log}");
 }

@@ -290,6 +290,19 @@ mod tests {
         target.math = Math::Bf16;
         assert_eq!([shorts, Sums { groups: 4, ..shorts }].map(|s| choose(&s, &target).name), ["bf16_dot"; 2]);
         assert_eq!([floats, Sums { groups: 1, ..shorts }].map(|s| choose(&s, &target).name), ["fma"; 2]);
+        // GPUs: those with warpgroups take their instructions first.
+        (target.block_threads, target.math) = (128, Math::F32);
+        let of = |d| sums(DType::F32, d, d);
+        let all = [of(DType::F16), of(DType::BF16), of(DType::F32), bytes, signed];
+        let names = |t: &TargetDesc| all.map(|s| choose(&s, t).name);
+        target.byte_dot = false;
+        assert_eq!(names(&target), ["mma_f16", "mma_bf16", "fma", "mma_i8", "mma_i8"]);
+        target.warpgroups = true;
+        assert_eq!(names(&target), ["wgmma_f16", "wgmma_bf16", "fma", "wgmma_i8", "wgmma_i8"]);
+        for (math, row) in [(Math::Tf32, "wgmma_tf32"), (Math::Bf16, "wgmma_bf16"), (Math::F16, "wgmma_f16")] {
+            target.math = math;
+            assert_eq!(choose(&floats, &target).name, row);
+        }
         assert!(ROWS.iter().all(|r| std::ptr::eq(named(r.name).expect("listed"), r)));
     }
 

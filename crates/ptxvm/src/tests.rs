@@ -169,8 +169,7 @@ impl Case {
             seed ^= seed << 17;
             (seed % 200) as i64 - if signed { 100 } else { 0 }
         };
-        let signed = [0, 1]
-            .map(|k| !self.types.ends_with(if k == 0 { "u8.u8" } else { "u8" }) && !(k == 0 && self.types.contains("u8.s8")));
+        let signed = [1, 2].map(|k| self.types.split('.').nth(k) != Some("u8"));
         let (bytes_a, bytes_b) = (8192usize, 32768usize);
         let mut image = vec![0u8; (bytes_a + bytes_b).max(64 * n * 4)];
         let mut fill = |side: usize, lines: usize, at: usize| -> Vec<Vec<i64>> {
@@ -184,12 +183,12 @@ impl Case {
         };
         let (a, b) = (fill(0, 64, 0), fill(1, n, bytes_a));
         let sums: Vec<String> = (0..n / 2).map(|k| format!("%f{k}")).collect();
-        let (tail, copies) = match self.types.split('.').next() {
-            Some("s32") => (String::new(), ()),
-            _ if self.bytes == 4 => (", 1, 1".into(), ()),
-            _ => (format!(", 1, 1, {}, {}", u8::from(self.transposed[0]), u8::from(self.transposed[1])), ()),
+        let turned = self.transposed.map(u8::from);
+        let tail = match self.bytes {
+            1 => String::new(),
+            2 => format!(", 1, 1, {}, {}", turned[0], turned[1]),
+            _ => ", 1, 1".into(),
         };
-        let () = copies;
         let mut body = format!(
             "mov.u32 %r1, %r0;\nCOPY:\nmul.wide.u32 %q3, %r1, 16;\nadd.s64 %q4, %q0, %q3;\nadd.s64 %q5, %q1, %q3;\n\
              ld.global.v4.b32 {{%r2, %r3, %r4, %r5}}, [%q4];\nst.shared.v4.b32 [%q5], {{%r2, %r3, %r4, %r5}};\nadd.u32 %r1, %r1, 128;\n\

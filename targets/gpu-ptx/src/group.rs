@@ -25,8 +25,9 @@ const MOST_SLOTS: u64 = 4;
 const PATTERN: u64 = 1024;
 /// Bytes of a row of a tile.
 const ROW: i64 = 128;
-/// Registers of a thread that fills and of one that multiplies, where those that all have at the start are too few for its sums.
-const REGISTERS: [u32; 2] = [56, 224];
+/// Registers of a thread that fills and of one that multiplies, where those that all have at the start are too few for its sums: of 128 and 256 threads, as
+/// many as 384 threads with 168 have.
+const REGISTERS: [u32; 2] = [88, 208];
 
 /// Who a thread is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,11 @@ impl Ring {
 impl Emit<'_> {
     /// All tasks of the block, by both roles. Gives the bytes of shared memory that a launch needs.
     pub(crate) fn roles(&mut self, loops: layout::Ring, [task, tasks, stride]: [Val; 3]) -> Result<u64, Fault> {
+        let mut checks = false;
+        layout::walk(&self.kernel.body, &mut |s| checks |= matches!(s, Stmt::Check { .. }));
+        if checks {
+            return Err(fault!("a thread that fills or multiplies tiles cannot end alone, as a check would have it"));
+        }
         let (mut tiles, mut slot_bytes) = (vec![], 0u64);
         for (k, b) in self.kernel.buffers.iter().enumerate().filter(|(_, b)| b.space == Space::Shared) {
             let count = b.span().known().ok_or_else(|| fault!("buffer '{}' has no constant size", b.name))?;
@@ -119,7 +125,7 @@ impl Emit<'_> {
         a.line(format_args!("bar.sync 0"));
         a.line(format_args!("setp.ge.u32 {fills}, {thread}, {}", 32 * loops.warps));
         a.line(format_args!("@{fills} bra {filler}"));
-        let many = loops.sums > 64 && 32 * loops.warps + loops.fillers > 256;
+        let many = loops.sums > 64 && (loops.fillers, 32 * loops.warps) == (128, 256);
         let ring = Ring { loops, tiles, slot_bytes, slots, base, barriers, slot, phase, asked, late, first };
         self.ring = Some(ring.clone());
         for role in [Role::Multiplies, Role::Fills] {

@@ -259,17 +259,26 @@ fn warpgroups_multiply_large_products() {
     check(&product("f16", [1, 140, 200, 136], [false, false]), Math::F32, "row=wgmma_f16");
     check(&product("bf16", [1, 131, 67, 129], [false, false]), Math::F32, "row=wgmma_bf16");
     check(&product("bf16", [2, 128, 64, 136], [true, true]), Math::F32, "row=wgmma_bf16");
-    check(&product("f16", [1, 129, 328, 128], [false, true]), Math::F32, "row=wgmma_f16");
+    check(&product("f16", [1, 257, 248, 136], [false, true]), Math::F32, "row=wgmma_f16");
     check(&product("f16", [1, 130, 72, 136], [true, false]), Math::F32, "row=wgmma_f16");
     check(&product("f32", [1, 128, 50, 130], [false, false]), Math::Tf32, "row=wgmma_tf32");
     check(&product("f32", [1, 130, 64, 128], [false, true]), Math::Tf32, "row=wgmma_tf32");
-    check(&product("f32", [1, 128, 65, 128], [false, false]), Math::Bf16, "row=wgmma_bf16");
+    check(&product("f32", [1, 128, 329, 128], [false, false]), Math::Bf16, "row=wgmma_bf16");
     check(&product("f32", [1, 130, 80, 130], [true, true]), Math::F16, "row=wgmma_f16");
 }
 
 #[test]
+fn parts_of_long_sums_stay_with_warps() {
+    // Parts were made in such a number that small tiles fill the machine.
+    let graph = product("f16", [1, 130, 512, 130], [false, false]);
+    let plans: Vec<String> = lowered_for(&graph, &hopper(Math::F32)).plans.iter().flatten().map(ToString::to_string).collect();
+    assert!(plans.len() == 2 && plans.iter().all(|p| !p.contains("wgmma")), "{plans:?}");
+    check_for(&hopper(Math::F32), &["sm_90a"], &graph, &["row=mma_f16"]);
+}
+
+#[test]
 fn warpgroups_multiply_bytes() {
-    for (a, b, k) in [("u8", "i8", 144), ("i8", "i8", 256), ("u8", "u8", 129), ("i8", "u8", 128)] {
+    for (a, b, k) in [("u8", "i8", 144), ("i8", "i8", 240), ("u8", "u8", 129), ("i8", "u8", 128)] {
         let graph = format!(
             "graph \"g\" {{ source 0 \"p\" \"MatMulInteger\" 10 region (%0: {a}[130, {k}] \"a\", %1: {b}[{k}, 129] \"b\") {{ \
              %2: i32[130, 129] \"y\" = MatMulInteger(%0, %1) from [0] yield %2 }} }}"
@@ -302,7 +311,7 @@ fn larger_tiles_where_there_are_many() {
 
 #[test]
 fn warpgroups_that_do_not_wait_are_told() {
-    let lowered = lowered_for(&product("bf16", [1, 256, 512, 256], [false, false]), &hopper(Math::F32));
+    let lowered = lowered_for(&product("bf16", [1, 384, 248, 256], [false, false]), &hopper(Math::F32));
     let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
     let changed = |from: &str, to: &str| {
         let broken = text.text.replace(from, to);
@@ -401,7 +410,7 @@ fn constant_factors_come_by_bulk_copies() {
 
 #[test]
 fn bulk_copies_that_nobody_counts_are_told() {
-    let (lowered, text) = constant_product(DType::F16, Math::F32, [130, 328, 136], 1, "row=wgmma_f16");
+    let (lowered, text) = constant_product(DType::F16, Math::F32, [257, 248, 136], 1, "row=wgmma_f16");
     let shapes = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
     let told = |from: &str, to: &str, what: &str| {
         let broken = text.replace(from, to);

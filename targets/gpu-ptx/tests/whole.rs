@@ -171,6 +171,16 @@ fn attention_is_one_kernel_in_each_precision() {
 }
 
 #[test]
+fn attention_is_for_warps_where_there_are_warpgroups() {
+    let s = Shape { dtype: "f16", heads: 2, queries: 256, keys: 256, depth: 64, columns: 128 };
+    let mut graph = infc_ir::text::parse(&operator(&s, "256")).unwrap_or_else(|e| panic!("{e}"));
+    infc_passes::run(&mut graph, &infc_passes::Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    let hopper = infc_gpu_ptx::machines().into_iter().find(|m| m.warpgroups).expect("a machine for Hopper GPUs");
+    let lowered = lower(&graph, &hopper, &vec![]).unwrap_or_else(|e| panic!("{e}"));
+    one_kernel(&lowered.plans.iter().flatten().map(ToString::to_string).collect::<Vec<_>>(), "row=mma_f16");
+}
+
+#[test]
 fn attention_in_tiles_of_all_sizes() {
     for (heads, queries, keys, depth, columns) in
         [(1, 16, 3, 8, 8), (1, 70, 66, 16, 16), (2, 64, 33, 64, 64), (1, 33, 70, 128, 100)]

@@ -204,3 +204,37 @@ pub fn taps(t: &Tensor, dim: usize, group: usize) -> Tensor {
 pub fn movable(dtype: DType) -> bool {
     dtype.bytes() > 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_of_warpgroups_have_each_element_at_its_place() {
+        // A convolution's weights: lines are the first axis, products the other ones, in another order than they lie.
+        let dims = [70usize, 3, 2, 5];
+        let t = Tensor::from_vec(dims.to_vec(), (0..70 * 30).map(|k| k as f32).collect());
+        let index = [Expr::var(0), Expr::var(3), Expr::var(1), Expr::var(2)];
+        let (lines, products) = ([70usize], [2usize, 5, 3]);
+        for (dtype, bk) in [(DType::F32, 32usize), (DType::F16, 64)] {
+            let tiles = swizzled(&t, &index, [&lines, &products], [64, bk], dtype).expect("it is linear");
+            assert_eq!((tiles.dims.clone(), tiles.dtype), (vec![2, 1, 64, bk], dtype));
+            let width = dtype.bytes();
+            for line in 0..128 {
+                for k in 0..bk {
+                    let (y, x, c) = (k / 15, k / 3 % 5, k % 3);
+                    let want = if line < 70 && k < 30 { (((line * 3 + c) * 2 + y) * 5 + x) as f64 } else { 0.0 };
+                    let (piece, rest) = (k * width / 16, k * width % 16);
+                    let at = line * 128 + (piece ^ (line % 8)) * 16 + rest;
+                    let raw = tiles.bytes()[at..at + width].iter().rev().fold(0u64, |acc, &b| acc << 8 | u64::from(b));
+                    let want = eval::round_float(dtype, want);
+                    assert_eq!(f64::from_bits(eval::from_memory(dtype, raw)), want, "line {line}, product {k} in {dtype}");
+                }
+            }
+        }
+        // Neither outside nor in another way than linearly.
+        assert!(swizzled(&t, &index, [&[71], &products], [64, 64], DType::F32).is_none());
+        let folded = [Expr::var(0).div(Expr::int(2)), Expr::var(3), Expr::var(1), Expr::var(2)];
+        assert!(swizzled(&t, &folded, [&lines, &products], [64, 64], DType::F32).is_none());
+    }
+}
