@@ -149,7 +149,7 @@ pub fn swizzled(t: &Tensor, index: &[Expr], [lines, products]: [&[usize]; 2], bl
             let at = usize::try_from(start + ol + ok).ok()? * from;
             let raw = t.bytes().get(at..at + from)?;
             let byte = k % bk * to;
-            let place = (byte / 16 ^ l % bl % 8) * 16 + byte % 16;
+            let place = ((byte / 16) ^ (l % bl % 8)) * 16 + byte % 16;
             let place = (((l / bl) * tiles[1] + k / bk) * bl + l % bl) * bk * to + place;
             if t.dtype == dtype {
                 out[place..place + to].copy_from_slice(raw);
