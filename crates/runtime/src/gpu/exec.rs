@@ -383,9 +383,9 @@ impl Queue<'_> {
         self.parameters.extend([tasks as u64, self.error, self.scratch]);
         let wanted = (tasks as u64).div_ceil(u64::from(f.threads / f.together));
         // Threads of one block take one task after another where there are very many; scratch memory is made for so many blocks.
-        let most = if f.shared > 0 {
+        let most = if let Some(fit) = SHARED_EACH.checked_div(f.shared) {
             // So many blocks fit at a time; each goes on to its next task while the one before is being stored.
-            u64::from(self.loaded.device.processors) * u64::from((SHARED_EACH / f.shared).max(1))
+            u64::from(self.loaded.device.processors) * u64::from(fit.max(1))
         } else if f.together == f.threads && f.scratch == 0 {
             i32::MAX as u64
         } else {
