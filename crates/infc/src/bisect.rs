@@ -10,9 +10,8 @@
 use crate::c_engine::CEngine;
 use crate::compare::{self, Tolerance};
 use crate::compile::Options;
-use crate::engine::{Backend, Engine, Native};
-use crate::loops_engine::{Launch, Loops};
-use crate::replay;
+use crate::engine::{Backend, Engine};
+use crate::loops_engine::Loops;
 use infc_ir::graph::{Def, Graph, Node, Value};
 use infc_ir::interp::{self, Item};
 use infc_ir::{Problems, Type};
@@ -21,7 +20,13 @@ use infc_kernel::loops::Kernel;
 use infc_kernel::program::{self, Lowered};
 use std::collections::HashMap;
 use std::fmt;
-use std::time::{Duration, Instant};
+#[cfg(feature = "llvm")]
+use {
+    crate::engine::Native,
+    crate::loops_engine::Launch,
+    crate::replay,
+    std::time::{Duration, Instant},
+};
 
 /// The stages that are looked at, as functions, so that tests can put a fault in one.
 pub struct Chain<'a> {
@@ -53,6 +58,7 @@ impl fmt::Display for Finding {
 }
 
 /// How long the loop interpreter may look for a kernel.
+#[cfg(feature = "llvm")]
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// [`find_with`] the stages of the compiler.
@@ -260,6 +266,7 @@ impl<'a> Cuts<'a> {
     }
 
     /// Whose fault a wrong cut is: that of the loops, or that of the machine code of one kernel.
+    #[cfg(feature = "llvm")]
     fn kernel(&self, count: usize) -> Result<((&'static str, &'static str), String), Problems> {
         let (graph, want) = self.cut(count)?;
         let mut lowered = (self.chain.lower)(&graph)?;
@@ -293,6 +300,7 @@ impl<'a> Cuts<'a> {
     }
 }
 
+#[cfg(feature = "llvm")]
 fn native(mut lowered: Lowered, chain: &Chain) -> Result<Native, Problems> {
     let code = (chain.emit)(&lowered.kernels)?;
     replay::place(&mut lowered.program, &code);

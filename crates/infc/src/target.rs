@@ -91,6 +91,10 @@ pub fn find(name: &str) -> Result<TargetDesc, Problems> {
     if let Some(machine) = machines().into_iter().find(|m| m.name == name) {
         return Ok(machine);
     }
+    if let Some((_, members)) = FAMILIES.iter().find(|f| f.0 == name) {
+        let help = format!("name one of them: {}", members.join(", "));
+        return Err(Problems::one(format!("target '{name}'"), "it stands for several machines, and one is needed here", help));
+    }
     if !name.ends_with(".toml") {
         let near = nearest(name).map_or(String::new(), |n| format!("did you mean '{n}'? "));
         return Err(Problems::one(format!("target '{name}'"), "there is no such target", near + &known()));

@@ -117,6 +117,8 @@ fn ptx_is_text_and_targets_are_checked() {
     assert!(code == 2 && text.contains("ptx backend"), "{text}");
     let (code, text) = infc(&["compile", &model, "--emit", "obj", "--dim", "batch=1", "--target", "nvidia-sm80"], &[]);
     assert!(code != 0 && text.contains("no object files"), "{text}");
+    let (code, text) = infc(&["verify", &model, "--backend", "ptx", "--target", "nvidia"], &[]);
+    assert!(code != 0 && text.contains("name one of them: nvidia-sm90a, nvidia-sm80"), "{text}");
 }
 
 #[test]

@@ -172,15 +172,7 @@ pub static ROWS: &[Row] = &[
         latency: 18.0,
         registers: [1, 1],
     },
-    Row {
-        name: "mma_i8",
-        depth: 32,
-        step: products,
-        legal: tensor_bytes,
-        per_cycle: 1.0,
-        latency: 18.0,
-        registers: [1, 1],
-    },
+    Row { name: "mma_i8", depth: 32, step: products, legal: tensor_bytes, per_cycle: 1.0, latency: 18.0, registers: [1, 1] },
     Row {
         name: "byte_dot",
         depth: 4,
