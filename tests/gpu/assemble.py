@@ -135,6 +135,10 @@ def main():
             made.parent.mkdir()
             made.write_bytes(product(operator, dtypes, size))
             models.append(made)
+        if missing := wanted - {name_of(m) for m in models}:
+            sys.exit(f"no model is named {', '.join(sorted(missing))}; there are {', '.join(sorted(map(name_of, models)))}")
+        models = [m for m in models if not wanted or name_of(m) in wanted]
+        found, wrong = {}, []
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             modes = lambda name: ONLY_MODES.get(name, MODES + MORE_MODES.get(name, []))
             jobs = [(m, *mode, pool.submit(assemble, infc, ptxas, m, *mode, cache)) for m in models for mode in modes(name_of(m))]
