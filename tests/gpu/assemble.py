@@ -117,7 +117,9 @@ def name_of(model):
 
 def write(path, lines):
     head = "# What `ptxas` says of the modules of models: written by `./x ptx --write`, held by `./x ptx`.\n"
-    path.write_text(head + "".join(f"{k}: {v}\n" for k, v in sorted(lines.items())))
+    made = path.with_suffix(".made")
+    made.write_text(head + "".join(f"{k}: {v}\n" for k, v in sorted(lines.items())))
+    made.rename(path)
 
 
 def main():
