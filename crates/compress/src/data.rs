@@ -28,6 +28,7 @@ pub struct Sample {
 }
 
 /// Samples for a model.
+#[derive(Clone)]
 pub struct Data<'a> {
     /// What it was read from, for messages and reports.
     pub source: String,
@@ -36,6 +37,7 @@ pub struct Data<'a> {
     chosen: Vec<usize>,
 }
 
+#[derive(Clone)]
 enum Kind<'a> {
     /// One list of files a sample.
     Files(Vec<Vec<PathBuf>>, Option<ReadPb<'a>>),
@@ -111,6 +113,16 @@ impl<'a> Data<'a> {
             self.chosen.swap(i, j);
         }
         self.chosen.truncate(most);
+    }
+
+    /// `count` samples, evenly spread, and all others.
+    pub fn parted(&self, count: usize) -> (Data<'a>, Data<'a>) {
+        let taken = self.sample_of(count);
+        let part = |of: bool| Data {
+            chosen: (0..self.len()).filter(|i| taken.contains(i) == of).map(|i| self.chosen[i]).collect(),
+            ..self.clone()
+        };
+        (part(true), part(false))
     }
 
     /// Numbers of at most `most` samples, evenly spread.

@@ -83,7 +83,10 @@ impl Default for Aim {
     }
 }
 
-/// What is asked for beyond the aim on the samples of the calibration, in dB: weights are fitted to them, and others lose more.
+/// Samples that are held out of the calibration to see what was lost, where there are twice as many: weights are fitted to the others, which lose
+/// less than what comes later. What is asked for beyond the aim on them, in dB. Where the aim is met, all samples
+/// are calibrated on then; else what was judged is what comes out.
+const HELD: usize = 4;
 const MARGIN: f64 = 2.0;
 
 /// A layer by itself.
@@ -130,6 +133,9 @@ struct Switches {
     wanted: Vec<Vec<Tensor>>,
     names: Vec<String>,
     count: usize,
+    /// Numbers of the samples that tell the order of layers, and of those that tell what a choice loses.
+    ordering: Vec<usize>,
+    judging: Vec<usize>,
 }
 
 /// Answers that are known already, in order.
@@ -153,14 +159,20 @@ impl Runner for Chosen<'_> {
 impl Switches {
     fn new(before: &Graph, bench: &mut Bench, most: usize) -> Result<Switches, Problems> {
         let runner = bench.executor.load(&quantize::switched(bench.calibration, bench.settings)?)?;
-        let samples = bench.data.sample_of(most).into_iter().map(|i| bench.data.sample(i)).collect::<Result<Vec<_>, _>>()?;
+        let read = |data: &Data| data.sample_of(most).into_iter().map(|i| data.sample(i)).collect::<Result<Vec<_>, _>>();
+        let mut samples = read(bench.data)?;
+        let judging: Vec<usize> = (0..samples.len()).collect();
+        let mut ordering = judging.clone();
+        if let Some(fitted) = bench.fitted {
+            samples.extend(read(fitted)?);
+            ordering = (0..samples.len()).collect();
+        }
         let wanted = samples.iter().map(|s| bench.float.run(&s.inputs)).collect::<Result<_, _>>()?;
         let count = bench.calibration.layers.len();
-        Ok(Switches { runner, data: Data::of(before, samples), wanted, names: bench.names.clone(), count })
+        Ok(Switches { runner, data: Data::of(before, samples), wanted, names: bench.names.clone(), count, ordering, judging })
     }
-    /// Answers with these layers quantised, on the first samples of some that are evenly spread.
-    fn compare(&mut self, on: &dyn Fn(usize) -> bool, most: usize) -> Result<Comparison, Problems> {
-        let part = self.data.sample_of(most);
+    /// Answers with these layers quantised, on some of the samples.
+    fn compare(&mut self, on: &dyn Fn(usize) -> bool, part: &[usize]) -> Result<Comparison, Problems> {
         let mut known = Known(part.iter().map(|&i| self.wanted[i].clone()).collect());
         let samples = part.iter().map(|&i| self.data.sample(i)).collect::<Result<Vec<_>, _>>()?;
         let switches = (0..self.count).map(|k| Tensor::from_values(DType::Bool, [], [u64::from(on(k))])).collect();
@@ -184,8 +196,11 @@ fn sensitivity(
     // The number of samples must not depend on the time that they take: the same model is to come out again.
     let samples = (WORK / total / all.max(1) as f64).clamp(1.0, SENSITIVITY as f64) as usize;
     let mut out = vec![];
+    let all_of_them = switches.ordering.len();
+    let samples = samples.min(all_of_them);
+    let part: Vec<usize> = (0..samples).map(|i| switches.ordering[i * all_of_them / samples]).collect();
     for (i, l) in calibration.layers.iter().enumerate() {
-        let c = switches.compare(&|k| k == i, samples)?;
+        let c = switches.compare(&|k| k == i, &part)?;
         // An output that is no number any more is all noise.
         let noise = |db: f64| if db.is_nan() { f64::INFINITY } else { 10f64.powf(-db / 10.0) };
         let (alike, together) = (c.outputs.iter().map(|d| d.sqnr_samples_db), c.outputs.iter().map(|d| d.sqnr_db));
@@ -229,6 +244,8 @@ struct Bench<'a> {
     settings: &'a Settings,
     budget: Budget,
     data: &'a Data<'a>,
+    /// Further samples, for the order of layers alone.
+    fitted: Option<&'a Data<'a>>,
     executor: &'a dyn Executor,
     float: Box<dyn Runner>,
     float_ms: Option<f64>,
@@ -257,17 +274,11 @@ impl<'a> Bench<'a> {
             false => None,
         };
         let names = before.outputs().iter().map(|&v| before.value(v).name.clone()).collect();
-        Ok(Bench { calibration, settings, budget, data, executor, float, float_ms, names })
+        Ok(Bench { calibration, settings, budget, data, fitted: None, executor, float, float_ms, names })
     }
     /// The model that keeps these layers in float.
     fn model(&self, float: &[usize]) -> Result<Quantised, Problems> {
-        let mut c = self.calibration.clone();
-        for &i in float {
-            c.kept.push((c.layers[i].name.clone(), "loses more than the budget has".to_owned()));
-        }
-        let float: HashSet<_> = float.iter().map(|&i| c.layers[i].node).collect();
-        c.layers.retain(|l| !float.contains(&l.node));
-        quantize::quantize_layers(&c, self.settings)
+        without(self.calibration, float, self.settings)
     }
     fn measure(&mut self, float: &[usize]) -> Result<Measured, Problems> {
         let model = self.model(float)?;
@@ -279,6 +290,17 @@ impl<'a> Bench<'a> {
         };
         Ok(Measured { model, quality: self.budget.quality(&c), latency_ms })
     }
+}
+
+/// The model that keeps these layers in float.
+fn without(calibration: &Calibration, float: &[usize], settings: &Settings) -> Result<Quantised, Problems> {
+    let mut c = calibration.clone();
+    for &i in float {
+        c.kept.push((c.layers[i].name.clone(), "loses more than the budget has".to_owned()));
+    }
+    let float: HashSet<_> = float.iter().map(|&i| c.layers[i].node).collect();
+    c.layers.retain(|l| !float.contains(&l.node));
+    quantize::quantize_layers(&c, settings)
 }
 
 /// The smallest number of layers in float, the first of an order, that is good by `met`; `bad` is too few, and `most` as many as may be.
@@ -318,8 +340,9 @@ fn ordered(
     let sensitivity = sensitivity(&mut switches, calibration, progress)?;
     let order = order(&sensitivity, float_macs);
     let mut seen = BTreeMap::new();
+    let judging = switches.judging.clone();
     let mut met = |n: usize| -> Result<bool, Problems> {
-        let c = switches.compare(&|k| !order[..n].contains(&k), most)?;
+        let c = switches.compare(&|k| !order[..n].contains(&k), &judging)?;
         seen.insert(n, budget.quality(&c));
         progress("search", seen.len(), order.len().max(1).ilog2() as usize + 2);
         Ok(budget.met(seen[&n]))
@@ -405,31 +428,45 @@ pub fn quantize(
     executor: &dyn Executor,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Found, Problems> {
-    let (Scheme::Static, Knowledge::Data(data, _), Some(aim)) = (settings.scheme, knowledge, aim) else {
+    let (Scheme::Static, Knowledge::Data(data, runs), Some(aim)) = (settings.scheme, knowledge, aim) else {
         let model = quantize::quantize(g, settings, knowledge, progress)?;
         return Ok(Found { model, sensitivity: vec![], points: vec![], quality: f64::NAN, latency_ms: None, notes: vec![] });
     };
     quantize::check(g, settings)?;
-    let calibration = quantize::calibrate(g, settings, knowledge, progress)?;
-    let samples = data.sample_of(CHOICES).into_iter().map(|i| data.sample(i)).collect::<Result<Vec<_>, _>>()?;
-    let part = data.with(samples);
+    let (judges, fitted) = match data.len() >= 2 * HELD {
+        true => data.parted(HELD),
+        false => ((*data).clone(), (*data).clone()),
+    };
+    let held = data.len() >= 2 * HELD;
+    let calibration = quantize::calibrate(g, settings, &Knowledge::Data(&fitted, *runs), progress)?;
+    let samples = judges.sample_of(CHOICES).into_iter().map(|i| judges.sample(i)).collect::<Result<Vec<_>, _>>()?;
+    let part = judges.with(samples);
     let budget = Budget::MinSampleSqnr(aim.sqnr_db + MARGIN);
     let mut bench = Bench::new(g, &calibration, settings, budget, &part, executor)?;
+    // The order of layers takes many samples; what the fitted ones are wrong about is the same for all layers.
+    bench.fitted = held.then_some(&fitted);
     let all = bench.measure(&[])?;
     let float_ms = bench.float_ms;
     if budget.met(all.quality) || calibration.layers.len() < 2 {
-        return result(g, all, vec![], vec![], float_ms, vec![]);
+        // Nothing has to be chosen: all samples are calibrated on.
+        let model = match held {
+            true => quantize::quantize_layers(&quantize::calibrate(g, settings, knowledge, progress)?, settings)?,
+            false => all.model,
+        };
+        return result(g, Measured { model, ..all }, vec![], vec![], float_ms, vec![]);
     }
     let mut found = ordered(g, &mut bench, aim.float_macs, true, progress)?;
     let best = found.seen.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(n, _)| *n);
-    let Some(n) = found.enough.or(best) else { return result(g, all, found.sensitivity, vec![], float_ms, vec![]) };
+    let Some(n) = found.enough.or(best) else {
+        return result(g, all, found.sensitivity, vec![], float_ms, vec![]);
+    };
     let some = bench.measure(&found.order[..n])?;
     found.seen.extend([(0, all.quality), (n, some.quality)]);
     // Float for next to nothing is no gain.
     let better = some.quality > all.quality + 0.5;
     let words = match better {
         true => format!(
-            "with all layers on integers outputs keep {} on samples of the calibration; {}: {}",
+            "with all layers on integers outputs keep {} on samples that are held out; {}: {}",
             budget.words(all.quality),
             words(&calibration, &found, n),
             budget.words(some.quality)
