@@ -10,7 +10,7 @@
 //! Model inputs and outputs, what host steps see, and whatever is seen under other dims (aliases), stay row-major.
 
 use crate::fuse::{is_contraction, simplify};
-use crate::target::TargetDesc;
+use crate::target::{LINE, TargetDesc};
 use crate::work::{Id, Item, Memory, Task, Work, copy_of};
 use infc_ir::Expr;
 use infc_ir::compute::{Compute, Step};
@@ -37,9 +37,6 @@ pub fn place(work: &mut Work, target: &TargetDesc) {
     gaps(work, &fixed, target);
 }
 
-/// Bytes of a line of the cache.
-const LINE: i64 = 64;
-
 /// Keeps rows of contractions apart that would fall into the same lines of L1.
 fn gaps(work: &mut Work, fixed: &HashSet<Id>, target: &TargetDesc) {
     let mut read = HashSet::new();
@@ -47,12 +44,12 @@ fn gaps(work: &mut Work, fixed: &HashSet<Id>, target: &TargetDesc) {
     for (id, step) in read {
         let data = &mut work.tensors[id.index()];
         let own = matches!(data.memory, Memory::Temp) && !fixed.contains(&id);
-        let (Some(&inner), true) = (data.order.last(), own && target.l1_way_bytes > 0) else { continue };
+        let (Some(&inner), true) = (data.order.last(), own) else { continue };
         let border = data.halo.get(inner).map_or(0, |h| h.0 + h.1);
         let bytes = data.ty.dtype.bytes() as i64;
         let row = data.ty.dims[inner].known().map_or(0, |d| (d + border) * bytes);
         let rows = data.ty.dims.iter().enumerate().any(|(a, d)| a != inner && !d.is(1));
-        if rows && row > 0 && row * step % target.l1_way_bytes as i64 == 0 {
+        if rows && target.rows_collide(row * step) {
             data.gap = LINE / bytes;
         }
     }

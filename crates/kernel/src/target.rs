@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Bytes of a line of the cache.
+pub const LINE: i64 = 64;
+
 /// A machine that code is made for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,6 +100,10 @@ impl TargetDesc {
             Math::Bf16 => self.block_threads > 0 || self.bf16_dot,
             Math::Tf32 | Math::F16 => self.block_threads > 0,
         }
+    }
+    /// Do rows that are so many bytes apart share lines of L1? So they do at a multiple of the size of a way.
+    pub fn rows_collide(&self, apart: i64) -> bool {
+        self.l1_way_bytes > 0 && apart > 0 && apart % self.l1_way_bytes as i64 == 0
     }
     /// Are products of bytes added up four at a time, by one instruction or several?
     pub fn groups_bytes(&self) -> bool {

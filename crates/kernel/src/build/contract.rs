@@ -10,7 +10,7 @@ use super::{Cx, Operand, for_each, pack};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::{Brgemm, Panels, guess};
 use crate::rows::{self, Row, Sums};
-use crate::target::TargetDesc;
+use crate::target::{LINE, TargetDesc};
 use crate::zero_point::byte_read;
 use infc_ir::compute::{Compute, Reducer};
 use infc_ir::scalar::{Binary, Kind, Scalar};
@@ -154,8 +154,10 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
         .take_while(|&l| l >= 4 && 2 * l as i64 > columns)
         .min()
         .unwrap_or(lanes);
-    let most =
-        if rows_collide(step_of_rows(), a.dtype, target) { (target.l1_bytes / target.l1_way_bytes) as usize - 1 } else { 14 };
+    // As many as have lines of their own, beside the other factor's.
+    let ways = target.l1_bytes.checked_div(target.l1_way_bytes).unwrap_or(0) as usize;
+    let collide = ways > 1 && step_of_rows().is_some_and(|s| target.rows_collide(s * a.dtype.bytes() as i64));
+    let most = if collide { ways - 1 } else { 14 };
     let (mr, nr) = tile((rows, columns), lanes, (target.vector_registers as usize, most), row_of_sums, &steps);
     let depth = depth.unwrap_or(64).max(1);
     // Rows of a convolution overlap: what a row takes of the operand is less than the depth.
@@ -164,12 +166,6 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     let row = depth.min(shared.max(1)) * bytes as i64;
     let (mc, nc) = blocks(c, &m, n, rows, depth, row, (mr, nr), bytes as i64, target);
     Some(Brgemm { broadcast, n, m, mr, nr, mc, nc, panels, row: row_of_sums.name })
-}
-
-/// Do neighbouring rows share lines of L1, as a step of a multiple of its ways makes them?
-fn rows_collide(step: Option<i64>, dtype: DType, target: &TargetDesc) -> bool {
-    let ways = target.l1_bytes.checked_div(target.l1_way_bytes).unwrap_or(0);
-    ways > 1 && step.is_some_and(|s| s > 0 && (s * dtype.bytes() as i64) % target.l1_way_bytes as i64 == 0)
 }
 
 /// Neighbours along k that the broadcast factor has side by side, four at most, or two; 1 if that is not so for all of k.
@@ -249,9 +245,8 @@ const FEWEST_ROWS: i64 = 48;
 /// Steps of a tile's sums from which on there is time to fetch something.
 const LONG: i64 = 1024;
 
-/// Bytes of a page and of a line of the cache.
+/// Bytes of a page.
 const PAGE: i64 = 4096;
-const LINE: i64 = 64;
 
 /// The index of a constant factor in terms of n (variable 0) and k (variables 1..), if it depends on nothing else.
 pub(super) fn pack_index(b: &Factor, n: usize, c: &Compute, reduced: usize) -> Option<Vec<Expr>> {
