@@ -4,6 +4,7 @@
 //! turns step and plan into a nest; any legal plan of a step gives the same values (up to the order of float sums).
 
 use crate::build::attention::Flash;
+use crate::build::stored::Stored;
 use crate::build::tile::MMA;
 use crate::build::{Operand, contract, dots, elementwise, sparse, tile};
 use crate::fuse::is_contraction;
@@ -64,6 +65,8 @@ pub struct Brgemm {
     pub nc: usize,
     /// How the vector factor is brought into panels.
     pub panels: Panels,
+    /// The narrow form in which a constant vector factor lies, if it does.
+    pub stored: Option<Stored>,
     /// The row of [`crate::rows::ROWS`] that adds the products up.
     pub row: &'static str,
 }
@@ -400,11 +403,14 @@ fn row_reduce(c: &Compute, operands: &[Operand], lanes: usize) -> Option<RowRedu
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Plan::Brgemm(b) => write!(
-                f,
-                "brgemm mr={} nr={} mc={} nc={} m={:?} n={} broadcast={} panels={:?} row={}",
-                b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels, b.row
-            ),
+            Plan::Brgemm(b) => {
+                write!(
+                    f,
+                    "brgemm mr={} nr={} mc={} nc={} m={:?} n={} broadcast={} panels={:?} row={}",
+                    b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels, b.row
+                )?;
+                b.stored.map_or(Ok(()), |s| write!(f, " stored={s}"))
+            }
             Plan::Sparse(s) => {
                 write!(
                     f,

@@ -50,6 +50,9 @@ pub struct TargetDesc {
     /// In what products of f32 may be taken: `tf32`, `bf16` or `f16` for the matrix instructions of GPUs, `bf16` where there is `bf16_dot`.
     #[serde(default)]
     pub math: Math,
+    /// Weights stay as narrow as their values are, also where widening them costs time.
+    #[serde(default)]
+    pub small: bool,
     /// Bytes of L1 data cache.
     pub l1_bytes: u64,
     /// Bytes of one way of the L1 data cache: addresses so far apart share a set. 0 where that does not matter.

@@ -31,6 +31,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         block_threads: 0,
         warpgroups: false,
         math: infc_kernel::target::Math::F32,
+        small: false,
         l1_bytes: 32 << 10,
         l1_way_bytes: 0,
         l2_bytes: 512 << 10,
@@ -266,7 +267,7 @@ proptest! {
         let nr = 4 * nv;
         let all = [plan::Panels::Packed, plan::Panels::InPlace, plan::Panels::Scratch];
         for (panels, row) in all.into_iter().flat_map(|p| infc_kernel::rows::ROWS.iter().filter(|r| r.depth == 1).map(move |r| (p, r.name))) {
-            let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * mb, nc: nr * nb, panels, row };
+            let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * mb, nc: nr * nb, panels, stored: None, row };
             let n_axis_exists = n > 1 && m > 1;
             if n_axis_exists {
                 check(&matmul(m, 5, n, false), &tensors, &[plain(2), plain(2), plain(1), plain(2)], &[false, true, false], &target, Some(Plan::Brgemm(p)));
@@ -305,6 +306,39 @@ proptest! {
                     check(&matmul(m, k, n, true), &tensors, &layouts, &[false, true, true], &target, Some(Plan::Sparse(p)));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn narrow_weights(m in 1usize..12, k in 1usize..9, n in 33usize..90, bits in 0usize..4, block in any::<bool>(), shift in any::<bool>(), seed: u64) {
+        // Scales are powers of two, so that sums are exact in any order.
+        let (depth, levels) = (32 * k, [2i64, 4, 8, 0][bits]);
+        let numbers = small(&[depth, n], seed + 1).to_ints();
+        let w = numbers.iter().enumerate().map(|(i, &v)| {
+            let (row, column) = (i / n, i % n);
+            let scale = [1.0f32, 0.5, 4.0][(column + if block { row / 16 } else { 0 }) % 3];
+            match levels {
+                0 => v as f32 * 17.0, // a bf16
+                bits => {
+                    let half = 1 << (bits - 1);
+                    // Each block has its least and greatest number.
+                    let v = [-half, half - 1].get(row % 16).copied().unwrap_or((v * 29).rem_euclid(2 * half) - half);
+                    (v - if shift { column as i64 % 2 } else { 0 }) as f32 * scale
+                }
+            }
+        });
+        let tensors = [small(&[m, depth], seed), Tensor::from_vec([depth, n], w.collect()), small(&[n], seed + 2)];
+        let layouts = [plain(2), plain(2), plain(1), plain(2)];
+        for (bytes, registers, fma) in [(64, 32, true), (32, 16, true), (16, 16, false), (4, 16, false)] {
+            let target = TargetDesc { small: true, ..target(bytes, registers, fma) };
+            let mut operands: Vec<Operand> = tensors.iter().zip(&layouts).map(|(t, l)| operand(t, l, true)).collect();
+            operands[0].constant = None;
+            operands.push(operand(&small(&[m, n], 0), &plain(2), false));
+            let plan = plan::choose(&matmul(m, depth, n, true), &operands, &target);
+            let named = plan.to_string();
+            let form = match levels { 0 => "stored=".to_owned(), bits => format!("stored=u{bits}{}", if block && k > 0 { "/16" } else { "" }) };
+            prop_assert!(named.contains(&form) && (levels == 0 || shift == named.ends_with("+zeros")), "{named}, not {form}");
+            check(&matmul(m, depth, n, true), &tensors, &layouts, &[false, true, true], &target, Some(plan));
         }
     }
 

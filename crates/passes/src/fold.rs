@@ -126,6 +126,8 @@ fn evaluate(site: &mut Site) -> Option<Vec<Value>> {
         to = to.zip(bytes).map(|(a, b)| a.saturating_add(b));
     }
     let limit = match node.op {
+        // A narrow constant that is used wide is widened in each run otherwise.
+        Op::Cast(_) => usize::MAX,
         Op::ConstantOfShape(_) | Op::Expand(_) | Op::Tile(_) | Op::EyeLike(_) | Op::OneHot(_) | Op::Range(_) => REPEATED,
         _ => LARGE,
     };

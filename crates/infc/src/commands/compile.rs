@@ -74,6 +74,9 @@ pub struct How {
     /// Take products of f32 in fewer bits, with sums in f32: bf16 on x86-64-v4-bf16, tf32, bf16 or f16 on GPUs [default: f32]
     #[arg(long, value_name = "KIND", value_parser = math)]
     math: Option<Math>,
+    /// Keep quantised weights in as few bits as they have, also where widening them in each run costs time
+    #[arg(long)]
+    small: bool,
     /// The output of one run is the input of the next, which starts from zeros.
     #[arg(long = "state", value_name = "OUT=IN", value_parser = state)]
     states: Vec<(String, String)>,
@@ -160,9 +163,12 @@ impl How {
     }
     /// The variant of an artifact that is to be run, if one is named. An artifact has been compiled: it takes no other option that says how.
     pub fn variant(&self) -> std::result::Result<Option<&str>, Failure> {
-        if self.has_states() || self.math.is_some() {
+        if self.has_states() || self.math.is_some() || self.small {
             let help = "give them to `infc compile`; `infc inspect` says what an artifact was compiled with";
-            return Err(Failure::usage("--state and --math are for models that are compiled, this is an artifact", help));
+            return Err(Failure::usage(
+                "--state, --math and --small are for models that are compiled, this is an artifact",
+                help,
+            ));
         }
         match self.target.as_deref().or(self.cpu.as_deref()) {
             Some(names) if names.contains(',') => {
@@ -194,6 +200,7 @@ impl How {
         if let Some(math) = self.math {
             more.iter_mut().try_for_each(|machine| set_math(machine, math))?;
         }
+        more.iter_mut().for_each(|machine| machine.small |= self.small);
         let target = more.remove(0);
         let (dims, bounds) = self.given_dims();
         Ok(Options { more, dims, bounds, states: self.states.clone(), ..Options::for_target(target) })

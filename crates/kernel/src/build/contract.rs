@@ -6,6 +6,7 @@
 //! Rows beyond the last are computed again instead of the last one and not stored; columns beyond the last are masked.
 
 use super::elementwise::with_accumulator;
+use super::stored::{self, Table};
 use super::{Cx, Operand, for_each, pack};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::{Brgemm, Panels, guess};
@@ -127,7 +128,6 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     {
         (vector, n, panels_of) = (other, by, Panels::Packed);
     }
-    let panels = panels_of;
     let broadcast = 1 - vector;
     let mut m: Vec<usize> = only[broadcast].clone();
     m.sort_by_key(|&a| (std::cmp::Reverse(out.buffer.strides[a].known().unwrap_or(i64::MAX)), a));
@@ -136,10 +136,20 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
         dtype: r.body.dtype(),
         broadcast: f[broadcast].dtype(),
         vector: f[vector].dtype(),
-        groups: if panels == Panels::Packed { groups(c, &f[broadcast], &operands[f[broadcast].source]) } else { 1 },
+        groups: if panels_of == Panels::Packed { groups(c, &f[broadcast], &operands[f[broadcast].source]) } else { 1 },
     };
     let row_of_sums = rows::choose(&sums, target);
     let taps = taps(c, (broadcast, &m), &f, operands);
+    let narrow = panels_of == Panels::Packed && row_of_sums.depth == 1 && taps.is_empty();
+    let stored = || {
+        let found = narrow_factor(c, n, &f[vector], &operands[f[vector].source])?.stored;
+        let weights = depth? * guess(c.dims[n]);
+        stored::gains(found, weights as usize, rows, row_of_sums.per_cycle, target).then_some(found)
+    };
+    let stored = if narrow { stored() } else { None };
+    // Weights that are widened in the loop take registers of their own.
+    let panels = if stored.is_some() && !stored::few(rows) { Panels::Scratch } else { panels_of };
+    let widened = stored.filter(|_| panels == Panels::Packed).map_or(row_of_sums.registers, |s| s.registers());
     let lines: Vec<i64> = m.iter().map(|&a| guess(c.dims[a])).collect();
     let steps = |mr: usize| share(&taps, &m, &lines, mr as i64);
     let a = &operands[f[broadcast].source].buffer;
@@ -158,14 +168,26 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Br
     let ways = target.l1_bytes.checked_div(target.l1_way_bytes).unwrap_or(0) as usize;
     let collide = ways > 1 && step_of_rows().is_some_and(|s| target.rows_collide(s * a.dtype.bytes() as i64));
     let most = if collide { ways - 1 } else { 14 };
-    let (mr, nr) = tile((rows, columns), lanes, (target.vector_registers as usize, most), row_of_sums, &steps);
+    let row = Row { registers: widened, ..*row_of_sums };
+    let (mr, nr) = tile((rows, columns), lanes, (target.vector_registers as usize, most), &row, &steps);
     let depth = depth.unwrap_or(64).max(1);
     // Rows of a convolution overlap: what a row takes of the operand is less than the depth.
     let whole = Expr::product(a.dims.iter().copied()).known().map(|all| all / rows.max(1));
     let shared = whole.or_else(step_of_rows).unwrap_or(depth);
     let row = depth.min(shared.max(1)) * bytes as i64;
     let (mc, nc) = blocks(c, &m, n, rows, depth, row, (mr, nr), bytes as i64, target);
-    Some(Brgemm { broadcast, n, m, mr, nr, mc, nc, panels, row: row_of_sums.name })
+    Some(Brgemm { broadcast, n, m, mr, nr, mc, nc, panels, stored, row: row_of_sums.name })
+}
+
+/// The narrow form of a constant factor, if it has one.
+fn narrow_factor(c: &Compute, n: usize, b: &Factor, operand: &Operand) -> Option<stored::Found> {
+    let r = c.reduction.as_ref()?;
+    let depth: Vec<usize> = r.axes.iter().map(|e| usize::try_from(e.known()?).ok()).collect::<Option<_>>()?;
+    let columns = usize::try_from(c.dims[n].known()?).ok()?;
+    if b.scalar != b.read {
+        return None;
+    }
+    stored::find(operand.constant.as_ref()?, &pack_index(b, n, c, r.axes.len())?, columns, &depth)
 }
 
 /// Neighbours along k that the broadcast factor has side by side, four at most, or two; 1 if that is not so for all of k.
@@ -267,6 +289,8 @@ pub(super) fn pack_index(b: &Factor, n: usize, c: &Compute, reduced: usize) -> O
 
 /// Builds the nest.
 pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
+    let table = table(cx, c, p);
+    let c = &p.stored.map_or_else(|| c.clone(), |s| stored::cut(c, s));
     let r = c.reduction.as_ref().expect("a contraction reduces");
     let f = factors(c).expect("a contraction is a product of two reads");
     let (a, b) = (&f[p.broadcast], &f[1 - p.broadcast]);
@@ -286,7 +310,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
     let n_tile = cx.var("n_tile");
     let m_block = m_block * p.mc as i64;
     let n0 = n_block * p.nc as i64 + n_tile * nr;
-    let source = vector_source(cx, c, p, b);
+    let source = vector_source(cx, c, p, b, table);
     let taps = taps(c, (p.broadcast, &p.m), &f, cx.operands);
     let mut nest = Tile { c, p, a, b, axes, m_dims, rows, columns, m_block, m0: m_block, m_tile: Expr::int(0), n0, taps, source };
     let whole = columns.known().is_some_and(|x| x % nr == 0);
@@ -298,7 +322,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
         vec![Stmt::If { cond: fits, then, otherwise }]
     };
     let body = inside(n0, columns, p.nc, body);
-    if let Source::Scratch(panel) = nest.source {
+    if let Source::Scratch(panel, _) = nest.source {
         cx.body.push(Stmt::Alloc { buffer: panel });
     }
     cx.body.push(for_each(n_tile, Expr::from(p.nc / p.nr), LoopKind::Serial, body));
@@ -317,19 +341,34 @@ fn inside(start: Expr, extent: Expr, block: usize, body: Vec<Stmt>) -> Vec<Stmt>
 enum Source {
     Packed(usize),
     InPlace,
-    Scratch(u32),
+    /// Widened where they are used.
+    Narrow(Table),
+    /// Copied, or widened from a table.
+    Scratch(u32, Option<Table>),
 }
 
-fn vector_source(cx: &mut Cx, c: &Compute, p: &Brgemm, b: &Factor) -> Source {
+/// The narrow weights of the plan.
+fn table(cx: &mut Cx, c: &Compute, p: &Brgemm) -> Option<Table> {
+    p.stored?;
+    let f = factors(c).expect("a contraction is a product of two reads");
+    let b = &f[1 - p.broadcast];
+    let found = narrow_factor(c, p.n, b, cx.operand(b.source)).expect("checked by the plan");
+    Some(Table::pack(cx, b.source, &found, p.nr))
+}
+
+fn vector_source(cx: &mut Cx, c: &Compute, p: &Brgemm, b: &Factor, table: Option<Table>) -> Source {
     let r = c.reduction.as_ref().expect("a contraction reduces");
     let depth: Vec<usize> = r.axes.iter().map(|e| e.known().unwrap_or(0) as usize).collect();
     match p.panels {
         Panels::InPlace => Source::InPlace,
         Panels::Scratch => {
             let dims: Vec<usize> = depth.iter().copied().chain([p.nr]).collect();
-            Source::Scratch(cx.scratch("panel", b.read.dtype(), &dims, Space::Tile))
+            Source::Scratch(cx.scratch("panel", b.read.dtype(), &dims, Space::Tile), table)
         }
         Panels::Packed => {
+            if let Some(table) = table {
+                return Source::Narrow(table);
+            }
             let index = pack_index(b, p.n, c, r.axes.len()).expect("checked by the plan");
             let tensor = cx.operand(b.source).constant.clone().expect("checked by the plan");
             let n = c.dims[p.n].known().expect("checked by the plan") as usize;
@@ -465,8 +504,11 @@ impl Tile<'_> {
         self.m_tile = m_tile;
         self.m0 = self.m_block + m_tile * self.p.mr as i64;
         let mut body = vec![];
-        if let Source::Scratch(panel) = self.source {
-            body.push(self.fill_panel(cx, panel, tail));
+        if let Source::Scratch(panel, table) = self.source {
+            body.push(match table {
+                Some(table) => self.widen_panel(cx, panel, table),
+                None => self.fill_panel(cx, panel, tail),
+            });
         }
         let rows = inside(self.m0, self.rows, self.p.mc, self.tile(cx, tail));
         body.push(for_each(m_tile, Expr::from(self.p.mc / self.p.mr), LoopKind::Serial, rows));
@@ -548,6 +590,36 @@ impl Tile<'_> {
         nest
     }
 
+    /// All weights of a panel, of a table of narrow ones.
+    fn widen_panel(&self, cx: &mut Cx, panel: u32, table: Table) -> Stmt {
+        let k = cx.vars(&["k"], self.k_axes().len());
+        let lane = cx.var("n");
+        let members = table.stored.members();
+        let tile = self.n0.div(Expr::from(self.p.nr));
+        let stores = (0..members).map(|j| {
+            let mut at = k.clone();
+            if let Some(last) = at.last_mut() {
+                *last = *last * members as i64 + j as i64;
+            }
+            at.push(lane);
+            cx.put(panel, &at, table.weight(tile, &k, self.k_axes(), lane, j, cx.target.fma))
+        });
+        let mut nest = for_each(lane, Expr::from(self.p.nr), LoopKind::Vector, stores.collect());
+        for (&v, &e) in k.iter().zip(&self.words(members)).rev() {
+            nest = for_each(v, e, LoopKind::Serial, vec![nest]);
+        }
+        nest
+    }
+
+    /// Extents of the k axes where `group` neighbours are one step.
+    fn words(&self, group: usize) -> Vec<Expr> {
+        let mut extents = self.k_axes().to_vec();
+        if let Some(last) = extents.last_mut().filter(|_| group > 1) {
+            *last = last.div(Expr::from(group));
+        }
+        extents
+    }
+
     /// In each step of the k loop, something of the panel that comes next: when its turn comes, all of it is near. Panels are
     /// read from memory once a run, and what the machine fetches ahead by itself ends at a page.
     fn next_panel(&self, group: i64, k: &[Expr]) -> Option<Stmt> {
@@ -620,7 +692,10 @@ impl Tile<'_> {
         let row: Vec<Expr> = self.row(i).into_iter().chain(member.iter().copied()).collect();
         let read = match self.source {
             Source::InPlace => self.b_at(&member, self.n0 + v, tail),
-            Source::Scratch(panel) => cx.at(panel, &member.iter().copied().chain([v]).collect::<Vec<_>>()),
+            Source::Scratch(panel, _) => cx.at(panel, &member.iter().copied().chain([v]).collect::<Vec<_>>()),
+            Source::Narrow(table) => {
+                table.weight(self.n0.div(Expr::from(self.p.nr)), k, self.k_axes(), v, j as usize, cx.target.fma)
+            }
             Source::Packed(source) => {
                 let mut at: Vec<Expr> =
                     [self.n0.div(Expr::from(self.p.nr))].into_iter().chain(k.iter().copied()).chain([v]).collect();
@@ -680,11 +755,15 @@ impl Tile<'_> {
         let ranges = self.k_ranges();
         let k: Vec<Expr> = steps.iter().zip(&ranges).map(|(&v, r)| r.0 + v).collect();
         let row = rows::named(self.p.row).expect("a plan names a row of the table");
-        let group = row.depth as i64;
+        let group = match self.source {
+            Source::Narrow(table) => table.stored.members() as i64,
+            _ => row.depth as i64,
+        };
         let (left, right): (Vec<Scalar>, Vec<Scalar>) =
             (0..group).map(|j| self.factors_at(cx, &k, (i, v), (j, group), tail)).unzip();
-        let (x, y) = if self.p.broadcast == 0 || group > 1 { (left, right) } else { (right, left) };
-        let next = (row.step)(cx.at(acc, &[i, v]), &x, &y);
+        let (x, y) = if self.p.broadcast == 0 || row.depth > 1 { (left, right) } else { (right, left) };
+        let steps_of = x.chunks(row.depth).zip(y.chunks(row.depth));
+        let next = steps_of.fold(cx.at(acc, &[i, v]), |sum, (x, y)| (row.step)(sum, x, y));
         let sum = each(i, v, vec![cx.put(acc, &[i, v], next)]);
         let ahead = self.next_panel(group, &k).filter(|_| !tail);
         let mut sum: Vec<Stmt> = ahead.into_iter().chain([sum]).collect();

@@ -15,6 +15,7 @@ pub mod select;
 pub mod serial;
 pub mod sort;
 pub mod sparse;
+pub mod stored;
 pub mod threads;
 pub mod tile;
 
