@@ -3,9 +3,10 @@
 use infc_kernel::target::TargetDesc;
 
 /// The machine files, from the least to the most capable.
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     include_str!("../machines/x86-64-v2.toml"),
     include_str!("../machines/x86-64-v3.toml"),
+    include_str!("../machines/x86-64-v3-vnni.toml"),
     include_str!("../machines/x86-64-v4.toml"),
     include_str!("../machines/x86-64-v4-vnni.toml"),
     include_str!("../machines/x86-64-v4-bf16.toml"),
@@ -43,7 +44,7 @@ fn has(feature: &str) -> bool {
             "cx16" "cmpxchg16b", "popcnt" "popcnt", "sse3" "sse3", "ssse3" "ssse3", "sse4.1" "sse4.1", "sse4.2" "sse4.2",
             "avx" "avx", "avx2" "avx2", "bmi" "bmi1", "bmi2" "bmi2", "f16c" "f16c", "fma" "fma", "lzcnt" "lzcnt", "movbe" "movbe",
             "avx512f" "avx512f", "avx512bw" "avx512bw", "avx512cd" "avx512cd", "avx512dq" "avx512dq", "avx512vl" "avx512vl",
-            "avx512vnni" "avx512vnni", "avx512bf16" "avx512bf16",
+            "avx512vnni" "avx512vnni", "avx512bf16" "avx512bf16", "avxvnni" "avxvnni",
         },
     }
 }
@@ -58,7 +59,7 @@ mod tests {
     #[test]
     fn machine_files_parse_and_name_themselves() {
         let names: Vec<_> = super::machines().into_iter().map(|m| m.name).collect();
-        assert_eq!(names, ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni", "x86-64-v4-bf16"]);
+        assert_eq!(names, ["x86-64-v2", "x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni", "x86-64-v4-bf16"]);
         assert_eq!(super::machine("x86-64-v3").unwrap().lanes(4), 8);
     }
 }

@@ -2,6 +2,7 @@
 
 mod support;
 
+use infc_cpu_llvm::Llvm;
 use infc_ir::compute::{Compute, Reducer, Step};
 use infc_ir::{DType, Expr, Scalar, Tensor};
 use infc_kernel::backend::Backend;
@@ -76,7 +77,18 @@ fn machines_without_the_instruction_multiply_pairs_of_words() {
     for llvm in hosts() {
         let (nest, _) = product(28, 64, 64, &[1; 64 * 64], llvm.target());
         let asm = llvm.emit_text(std::slice::from_ref(&nest.kernel), "asm").expect("text");
-        let count = |word: &str| asm.lines().filter(|l| l.trim_start().trim_start_matches('v').starts_with(word)).count();
+        let names = |l: &str| l.trim_start().trim_start_matches("{vex}").trim_start().trim_start_matches('v').to_owned();
+        let count = |word: &str| asm.lines().filter(|l| names(l).starts_with(word)).count();
         assert_eq!((count("pmaddwd") > 0, count("pdpbusd") > 0), (!llvm.target().byte_dot, llvm.target().byte_dot), "{asm}");
     }
+}
+
+#[test]
+fn machines_without_avx512_take_the_short_form() {
+    let llvm = Llvm::named("x86-64-v3-vnni").expect("a machine of this backend");
+    let (nest, row) = product(28, 64, 64, &[1; 64 * 64], llvm.target());
+    let asm = llvm.emit_text(std::slice::from_ref(&nest.kernel), "asm").expect("text");
+    let lines: Vec<&str> = asm.lines().filter(|l| l.contains("vpdpbusd")).collect();
+    // LLVM marks the VEX form; the other one would need AVX-512.
+    assert!(row == "byte_dot" && lines.len() >= 8 && lines.iter().all(|l| l.contains("{vex}") && l.contains("%ymm")), "{asm}");
 }

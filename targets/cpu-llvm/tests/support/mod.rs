@@ -6,12 +6,20 @@ use infc_cpu_llvm::{Llvm, machines, supported};
 use infc_ir::Expr;
 use infc_kernel::backend::{Backend, Code};
 use infc_kernel::loops::Kernel;
+use infc_kernel::target::TargetDesc;
 #[allow(unused_imports, reason = "each test file uses a part")]
 pub use infc_test_kernels::{buffer, each, floats, kernel, memory, same, show, store, to_floats, values};
 
-/// The machines that this computer runs.
+/// Can this computer run the machine's code, if instructions that it lacks are executed when they trap?
+pub fn runs(machine: &TargetDesc) -> bool {
+    infc_trapvm::install();
+    let features = machine.features.iter().filter(|f| !infc_trapvm::covers(f)).cloned().collect();
+    supported(&TargetDesc { features, ..machine.clone() })
+}
+
+/// The machines that this computer runs so.
 pub fn hosts() -> Vec<Llvm> {
-    machines().into_iter().filter(supported).map(Llvm::new).collect()
+    machines().into_iter().filter(runs).map(Llvm::new).collect()
 }
 
 /// Runs kernel `index` of the code for all its tasks.
