@@ -26,6 +26,12 @@ pub struct Limits {
     pub int8_gops: Option<f64>,
     /// Products of bf16 added to f32, if there is an instruction for them: billions of operations a second of one thread.
     pub bf16_gflops: Option<f64>,
+    /// The same for bytes in tiles (AMX), which are loaded from L1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tile_int8_gops: Option<f64>,
+    /// The same for bf16 in tiles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tile_bf16_gflops: Option<f64>,
     /// Reading, from the nearest memory to the farthest.
     pub read: Vec<Read>,
     /// How many times as fast as one thread all of `threads` do independent work.
@@ -67,6 +73,17 @@ const DOTS: [Dot; 2] = [
     Dot { row: "bf16_dot", there: |t| t.bf16_dot, dtypes: [DType::BF16, DType::BF16, DType::F32] },
 ];
 
+/// Rows for tiles.
+const TILES: [Dot; 2] = [
+    Dot { row: "amx_u8s8", there: |t| t.tile_bytes, dtypes: [DType::U8, DType::I8, DType::I32] },
+    Dot { row: "amx_bf16", there: |t| t.tile_bf16, dtypes: [DType::BF16, DType::BF16, DType::F32] },
+];
+
+/// Rows and columns of a tile of sums; four of them are made together, two down and two across.
+const TILE: i64 = 16;
+/// Rounds of a task of tiles.
+const TILE_ROUNDS: i64 = 1 << 12;
+
 /// Chains of sums in registers: enough to hide their latency, few enough for 16 registers.
 const CHAINS: i64 = 12;
 /// Rounds of a task of arithmetic: some 100 us.
@@ -81,6 +98,9 @@ impl Limits {
         let mut kernels = vec![arithmetic(target, None, 1)];
         let dots: Vec<&rows::Row> = DOTS.iter().filter(|d| (d.there)(target)).filter_map(|d| rows::named(d.row)).collect();
         kernels.extend(dots.iter().map(|&row| arithmetic(target, Some(row), 1)));
+        let tiles: Vec<&Dot> = TILES.iter().filter(|d| (d.there)(target)).collect();
+        let first_tile = kernels.len();
+        kernels.extend(tiles.iter().map(|dot| in_tiles(dot)));
         let first = kernels.len();
         kernels.extend(levels.iter().map(|&(_, bytes)| reading(target, bytes, 1)));
         let ns = nanoseconds(target, &kernels, 1, time)?;
@@ -89,6 +109,11 @@ impl Limits {
         let dot = |name: &str| {
             let k = dots.iter().position(|row| row.name == name)?;
             Some(2.0 * dots[k].depth as f64 * sums / ns[1 + k])
+        };
+        let tile = |name: &str| {
+            let k = tiles.iter().position(|dot| dot.row == name)?;
+            let products = (4 * TILE * TILE * 64) as f64 / tiles[k].dtypes[0].bytes() as f64;
+            Some(2.0 * products * TILE_ROUNDS as f64 / ns[first_tile + k])
         };
         let read = |(k, &(level, bytes)): (usize, &(&'static str, u64))| {
             let read = units(target, bytes) * CHAINS * target.lanes(4) as i64 * 4 * repeats(bytes);
@@ -109,6 +134,8 @@ impl Limits {
             f32_gflops: 2.0 * sums / ns[0],
             int8_gops: dot("byte_dot"),
             bf16_gflops: dot("bf16_dot"),
+            tile_int8_gops: tile("amx_u8s8"),
+            tile_bf16_gflops: tile("amx_bf16"),
             read: levels.iter().enumerate().map(read).collect(),
             scaling,
         })
@@ -198,6 +225,45 @@ fn arithmetic(target: &TargetDesc, row: Option<&rows::Row>, tasks: i64) -> Kerne
             kernel(target, row.name, sums, vec![x, w], tasks, &[ROUNDS], next)
         }
     }
+}
+
+/// Products of tiles: in each round two of rows and two of columns are loaded, and all four products are added up.
+fn in_tiles(dot: &Dot) -> Kernel {
+    let [left, right, sums] = dot.dtypes;
+    let products = 64 / left.bytes() as i64;
+    let group = 4 / left.bytes() as i64;
+    let buffers = vec![
+        buffer("x", left, &[2 * TILE, products], Space::Global, Access::Read),
+        buffer("w", right, &[products / group, 2 * TILE, group], Space::Global, Access::Read),
+        buffer("out", sums, &[2 * TILE, 2 * TILE], Space::Global, Access::Write),
+        buffer("acc", sums, &[2, 2, TILE, TILE], Space::Reg, Access::ReadWrite),
+    ];
+    // Variables: 0 the task, 1 the round, then two for each loop over a tile.
+    let mut vars = 2;
+    let mut over = |make: &dyn Fn(&[Expr], [Expr; 2]) -> Stmt| -> Vec<Stmt> {
+        let each_tile = (0..4).map(|k| {
+            let [i, j] = [vars, vars + 1].map(Expr::var);
+            vars += 2;
+            let tile = [Expr::int(k / 2), Expr::int(k % 2), i, j];
+            let whole = [i + k / 2 * TILE, j + k % 2 * TILE];
+            each(i, TILE, LoopKind::Matrix, vec![each(j, TILE, LoopKind::Serial, vec![make(&tile, whole)])])
+        });
+        each_tile.collect()
+    };
+    let at = |e: &[Expr]| e.iter().map(|&e| Scalar::index(e)).collect::<Vec<_>>();
+    let store = |buffer: u32, index: &[Expr], value: Scalar| Stmt::Store { buffer, index: at(index), value };
+    let row = rows::named(dot.row).expect("a row of tiles");
+    let clear = over(&|tile, _| store(3, tile, Scalar::number(sums, 0.0)));
+    let next = over(&|tile, [i, j]| {
+        let a: Vec<Scalar> = (0..products).map(|k| Scalar::read_at(left, 0, &[i, Expr::int(k)]).cast(sums)).collect();
+        let b = (0..products).map(|k| Scalar::read_at(right, 1, &[Expr::int(k / group), j, Expr::int(k % group)]).cast(sums));
+        store(3, tile, (row.step)(Scalar::read_at(sums, 3, tile), &a, &b.collect::<Vec<_>>()))
+    });
+    let finish = over(&|tile, whole| store(2, &whole, Scalar::read_at(sums, 3, tile)));
+    let rounds = each(Expr::var(1), TILE_ROUNDS, LoopKind::Serial, next);
+    let body = [vec![Stmt::Alloc { buffer: 3 }], clear, vec![rounds], finish].concat();
+    let axes = Axes::default();
+    Kernel { name: dot.row.into(), buffers, symbols: vec![], tasks: Expr::int(1), task: 0, body, axes }
 }
 
 /// Sums of all of a range, read over and over; each task has a range of its own.
@@ -294,7 +360,8 @@ mod tests {
                     byte_dot = true\nbf16_dot = true\nl1_bytes = 4096\nl2_bytes = 8192\nl3_bytes = 16384\n";
         let target = TargetDesc::from_toml(text).expect("a machine file");
         let [bytes, shorts] = ["byte_dot", "bf16_dot"].map(|name| arithmetic(&target, rows::named(name), 2));
-        for kernel in [arithmetic(&target, None, 2), bytes, shorts, reading(&target, 2048, 2)] {
+        let [tiles, more] = [0, 1].map(|k| in_tiles(&TILES[k]));
+        for kernel in [arithmetic(&target, None, 2), bytes, shorts, tiles, more, reading(&target, 2048, 2)] {
             assert_eq!(verify(&kernel), Ok(()), "{}", kernel.name);
         }
         // All of the range, as often as it says: the sums of ones count the elements read.

@@ -19,10 +19,13 @@ pub fn machines() -> Vec<TargetDesc> {
     all
 }
 
-/// The most capable machine that this computer is.
+/// The most capable machine that this computer is, of those whose instructions the operating system lets programs use.
 pub fn native() -> Result<TargetDesc, Problems> {
     #[cfg(feature = "llvm")]
-    let found = infc_cpu_llvm::native();
+    let found = {
+        let allowed = |m: &TargetDesc| infc_runtime::variant::check(&requirements(m)).is_ok();
+        infc_cpu_llvm::machines().into_iter().rev().find(|m| infc_cpu_llvm::supported(m) && allowed(m))
+    };
     #[cfg(not(feature = "llvm"))]
     let found = None;
     found.ok_or_else(|| Problems::one("target 'native'", "no machine of this build fits this computer", known()))
@@ -38,6 +41,14 @@ pub fn requirements(target: &TargetDesc) -> Requirements {
 const FAMILIES: &[(&str, &[&str])] = &[("nvidia", &["nvidia-sm90a", "nvidia-sm80"])];
 #[cfg(not(feature = "ptx"))]
 const FAMILIES: &[(&str, &[&str])] = &[];
+
+/// Short names of machines.
+const ALIASES: &[(&str, &str)] = &[("amx", "x86-64-v4-amx")];
+
+/// The machine's own name, for one of [`ALIASES`].
+pub fn full_name(name: &str) -> &str {
+    ALIASES.iter().find(|a| a.0 == name).map_or(name, |a| a.1)
+}
 
 /// The machines of a name: one, or those of a family (`nvidia`).
 pub fn find_all(name: &str) -> Result<Vec<TargetDesc>, Problems> {
@@ -80,7 +91,8 @@ pub fn find_cpus(names: &str) -> Result<Vec<TargetDesc>, Problems> {
 
 fn known_cpus() -> String {
     let names: Vec<_> = machines().into_iter().filter(|m| m.backend == "llvm").map(|m| m.name).collect();
-    format!("known: native, {}", names.join(", "))
+    let short: Vec<_> = ALIASES.iter().map(|(short, full)| format!("{short} for {full}")).collect();
+    format!("known: native, {}; {}", names.join(", "), short.join(", "))
 }
 
 /// A machine by name, `native`, or a machine file.
@@ -88,7 +100,7 @@ pub fn find(name: &str) -> Result<TargetDesc, Problems> {
     if name == "native" {
         return native();
     }
-    if let Some(machine) = machines().into_iter().find(|m| m.name == name) {
+    if let Some(machine) = machines().into_iter().find(|m| m.name == full_name(name)) {
         return Ok(machine);
     }
     if let Some((_, members)) = FAMILIES.iter().find(|f| f.0 == name) {

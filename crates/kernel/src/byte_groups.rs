@@ -31,6 +31,18 @@ pub fn byte_factors(product: Scalar) -> Option<(Scalar, Scalar)> {
     }
 }
 
+/// The reads of data and weights in a product of signed bytes, which tiles take as they are.
+fn signed_factors(work: &Work, task: &Task, product: Scalar) -> Option<(Scalar, Scalar)> {
+    let Kind::Binary(Binary::Mul, a, b) = product.kind() else { return None };
+    let (a, b) = (factor(*a, DType::I8)?, factor(*b, DType::I8)?);
+    let constant = |s: Scalar| matches!(work.tensor(task.sources[source_of(s)]).memory, Memory::Constant(_));
+    match (constant(a), constant(b)) {
+        (false, true) => Some((a, b)),
+        (true, false) => Some((b, a)),
+        _ => None,
+    }
+}
+
 pub(crate) fn index_of(read: Scalar) -> Option<Vec<Expr>> {
     let Kind::Read { index, .. } = read.kind() else { return None };
     index.iter().map(|i| i.as_index()).collect()
@@ -44,11 +56,12 @@ pub(crate) fn source_of(read: Scalar) -> usize {
 }
 
 /// Fills the groups of a task's sum, if it is one of products of bytes that needs it. `fill` is what the data reads as beyond its end, if no
-/// padding of its own says so.
-pub fn fill(work: &mut Work, task: &mut Task, fill: i64) {
+/// padding of its own says so. With `signed`, products of signed bytes count too.
+pub fn fill(work: &mut Work, task: &mut Task, fill: i64, signed: bool) {
     let Step::Compute(c) = &task.step else { return };
     let Some(r) = c.reduction.as_ref().filter(|r| is_contraction(c) && r.body.dtype() == DType::I32) else { return };
-    let Some((x, w)) = byte_factors(r.body) else { return };
+    let found = byte_factors(r.body).or_else(|| signed_factors(work, task, r.body).filter(|_| signed));
+    let Some((x, w)) = found else { return };
     if let Some(better) = filled(work, task, (x, w), GROUP, Scalar::int(x.dtype(), fill)) {
         *task = better;
     }

@@ -6,7 +6,7 @@
 use crate::build::attention::Flash;
 use crate::build::stored::Stored;
 use crate::build::tile::MMA;
-use crate::build::{Operand, contract, dots, elementwise, sparse, tile};
+use crate::build::{Operand, contract, dots, elementwise, matrix, sparse, tile};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
 use infc_ir::Expr;
@@ -20,6 +20,8 @@ use std::fmt;
 pub enum Plan {
     /// A contraction in register tiles.
     Brgemm(Brgemm),
+    /// A contraction in tiles of the core's matrix unit.
+    Matrix(Matrix),
     /// A contraction of few rows with a constant that is mostly 0.
     Sparse(Sparse),
     /// A contraction of few columns.
@@ -67,6 +69,29 @@ pub struct Brgemm {
     pub panels: Panels,
     /// The narrow form in which a constant vector factor lies, if it does.
     pub stored: Option<Stored>,
+    /// The row of [`crate::rows::ROWS`] that adds the products up.
+    pub row: &'static str,
+}
+
+/// Sizes of a contraction in tiles of the core's matrix unit, on the axes of a [`Brgemm`] with packed panels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matrix {
+    /// The factor (0 or 1) that has the rows.
+    pub broadcast: usize,
+    /// The output axis that is n.
+    pub n: usize,
+    /// Output axes that together are m, outermost first.
+    pub m: Vec<usize>,
+    /// Rows of a tile.
+    pub rows: usize,
+    /// Products along k of one instruction.
+    pub products: usize,
+    /// Tiles of rows and of columns whose sums are made together.
+    pub tiles: [usize; 2],
+    /// Groups of so many tiles of rows in a task.
+    pub groups: usize,
+    /// Columns of a task.
+    pub nc: usize,
     /// The row of [`crate::rows::ROWS`] that adds the products up.
     pub row: &'static str,
 }
@@ -237,7 +262,10 @@ pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
             if is_contraction(c)
                 && let Some(plan) = contract::plan(c, operands, target)
             {
-                return Plan::Brgemm(plan);
+                return match matrix::plan(c, operands, &plan, target) {
+                    Some(plan) => Plan::Matrix(plan),
+                    None => Plan::Brgemm(plan),
+                };
             }
             if let Some(plan) = row_reduce(c, operands, target.lanes(widest(c))) {
                 return Plan::RowReduce(plan);
@@ -410,6 +438,14 @@ impl fmt::Display for Plan {
                     b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels, b.row
                 )?;
                 b.stored.map_or(Ok(()), |s| write!(f, " stored={s}"))
+            }
+            Plan::Matrix(p) => {
+                let [down, across] = p.tiles;
+                write!(
+                    f,
+                    "matrix rows={} products={} tiles={down}x{across} groups={} nc={} m={:?} n={} broadcast={} row={}",
+                    p.rows, p.products, p.groups, p.nc, p.m, p.n, p.broadcast, p.row
+                )
             }
             Plan::Sparse(s) => {
                 write!(

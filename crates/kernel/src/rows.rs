@@ -97,6 +97,94 @@ pub fn pair_of(s: Scalar) -> Option<Pair> {
     Some(Pair { sum: unflushed(sum)?, a: [a0, a1], b: [b0, b1] })
 }
 
+/// The step of `amx_bf16`, as Intel's manual has TDPBF16PS: products of even members and of odd ones are summed up apart, from zero on, each added
+/// with one rounding to nearest even; then both sums are added, and then that to the sum before. Subnormal numbers count as zeros, and so
+/// do subnormal results.
+fn apart(sum: Scalar, a: &[Scalar], b: &[Scalar]) -> Scalar {
+    let chain = |j: usize| {
+        let members = a.iter().zip(b).skip(j).step_by(2);
+        let zero = Scalar::float(DType::F32, 0.0);
+        members.fold(zero, |sum, (&a, &b)| flushed(Scalar::fma(flushed(a), flushed(b), sum)))
+    };
+    let both = flushed(Scalar::binary(Binary::Add, chain(0), chain(1)));
+    flushed(Scalar::binary(Binary::Add, flushed(sum), both))
+}
+
+/// A step of a tile of sums: the sum before, and all pairs of factors.
+pub struct TileStep {
+    /// The row.
+    pub row: &'static Row,
+    /// The sum before.
+    pub sum: Scalar,
+    /// The factors that are broadcast.
+    pub a: Vec<Scalar>,
+    /// Those in vectors.
+    pub b: Vec<Scalar>,
+}
+
+/// The step of a row for tiles that a sum is: of bf16 or of bytes, as the factors' casts from memory say.
+pub fn tile_step_of(s: Scalar) -> Option<TileStep> {
+    let (sum, a, b) = if s.dtype() == DType::F32 { parts_of_apart(s)? } else { parts_of_products(s)? };
+    let narrow = |s: &Scalar| match s.kind() {
+        Kind::Cast(x) => Some(x.dtype()),
+        _ => None,
+    };
+    let (broadcast, vector) = (narrow(a.first()?)?, narrow(b.first()?)?);
+    let row = ROWS.iter().find(|r| r.name == tile_row(broadcast, vector))?;
+    ((row.step)(sum, &a, &b) == s).then_some(TileStep { row, sum, a, b })
+}
+
+/// What [`apart`] was made of, if it was.
+fn parts_of_apart(s: Scalar) -> Option<(Scalar, Vec<Scalar>, Vec<Scalar>)> {
+    let added = |s: Scalar| match unflushed(s)?.kind() {
+        Kind::Binary(Binary::Add, x, y) => Some((*x, *y)),
+        _ => None,
+    };
+    let (before, both) = added(s)?;
+    let (even, odd) = added(both)?;
+    let mut pairs = vec![];
+    let mut chains = [even, odd];
+    while chains[0].as_float() != Some(0.0) {
+        for c in [1, 0] {
+            let Kind::Fma(a, b, sum) = unflushed(chains[c])?.kind() else { return None };
+            pairs.push((unflushed(*a)?, unflushed(*b)?));
+            chains[c] = *sum;
+        }
+    }
+    let (a, b) = pairs.into_iter().rev().unzip();
+    Some((unflushed(before)?, a, b))
+}
+
+/// What [`products`] was made of.
+fn parts_of_products(s: Scalar) -> Option<(Scalar, Vec<Scalar>, Vec<Scalar>)> {
+    let (mut sum, mut pairs) = (s, vec![]);
+    while let Kind::Binary(Binary::Add, before, product) = sum.kind()
+        && let Kind::Binary(Binary::Mul, a, b) = product.kind()
+    {
+        pairs.push((*a, *b));
+        sum = *before;
+    }
+    let (a, b) = pairs.into_iter().rev().unzip();
+    Some((sum, a, b))
+}
+
+/// The name of the row of tiles for factors of these dtypes; there may be none.
+fn tile_row(broadcast: DType, vector: DType) -> &'static str {
+    match (broadcast, vector) {
+        (DType::BF16, DType::BF16) => "amx_bf16",
+        (DType::U8, DType::I8) => "amx_u8s8",
+        (DType::I8, DType::I8) => "amx_s8s8",
+        (DType::U8, DType::U8) => "amx_u8u8",
+        (DType::I8, DType::U8) => "amx_s8u8",
+        _ => "",
+    }
+}
+
+/// Sums of bytes in tiles; groups of more neighbours than vectors take are those of tiles.
+fn tile_bytes(s: &Sums, t: &TargetDesc, row: &str) -> bool {
+    t.tile_bytes && t.block_threads == 0 && s.dtype == DType::I32 && s.groups > 4 && tile_row(s.broadcast, s.vector) == row
+}
+
 fn is_byte(d: DType) -> bool {
     matches!(d, DType::I8 | DType::U8)
 }
@@ -173,6 +261,56 @@ pub static ROWS: &[Row] = &[
         registers: [1, 1],
     },
     Row { name: "mma_i8", depth: 32, step: products, legal: tensor_bytes, per_cycle: 1.0, latency: 18.0, registers: [1, 1] },
+    // Tiles of AMX: 16 rows of sums in 16 columns, and up to 64 bytes along k. The figures are those of Intel's optimisation manual (chapter 20): a
+    // product of tiles begins every 16 cycles and takes 52. They were not measured.
+    Row {
+        name: "amx_bf16",
+        depth: 32,
+        step: apart,
+        legal: |s, t| {
+            let factors = (s.dtype, s.broadcast, s.vector) == (DType::F32, DType::BF16, DType::BF16);
+            t.tile_bf16 && t.math == Math::Bf16 && t.block_threads == 0 && factors && s.groups > 4
+        },
+        per_cycle: 1.0 / 16.0,
+        latency: 52.0,
+        registers: [1, 1],
+    },
+    Row {
+        name: "amx_u8s8",
+        depth: 64,
+        step: products,
+        legal: |s, t| tile_bytes(s, t, "amx_u8s8"),
+        per_cycle: 1.0 / 16.0,
+        latency: 52.0,
+        registers: [1, 1],
+    },
+    Row {
+        name: "amx_s8s8",
+        depth: 64,
+        step: products,
+        legal: |s, t| tile_bytes(s, t, "amx_s8s8"),
+        per_cycle: 1.0 / 16.0,
+        latency: 52.0,
+        registers: [1, 1],
+    },
+    Row {
+        name: "amx_u8u8",
+        depth: 64,
+        step: products,
+        legal: |s, t| tile_bytes(s, t, "amx_u8u8"),
+        per_cycle: 1.0 / 16.0,
+        latency: 52.0,
+        registers: [1, 1],
+    },
+    Row {
+        name: "amx_s8u8",
+        depth: 64,
+        step: products,
+        legal: |s, t| tile_bytes(s, t, "amx_s8u8"),
+        per_cycle: 1.0 / 16.0,
+        latency: 52.0,
+        registers: [1, 1],
+    },
     Row {
         name: "byte_dot",
         depth: 4,
@@ -242,7 +380,7 @@ pub fn named(name: &str) -> Option<&'static Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use infc_ir::eval;
+    use infc_ir::{Expr, eval};
 
     #[test]
     fn rows_compute_sums_of_products_and_fit_their_machines() {
@@ -250,7 +388,7 @@ mod tests {
         for dtype in [DType::F32, DType::F64, DType::I32, DType::I64] {
             let takes = |r: &&Row| match r.name {
                 "fma" => dtype.is_float(),
-                "bf16_dot" => dtype == DType::F32,
+                "bf16_dot" | "amx_bf16" => dtype == DType::F32,
                 _ => true,
             };
             for row in ROWS.iter().filter(takes) {
@@ -282,6 +420,18 @@ mod tests {
         target.math = Math::Bf16;
         assert_eq!([shorts, Sums { groups: 4, ..shorts }].map(|s| choose(&s, &target).name), ["bf16_dot"; 2]);
         assert_eq!([floats, Sums { groups: 1, ..shorts }].map(|s| choose(&s, &target).name), ["fma"; 2]);
+        // Tiles take groups that are longer than those of vectors.
+        (target.tile_bf16, target.tile_bytes) = (true, true);
+        let long = |dtype, broadcast, vector| Sums { groups: 16, ..sums(dtype, broadcast, vector) };
+        let [s8, u8] = [DType::I8, DType::U8];
+        let all = [(u8, s8), (s8, s8), (u8, u8), (s8, u8)].map(|(a, b)| choose(&long(DType::I32, a, b), &target).name);
+        assert_eq!(all, ["amx_u8s8", "amx_s8s8", "amx_u8u8", "amx_s8u8"]);
+        assert_eq!(choose(&Sums { groups: 16, ..shorts }, &target).name, "amx_bf16");
+        assert_eq!(
+            [bytes, shorts, long(DType::F32, DType::F32, DType::F32)].map(|s| choose(&s, &target).name),
+            ["byte_dot", "bf16_dot", "fma"]
+        );
+        (target.tile_bf16, target.tile_bytes) = (false, false);
         // GPUs: those with warpgroups take their instructions first.
         (target.block_threads, target.math) = (128, Math::F32);
         let of = |d| sums(DType::F32, d, d);
@@ -323,6 +473,52 @@ mod tests {
             let (got, want) = (got.as_float().expect("a number") as f32, f32::from_bits(want));
             assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{step:x?}: {got:e}");
         }
+    }
+
+    #[test]
+    fn tiles_of_bf16_sum_even_and_odd_members_apart() {
+        let word = |v: f32| Scalar::float(DType::F32, f64::from(v));
+        let sum = |before: f32, a: &[f32], b: &[f32]| {
+            let of = |v: &[f32]| v.iter().map(|&x| word(x)).collect::<Vec<_>>();
+            eval::fold(apart(word(before), &of(a), &of(b))).as_float().expect("a number") as f32
+        };
+        let big = (1 << 24) as f32;
+        // As Intel's manual has it: each chain begins at zero, the sum before comes last.
+        assert_eq!(sum(0.0, &[big, 1.0, -big, 1.0], &[1.0; 4]), 2.0);
+        assert_eq!(sum(0.0, &[big, 1.0, 1.0, 1.0], &[1.0; 4]), big + 2.0);
+        assert_eq!(sum(big, &[1.0, 1.0, 1.0, 0.0], &[1.0; 4]), big + 4.0);
+        let tiny = f32::from_bits(1);
+        assert_eq!([sum(tiny, &[1.0, 0.0], &[0.0; 2]), sum(0.0, &[tiny, 0.0], &[1e30, 0.0])].map(f32::to_bits), [0, 0]);
+        assert!(sum(1.0, &[f32::INFINITY, f32::NEG_INFINITY], &[1.0; 2]).is_nan());
+    }
+
+    #[test]
+    fn a_step_of_tiles_is_found_again() {
+        for row in ROWS.iter().filter(|r| r.name.starts_with("amx_")) {
+            let [a, b] = match row.name {
+                "amx_bf16" => [DType::BF16; 2],
+                "amx_u8s8" => [DType::U8, DType::I8],
+                "amx_s8s8" => [DType::I8; 2],
+                "amx_u8u8" => [DType::U8; 2],
+                _ => [DType::I8, DType::U8],
+            };
+            let dtype = if a == DType::BF16 { DType::F32 } else { DType::I32 };
+            for count in [4, 6, row.depth] {
+                let reads = |source: usize, of: DType| {
+                    (0..count as i64).map(|k| Scalar::read_at(of, source, &[Expr::int(k)]).cast(dtype)).collect::<Vec<_>>()
+                };
+                let (sum, a, b) = (Scalar::read_at(dtype, 2, &[]), reads(0, a), reads(1, b));
+                let found = tile_step_of((row.step)(sum, &a, &b)).expect("a step");
+                assert!(
+                    found.row.name == row.name && found.sum == sum && found.a == a && found.b == b,
+                    "{} of {count}",
+                    row.name
+                );
+            }
+        }
+        let plain = Scalar::read_at(DType::F32, 0, &[]);
+        assert!(tile_step_of(plain).is_none() && tile_step_of(flushed(plain)).is_none());
+        assert!(tile_step_of(pair(plain, &[plain; 2], &[plain; 2])).is_none());
     }
 
     #[test]

@@ -34,6 +34,12 @@ pub struct TargetDesc {
     /// An instruction that adds two products of bf16 to each f32 of a vector.
     #[serde(default)]
     pub bf16_dot: bool,
+    /// Tiles of 16 rows of 64 bytes, and instructions that add the products of two of them in bf16 to a third one.
+    #[serde(default)]
+    pub tile_bf16: bool,
+    /// The same for bytes, signed and unsigned ones.
+    #[serde(default)]
+    pub tile_bytes: bool,
     /// Registers of 32-bit elements from which one instruction takes an element for each lane, by an index in that lane: 2 (VPERMT2PS), 1
     /// (VPERMPS), or 0 where there is none.
     #[serde(default)]

@@ -3,9 +3,10 @@
 //! `sum (x - z) * (w - v)` over constant weights is `sum x * u - z * sum u` with `u = w - v`, exactly, because i32 wraps. `u` and its
 //! sums are made here. Padding that reads as `z` stays padding: of the value `z`. What remains is a product of two reads, which the
 //! contraction builder, borders and instructions for bytes can take. Where those want unsigned data, signed data `x` becomes
-//! `x + 128`, which is its top bit flipped, and `z` becomes `z + 128`. Knows no operator: it looks at computes only.
+//! `x + 128`, which is its top bit flipped, and `z` becomes `z + 128`. Tiles take signed data as it is, so sums that will be made in tiles keep it. Knows no operator: it looks at computes only.
 
 use crate::byte_groups;
+use crate::plan::guess;
 use crate::target::TargetDesc;
 use crate::work::{Id, Item, Memory, Task, Work};
 use infc_ir::compute::{Compute, Reducer, Step};
@@ -25,12 +26,12 @@ fn walk(work: &mut Work, items: &mut [Item], target: &TargetDesc) {
     for item in items {
         match item {
             Item::Task(task) => {
-                let zero = lifted(work, task, target.groups_bytes()).map(|(better, zero)| {
+                let zero = lifted(work, task, target).map(|(better, zero)| {
                     *task = better;
                     zero
                 });
                 if target.groups_bytes() {
-                    byte_groups::fill(work, task, zero.flatten().unwrap_or(0));
+                    byte_groups::fill(work, task, zero.flatten().unwrap_or(0), target.tile_bytes);
                 }
             }
             Item::If { then, otherwise, .. } => {
@@ -98,8 +99,29 @@ pub fn byte_read(s: Scalar) -> Option<(Scalar, bool)> {
     }
 }
 
-/// The task without zero points, and that of the data if it is known. With `unsigned`, signed data is made unsigned.
-fn lifted(work: &mut Work, task: &Task, unsigned: bool) -> Option<(Task, Option<i64>)> {
+/// Will the sum be made in tiles of signed bytes? Layouts are not known yet: it is said only where tiles win by far, with data and weights in
+/// neighbours enough along k.
+fn in_tiles(work: &Work, c: &Compute, x: &Factor, weights: &Factor, vars: &[Option<u32>]) -> bool {
+    let (Some(at), Some(along)) = (byte_groups::index_of(x.read), byte_groups::index_of(weights.read)) else { return false };
+    let axes = &c.reduction.as_ref().expect("a sum").axes;
+    let Some((k, _)) = byte_groups::neighbours(c, &at, &along, work, x.source) else { return false };
+    let Some(neighbours) = axes[k].known() else { return false };
+    let whole = (neighbours + byte_groups::GROUP - 1) / byte_groups::GROUP * byte_groups::GROUP;
+    let step = (1..=64).rev().find(|d| d % byte_groups::GROUP == 0 && whole % d == 0);
+    let (mut rows, mut columns) = (1i64, 1i64);
+    for (axis, &extent) in c.dims.iter().enumerate() {
+        match (at.iter().any(|e| e.uses_var(axis as u32)), vars.contains(&Some(axis as u32))) {
+            (true, true) => return false, // a convolution of each channel by itself, or of groups
+            (true, false) => rows = rows.saturating_mul(guess(extent)),
+            (false, true) => columns = columns.saturating_mul(guess(extent)),
+            (false, false) => {}
+        }
+    }
+    neighbours > 1 && step.is_some_and(|d| d >= 16) && rows >= 16 && columns >= 16
+}
+
+/// The task without zero points, and that of the data if it is known. Signed data is made unsigned where the machine's instructions want that.
+fn lifted(work: &mut Work, task: &Task, target: &TargetDesc) -> Option<(Task, Option<i64>)> {
     let Step::Compute(c) = &task.step else { return None };
     let r = c.reduction.as_ref().filter(|r| r.kind == Reducer::Sum && r.body.dtype() == DType::I32)?;
     let Kind::Binary(Binary::Mul, a, b) = r.body.kind() else { return None };
@@ -107,7 +129,7 @@ fn lifted(work: &mut Work, task: &Task, unsigned: bool) -> Option<(Task, Option<
     let indexed = |f: &Factor| variables(f.read, &constant(work, f.source)?.dims);
     let (weights, vars) = (0..2).rev().find_map(|k| Some((k, indexed(&sides[k])?)))?;
     let (w, x) = (&sides[weights], &sides[1 - weights]);
-    let flip = unsigned && x.read.dtype() == DType::I8;
+    let flip = target.groups_bytes() && x.read.dtype() == DType::I8 && !(target.tile_bytes && in_tiles(work, c, x, w, &vars));
     if w.zero.is_none() && x.zero.is_none() && !flip {
         return None;
     }

@@ -26,6 +26,8 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         byte_dot: false,
         byte_pairs: false,
         bf16_dot: false,
+        tile_bf16: false,
+        tile_bytes: false,
         lookup: 0,
         math_calls: false,
         block_threads: 0,

@@ -21,16 +21,16 @@ struct Case {
 }
 
 /// A machine with or without the instruction for bytes.
-fn machine(byte_dot: bool) -> TargetDesc {
+fn machine(byte_dot: bool, tiles: bool) -> TargetDesc {
     let text = format!(
         "name = \"t\"\nbackend = \"b\"\ndoc = \"\"\narch = \"x86_64\"\nfeatures = []\nvector_bytes = 32\nvector_registers = 16\n\
-         fma = true\nbyte_dot = {byte_dot}\nl1_bytes = 32768\nl2_bytes = 524288\nl3_bytes = 2097152\n"
+         fma = true\nbyte_dot = {byte_dot}\ntile_bytes = {tiles}\nl1_bytes = 32768\nl2_bytes = 524288\nl3_bytes = 2097152\n"
     );
     TargetDesc::from_toml(&text).expect("a machine file")
 }
 
 /// The step before and after, each with its sources' values.
-fn lifted(case: &Case, byte_dot: bool) -> [(Step, Vec<Option<Tensor>>); 2] {
+fn lifted(case: &Case, byte_dot: bool, tiles: bool) -> [(Step, Vec<Option<Tensor>>); 2] {
     let mut work = Work::default();
     let ty = |t: &Tensor| TensorType::new(t.dtype, t.dims.iter().map(|&d| Expr::from(d)));
     let mut inputs: Vec<(Id, Tensor)> = vec![];
@@ -70,7 +70,7 @@ fn lifted(case: &Case, byte_dot: bool) -> [(Step, Vec<Option<Tensor>>); 2] {
         name: String::new(),
         node: String::new(),
     }));
-    lift(&mut work, &machine(byte_dot));
+    lift(&mut work, &machine(byte_dot, tiles));
     let Item::Task(task) = &work.items[0] else { unreachable!("one task") };
     let value = |id: Id| match &work.tensor(id).memory {
         Memory::Constant(t) => t.clone(),
@@ -87,6 +87,17 @@ fn plain(step: &Step) -> bool {
     c.reduction.as_ref().is_some_and(|r| matches!(r.body.kind(), Kind::Binary(Binary::Mul, a, b) if byte(*a) && byte(*b)))
 }
 
+/// Are both factors of that dtype as they lie in memory, in whole groups?
+fn both_are(step: &Step, dtype: DType) -> bool {
+    let Step::Compute(c) = step else { return false };
+    let of =
+        |s: Scalar| matches!(s.kind(), Kind::Cast(read) if read.dtype() == dtype && matches!(read.kind(), Kind::Read { .. }));
+    let whole = |e: &Expr| e.known().is_some_and(|k| k % GROUP == 0);
+    c.reduction
+        .as_ref()
+        .is_some_and(|r| matches!(r.body.kind(), Kind::Binary(Binary::Mul, a, b) if of(*a) && of(*b)) && r.axes.iter().all(whole))
+}
+
 /// Is it a product of unsigned and signed bytes, in whole groups?
 fn grouped(step: &Step) -> bool {
     let Step::Compute(c) = step else { return false };
@@ -97,10 +108,13 @@ fn grouped(step: &Step) -> bool {
 proptest! {
     #[test]
     fn sums_are_the_same(
-        m in 1usize..4, k in 1usize..9, n in 1usize..5, x in prop::collection::vec(any::<u8>(), 64), w in prop::collection::vec(any::<i8>(), 64),
-        zx: u8, zw in prop::option::of(prop::collection::vec(any::<i8>(), 8)), before in 0usize..2, zero_is_constant: bool,
-        signed: bool, byte_dot: bool,
+        m in 1usize..4, k in 1usize..9, n in 1usize..5, x in prop::collection::vec(any::<u8>(), 512), w in prop::collection::vec(any::<i8>(), 512),
+        zx: u8, zw in prop::option::of(prop::collection::vec(any::<i8>(), 24)), before in 0usize..2, zero_is_constant: bool,
+        signed: bool, byte_dot: bool, tiles: bool,
     ) {
+        // With tiles, sums large enough for them.
+        let tiles = tiles && byte_dot;
+        let [m, k, n] = if tiles { [m + 15, k + 11, n + 15] } else { [m, k, n] };
         let bytes = |dims: &[usize], values: &[u8]| match signed {
             true => Tensor::from_vec(dims.to_vec(), values.iter().map(|&v| v as i8).collect()),
             false => Tensor::from_vec(dims.to_vec(), values.to_vec()),
@@ -114,14 +128,17 @@ proptest! {
             before,
             zero_is_constant,
         };
-        let [(before, sources), (after, lifted_sources)] = lifted(&case, byte_dot);
+        let [(before, sources), (after, lifted_sources)] = lifted(&case, byte_dot, tiles);
         let want = run_step(&before, &sources).expect("runs");
         let got = run_step(&after, &lifted_sources).expect("runs");
         prop_assert_eq!(got.to_ints(), want.to_ints());
         // Without zero points of the weights they always fit bytes; a border needs a value that is known.
         if case.zw.is_none() && (case.before == 0 || zero_is_constant) {
             prop_assert!(plain(&after), "{after}");
-            prop_assert!(!byte_dot || grouped(&after), "{after}");
+            // Sums of tiles keep signed data as it is.
+            let kept = tiles && signed && both_are(&after, DType::I8);
+            prop_assert!(!byte_dot || grouped(&after) || kept, "{after}");
+            prop_assert!(!tiles || !signed || (k + case.before).next_multiple_of(4) % 16 != 0 || !grouped(&after), "{after}");
         }
     }
 }

@@ -53,7 +53,8 @@ pub(crate) fn enable(required: &Requirements) -> Result<(), Error> {
         // Safety: this system call changes no memory of ours.
         let answer = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) };
         if answer != 0 {
-            fail!(Machine, "the operating system refuses the use of AMX tiles; compile for a CPU without AMX");
+            let without = "compile for a CPU without AMX, or for several, of which the best that may run is taken";
+            fail!(Machine, "the operating system refuses the use of AMX tiles (Linux allows it from 5.16 on); {without}");
         }
     }
     let _ = required;

@@ -124,4 +124,24 @@ mod tests {
         assert_eq!(on(&["avx2"], Some("v5")), Err("there is no variant 'v5'; the artifact has 'vnni', 'v4', 'v3'".into()));
         assert_eq!(choose(&[], None).unwrap_err().to_string(), "malformed: the artifact has no program");
     }
+
+    #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+    #[test]
+    fn tiles_that_the_system_refuses_give_the_next_variant() {
+        let [_, _, mut v3] = variants();
+        v3.features.clear();
+        let amx = Requirements { name: "amx".into(), features: alloc::vec!["amx-tile".to_string()], ..v3.clone() };
+        // What the system says, whatever the CPU has: without AMX it refuses.
+        let asked = |r: &Requirements| cpu::enable(r);
+        let refused = asked(&amx).is_err();
+        assert!(refused || cpu::has("amx-tile"), "tiles are allowed where there are none");
+        let both = [amx.clone(), v3];
+        assert_eq!(choose_by(&both, None, &asked).map_err(|e| e.to_string()), Ok(usize::from(refused)));
+        if refused {
+            let text = choose_by(&both, Some("amx"), &asked).unwrap_err().to_string();
+            assert!(text.starts_with("variant 'amx': the operating system refuses the use of AMX tiles"), "{text}");
+            assert!(text.contains("compile for a CPU without AMX"), "{text}");
+            assert_eq!(choose_by(&[amx], None, &asked).unwrap_err().kind(), ErrorKind::Machine);
+        }
+    }
 }

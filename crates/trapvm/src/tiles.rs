@@ -126,50 +126,79 @@ impl Tiles {
             return Err("the second factor has other rows than the first one groups");
         }
         let [a, b] = [left, right].map(|t| self.data[usize::from(t)]);
-        let c = &mut self.data[usize::from(sums)];
-        for m in 0..rows {
-            match kind {
-                Matrix::Bf16 => bf16_row(&mut c[m], &a[m], &b, depth / 4, columns / 4),
-                Matrix::Bytes(left, right) => bytes_row(&mut c[m], &a[m], &b, depth / 4, columns / 4, (left, right)),
-            }
+        let (c, shape) = (&mut self.data[usize::from(sums)], (rows, depth / 4, columns / 4));
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            // Safety: the CPU has both.
+            unsafe { fast(kind, c, &a, &b, shape) };
+            return Ok(());
         }
-        c[rows..].fill([0; BYTES]);
+        product(kind, c, &a, &b, shape);
         Ok(())
     }
 }
 
+type Data = [[u8; BYTES]; ROWS];
+
+/// The same code, compiled for vectors and fused multiply-add in hardware: a call of the C library for each product would take most of the time.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn fast(kind: Matrix, c: &mut Data, a: &Data, b: &Data, shape: (usize, usize, usize)) {
+    product(kind, c, a, b, shape);
+}
+
+/// `c += a * b` over so many rows, groups along k, and columns.
+#[inline(always)]
+fn product(kind: Matrix, c: &mut Data, a: &Data, b: &Data, (rows, depth, columns): (usize, usize, usize)) {
+    for m in 0..rows {
+        match kind {
+            Matrix::Bf16 => bf16_row(&mut c[m], &a[m], b, depth, columns),
+            Matrix::Bytes(left, right) => bytes_row(&mut c[m], &a[m], b, depth, columns, (left, right)),
+        }
+    }
+    c[rows..].fill([0; BYTES]);
+}
+
+#[inline(always)]
 fn word(row: &[u8; BYTES], k: usize) -> [u8; 4] {
     [row[4 * k], row[4 * k + 1], row[4 * k + 2], row[4 * k + 3]]
 }
 
 /// A row of TDPBF16PS: the products of even members of pairs and of odd ones are summed up apart, from zero on, each step with one rounding; then
 /// both are added, and then that to the sum before. Subnormal numbers count as zeros and become zeros throughout.
-fn bf16_row(sums: &mut [u8; BYTES], a: &[u8; BYTES], b: &[[u8; BYTES]; ROWS], depth: usize, columns: usize) {
-    let half = |bytes: [u8; 4], j: usize| flushed(f32::from_le_bytes([0, 0, bytes[2 * j], bytes[2 * j + 1]]));
-    let mut apart = [[0.0f32; 2]; BYTES / 4];
+#[inline(always)]
+fn bf16_row(sums: &mut [u8; BYTES], a: &[u8; BYTES], b: &Data, depth: usize, columns: usize) {
+    // The two members of a pair, as floats.
+    let halves = |bytes: [u8; 4]| {
+        let bits = u32::from_le_bytes(bytes);
+        [bits << 16, bits & 0xffff_0000].map(|bits| flushed(f32::from_bits(bits)))
+    };
+    // Columns beyond the last one hold zeros, and are left out at the end.
+    let mut apart = [[0.0f32; BYTES / 4]; 2];
     for k in 0..depth {
-        let left = word(a, k);
-        let left = [half(left, 0), half(left, 1)];
-        for n in 0..columns {
-            let right = word(&b[k], n);
+        let left = halves(word(a, k));
+        for n in 0..BYTES / 4 {
+            let right = halves(word(&b[k], n));
             for j in 0..2 {
-                apart[n][j] = flushed(left[j].mul_add(half(right, j), apart[n][j]));
+                apart[j][n] = flushed(left[j].mul_add(right[j], apart[j][n]));
             }
         }
     }
     for n in 0..columns {
-        let both = flushed(apart[n][0] + apart[n][1]);
+        let both = flushed(apart[0][n] + apart[1][n]);
         let sum = flushed(flushed(f32::from_le_bytes(word(sums, n))) + both);
         sums[4 * n..4 * n + 4].copy_from_slice(&sum.to_le_bytes());
     }
 }
 
 /// The number, or a zero of its sign where it is subnormal.
+#[inline(always)]
 fn flushed(x: f32) -> f32 {
     if x.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(x) } else { x }
 }
 
 /// A row of the products of bytes, which are exact: sums wrap.
+#[inline(always)]
 fn bytes_row(
     sums: &mut [u8; BYTES],
     a: &[u8; BYTES],

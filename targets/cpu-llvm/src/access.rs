@@ -116,7 +116,7 @@ impl Emit<'_> {
 
     /// `base + elem * (offset + dynamic)`, outermost loops first so that inner loops add little, the constant last so that it becomes
     /// a displacement.
-    fn pointer(&mut self, base: Val, elem: Elem, offset: Expr, dynamic: Option<Val>) -> Result<Val, Fault> {
+    pub(crate) fn pointer(&mut self, base: Val, elem: Elem, offset: Expr, dynamic: Option<Val>) -> Result<Val, Fault> {
         let (terms, constant) = offset.linear();
         let mut by_depth: Vec<(usize, Expr)> = vec![];
         for (t, c) in terms {

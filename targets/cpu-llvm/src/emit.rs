@@ -7,6 +7,7 @@
 
 use crate::helpers::Helper;
 use crate::ir::{Elem, Fun, Label, Operand, Ty, Val};
+use crate::matrix::Tiles;
 use crate::ops;
 use crate::quantised::Quantised;
 use infc_ir::expr::{Node, Ranges};
@@ -76,8 +77,11 @@ pub(crate) struct Emit<'a> {
     /// Variables of the open loops, outermost first.
     pub loops: Vec<u32>,
     /// Offset in the scratch memory of each tile; they are parameters of the body.
-    tiles: Vec<u64>,
+    scratches: Vec<u64>,
     scratch: u64,
+    /// Tiles of matrix loops, if the machine has them.
+    pub tiles: Tiles,
+    matrix: bool,
 }
 
 const PTR: Ty = Ty { elem: Elem::Ptr, lanes: 1 };
@@ -106,26 +110,39 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
         mask: None,
         indices: HashMap::new(),
         loops: vec![],
-        tiles: vec![],
+        scratches: vec![],
         scratch: 0,
+        tiles: Tiles::default(),
+        matrix: target.tile_bf16 || target.tile_bytes,
     };
+    if e.matrix {
+        e.tiles = Tiles::of(kernel);
+    }
     let parameters = e.parameters()?;
     e.tasks()?;
-    let Emit { f, scratch, tiles, .. } = e;
-    let (declarations, helpers, globals) = (f.declarations.clone(), f.helpers.clone(), f.globals.clone());
+    let Emit { f, scratch, scratches, tiles, .. } = e;
+    let (mut declarations, helpers, mut globals) = (f.declarations.clone(), f.helpers.clone(), f.globals.clone());
+    let config = tiles.config().map(|bytes| {
+        let bytes: Vec<String> = bytes.iter().map(|b| format!("i8 {b}")).collect();
+        let name = format!("@tiles.{number}");
+        globals.insert(format!("{name} = private unnamed_addr constant [64 x i8] [{}], align 64", bytes.join(", ")));
+        declarations.insert("declare void @llvm.x86.ldtilecfg(ptr)".to_owned());
+        declarations.insert("declare void @llvm.x86.tilerelease()".to_owned());
+        name
+    });
     let mut functions = String::new();
     let mut list: String = parameters.iter().map(|(attributes, name)| format!("ptr {attributes} {name}, ")).collect();
-    for i in 0..tiles.len() {
+    for i in 0..scratches.len() {
         let _ = write!(list, "ptr noalias align 64 %tile{i}, ");
     }
     list += "ptr noalias readonly align 8 %extents, i64 %begin, i64 %end";
     let _ = writeln!(functions, "define internal i64 @body.{number}({list}) #0 {{\n{}}}", f.finish());
-    let _ = writeln!(functions, "{}", entry(number, parameters.len(), &tiles));
+    let _ = writeln!(functions, "{}", entry(number, parameters.len(), &scratches, config.as_deref()));
     Ok(Text { functions, declarations, helpers, globals, scratch: scratch.next_multiple_of(64) })
 }
 
-/// The function of the ABI: loads the buffer pointers and calls the body.
-fn entry(number: usize, buffers: usize, tiles: &[u64]) -> String {
+/// The function of the ABI: loads the buffer pointers, and the configuration of tiles if there are any, and calls the body.
+fn entry(number: usize, buffers: usize, scratches: &[u64], config: Option<&str>) -> String {
     let mut text = format!("define i64 @kernel.{number}(ptr %buffers, ptr %extents, ptr %scratch, i64 %begin, i64 %end) #0 {{\n");
     let mut arguments = String::new();
     for i in 0..buffers {
@@ -133,11 +150,17 @@ fn entry(number: usize, buffers: usize, tiles: &[u64]) -> String {
         let _ = writeln!(text, "  %p{i} = load ptr, ptr %a{i}, align 8");
         let _ = write!(arguments, "ptr %p{i}, ");
     }
-    for (i, at) in tiles.iter().enumerate() {
+    for (i, at) in scratches.iter().enumerate() {
         let _ = writeln!(text, "  %s{i} = getelementptr inbounds i8, ptr %scratch, i64 {at}");
         let _ = write!(arguments, "ptr %s{i}, ");
     }
+    if let Some(config) = config {
+        let _ = writeln!(text, "  call void @llvm.x86.ldtilecfg(ptr {config})");
+    }
     let _ = writeln!(text, "  %r = call i64 @body.{number}({arguments}ptr %extents, i64 %begin, i64 %end)");
+    if config.is_some() {
+        text += "  call void @llvm.x86.tilerelease()\n";
+    }
     text + "  ret i64 %r\n}"
 }
 
@@ -192,10 +215,16 @@ impl Emit<'_> {
     }
 
     fn statements(&mut self, list: &[Stmt]) -> Result<(), Fault> {
-        list.iter().try_for_each(|s| {
+        self.tiles.forget();
+        let done = list.iter().try_for_each(|s| {
             self.memo.clear();
+            if !matches!(s, Stmt::For { kind: LoopKind::Matrix, .. }) {
+                self.tiles.forget();
+            }
             self.statement(s)
-        })
+        });
+        self.tiles.forget();
+        done
     }
 
     fn statement(&mut self, s: &Stmt) -> Result<(), Fault> {
@@ -226,6 +255,10 @@ impl Emit<'_> {
 
     fn looped(&mut self, var: u32, extent: Expr, kind: LoopKind, body: &[Stmt]) -> Result<(), Fault> {
         let extent = self.resolve(extent);
+        if self.matrix && kind == LoopKind::Matrix {
+            let rows = extent.known().ok_or_else(|| fault!("the extent of i{var} is not constant: {extent}"))?;
+            return self.matrix(var, rows, body);
+        }
         if let Some(n) = extent.known()
             && n <= 1
         {
@@ -393,6 +426,9 @@ impl Emit<'_> {
     }
 
     fn alloc(&mut self, buffer: usize) -> Result<(), Fault> {
+        if self.tiles.holds(buffer) {
+            return Ok(());
+        }
         let b = &self.kernel.buffers[buffer];
         let span = self.resolve(b.span()).known();
         let span = span.ok_or_else(|| fault!("buffer '{}' has no constant size", b.name))?;
@@ -404,8 +440,8 @@ impl Emit<'_> {
             (Space::Tile, _) => {
                 let at = self.scratch.next_multiple_of(64);
                 self.scratch = at + bytes;
-                self.tiles.push(at);
-                self.f.named(PTR, &format!("%tile{}", self.tiles.len() - 1))
+                self.scratches.push(at);
+                self.f.named(PTR, &format!("%tile{}", self.scratches.len() - 1))
             }
             (Space::Global | Space::Shared, _) => return Err(fault!("buffer '{}' cannot be allocated on a CPU", b.name)),
         };

@@ -21,12 +21,13 @@ mod ir;
 mod library;
 mod lookup;
 mod machines;
+mod matrix;
 mod narrow;
 mod object;
 mod ops;
 mod quantised;
 
-pub use machines::{machine, machines, native, supported};
+pub use machines::{machine, machines, supported};
 
 use infc_artifact::abi::ALIGN;
 use infc_artifact::program::Program;

@@ -3,13 +3,14 @@
 use infc_kernel::target::TargetDesc;
 
 /// The machine files, from the least to the most capable.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     include_str!("../machines/x86-64-v2.toml"),
     include_str!("../machines/x86-64-v3.toml"),
     include_str!("../machines/x86-64-v3-vnni.toml"),
     include_str!("../machines/x86-64-v4.toml"),
     include_str!("../machines/x86-64-v4-vnni.toml"),
     include_str!("../machines/x86-64-v4-bf16.toml"),
+    include_str!("../machines/x86-64-v4-amx.toml"),
 ];
 
 /// All machines, from the least to the most capable.
@@ -22,12 +23,8 @@ pub fn machine(name: &str) -> Option<TargetDesc> {
     machines().into_iter().find(|m| m.name == name)
 }
 
-/// The most capable machine that this computer runs, by cpuid (LLVM's name of the host can be wrong). `None` off x86-64.
-pub fn native() -> Option<TargetDesc> {
-    machines().into_iter().rev().find(supported)
-}
-
-/// Does this computer have every feature of the machine?
+/// Does this computer have every feature of the machine? By cpuid: LLVM's name of the host can be wrong. Whether the operating system lets a program
+/// use AMX is another question, which the runtime asks.
 pub fn supported(machine: &TargetDesc) -> bool {
     machine.arch == std::env::consts::ARCH && machine.features.iter().all(|f| has(f))
 }
@@ -40,6 +37,10 @@ fn has(feature: &str) -> bool {
     match feature {
         // No detection macro in std; every CPU with the other features of these machines has it.
         "sahf" => true,
+        // None in stable std either: bits of EDX of leaf 7.
+        "amx-bf16" => tiles(22),
+        "amx-tile" => tiles(24),
+        "amx-int8" => tiles(25),
         _ => table! {
             "cx16" "cmpxchg16b", "popcnt" "popcnt", "sse3" "sse3", "ssse3" "ssse3", "sse4.1" "sse4.1", "sse4.2" "sse4.2",
             "avx" "avx", "avx2" "avx2", "bmi" "bmi1", "bmi2" "bmi2", "f16c" "f16c", "fma" "fma", "lzcnt" "lzcnt", "movbe" "movbe",
@@ -47,6 +48,25 @@ fn has(feature: &str) -> bool {
             "avx512vnni" "avx512vnni", "avx512bf16" "avx512bf16", "avxvnni" "avxvnni",
         },
     }
+}
+
+/// Has the CPU this feature of AMX, and does the operating system save tiles?
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, reason = "there is no safe way to read XCR0")]
+fn tiles(bit: u32) -> bool {
+    use std::arch::x86_64::{__cpuid_count, _xgetbv};
+    #[target_feature(enable = "xsave")]
+    fn saved() -> u64 {
+        // Safety: the caller has seen that XGETBV may be used.
+        unsafe { _xgetbv(0) }
+    }
+    const OSXSAVE: u32 = 1 << 27;
+    const TILES: u64 = 3 << 17;
+    if __cpuid_count(0, 0).eax < 7 || __cpuid_count(1, 0).ecx & OSXSAVE == 0 {
+        return false;
+    }
+    // Safety: with OSXSAVE there is XSAVE.
+    __cpuid_count(7, 0).edx >> bit & 1 == 1 && unsafe { saved() } & TILES == TILES
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -59,7 +79,10 @@ mod tests {
     #[test]
     fn machine_files_parse_and_name_themselves() {
         let names: Vec<_> = super::machines().into_iter().map(|m| m.name).collect();
-        assert_eq!(names, ["x86-64-v2", "x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni", "x86-64-v4-bf16"]);
+        assert_eq!(
+            names,
+            ["x86-64-v2", "x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni", "x86-64-v4-bf16", "x86-64-v4-amx"]
+        );
         assert_eq!(super::machine("x86-64-v3").unwrap().lanes(4), 8);
     }
 }

@@ -71,7 +71,7 @@ pub struct How {
     /// Give a symbolic dim a value; NAME<=SIZE leaves it open up to a size, for C code.
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim_or_bound)]
     dims: Vec<Dim>,
-    /// Take products of f32 in fewer bits, with sums in f32: bf16 on x86-64-v4-bf16, tf32, bf16 or f16 on GPUs [default: f32]
+    /// Take products of f32 in fewer bits, with sums in f32: bf16 on x86-64-v4-bf16 and -amx, tf32, bf16 or f16 on GPUs [default: f32]
     #[arg(long, value_name = "KIND", value_parser = math)]
     math: Option<Math>,
     /// Keep quantised weights in as few bits as they have, also where widening them in each run costs time
@@ -176,7 +176,7 @@ impl How {
                 Err(Failure::usage(format!("--cpu {names}: an artifact runs one variant at a time"), help))
             }
             Some("native") | None => Ok(None),
-            Some(name) => Ok(Some(name)),
+            Some(name) => Ok(Some(target::full_name(name))),
         }
     }
     /// The same, for this target if none is named.

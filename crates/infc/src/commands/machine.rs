@@ -50,6 +50,12 @@ pub fn run(args: &Args) -> Result {
         Some(g) => say!("  {:34} {g:8.1} GFLOP/s", "bf16 products added to f32"),
         None => say!("  {:34} {:>8}", "bf16 products added to f32", "no instruction"),
     }
+    if let Some(g) = limits.tile_int8_gops {
+        say!("  {:34} {g:8.1} GOP/s", "int8 products in tiles");
+    }
+    if let Some(g) = limits.tile_bf16_gflops {
+        say!("  {:34} {g:8.1} GFLOP/s", "bf16 products in tiles");
+    }
     for r in &limits.read {
         let name = format!("reading from {} ({} KiB)", r.level, r.bytes >> 10);
         say!("  {name:34} {:8.1} GB/s", r.gbs);

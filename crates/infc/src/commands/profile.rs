@@ -76,6 +76,10 @@ pub enum Products {
     Bytes,
     /// bf16, by an instruction for several at once.
     Bf16,
+    /// Bytes in tiles.
+    TilesOfBytes,
+    /// bf16 in tiles.
+    TilesOfBf16,
 }
 
 impl Line {
@@ -91,6 +95,8 @@ impl Line {
             Products::Plain => None,
             Products::Bytes => limits.int8_gops,
             Products::Bf16 => limits.bf16_gflops,
+            Products::TilesOfBytes => limits.tile_int8_gops,
+            Products::TilesOfBf16 => limits.tile_bf16_gflops,
         };
         peak.unwrap_or(limits.f32_gflops)
     }
@@ -219,6 +225,8 @@ fn lines(compiled: &infc::Compiled, times: &[(f64, f64)], symbols: &BTreeMap<&st
             products: match &compiled.lowered.plans[k] {
                 Some(Plan::Brgemm(p)) if p.row == "byte_dot" => Products::Bytes,
                 Some(Plan::Brgemm(p)) if p.row == "bf16_dot" => Products::Bf16,
+                Some(Plan::Matrix(p)) if p.row == "amx_bf16" => Products::TilesOfBf16,
+                Some(Plan::Matrix(_)) => Products::TilesOfBytes,
                 Some(Plan::Elementwise(p)) if p.taps.is_some() => Products::Bytes,
                 _ => Products::Plain,
             },

@@ -87,8 +87,9 @@ fn roofline(lines: &[Line], limits: &Limits, total: f64) -> String {
     const WIDTH: f64 = 960.0;
     const HEIGHT: f64 = 420.0;
     let (x0, x1) = (0.05f64, 2000.0f64);
-    let peaks = [Some(limits.f32_gflops), limits.bf16_gflops, limits.int8_gops];
-    let top = peaks.iter().flatten().fold(0.0f64, |top, &g| top.max(g)) * 2.0;
+
+    let peaks = [Some(limits.f32_gflops), limits.bf16_gflops, limits.int8_gops, limits.tile_bf16_gflops, limits.tile_int8_gops];
+    let top = peaks.into_iter().flatten().fold(0.0f64, f64::max) * 2.0;
     let (y0, y1) = ((x0 * limits.memory_gbs()).max(1e-3), top);
     let px = |v: f64| 60.0 + (v.clamp(x0, x1) / x0).ln() / (x1 / x0).ln() * (WIDTH - 80.0);
     let py = |v: f64| HEIGHT - 40.0 - (v.clamp(y0, y1) / y0).ln() / (y1 / y0).ln() * (HEIGHT - 60.0);
@@ -132,7 +133,7 @@ fn roofline(lines: &[Line], limits: &Limits, total: f64) -> String {
             r.gbs
         ));
     }
-    for (label, peak) in ["f32", "bf16", "int8"].into_iter().zip(peaks) {
+    for (label, peak) in ["f32", "bf16", "int8", "bf16 in tiles", "int8 in tiles"].into_iter().zip(peaks) {
         let Some(peak) = peak else { continue };
         let (from, y) = (px(peak / limits.read[0].gbs), py(peak));
         out.push_str(&format!(

@@ -7,9 +7,9 @@
 
 use super::elementwise::with_accumulator;
 use super::stored::{self, Table};
-use super::{Cx, Operand, for_each, pack};
+use super::{Cx, Operand, for_each, matrix, pack};
 use crate::loops::{LoopKind, Space, Stmt};
-use crate::plan::{Brgemm, Panels, guess};
+use crate::plan::{Brgemm, Matrix, Panels, guess};
 use crate::rows::{self, Row, Sums};
 use crate::target::{LINE, TargetDesc};
 use crate::zero_point::byte_read;
@@ -27,7 +27,7 @@ pub(crate) struct Factor {
 
 impl Factor {
     /// Its dtype before it is widened.
-    fn dtype(&self) -> DType {
+    pub(super) fn dtype(&self) -> DType {
         match self.scalar.kind() {
             Kind::Cast(narrow) if byte_read(*narrow).is_some() => narrow.dtype(),
             _ => self.read.dtype(),
@@ -232,7 +232,7 @@ fn tile(
 /// Rows and columns of a task. The loop over columns is the outer one: a panel of b stays in L2 while all rows of the task pass, so
 /// the more rows a task has, the less often b comes from memory; a's block (`row` bytes a row) shall stay in L2 beside it, unless that leaves
 /// too few rows. Large products have at least eight tasks.
-fn blocks(
+pub(super) fn blocks(
     c: &Compute,
     m: &[usize],
     n: usize,
@@ -312,7 +312,10 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
     let n0 = n_block * p.nc as i64 + n_tile * nr;
     let source = vector_source(cx, c, p, b, table);
     let taps = taps(c, (p.broadcast, &p.m), &f, cx.operands);
-    let mut nest = Tile { c, p, a, b, axes, m_dims, rows, columns, m_block, m0: m_block, m_tile: Expr::int(0), n0, taps, source };
+    let members = rows::named(p.row).expect("a plan names a row of the table").depth as i64;
+    let tile = Expr::int(0);
+    let mut nest =
+        Tile { c, p, a, b, axes, m_dims, rows, columns, m_block, m0: m_block, m_tile: tile, n0, taps, source, members };
     let whole = columns.known().is_some_and(|x| x % nr == 0);
     let body = if whole {
         nest.column(cx, false)
@@ -329,8 +332,64 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
     debug_assert_eq!(r.kind, Reducer::Sum);
 }
 
+/// The nest of a task of the plan `p` for tiles, on vectors: for fewer rows than a tile has. The panels are those of the tiles, `axes` have the
+/// values of batch axes.
+pub(super) fn short(cx: &mut Cx, c: &Compute, p: &Matrix, f: &[Factor; 2], axes: Vec<Expr>, n_block: Expr) -> Vec<Stmt> {
+    let (a, b) = (&f[p.broadcast], &f[1 - p.broadcast]);
+    let members = 4 / b.read.dtype().bytes();
+    let sums = c.reduction.as_ref().expect("a contraction reduces").body.dtype();
+    let row = rows::choose(&Sums { dtype: sums, broadcast: a.dtype(), vector: b.dtype(), groups: members }, cx.target).name;
+    let (mr, nr) = (SHORT, p.tiles[1] * matrix::TILE);
+    let plan = Brgemm {
+        broadcast: p.broadcast,
+        n: p.n,
+        m: p.m.clone(),
+        mr,
+        nr,
+        mc: p.rows.next_multiple_of(mr),
+        nc: p.nc,
+        panels: Panels::Packed,
+        stored: None,
+        row,
+    };
+    let m_dims: Vec<Expr> = p.m.iter().map(|&x| c.dims[x]).collect();
+    let (rows, columns, zero) = (Expr::product(m_dims.iter().copied()), c.dims[p.n], Expr::int(0));
+    let n_tile = cx.var("n_tile");
+    let n0 = n_block * p.nc as i64 + n_tile * nr as i64;
+    let (taps, source) = (vec![], Source::Packed(b.source));
+    let mut nest = Tile {
+        c,
+        p: &plan,
+        a,
+        b,
+        axes,
+        m_dims,
+        rows,
+        columns,
+        m_block: zero,
+        m0: zero,
+        m_tile: zero,
+        n0,
+        taps,
+        source,
+        members: members as i64,
+    };
+    let body = if columns.known().is_some_and(|x| x % nr as i64 == 0) {
+        nest.column(cx, false)
+    } else {
+        let cond = Scalar::index(n0 + nr as i64).le(Scalar::index(columns));
+        let (then, otherwise) = (nest.column(cx, false), nest.column(cx, true));
+        vec![Stmt::If { cond, then, otherwise }]
+    };
+    let body = inside(n0, columns, p.nc, body);
+    vec![for_each(n_tile, Expr::from(p.nc / nr), LoopKind::Serial, body)]
+}
+
+/// Rows of the register tile of [`short`].
+const SHORT: usize = 8;
+
 /// `body` where `start` is below `extent`, which needs no test if blocks of `block` divide the extent.
-fn inside(start: Expr, extent: Expr, block: usize, body: Vec<Stmt>) -> Vec<Stmt> {
+pub(super) fn inside(start: Expr, extent: Expr, block: usize, body: Vec<Stmt>) -> Vec<Stmt> {
     if extent.known().is_some_and(|x| x % block as i64 == 0) {
         return body;
     }
@@ -399,6 +458,8 @@ struct Tile<'a> {
     /// Axes of k along which a tile may meet zeros only.
     taps: Vec<Tap>,
     source: Source,
+    /// Neighbours along k that lie side by side in packed panels.
+    members: i64,
 }
 
 /// A k axis over an axis with a border of zeros: the place there is `step * k + rest`.
@@ -697,9 +758,15 @@ impl Tile<'_> {
                 table.weight(self.n0.div(Expr::from(self.p.nr)), k, self.k_axes(), v, j as usize, cx.target.fma)
             }
             Source::Packed(source) => {
-                let mut at: Vec<Expr> =
-                    [self.n0.div(Expr::from(self.p.nr))].into_iter().chain(k.iter().copied()).chain([v]).collect();
-                at.extend((group > 1).then_some(Expr::int(j)));
+                // The steps of a row are whole groups, or members of one.
+                let (mut along, members) = (k.to_vec(), Expr::int(self.members));
+                let mut one = Expr::int(j);
+                if let Some(last) = along.last_mut().filter(|_| group != self.members) {
+                    (*last, one) = (last.div(members), last.rem(members));
+                }
+                let tile = self.n0.div(Expr::from(self.p.nr));
+                let mut at: Vec<Expr> = [tile].into_iter().chain(along).chain([v]).collect();
+                at.extend((self.members > 1).then_some(one));
                 Scalar::read_at(self.b.read.dtype(), source, &at)
             }
         };
@@ -765,7 +832,7 @@ impl Tile<'_> {
         let steps_of = x.chunks(row.depth).zip(y.chunks(row.depth));
         let next = steps_of.fold(cx.at(acc, &[i, v]), |sum, (x, y)| (row.step)(sum, x, y));
         let sum = each(i, v, vec![cx.put(acc, &[i, v], next)]);
-        let ahead = self.next_panel(group, &k).filter(|_| !tail);
+        let ahead = self.next_panel(group, &k).filter(|_| !tail && group == self.members);
         let mut sum: Vec<Stmt> = ahead.into_iter().chain([sum]).collect();
         let mut extents: Vec<Expr> = ranges.into_iter().map(|r| r.1).collect();
         if let Some(last) = extents.last_mut().filter(|_| group > 1) {

@@ -9,6 +9,7 @@ pub mod collapse;
 pub mod contract;
 pub mod dots;
 pub mod elementwise;
+pub mod matrix;
 pub mod pack;
 pub mod row_reduce;
 pub mod select;
@@ -78,6 +79,7 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
     let mut cx = Cx::new(operands, target);
     match (step, plan) {
         (Step::Compute(c), Plan::Brgemm(p)) => contract::build(&mut cx, c, p),
+        (Step::Compute(c), Plan::Matrix(p)) => matrix::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Sparse(p)) => sparse::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Dots(p)) => dots::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Elementwise(p)) => elementwise::build(&mut cx, c, p),
@@ -181,6 +183,32 @@ impl<'a> Cx<'a> {
         self.shifts[source] = vec![0; tensor.dims.len()];
         self.packed.push(Packed { source, tensor });
     }
+    /// Makes all of the nest read a source as one dim of all its elements. Reads of one index have done so before.
+    pub fn flatten(&mut self, source: usize) {
+        let (buffer, shift) = (&self.buffers[source], &self.shifts[source]);
+        let (strides, span) = (buffer.strides.clone(), buffer.span());
+        let flat = |index: &[Scalar]| {
+            let moved = index.iter().zip(shift).map(|(i, &by)| i.as_index().expect("an index of loops") + by);
+            Scalar::index(moved.zip(&strides).fold(Expr::int(0), |sum, (i, &stride)| sum + i * stride))
+        };
+        let many = strides.len() > 1;
+        let fix = |s: Scalar| {
+            s.rewrite(&mut |n| match n.kind() {
+                Kind::Read { source: of, index, guard } if *of as usize == source && many && index.len() > 1 => {
+                    Scalar::raw(n.dtype(), Kind::Read { source: *of, index: vec![flat(index)], guard: *guard })
+                }
+                _ => n,
+            })
+        };
+        rewrite(&mut self.body, &fix, &|buffer, index| {
+            if buffer as usize == source && many && index.len() > 1 {
+                *index = vec![flat(index)];
+            }
+        });
+        let buffer = &mut self.buffers[source];
+        (buffer.dims, buffer.strides) = (vec![span], vec![Expr::int(1)]);
+        self.shifts[source] = vec![0];
+    }
     /// A constant in a new order, made of the one in which it is now.
     pub fn group_constant(&mut self, source: usize, make: impl FnOnce(&Tensor) -> Tensor) {
         let now = match self.packed.iter().position(|p| p.source == source) {
@@ -282,6 +310,32 @@ fn each_scalar(body: &[Stmt], see: &mut dyn FnMut(Scalar)) {
                 each_scalar(otherwise, see);
             }
             Stmt::Check { cond, .. } => see(*cond),
+        }
+    }
+}
+
+/// Rewrites every scalar, and the index of what is fetched ahead.
+fn rewrite(body: &mut [Stmt], fix: &dyn Fn(Scalar) -> Scalar, fetched: &dyn Fn(u32, &mut Vec<Scalar>)) {
+    for s in body {
+        match s {
+            Stmt::For { body, .. } => rewrite(body, fix, fetched),
+            Stmt::While { cond, body } => {
+                *cond = fix(*cond);
+                rewrite(body, fix, fetched);
+            }
+            Stmt::Let { value, .. } => *value = fix(*value),
+            Stmt::Store { index, value, .. } => {
+                index.iter_mut().for_each(|i| *i = fix(*i));
+                *value = fix(*value);
+            }
+            Stmt::Prefetch { buffer, index } => fetched(*buffer, index),
+            Stmt::Alloc { .. } => {}
+            Stmt::If { cond, then, otherwise } => {
+                *cond = fix(*cond);
+                rewrite(then, fix, fetched);
+                rewrite(otherwise, fix, fetched);
+            }
+            Stmt::Check { cond, .. } => *cond = fix(*cond),
         }
     }
 }

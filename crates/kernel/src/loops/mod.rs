@@ -116,7 +116,8 @@ pub enum LoopKind {
     /// Over the rows of a tile of a matrix instruction, by the threads of a warp together. With more than 8 columns, four warps side by side with
     /// the rows of each other issue the instruction together (`wgmma`). Its body is a loop over columns, and that
     /// is what each element does: a loop over products that are added to the element of a `Reg` buffer (the instruction), or other statements
-    /// that touch no other element.
+    /// that touch no other element. On a CPU with tiles (AMX) it has up to 16 rows and 16 columns, and one store: zero or a step of a row for
+    /// tiles into a `Reg` buffer of `[down, across, row, column]`, or what such a buffer holds into memory.
     Matrix,
 }
 

@@ -1,0 +1,444 @@
+//! Contractions in tiles of the core's matrix unit (AMX): `tiles` of up to 16 rows and 16 columns of sums stay in the unit's registers, and each step
+//! multiplies a tile of rows with a tile of columns, up to 64 bytes along k at once.
+//!
+//! It starts from the plan of [`contract`]: the same axes, the same panels of constant columns. A tile of rows is read where it lies, so its rows
+//! must be evenly spaced: *lines* are the longest runs of rows that are, and a tile never leaves its line. Where the rows of a tile do not
+//! divide the line, the last tile begins earlier, and the rows that the one before has already are not stored again. Sums go
+//! to scratch, and what follows them runs on vectors as everywhere.
+
+use super::contract::{self, Factor, factors, inside, pack_index};
+use super::{Cx, Operand, for_each, pack};
+use crate::loops::{LoopKind, Space, Stmt};
+use crate::plan::{Brgemm, Matrix, Panels, guess};
+use crate::rows::{self, Row, Sums};
+use crate::target::TargetDesc;
+use crate::zero_point::byte_read;
+use infc_ir::compute::Compute;
+use infc_ir::scalar::{Kind, Scalar};
+use infc_ir::{DType, Expr, Tensor};
+
+/// Rows of a tile, and its columns of sums.
+pub const TILE: usize = 16;
+/// Bytes of a tile's row.
+const ROW_BYTES: usize = 64;
+/// Registers for tiles.
+const REGISTERS: usize = 8;
+/// Cycles that a tile takes to be loaded; Intel's optimisation manual, not measured.
+const LOAD: f64 = 8.0;
+/// Cycles from a tile of sums to the result, for each of its rows: the way through scratch, and some arithmetic. A guess.
+const FINISH: f64 = 4.0;
+
+/// Rows from which on tiles are considered.
+const FEWEST: i64 = 4;
+
+/// How the rows of the first factor lie.
+struct Lines {
+    /// Evenly spaced rows of a line, and elements from one to the next.
+    line: Expr,
+    stride: i64,
+    /// Number of lines.
+    count: Expr,
+    /// Neighbours along k, over how many of the last axes of k.
+    run: i64,
+    run_axes: usize,
+}
+
+/// The elements that members of a group along k have, so that it fills 32 bits.
+fn group(dtype: DType) -> usize {
+    4 / dtype.bytes()
+}
+
+/// A factor that lies in memory as it is multiplied.
+fn plain(f: &Factor) -> bool {
+    match f.scalar.kind() {
+        Kind::Cast(x) => *x == f.read && (x.dtype() == DType::BF16 || byte_read(*x).is_some()),
+        _ => false,
+    }
+}
+
+fn lines(c: &Compute, a: &Factor, operand: &Operand, m: &[usize]) -> Option<Lines> {
+    let axes = &c.reduction.as_ref()?.axes;
+    let rank = c.dims.len();
+    let index: Vec<Scalar> = a.index.iter().map(|&e| Scalar::index(e)).collect();
+    let offset = operand.offset(&index)?;
+    let vars: Vec<Expr> = (0..rank + axes.len()).map(Expr::var).collect();
+    // How far the next value of a variable is.
+    let step = |v: usize| {
+        let mut next = vars.clone();
+        next[v] = next[v] + 1;
+        offset.subst(&next) - offset
+    };
+    // Neighbours along k: the last axis, and those before it that go on where it ends.
+    let (mut run, mut run_axes) = (1i64, 0);
+    for (k, extent) in axes.iter().enumerate().rev() {
+        let extent = extent.known()?;
+        if extent != 1 && !step(rank + k).is(run) {
+            break;
+        }
+        (run, run_axes) = (run.checked_mul(extent)?, run_axes + 1);
+    }
+    // Every step along k is the same everywhere, as those along rows are.
+    for k in 0..axes.len() {
+        step(rank + k).known()?;
+    }
+    let (&last, outer) = m.split_last()?;
+    let stride = if c.dims[last].is(1) { 0 } else { step(last).known()? };
+    let (mut line, mut stride) = (c.dims[last], stride);
+    let mut rest = outer.len();
+    for (k, &axis) in outer.iter().enumerate().rev() {
+        if c.dims[axis].is(1) {
+            rest = k;
+            continue;
+        }
+        let by = step(axis);
+        let enough = line.known().is_some_and(|l| full(l) >= 0.7);
+        if line.is(1) {
+            (line, stride) = (c.dims[axis], by.known()?);
+        } else if by == line * stride && (c.dims[axis].known().is_some() || !enough) {
+            line = line * c.dims[axis];
+        } else {
+            break;
+        }
+        rest = k;
+    }
+    let count = Expr::product(outer[..rest].iter().map(|&x| c.dims[x]));
+    Some(Lines { line, stride, count, run, run_axes })
+}
+
+/// Rows of each tile of a line of so many rows: as few tiles as there can be, all alike.
+fn rows_of(line: i64) -> i64 {
+    let tiles = (line + TILE as i64 - 1) / TILE as i64;
+    (line + tiles - 1) / tiles.max(1)
+}
+
+/// The share of the rows of full tiles that a line of so many rows fills.
+fn full(line: i64) -> f64 {
+    let tiles = (line + TILE as i64 - 1) / TILE as i64;
+    line as f64 / (tiles.max(1) * TILE as i64) as f64
+}
+
+/// The plan of a contraction that [`contract`] has planned as `p`; `None` if tiles cannot take it, or are slower.
+pub fn plan(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDesc) -> Option<Matrix> {
+    let (plan, cycles) = fitting(c, operands, p, target)?;
+    let depth: i64 = c.reduction.as_ref()?.axes.iter().map(|&e| guess(e)).product();
+    // Few rows wait for the weights to come from memory, whatever multiplies them.
+    (guess_rows(c, p) >= FEWEST && cycles < vector_cycles(p, guess_rows(c, p), guess(c.dims[p.n]), depth, target)).then_some(plan)
+}
+
+/// The plan in tiles, if there is one, and its cycles.
+pub fn fitting(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDesc) -> Option<(Matrix, f64)> {
+    if !(target.tile_bf16 || target.tile_bytes) || p.panels != Panels::Packed {
+        return None;
+    }
+    let f = factors(c)?;
+    let (a, b) = (&f[p.broadcast], &f[1 - p.broadcast]);
+    let operand = &operands[a.source];
+    // Rows lie flat in this nest, whoever reads them.
+    let twice = reads_of(c.value, a.source).iter().any(|i| operand.offset(i).is_none());
+    if !plain(a) || !plain(b) || operand.constant.is_some() || operand.buffer.dims.len() < 2 || twice || a.source == b.source {
+        return None;
+    }
+    let l = lines(c, a, operand, &p.m)?;
+    let (dtype, bytes) = (c.reduction.as_ref()?.body.dtype(), a.read.dtype().bytes());
+    // The longest step that divides the run of neighbours.
+    let most = (ROW_BYTES / bytes).min(l.run.max(1) as usize);
+    let members = group(a.read.dtype());
+    let products = (1..=most).rev().find(|&d| d % members == 0 && l.run % d as i64 == 0)?;
+    let last = c.reduction.as_ref()?.axes.last()?.known()?;
+    let sums = Sums { dtype, broadcast: a.dtype(), vector: b.dtype(), groups: products };
+    let row = rows::named(rows::choose(&sums, target).name).filter(|r| r.name.starts_with("amx_"))?;
+    let rows = match l.line.known() {
+        Some(line) => rows_of(line).max(1),
+        // Rows that no line is known to have need a way for fewer of them.
+        None if l.count.is(1) && last % members as i64 == 0 => TILE as i64,
+        None => return None,
+    };
+    let depth: i64 = c.reduction.as_ref()?.axes.iter().map(|e| e.known()).product::<Option<i64>>()?;
+    let columns = guess(c.dims[p.n]);
+    let tiles = guess(l.count) * (guess(l.line) + rows - 1) / rows;
+    let steps = depth / products as i64;
+    let cycles = |[down, across]: [usize; 2]| {
+        let groups = (tiles as f64 / down as f64).ceil() * ((columns as f64 / TILE as f64).ceil() / across as f64).ceil();
+        let products = (down * across) as f64 / row.per_cycle;
+        let step = products.max((down + across) as f64 * LOAD).max(row.latency);
+        groups * (steps as f64 * step + (down * across) as f64 * rows as f64 * FINISH)
+    };
+    let shapes = [[2, 2], [3, 1], [1, 3], [2, 1], [1, 2], [1, 1]];
+    debug_assert!(shapes.iter().all(|[d, a]| d * a + d + a <= REGISTERS));
+    let best = shapes.into_iter().min_by(|x, y| cycles(*x).total_cmp(&cycles(*y)))?;
+    let [down, across] = best;
+    let (mr, nr) = (down * rows as usize, across * TILE);
+    let whole = Expr::product(operand.buffer.dims.iter().copied()).known();
+    let shared = whole.map_or(depth, |all| depth.min(all / guess_rows(c, p).max(1)).max(1));
+    let (mc, nc) = contract::blocks(c, &p.m, p.n, tiles * rows, depth, shared * bytes as i64, (mr, nr), bytes as i64, target);
+    let plan = Matrix {
+        broadcast: p.broadcast,
+        n: p.n,
+        m: p.m.clone(),
+        rows: rows as usize,
+        products,
+        tiles: best,
+        groups: mc / mr,
+        nc,
+        row: row.name,
+    };
+    Some((plan, cycles(best)))
+}
+
+fn guess_rows(c: &Compute, p: &Brgemm) -> i64 {
+    p.m.iter().map(|&x| guess(c.dims[x])).product()
+}
+
+/// Cycles of the plan on vectors, counted in the same way.
+fn vector_cycles(p: &Brgemm, rows: i64, columns: i64, depth: i64, target: &TargetDesc) -> f64 {
+    let row: &Row = rows::named(p.row).expect("a plan names a row of the table");
+    let lanes = target.lanes(4).min(p.nr);
+    let vectors = (p.nr / lanes).max(1);
+    let steps = (p.mr * vectors) as f64 / row.per_cycle;
+    let step = steps.max((p.mr + vectors) as f64 / 2.0).max(row.latency) + 1.0;
+    let tiles = (rows as f64 / p.mr as f64).ceil() * (columns as f64 / p.nr as f64).ceil();
+    tiles * (depth as f64 / row.depth as f64 * step + (p.mr * vectors) as f64 * 2.0)
+}
+
+/// The indices of all reads of a source.
+fn reads_of(s: Scalar, source: usize) -> Vec<Vec<Scalar>> {
+    let mut found = vec![];
+    s.visit(&mut |n| {
+        if let Kind::Read { source: of, index, .. } = n.kind()
+            && *of as usize == source
+        {
+            found.push(index.clone());
+        }
+    });
+    found
+}
+
+/// Builds the nest.
+pub fn build(cx: &mut Cx, c: &Compute, p: &Matrix) {
+    let f = factors(c).expect("a contraction is a product of two reads");
+    let (a, b) = (&f[p.broadcast], &f[1 - p.broadcast]);
+    let l = lines(c, a, cx.operand(a.source), &p.m).expect("checked by the plan");
+    let rank = c.dims.len();
+    let batch: Vec<usize> = (0..rank).filter(|x| *x != p.n && !p.m.contains(x)).collect();
+    let columns = c.dims[p.n];
+    let (rows, [down, across]) = (p.rows as i64, p.tiles);
+    let per_line = l.line.div_ceil(Expr::int(rows));
+    let tiles = l.count * per_line;
+    let groups = tiles.div_ceil(Expr::from(down));
+    let mut grid: Vec<Expr> = batch.iter().map(|&x| c.dims[x]).collect();
+    grid.push(groups.div_ceil(Expr::from(p.groups)));
+    grid.push(columns.div_ceil(Expr::from(p.nc)));
+    cx.tasks = Expr::product(grid.iter().copied());
+    let place = Expr::delinearise(cx.task, &grid);
+    let (m_block, n_block) = (place[batch.len()], place[batch.len() + 1]);
+    let mut axes = vec![Expr::int(0); rank];
+    batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
+
+    // The panels are those of vectors.
+    let nr = across * TILE;
+    let depth: Vec<usize> =
+        c.reduction.as_ref().expect("it reduces").axes.iter().map(|e| e.known().expect("checked") as usize).collect();
+    let index = pack_index(b, p.n, c, depth.len()).expect("checked by the plan");
+    let tensor = cx.operand(b.source).constant.clone().expect("checked by the plan");
+    let n = columns.known().expect("checked by the plan") as usize;
+    let packed = pack::panels(&tensor, &index, n, &depth, nr).expect("a constant read in bounds");
+    let members = group(b.read.dtype());
+    // Groups may go on from one axis to the next where the rows do.
+    let packed = match depth.last().is_some_and(|d| d % members == 0) {
+        true => packed,
+        false => {
+            let mut dims = packed.dims[..1 + depth.len() - l.run_axes].to_vec();
+            dims.extend([l.run as usize, nr]);
+            Tensor::from_bytes(packed.dtype, dims, packed.bytes().to_vec())
+        }
+    };
+    cx.pack(b.source, pack::grouped(&packed, members));
+
+    let n_tile = cx.var("n_tile");
+    let n0 = n_block * p.nc as i64 + n_tile * nr as i64;
+    let m_tile = cx.var("m_tile");
+    let first = (m_block * p.groups as i64 + m_tile) * down as i64;
+    let nest = Nest { c, p, a, b, l: &l, axes: axes.clone(), tiles, per_line, columns, first, n0 };
+    let acc = cx.scratch("acc", nest.sums(), &[down, across, p.rows, TILE], Space::Reg);
+    let sums = cx.scratch("sums", nest.sums(), &[down * p.rows, nr], Space::Tile);
+    let body = nest.group(cx, acc, sums);
+    let body = inside(first, tiles, p.groups * down, body);
+    let body = vec![for_each(m_tile, Expr::from(p.groups), LoopKind::Serial, body)];
+    let body = inside(n0, columns, p.nc, body);
+    let mut all = vec![for_each(n_tile, Expr::from(p.nc / nr), LoopKind::Serial, body)];
+    if l.line.known().is_none() {
+        // Fewer rows than a tile has: on vectors, from the same panels.
+        let short = contract::short(cx, c, p, &f, axes, n_block);
+        let cond = Scalar::index(Expr::int(rows)).le(Scalar::index(l.line));
+        all = vec![Stmt::If { cond, then: all, otherwise: short }];
+    }
+    cx.body.push(Stmt::Alloc { buffer: sums });
+    cx.body.extend(all);
+    cx.flatten(a.source);
+    cx.flatten(b.source);
+}
+
+/// What the parts of the nest share.
+struct Nest<'a> {
+    c: &'a Compute,
+    p: &'a Matrix,
+    a: &'a Factor,
+    b: &'a Factor,
+    l: &'a Lines,
+    axes: Vec<Expr>,
+    /// Tiles of rows, in all and in a line.
+    tiles: Expr,
+    per_line: Expr,
+    columns: Expr,
+    /// Number of the first tile, and the first column.
+    first: Expr,
+    n0: Expr,
+}
+
+impl Nest<'_> {
+    fn sums(&self) -> DType {
+        self.c.reduction.as_ref().expect("it reduces").body.dtype()
+    }
+
+    /// Number of tile `t`, which may be beyond the last one, and that of the one that is read in its place.
+    fn number(&self, t: usize) -> [Expr; 2] {
+        let number = self.first + t as i64;
+        let whole = self.tiles.known().is_some_and(|n| n % self.p.tiles[0] as i64 == 0);
+        [number, if whole { number } else { number.min(self.tiles - 1) }]
+    }
+
+    /// Number of the first row of a tile, and how many of its first rows another tile has too.
+    fn rows(&self, tile: Expr) -> (Expr, Expr) {
+        let (rows, line) = (Expr::from(self.p.rows), self.l.line);
+        let one = self.l.count.is(1);
+        let (number, within) = if one { (Expr::int(0), tile) } else { (tile.div(self.per_line), tile.rem(self.per_line)) };
+        let begin = within * rows;
+        let whole = line.div_exact(rows).is_some();
+        let start = if whole { begin } else { begin.min(line - rows) };
+        (number * line + start, begin - start)
+    }
+
+    /// Values of all axes in row `flat` and column `n`.
+    fn at(&self, flat: Expr, n: Expr) -> Vec<Expr> {
+        let mut axes = self.axes.clone();
+        let dims: Vec<Expr> = self.p.m.iter().map(|&x| self.c.dims[x]).collect();
+        for (&x, v) in self.p.m.iter().zip(Expr::delinearise(flat, &dims)) {
+            axes[x] = v;
+        }
+        axes[self.p.n] = n;
+        axes
+    }
+
+    /// All tiles of a group: their sums, and what follows.
+    fn group(&self, cx: &mut Cx, acc: u32, sums: u32) -> Vec<Stmt> {
+        let (p, dtype) = (self.p, self.sums());
+        let [down, across] = p.tiles;
+        let all: Vec<(usize, usize)> = (0..down).flat_map(|t| (0..across).map(move |u| (t, u))).collect();
+        let element = |t: usize, u: usize, i: Expr, j: Expr| [Expr::from(t), Expr::from(u), i, j];
+        let each = |cx: &mut Cx, body: &dyn Fn(&mut Cx, Expr, Expr) -> Stmt| {
+            let (i, j) = (cx.var("m"), cx.var("n"));
+            let inner = vec![body(cx, i, j)];
+            let columns = vec![for_each(j, Expr::from(TILE), LoopKind::Serial, inner)];
+            for_each(i, Expr::from(p.rows), LoopKind::Matrix, columns)
+        };
+        let mut out = vec![Stmt::Alloc { buffer: acc }];
+        for &(t, u) in &all {
+            out.push(each(cx, &|cx, i, j| cx.put(acc, &element(t, u, i, j), Scalar::number(dtype, 0.0))));
+        }
+        // Along k: the axes before the run of neighbours, then steps in it.
+        let axes = &self.c.reduction.as_ref().expect("it reduces").axes;
+        let (before, steps) = (axes.len() - self.l.run_axes, self.l.run / p.products as i64);
+        let outer = cx.vars(&["k"], before);
+        let step = cx.var("k");
+        let row = rows::named(p.row).expect("a plan names a row of the table");
+        let mut body = vec![];
+        for &(t, u) in &all {
+            body.push(each(cx, &|cx, i, j| {
+                let (left, right) = self.factors(cx, (t, u), (&outer, step), (i, j));
+                let next = (row.step)(cx.at(acc, &element(t, u, i, j)), &left, &right);
+                cx.put(acc, &element(t, u, i, j), next)
+            }));
+        }
+        let mut k = for_each(step, Expr::int(steps), LoopKind::Serial, body);
+        for (&v, &e) in outer.iter().zip(axes).rev() {
+            k = for_each(v, e, LoopKind::Serial, vec![k]);
+        }
+        out.push(k);
+        for &(t, u) in &all {
+            out.push(each(cx, &|cx, i, j| {
+                let at = [i + (t * p.rows) as i64, j + (u * TILE) as i64];
+                cx.put(sums, &at, cx.at(acc, &element(t, u, i, j)))
+            }));
+        }
+        let nr = (across * TILE) as i64;
+        if self.columns.known().is_some_and(|n| n % nr == 0) {
+            out.extend(self.finish(cx, sums, false));
+        } else {
+            let cond = Scalar::index(self.n0 + nr).le(Scalar::index(self.columns));
+            let (then, otherwise) = (self.finish(cx, sums, false), self.finish(cx, sums, true));
+            out.push(Stmt::If { cond, then, otherwise });
+        }
+        out
+    }
+
+    /// All factors of one step of a sum: in row `i` of tile `t`, and in column `j` of tile `u`. Both lie flat.
+    fn factors(
+        &self,
+        cx: &Cx,
+        (t, u): (usize, usize),
+        (outer, step): (&[Expr], Expr),
+        (i, j): (Expr, Expr),
+    ) -> (Vec<Scalar>, Vec<Scalar>) {
+        let p = self.p;
+        let (first, _) = self.rows(self.number(t)[1]);
+        let mut at = self.at(first, self.n0);
+        at.extend(outer);
+        at.extend(vec![Expr::int(0); self.l.run_axes]);
+        let index: Vec<Scalar> = self.a.index.iter().map(|e| Scalar::index(e.subst(&at))).collect();
+        let begin = cx.operand(self.a.source).offset(&index).expect("checked by the plan");
+        let row = begin + i * self.l.stride + step * p.products as i64;
+        // The panel: groups of members along k for each column.
+        let nr = (p.tiles[1] * TILE) as i64;
+        let members = group(self.b.read.dtype()) as i64;
+        let axes = &self.c.reduction.as_ref().expect("it reduces").axes;
+        let depth: i64 = axes.iter().map(|e| e.known().expect("checked by the plan")).product();
+        let flat =
+            outer.iter().zip(axes).fold(Expr::int(0), |flat, (&v, &e)| flat * e + v) * self.l.run + step * p.products as i64;
+        let panel = self.n0.div(Expr::int(nr)) * (depth * nr) + flat * nr + (j + (u * TILE) as i64) * members;
+        let wide = |f: &Factor, at: Expr| {
+            let read = Scalar::read_at(f.read.dtype(), f.source, &[at]);
+            f.scalar.rewrite(&mut |n| if n == f.read { read } else { n })
+        };
+        let left = (0..p.products as i64).map(|k| wide(self.a, row + k));
+        let right = (0..p.products as i64).map(|k| wide(self.b, panel + (k / members * nr * members + k % members)));
+        (left.collect(), right.collect())
+    }
+
+    /// From sums to results. `tail`: the last columns are missing.
+    fn finish(&self, cx: &mut Cx, sums: u32, tail: bool) -> Vec<Stmt> {
+        let nr = (self.p.tiles[1] * TILE) as i64;
+        let mut out = vec![];
+        for t in 0..self.p.tiles[0] {
+            let [number, tile] = self.number(t);
+            let (first, again) = self.rows(tile);
+            let (i, v) = (cx.var("m"), cx.var("n"));
+            let axes = self.at(first + i, self.n0 + v);
+            let sum = cx.at(sums, &[i + (t * self.p.rows) as i64, v]);
+            let value = super::elementwise::with_accumulator(self.c.value.subst(&axes), sum);
+            let mut store = vec![cx.store_out(&axes, value)];
+            if tail {
+                let cond = Scalar::index(self.n0 + v).lt(Scalar::index(self.columns));
+                store = vec![Stmt::If { cond, then: store, otherwise: vec![] }];
+            }
+            let mut row = vec![for_each(v, Expr::int(nr), LoopKind::Vector, store)];
+            if !again.is(0) {
+                let cond = Scalar::index(again).le(Scalar::index(i));
+                row = vec![Stmt::If { cond, then: row, otherwise: vec![] }];
+            }
+            let rows = for_each(i, Expr::from(self.p.rows), LoopKind::Serial, row);
+            let cond = Scalar::index(number).lt(Scalar::index(self.tiles));
+            out.push(if number == tile { rows } else { Stmt::If { cond, then: vec![rows], otherwise: vec![] } });
+        }
+        out
+    }
+}
