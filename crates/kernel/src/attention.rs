@@ -7,14 +7,15 @@
 //!
 //! Class: sums reassociated; weights are not rounded to a narrow dtype before the sum, and divided by their sum after it.
 
-use crate::build::attention::{self, Flash};
-use crate::build::contract::{Factor, factors};
+use crate::build::contract::{Factor, factor, factors};
+use crate::build::{attention, strips};
 use crate::cost;
-use crate::fuse::{Facts, Overwrites, at, is_contraction, moving_reads};
+use crate::fuse::{Facts, Overwrites, at, cheap, is_contraction, moving_reads};
+use crate::plan::Plan;
 use crate::target::TargetDesc;
-use crate::work::{Id, Item, Task, Work};
+use crate::work::{Id, Item, Memory, Task, Work};
 use infc_ir::compute::{Compute, Reducer, Step};
-use infc_ir::expr::Node;
+use infc_ir::expr::{Node, Ranges};
 use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
 use infc_ir::{DType, Expr};
 use std::collections::{HashMap, HashSet};
@@ -47,34 +48,100 @@ pub struct Attention {
 }
 
 /// Attentions with their plans, by the tensor that they make.
-pub type Attentions = HashMap<Id, (Attention, Flash)>;
+pub type Attentions = HashMap<Id, (Attention, Plan)>;
 
 /// Takes the steps of each attention that has a plan on the machine out of the work list, but for the last one, which stands for all.
 pub fn take(work: &mut Work, target: &TargetDesc) -> Attentions {
     let mut all = Attentions::new();
-    if target.block_threads > 0 {
-        let mut items = std::mem::take(&mut work.items);
-        let facts = Facts::of(work, &items);
-        walk(work, &facts, &mut items, &mut |a| attention::plan(a, target), &mut all);
-        work.items = items;
-    }
+    let mut items = std::mem::take(&mut work.items);
+    let facts = Facts::of(work, &items);
+    let mut moved = HashSet::new();
+    let near = target.block_threads == 0;
+    walk(work, &facts, &mut items, &mut |a| plan(work, a, target), &mut (near, &mut moved), &mut all);
+    while !moved.is_empty() && drop_unread(&seen(work, &items), &mut items, &moved) {}
+    work.items = items;
     all
+}
+
+/// Tensors whose memory somebody reads.
+fn seen(work: &Work, items: &[Item]) -> HashSet<Id> {
+    fn walk(items: &[Item], out: &mut Vec<Id>) {
+        for item in items {
+            match item {
+                Item::Task(t) => out.extend(&t.sources),
+                Item::If { cond, then, otherwise } => {
+                    out.push(*cond);
+                    walk(then, out);
+                    walk(otherwise, out);
+                }
+                Item::Loop { cond, body, .. } => {
+                    out.extend(cond);
+                    walk(body, out);
+                }
+                Item::Bind { from, .. } => out.push(*from),
+                // What host steps read is shared.
+                Item::Require { .. } | Item::Host { .. } => {}
+            }
+        }
+    }
+    let mut todo: Vec<Id> = work.output_tensors().chain(work.shared.iter().copied()).collect();
+    walk(items, &mut todo);
+    let mut seen = HashSet::new();
+    while let Some(id) = todo.pop() {
+        if seen.insert(id)
+            && let Memory::Alias { of, .. } | Memory::Window { of, .. } = work.tensor(id).memory
+        {
+            todo.push(of);
+        }
+    }
+    seen
+}
+
+/// Takes steps out whose tensors nobody reads any more; were there some?
+fn drop_unread(seen: &HashSet<Id>, items: &mut Vec<Item>, of: &HashSet<Id>) -> bool {
+    let before = items.len();
+    items.retain(|item| !matches!(item, Item::Task(t) if of.contains(&t.out) && !seen.contains(&t.out)));
+    let mut some = items.len() < before;
+    for item in items {
+        match item {
+            Item::If { then, otherwise, .. } => {
+                some |= drop_unread(seen, then, of);
+                some |= drop_unread(seen, otherwise, of);
+            }
+            Item::Loop { body, .. } => some |= drop_unread(seen, body, of),
+            Item::Task(_) | Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
+        }
+    }
+    some
+}
+
+/// The plan of the machine.
+fn plan(work: &Work, a: &Attention, target: &TargetDesc) -> Option<Plan> {
+    if target.block_threads > 0 {
+        return attention::plan(a, target).map(Plan::Attention);
+    }
+    let offset = |source: usize, index: &[Expr]| {
+        let strides = work.strides(a.sources[source]);
+        Some(index.iter().zip(strides).fold(Expr::int(0), |sum, (&i, stride)| sum + i * stride))
+    };
+    strips::plan(a, &offset, target).map(Plan::Strips)
 }
 
 fn walk(
     work: &Work,
     facts: &Facts,
     items: &mut Vec<Item>,
-    plan: &mut dyn FnMut(&Attention) -> Option<Flash>,
+    plan: &mut dyn FnMut(&Attention) -> Option<Plan>,
+    moves: &mut (bool, &mut HashSet<Id>),
     all: &mut Attentions,
 ) {
     for item in items.iter_mut() {
         match item {
             Item::If { then, otherwise, .. } => {
-                walk(work, facts, then, plan, all);
-                walk(work, facts, otherwise, plan, all);
+                walk(work, facts, then, plan, moves, all);
+                walk(work, facts, otherwise, plan, moves, all);
             }
-            Item::Loop { body, .. } => walk(work, facts, body, plan, all),
+            Item::Loop { body, .. } => walk(work, facts, body, plan, moves, all),
             Item::Task(_) | Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
         }
     }
@@ -82,14 +149,24 @@ fn walk(
     let mut gone = HashSet::new();
     for (last, item) in items.iter().enumerate() {
         let Item::Task(task) = item else { continue };
-        let block = Block { work, facts, items, last };
-        let Some((found, members)) = block.find(task) else { continue };
+        let block = Block { work, facts, items, last, taken: all };
+        let Some((mut found, members)) = block.find(task) else { continue };
         if members.iter().any(|&m| gone.contains(&m) || overwrites.between(m, last)) {
             continue;
         }
-        if let Some(flash) = plan(&found) {
-            all.insert(task.out, (found, flash));
+        let passed = if moves.0 { block.without_moves(&mut found, &|m| overwrites.between(m, last)) } else { vec![] };
+        found.number_sources();
+        if let Some(plan) = plan(&found) {
+            all.insert(task.out, (found, plan));
             gone.extend(members);
+            moves.1.extend(passed);
+        }
+    }
+    for item in items.iter_mut() {
+        if let Item::Task(t) = item
+            && let Some((a, _)) = all.get(&t.out)
+        {
+            t.sources.clone_from(&a.sources);
         }
     }
     let mut at = 0;
@@ -105,6 +182,8 @@ struct Block<'a> {
     facts: &'a Facts,
     items: &'a [Item],
     last: usize,
+    /// Steps that stand for an attention are none of another one's.
+    taken: &'a Attentions,
 }
 
 /// A step that only others of the attention read, its sources numbered by their ids.
@@ -125,13 +204,19 @@ fn by_ids(task: &Task) -> Option<Compute> {
 impl Block<'_> {
     /// The private step that makes a tensor.
     fn member(&self, id: Id) -> Option<Member> {
+        self.maker(id).filter(|_| self.facts.private(self.work, id))
+    }
+
+    /// The step that makes a tensor, whoever else reads it.
+    fn maker(&self, id: Id) -> Option<Member> {
         let earlier = self.items[..self.last].iter().enumerate();
         let (position, task) = earlier.rev().find_map(|(k, item)| match item {
             Item::Task(t) if t.out == id => Some((k, t)),
             _ => None,
         })?;
         let readers = self.facts.readers(id);
-        self.facts.private(self.work, id).then_some(Member { position, out: id, c: by_ids(task)?, readers })
+        let free = !self.taken.contains_key(&id) && self.facts.made_once(self.work, id);
+        free.then_some(Member { position, out: id, c: by_ids(task)?, readers })
     }
 
     /// The step that makes what a read reads, with the index of the read.
@@ -197,7 +282,7 @@ impl Block<'_> {
         let members = parts.complete()?;
         let steps = members.iter().filter_map(|m| if let Item::Task(t) = &self.items[*m] { Some(&t.step) } else { None });
         let operations = steps.chain([&task.step]).fold(Expr::int(0), |sum, s| sum + cost::operations(s));
-        let mut found = Attention {
+        let found = Attention {
             dims: c.dims.clone(),
             keys,
             depth: products.axes,
@@ -210,16 +295,93 @@ impl Block<'_> {
             sources: vec![],
             operations,
         };
-        found.number_sources();
         Some((found, members))
+    }
+
+    /// Reads queries, keys and values where they were before steps that only move or scale them, if those along whose neighbours are read stay neighbours,
+    /// and scales queries instead of keys, the result instead of values. Gives what these steps make. `late`: what a step reads has been overwritten.
+    fn without_moves(&self, a: &mut Attention, late: &dyn Fn(usize) -> bool) -> Vec<Id> {
+        let Kind::Binary(Binary::Mul, x, y) = a.product.kind() else { return vec![] };
+        let (rank, mut passed) = (a.dims.len(), vec![]);
+        let extents: Vec<Expr> = a.dims.iter().chain([&a.keys]).chain(&a.depth).copied().collect();
+        let ranges = Ranges::of_axes(&extents);
+        let depth = (rank + a.depth.len()) as u32;
+        let column = factor(a.values).and_then(|v| (0..rank as u32).rev().find(|&axis| self.step(&v, axis) == Some(1)));
+        let mut nearer = |s: Scalar, inner: Option<u32>| {
+            let mut s = s;
+            while let Some(now) = factor(s) {
+                let (value, made) = match self.unaliased(&now, &ranges) {
+                    Some(read) => (read, None),
+                    None => match self.maker(Id(now.source as u32)).filter(|m| m.c.reduction.is_none() && cheap(m.c.value)) {
+                        Some(m) if !late(m.position) => (m.c.value.subst(&now.index), Some(m.out)),
+                        _ => break,
+                    },
+                };
+                let next = s.rewrite(&mut |n| if n == now.read { value } else { n });
+                let side_by_side = |f: &Factor| inner.is_some_and(|inner| self.step(f, inner) == Some(1));
+                let plain = |f: &Factor| f.index.iter().all(|e| (0..extents.len() as u32).all(|v| e.affine_in(v).is_some()));
+                match factor(next) {
+                    Some(f) if plain(&f) && (side_by_side(&f) || !side_by_side(&now)) => s = next,
+                    _ => break,
+                }
+                passed.extend(made);
+            }
+            s
+        };
+        let (mut x, mut y) = (nearer(*x, Some(depth)), nearer(*y, Some(depth)));
+        let of_key = |s: Scalar| factor(s).is_some_and(|f| f.index.iter().any(|e| e.uses_var(rank as u32)));
+        let (query, key) = if of_key(x) { (&mut y, &mut x) } else { (&mut x, &mut y) };
+        if let Some((read, scale)) = scaled(*key) {
+            (*query, *key) = (*query * scale, read);
+        }
+        a.product = x * y;
+        a.values = nearer(a.values, column);
+        if let Some((read, scale)) = scaled(a.values) {
+            a.values = read;
+            a.value = a.value.rewrite(&mut |n| if matches!(n.kind(), Kind::Local(0)) { n * scale } else { n });
+        }
+        passed
+    }
+
+    /// A read of another view of some memory, as one of the tensor that lies there.
+    fn unaliased(&self, f: &Factor, ranges: &Ranges) -> Option<Scalar> {
+        let id = Id(f.source as u32);
+        let Memory::Alias { of, offset } = self.work.tensor(id).memory else { return None };
+        let (from, to) = (&self.work.tensor(id).ty, &self.work.tensor(of).ty);
+        let flat = Expr::linearise(&f.index, &from.dims) + offset;
+        let index: Vec<Expr> = Expr::delinearise(flat, &to.dims).into_iter().map(|e| e.simplify(ranges)).collect();
+        (from.dtype == to.dtype).then(|| Scalar::read_at(to.dtype, of.index(), &index))
+    }
+
+    /// The distance in memory between neighbours along an axis.
+    fn step(&self, f: &Factor, axis: u32) -> Option<i64> {
+        let strides = self.work.strides(Id(f.source as u32));
+        let offset = f.index.iter().zip(strides).fold(Expr::int(0), |sum, (&i, stride)| sum + i * stride);
+        offset.affine_in(axis).map(|(step, _)| step)
     }
 }
 
 /// Without widenings and roundings.
-fn uncast(s: Scalar) -> Scalar {
+pub(crate) fn uncast(s: Scalar) -> Scalar {
     match s.kind() {
         Kind::Cast(inner) if inner.dtype().is_float() && s.dtype().is_float() => uncast(*inner),
         _ => s,
+    }
+}
+
+/// A read times what is the same for all elements.
+fn scaled(s: Scalar) -> Option<(Scalar, Scalar)> {
+    let Kind::Binary(Binary::Mul, a, b) = s.kind() else { return None };
+    let fixed = |s: Scalar| {
+        let mut moves = !moving_reads(s).is_empty();
+        s.visit(&mut |n| moves |= matches!(n.kind(), Kind::Index(e) if e.has_var()));
+        !moves
+    };
+    let read = |s: Scalar| s.dtype() == DType::F32 && factor(s).is_some_and(|f| f.scalar == f.read);
+    match (read(*a) && fixed(*b), read(*b) && fixed(*a)) {
+        (true, _) => Some((*a, *b)),
+        (_, true) => Some((*b, *a)),
+        _ => None,
     }
 }
 

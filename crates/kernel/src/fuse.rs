@@ -83,7 +83,12 @@ impl Facts {
 
     /// Made once, by a step, and seen only by reads of steps.
     pub(crate) fn private(&self, work: &Work, t: Id) -> bool {
-        matches!(work.tensor(t).memory, Memory::Temp) && !self.pinned.contains(&t) && self.defs.get(&t) == Some(&1)
+        self.made_once(work, t) && !self.pinned.contains(&t)
+    }
+
+    /// Made by one step as a whole.
+    pub(crate) fn made_once(&self, work: &Work, t: Id) -> bool {
+        matches!(work.tensor(t).memory, Memory::Temp) && self.defs.get(&t) == Some(&1)
     }
 }
 
@@ -348,7 +353,7 @@ fn injective(read: Scalar, axes: &[Expr]) -> bool {
     distinct && (0..axes.len() as u32).all(|v| seen.contains(&v) || axes[v as usize].is(1))
 }
 
-fn cheap(s: Scalar) -> bool {
+pub(crate) fn cheap(s: Scalar) -> bool {
     let mut cost = 0;
     s.visit(&mut |n| {
         cost += match n.kind() {

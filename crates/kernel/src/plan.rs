@@ -5,6 +5,7 @@
 
 use crate::build::attention::Flash;
 use crate::build::stored::Stored;
+use crate::build::strips::Strips;
 use crate::build::tile::MMA;
 use crate::build::{Operand, contract, dots, elementwise, matrix, sparse, tile};
 use crate::fuse::is_contraction;
@@ -34,6 +35,8 @@ pub enum Plan {
     Tile(Tile),
     /// Attention with all its steps, in tiles of blocks of threads.
     Attention(Flash),
+    /// Attention with all its steps, in strips of queries.
+    Strips(Strips),
     /// Every element on its own, each a task: for machines whose tasks are threads.
     Threads(Threads),
     /// Updates one after another.
@@ -472,6 +475,7 @@ impl fmt::Display for Plan {
                 )
             }
             Plan::Attention(flash) => write!(f, "{flash}"),
+            Plan::Strips(strips) => write!(f, "{strips}"),
             Plan::Threads(t) => write!(f, "threads order={:?} wide={}", t.order, t.wide),
             Plan::Scatter => f.write_str("scatter"),
             Plan::Prefix => f.write_str("prefix"),

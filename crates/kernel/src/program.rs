@@ -121,21 +121,6 @@ struct Emit<'a> {
     problems: Vec<Problem>,
 }
 
-/// The dims of what is in memory: with the border.
-fn physical_dims(data: &work::Data) -> Vec<Expr> {
-    let dims = data.ty.dims.iter().enumerate();
-    dims.map(|(a, &d)| data.halo.get(a).map_or(d, |&(lo, hi)| d + lo + hi)).collect()
-}
-
-/// The dims by which elements are counted in memory: with the border, and the gap between rows.
-fn memory_dims(data: &work::Data) -> Vec<Expr> {
-    let mut dims = physical_dims(data);
-    if let Some(&inner) = data.order.last() {
-        dims[inner] = dims[inner] + data.gap;
-    }
-    dims
-}
-
 /// A type in the artifact's terms.
 fn host_type(ty: &Type) -> HostType {
     let code = |d: &DType| d.onnx() as u8;
@@ -340,7 +325,7 @@ impl Emit<'_> {
 
     fn add_buffer(&mut self, id: Id, place: Place) -> u32 {
         let data = self.work.tensor(id);
-        let bytes = Expr::product(memory_dims(data)) * Expr::from(data.ty.dtype.bytes());
+        let bytes = Expr::product(data.memory_dims()) * Expr::from(data.ty.dtype.bytes());
         let bytes = self.size(bytes);
         self.out.program.buffers.push(art::Buffer { bytes, place });
         let n = self.out.program.buffers.len() as u32 - 1;
@@ -400,17 +385,17 @@ impl Emit<'_> {
         let work = self.work;
         let data = work.tensor(id);
         match &data.memory {
-            Memory::Constant(t) => (self.constant(t), Expr::int(0), Buffer::row_major(&data.ty.dims)),
+            Memory::Constant(t) => (self.constant(t), Expr::int(0), work.strides(id)),
             Memory::Input(_) | Memory::Temp => {
                 let buffer = match self.buffers.get(&id) {
                     Some(&b) => b,
                     None => self.add_buffer(id, Place::Arena { first: u32::MAX, last: 0, offset: None }),
                 };
-                (buffer, Expr::int(0), Buffer::strides_in_order(&memory_dims(data), &data.order))
+                (buffer, Expr::int(0), work.strides(id))
             }
             Memory::Alias { of, offset } => {
                 let (buffer, base, _) = self.locate(*of);
-                (buffer, base + *offset, Buffer::row_major(&data.ty.dims))
+                (buffer, base + *offset, work.strides(id))
             }
             Memory::Window { of, start } => {
                 let (buffer, base, strides) = self.locate(*of);
@@ -431,7 +416,7 @@ impl Emit<'_> {
         let data = self.work.tensor(id);
         let own = !matches!(data.memory, Memory::Alias { .. } | Memory::Window { .. });
         let (dims, shift) = match own && !data.halo.is_empty() {
-            true => (physical_dims(data), data.halo.iter().map(|h| h.0).collect()),
+            true => (data.physical_dims(), data.halo.iter().map(|h| h.0).collect()),
             false => (data.ty.dims.clone(), vec![0; data.ty.rank()]),
         };
         let constant = match &data.memory {
@@ -567,10 +552,10 @@ impl Emit<'_> {
             self.problem(&task.node, "reads and writes the same memory in one kernel", "this is a defect of the compiler");
             return;
         }
-        if let Some((a, flash)) = attention {
+        if let Some((a, plan)) = attention {
             let note = Launch { node: task.node.clone(), operations: a.operations, bytes: bytes(&operands) };
-            let nest = build::build_attention("attention", a, flash, &operands, self.target);
-            self.launch(nest, Some(Plan::Attention(flash.clone())), note, &places, steps);
+            let nest = build::build_attention("attention", a, plan, &operands, self.target);
+            self.launch(nest, Some(plan.clone()), note, &places, steps);
             return;
         }
         let note = Launch { node: task.node.clone(), operations: cost::operations(&task.step), bytes: bytes(&operands) };

@@ -11,6 +11,7 @@ mod scan;
 
 pub use host::{Arg, Slot, SlotMemory};
 
+use crate::loops::Buffer;
 use infc_host::Routine;
 use infc_ir::compute::{Compute, Step};
 use infc_ir::graph::{Def, Graph, Node, Region, Requirement, Value};
@@ -71,6 +72,22 @@ pub struct Data {
     pub gap: i64,
     /// For people.
     pub name: String,
+}
+
+impl Data {
+    /// The dims of what is in memory: with the border.
+    pub fn physical_dims(&self) -> Vec<Expr> {
+        let dims = self.ty.dims.iter().enumerate();
+        dims.map(|(a, &d)| self.halo.get(a).map_or(d, |&(lo, hi)| d + lo + hi)).collect()
+    }
+    /// The dims by which elements are counted in memory: with the border, and the gap between rows.
+    pub fn memory_dims(&self) -> Vec<Expr> {
+        let mut dims = self.physical_dims();
+        if let Some(&inner) = self.order.last() {
+            dims[inner] = dims[inner] + self.gap;
+        }
+        dims
+    }
 }
 
 /// One step with its tensors.
@@ -185,6 +202,15 @@ impl Work {
     /// The data of a tensor.
     pub fn tensor(&self, id: Id) -> &Data {
         &self.tensors[id.index()]
+    }
+    /// Distance in elements between neighbours along each axis of a tensor.
+    pub fn strides(&self, id: Id) -> Vec<Expr> {
+        let data = self.tensor(id);
+        match &data.memory {
+            Memory::Constant(_) | Memory::Alias { .. } => Buffer::row_major(&data.ty.dims),
+            Memory::Input(_) | Memory::Temp => Buffer::strides_in_order(&data.memory_dims(), &data.order),
+            Memory::Window { of, .. } => self.strides(*of),
+        }
     }
     /// Adds a tensor in row-major order.
     pub fn add(&mut self, ty: TensorType, memory: Memory, name: impl Into<String>) -> Id {

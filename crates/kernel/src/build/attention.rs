@@ -44,15 +44,17 @@ const SHARED: usize = 48 << 10;
 const QUERIES: i64 = 16;
 
 /// Which axes are what.
-struct Shape {
-    m: Vec<usize>,
-    n: Vec<usize>,
-    scores: Compute,
-    sums: Compute,
-    query: usize,
+pub(super) struct Shape {
+    pub m: Vec<usize>,
+    pub n: Vec<usize>,
+    /// The sums of products that scores are made of, and of weights with values (of which only the values are read).
+    pub scores: Compute,
+    pub sums: Compute,
+    /// Which factor of the scores is the query.
+    pub query: usize,
 }
 
-fn shape(a: &Attention) -> Option<Shape> {
+pub(super) fn shape(a: &Attention) -> Option<Shape> {
     let rank = a.dims.len();
     let dims: Vec<Expr> = a.dims.iter().copied().chain([a.keys]).collect();
     let reduction = Some(Reduction { axes: a.depth.clone(), kind: Reducer::Sum, body: a.product });

@@ -17,6 +17,7 @@ pub mod serial;
 pub mod sort;
 pub mod sparse;
 pub mod stored;
+pub mod strips;
 pub mod threads;
 pub mod tile;
 
@@ -97,9 +98,13 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
 }
 
 /// Builds the nest of an attention. `operands` are its sources, then its result.
-pub fn build_attention(name: &str, a: &Attention, plan: &attention::Flash, operands: &[Operand], target: &TargetDesc) -> Nest {
+pub fn build_attention(name: &str, a: &Attention, plan: &Plan, operands: &[Operand], target: &TargetDesc) -> Nest {
     let mut cx = Cx::new(operands, target);
-    attention::build(&mut cx, a, plan);
+    match plan {
+        Plan::Attention(p) => attention::build(&mut cx, a, p),
+        Plan::Strips(p) => strips::build(&mut cx, a, p),
+        _ => unreachable!("plan {plan} is not for attention"),
+    }
     cx.finish(name)
 }
 

@@ -39,6 +39,11 @@ pub fn is_transcendental(op: Unary) -> bool {
     }
 }
 
+/// `e^x` of an f32 that is not positive; 0 instead of results below the smallest normal number.
+pub fn exp_flushed(x: Scalar, fma: bool) -> Scalar {
+    Cx { fma }.exp_flushed(x)
+}
+
 /// How to multiply and add.
 #[derive(Clone, Copy)]
 struct Cx {

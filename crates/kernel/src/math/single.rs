@@ -52,6 +52,13 @@ impl Cx {
         self.exp_reduced(r) * power(half) * power(n - half)
     }
 
+    /// `e^x` for x not positive; 0 where it is no normal number.
+    pub(super) fn exp_flushed(self, x: Scalar) -> Scalar {
+        let least = c(f64::from(f32::MIN_POSITIVE).ln());
+        let (n, r) = self.split_f32(x.max(least));
+        Scalar::select(x.lt(least), c(0.0), self.exp_reduced(r) * power(n))
+    }
+
     /// `e^x` for x not positive, with results below the normal range as exact as they need to be in sums with 1.
     fn exp_negative(self, x: Scalar) -> Scalar {
         let (n, r) = self.split_f32(x.max(c(-104.0)));

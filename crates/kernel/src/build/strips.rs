@@ -1,0 +1,890 @@
+//! Attention in one kernel for CPUs: a task is a strip of queries, as many as the columns of a register tile, and all that it needs stays in L1.
+//!
+//! Queries lie across lanes: scores of a tile are sums of products of broadcast elements of keys, as they lie in memory, with vectors of queries, which
+//! the task transposes once. So the largest score and the sum of weights of each query are a lane, without sums across vectors. Weights take the place of
+//! scores; the product with the values broadcasts them, with vectors of values as they lie.
+//!
+//! Where the scores of a strip with all keys are few enough, they are one tile: the softmax of the steps, but for the division, which comes last.
+//! With more keys, weights are relative to the largest score so far, and sums are scaled where a tile brings a larger one (online softmax, after Milakov and
+//! Gimelshein 2018, and Dao et al. 2022). Memory is that of a tile either way.
+//!
+//! Few queries, as in decoding, would leave lanes empty: they are taken one by one, with lanes along the depth of the scores and then along keys.
+//!
+//! A row whose scores are all -inf has a sum of weights of 0, and gives 0 or NaN, as its steps do.
+
+use super::attention::{Shape, shape};
+use super::contract::{Factor, factor, factors};
+use super::elementwise::with_accumulator;
+use super::{Cx, for_each};
+use crate::attention::{Attention, uncast};
+use crate::loops::{LoopKind, Space, Stmt};
+use crate::math::exp_flushed;
+use crate::plan::guess;
+use crate::rows::{self, Row, Sums};
+use crate::target::TargetDesc;
+use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
+use infc_ir::{DType, Expr};
+use std::fmt;
+
+/// Sizes of attention in strips.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Strips {
+    /// Output axes that are queries, outermost first.
+    pub m: Vec<usize>,
+    /// The output axis of columns of the values.
+    pub n: usize,
+    /// Queries of a strip.
+    pub queries: usize,
+    /// Keys of a tile.
+    pub keys: usize,
+    /// A tile has all keys.
+    pub whole: bool,
+    /// Keys of a register tile of scores, whose columns are the queries of a strip.
+    pub rows: usize,
+    /// Queries and columns of a register tile of the result.
+    pub sums: [usize; 2],
+    /// So many queries or fewer are taken one by one.
+    pub alone: usize,
+    /// Keys and values are brought into scratch memory, as f32.
+    pub packed: [bool; 2],
+    /// The row of [`crate::rows::ROWS`] that adds products up.
+    pub row: &'static str,
+}
+
+/// Queries that are fewer than this are taken one by one.
+const FEW: i64 = 4;
+/// Variables that stand for the place in a register tile of scores.
+const STAGED: usize = 64;
+/// Keys that are computed together for a single query.
+const TOGETHER: usize = 4;
+
+/// Where the factors of an attention lie: the offset of an element of a tensor, by its number in the list of sources.
+pub type Offset<'a> = &'a dyn Fn(usize, &[Expr]) -> Option<Expr>;
+
+/// Cycles of a step along the reduction of a register tile: of the sums, of two loads a cycle, and one for the round.
+fn cycles(rows: usize, vectors: usize, row: &Row) -> f64 {
+    let steps = (rows * vectors) as f64 / row.per_cycle;
+    steps.max((rows + vectors) as f64 / 2.0).max(row.latency) + 1.0
+}
+
+/// The register tile of the result for so many queries of a strip: rows that divide the strip, columns; and cycles for each key.
+fn sums(strip: usize, queries: usize, columns: usize, lanes: usize, target: &TargetDesc, row: &Row) -> ([usize; 2], f64) {
+    let mut best = ([1, columns.min(lanes)], f64::INFINITY);
+    for mr in (1..=strip.min(14)).filter(|mr| strip % mr == 0) {
+        for vectors in 1..=8usize {
+            if mr * vectors + row.registers[0] * vectors + row.registers[1] > target.vector_registers as usize {
+                continue;
+            }
+            let nr = (vectors * lanes).min(columns);
+            let rest = (columns % nr).div_ceil(lanes);
+            let across = (columns / nr) as f64 * cycles(mr, nr.div_ceil(lanes), row);
+            let across = across + if rest > 0 { cycles(mr, rest, row) } else { 0.0 };
+            let all = queries.div_ceil(mr) as f64 * across;
+            if all < best.1 * 0.999 {
+                best = ([mr, nr], all);
+            }
+        }
+    }
+    best
+}
+
+/// The plan, if the machine and the shapes have one. `offset` says where elements lie.
+pub fn plan(a: &Attention, offset: Offset, target: &TargetDesc) -> Option<Strips> {
+    let s = shape(a)?;
+    let f = factors(&s.scores)?;
+    let v = factor(a.values)?;
+    let [n] = s.n[..] else { return None };
+    if a.product.dtype() != DType::F32 || a.values.dtype() != DType::F32 || a.score.dtype() != DType::F32 {
+        return None;
+    }
+    let row = rows::choose(&Sums { dtype: DType::F32, broadcast: DType::F32, vector: DType::F32, groups: 1 }, target);
+    let rank = a.dims.len() as u32;
+    let depth: i64 = a.depth.iter().map(|e| e.known()).product::<Option<i64>>()?;
+    let columns = usize::try_from(a.dims[n].known()?).ok()?;
+    if depth == 0 || columns == 0 || a.keys.is(0) {
+        return None;
+    }
+    let step = |f: &Factor, var: u32| offset(f.source, &f.index).and_then(|o| o.affine_in(var)).map(|(step, _)| step);
+    let key = &f[1 - s.query];
+    let side_by_side = a.depth.len() == 1 && step(key, rank + 1) == Some(1) && step(&v, n as u32) == Some(1);
+    let packed = [key.scalar != key.read, v.scalar != v.read || step(&v, n as u32) != Some(1)];
+    let rows: Expr = Expr::product(s.m.iter().map(|&x| a.dims[x]));
+    let lanes = target.lanes(4).max(1);
+    let single = side_by_side && lanes >= 4 && depth >= 4;
+    let few = rows.known().is_some_and(|r| r < FEW);
+    if few && !single {
+        // The steps read factors as they lie.
+        return None;
+    }
+    let packed = packed.map(|p| p && !few);
+    let alone = match rows.known() {
+        Some(r) if few => r as usize,
+        None if single => FEW as usize - 1,
+        _ => 0,
+    };
+    let (queries, keys) = (guess(rows).max(1), a.keys.known().unwrap_or(128).max(1));
+    let mut best: Option<(f64, usize, usize, [usize; 2])> = None;
+    for vectors in 1..=4usize {
+        let nr = vectors * lanes;
+        let count = (queries as usize).min(nr);
+        let ([mr2, nr2], second) = sums(nr, count, columns, lanes, target, row);
+        for mr in 1..=14usize {
+            if mr * vectors + row.registers[0] * vectors + row.registers[1] > target.vector_registers as usize || mr as i64 > keys
+            {
+                continue;
+            }
+            let tiles = (keys as f64 / mr as f64).ceil();
+            let strip = tiles * depth as f64 * cycles(mr, vectors, row) + keys as f64 * second;
+            let all = strip * (queries as f64 / nr as f64).ceil();
+            if best.is_none_or(|b| all < b.0 * 0.999) {
+                best = Some((all, nr, mr, [mr2, nr2]));
+            }
+        }
+    }
+    let (_, nr, mr, sums) = best?;
+    let up = |x: i64, to: usize| (x.max(1) as usize).div_ceil(to) * to;
+    // All scores of a strip may take a quarter of L2; those of a tile, half of L1.
+    let (queries, mr) = if few { (alone, TOGETHER) } else { (nr, mr) };
+    let bytes = 4 * queries as i64;
+    let whole = a.keys.known().is_some_and(|k| k <= target.l2_bytes as i64 / (4 * bytes));
+    let keys = if whole { keys as usize } else { up((target.l1_bytes as i64 / (2 * bytes)).max(64), mr) };
+    Some(Strips { m: s.m, n, queries, keys, whole, rows: mr, sums, alone, packed, row: row.name })
+}
+
+impl fmt::Display for Strips {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (m, n, row, [sum_rows, sum_columns]) = (&self.m, self.n, self.row, self.sums);
+        let form = if self.whole { "whole" } else { "online" };
+        write!(f, "attention_strips m={m:?} n={n} queries={} keys={} {form}", self.queries, self.keys)?;
+        write!(f, " scores={}x{} sums={sum_rows}x{sum_columns} alone={} row={row}", self.rows, self.queries, self.alone)?;
+        for (packed, name) in self.packed.into_iter().zip(["keys", "values"]) {
+            if packed {
+                write!(f, " packed={name}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The last key that a query may look at, where the score says so by the place of query and key alone (`key <= query + n`), and never falls from
+/// a query to the next.
+fn reach(a: &Attention, m: &[usize]) -> Option<Expr> {
+    let [m] = *m else { return None };
+    let Kind::Select(cond, _, otherwise) = uncast(a.score).kind() else { return None };
+    if otherwise.as_float() != Some(f64::NEG_INFINITY) {
+        return None;
+    }
+    let (mut todo, mut found) = (vec![*cond], None);
+    while let Some(c) = todo.pop() {
+        let Kind::Binary(op, x, y) = c.kind() else { continue };
+        if *op == Binary::And {
+            todo.extend([*x, *y]);
+            continue;
+        }
+        let (Some(x), Some(y)) = (x.as_index(), y.as_index()) else { continue };
+        // Not beyond: what is largest if the key is.
+        let (low, high, most) = match op {
+            Binary::Le => (x, y, 0),
+            Binary::Lt => (x, y, -1),
+            Binary::Ge => (y, x, 0),
+            Binary::Gt => (y, x, -1),
+            _ => continue,
+        };
+        // `low - high <= most`, with 1 for the key.
+        if let Some((1, rest)) = (low - high).affine_in(a.dims.len() as u32)
+            && let Some((step, _)) = rest.affine_in(m as u32)
+            && step <= 0
+        {
+            found = Some(Expr::int(most) - rest);
+        }
+    }
+    found
+}
+
+/// What the parts of the nest share.
+struct Parts<'a> {
+    a: &'a Attention,
+    p: &'a Strips,
+    row: &'static Row,
+    query: Factor,
+    key: Factor,
+    value: Factor,
+    rank: usize,
+    lanes: usize,
+    columns: usize,
+    depth: Vec<usize>,
+    /// Axes of the result, those of queries and columns open; then the key, open.
+    axes: Vec<Expr>,
+    /// All queries, and the first one of the strip.
+    rows: Expr,
+    first: Expr,
+    /// Scratch memory of keys and values, where they are packed.
+    key_tile: u32,
+    value_tile: u32,
+}
+
+/// A tile of keys: the first one, and how many.
+#[derive(Clone, Copy)]
+struct Keys {
+    first: Expr,
+    count: Expr,
+}
+
+fn f32(x: f64) -> Scalar {
+    Scalar::float(DType::F32, x)
+}
+
+/// The weight of a score, relative to the largest one. What is no normal number any more is 0.
+fn weight(cx: &Cx, x: Scalar) -> Scalar {
+    if cx.target.math_calls { Scalar::unary(Unary::Exp, x) } else { exp_flushed(x, cx.target.fma) }
+}
+
+/// The larger of two scores, `a` where one is NaN: its weight is NaN whatever it is relative to, and so is the sum.
+fn larger(a: Scalar, b: Scalar) -> Scalar {
+    Scalar::select(a.lt(b), b, a)
+}
+
+/// What weights are relative to: the largest score, or 0 where there is no key so far.
+fn base(most: Scalar) -> Scalar {
+    Scalar::select(most.eq_to(f32(f64::NEG_INFINITY)), f32(0.0), most)
+}
+
+/// Builds the nest.
+pub fn build(cx: &mut Cx, a: &Attention, p: &Strips) {
+    let Shape { scores, query, .. } = shape(a).expect("a plan was made of it");
+    let [f0, f1] = factors(&scores).expect("scores are sums of products");
+    let (query, key) = if query == 0 { (f0, f1) } else { (f1, f0) };
+    let value = factor(a.values).expect("values are read");
+    let rank = a.dims.len();
+    let rows = Expr::product(p.m.iter().map(|&x| a.dims[x]));
+    let batch: Vec<usize> = (0..rank).filter(|x| !p.m.contains(x) && *x != p.n).collect();
+    let mut grid: Vec<Expr> = batch.iter().map(|&x| a.dims[x]).collect();
+    grid.push(rows.div_ceil(Expr::from(p.queries)));
+    cx.tasks = Expr::product(grid.iter().copied());
+    let place = Expr::delinearise(cx.task, &grid);
+    let mut axes = vec![Expr::int(0); rank + 1];
+    batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
+    let known = |e: &Expr| e.known().expect("checked by the plan") as usize;
+    let depth: Vec<usize> = a.depth.iter().map(known).collect();
+    let columns = known(&a.dims[p.n]);
+    let mut parts = Parts {
+        a,
+        p,
+        row: rows::named(p.row).expect("a plan names a row of the table"),
+        query,
+        key,
+        value,
+        rank,
+        lanes: cx.target.lanes(4).max(1),
+        columns,
+        axes,
+        rows,
+        first: place[batch.len()] * p.queries as i64,
+        key_tile: 0,
+        value_tile: 0,
+        depth,
+    };
+    if p.packed[0] {
+        let dims: Vec<usize> = [p.keys].into_iter().chain(parts.depth.iter().copied()).collect();
+        parts.key_tile = cx.scratch("keys", DType::F32, &dims, Space::Tile);
+        cx.body.push(Stmt::Alloc { buffer: parts.key_tile });
+    }
+    if p.packed[1] {
+        parts.value_tile = cx.scratch("values", DType::F32, &[p.keys, columns], Space::Tile);
+        cx.body.push(Stmt::Alloc { buffer: parts.value_tile });
+    }
+    let body = match (p.alone, rows.known()) {
+        (0, _) => parts.strip(cx),
+        (_, Some(_)) => parts.alone(cx),
+        (alone, None) => {
+            let cond = Scalar::index(rows).le(Scalar::index(alone as i64));
+            vec![Stmt::If { cond, then: parts.alone(cx), otherwise: parts.strip(cx) }]
+        }
+    };
+    cx.body.extend(body);
+}
+
+impl Parts<'_> {
+    /// The axes for a query, by its number among all.
+    fn at_query(&self, query: Expr) -> Vec<Expr> {
+        let dims: Vec<Expr> = self.p.m.iter().map(|&x| self.a.dims[x]).collect();
+        let mut axes = self.axes.clone();
+        self.p.m.iter().zip(Expr::delinearise(query, &dims)).for_each(|(&x, v)| axes[x] = v);
+        axes
+    }
+
+    /// Do strips divide the queries?
+    fn whole_strips(&self) -> bool {
+        self.rows.known().is_some_and(|r| r % self.p.queries as i64 == 0)
+    }
+
+    /// Query `i` of the strip; one beyond the last stands for the last.
+    fn query_number(&self, i: Expr) -> Expr {
+        if self.whole_strips() { self.first + i } else { (self.first + i).min(self.rows - 1) }
+    }
+
+    /// Queries of the strip that there are.
+    fn left(&self) -> Expr {
+        let all = Expr::from(self.p.queries);
+        if self.whole_strips() { all } else { (self.rows - self.first).min(all) }
+    }
+
+    /// An element of the queries.
+    fn query_at(&self, axes: &[Expr], depth: &[Expr]) -> Scalar {
+        let all: Vec<Expr> = axes.iter().chain(depth).copied().collect();
+        self.query.scalar.subst(&all)
+    }
+
+    /// An element of a tile's keys, as it is multiplied.
+    fn key_at(&self, cx: &Cx, keys: Keys, k: Expr, depth: &[Expr]) -> Scalar {
+        if self.p.packed[0] {
+            return cx.at(self.key_tile, &[k].into_iter().chain(depth.iter().copied()).collect::<Vec<_>>());
+        }
+        self.key_itself(keys, k, depth)
+    }
+
+    fn key_itself(&self, keys: Keys, k: Expr, depth: &[Expr]) -> Scalar {
+        let mut all = self.axes.clone();
+        all[self.rank] = keys.first + k;
+        all.extend(depth);
+        self.key.scalar.subst(&all)
+    }
+
+    fn value_at(&self, cx: &Cx, keys: Keys, k: Expr, column: Expr) -> Scalar {
+        if self.p.packed[1] { cx.at(self.value_tile, &[k, column]) } else { self.value_itself(keys, k, column) }
+    }
+
+    fn value_itself(&self, keys: Keys, k: Expr, column: Expr) -> Scalar {
+        let mut all = self.axes.clone();
+        (all[self.p.n], all[self.rank]) = (column, keys.first + k);
+        self.value.scalar.subst(&all)
+    }
+
+    /// The score of a sum of products.
+    fn score(&self, mut axes: Vec<Expr>, key: Expr, sum: Scalar) -> Scalar {
+        axes[self.rank] = key;
+        with_accumulator(self.a.score.subst(&axes), sum)
+    }
+
+    /// The result of a sum over keys.
+    fn finish(&self, cx: &Cx, query: Expr, column: Expr, sum: Scalar, total: Scalar) -> Stmt {
+        // Without any key the sum over them is 0, as that of the steps.
+        let nothing = match (self.a.empty_is_zero, self.a.keys.known()) {
+            (true, _) => Some(total.eq_to(f32(0.0))),
+            (false, None) => Some(Scalar::index(self.a.keys).lt(Scalar::index(1))),
+            (false, Some(_)) => None,
+        };
+        let total = nothing.map_or(total, |nothing| Scalar::select(nothing, f32(1.0), total));
+        let mut axes = self.at_query(query);
+        axes.pop();
+        axes[self.p.n] = column;
+        cx.store_out(&axes, with_accumulator(self.a.value.subst(&axes), sum / total))
+    }
+
+    /// How many keys the queries up to one may look at: those beyond have a score of -inf, by their place alone.
+    fn reach(&self, last: Expr) -> Expr {
+        match reach(self.a, &self.p.m) {
+            Some(most) => {
+                let dims: Vec<Expr> = self.at_query(last);
+                self.a.keys.min(most.subst(&dims) + 1).max(Expr::int(0))
+            }
+            None => self.a.keys,
+        }
+    }
+
+    /// For each tile of so many keys.
+    fn each_tile(&self, cx: &mut Cx, all: Expr, make: &mut dyn FnMut(&mut Cx, Keys) -> Vec<Stmt>) -> Vec<Stmt> {
+        if self.p.whole {
+            return make(cx, Keys { first: Expr::int(0), count: all });
+        }
+        let tile = cx.var("key_tile");
+        let size = Expr::from(self.p.keys);
+        let first = tile * self.p.keys as i64;
+        let exact = all.known().is_some_and(|k| k % self.p.keys as i64 == 0);
+        let count = if exact { size } else { (all - first).min(size) };
+        let body = make(cx, Keys { first, count });
+        vec![for_each(tile, all.div_ceil(size), LoopKind::Serial, body)]
+    }
+
+    /// Brings a tile's keys and values into scratch memory, where that is the plan.
+    fn pack(&self, cx: &mut Cx, keys: Keys) -> Vec<Stmt> {
+        let mut body = vec![];
+        if self.p.packed[0] {
+            let k = cx.var("key");
+            let (&last, outer) = self.depth.split_last().expect("scores are sums of products");
+            let outer_vars = cx.vars(&["d"], outer.len());
+            let mut nest = along(cx, last, self.lanes, &mut |cx, d| {
+                let depth: Vec<Expr> = outer_vars.iter().copied().chain([d]).collect();
+                let at: Vec<Expr> = [k].into_iter().chain(depth.iter().copied()).collect();
+                vec![cx.put(self.key_tile, &at, self.key_itself(keys, k, &depth))]
+            });
+            for (&v, &e) in outer_vars.iter().zip(outer).rev() {
+                nest = vec![for_each(v, Expr::from(e), LoopKind::Serial, nest)];
+            }
+            body.push(for_each(k, keys.count, LoopKind::Serial, nest));
+        }
+        if self.p.packed[1] {
+            let k = cx.var("key");
+            let nest = along(cx, self.columns, self.lanes, &mut |cx, c| {
+                vec![cx.put(self.value_tile, &[k, c], self.value_itself(keys, k, c))]
+            });
+            body.push(for_each(k, keys.count, LoopKind::Serial, nest));
+        }
+        body
+    }
+
+    // ---- strips ----
+
+    /// All of a strip.
+    fn strip(&self, cx: &mut Cx) -> Vec<Stmt> {
+        let p = self.p;
+        let strip = p.queries;
+        let dims: Vec<usize> = self.depth.iter().copied().chain([strip]).collect();
+        let query = cx.scratch("query", DType::F32, &dims, Space::Tile);
+        let score = cx.scratch("score", DType::F32, &[p.keys.next_multiple_of(p.rows), strip], Space::Tile);
+        let sum = cx.scratch("sum", DType::F32, &[strip], Space::Tile);
+        let mut body = [query, score, sum].map(|buffer| Stmt::Alloc { buffer }).to_vec();
+        body.push(self.transpose(cx, query));
+        // What a score reads for a query, whatever the key.
+        let mut staged = vec![];
+        for read in self.reads_of_queries(false) {
+            let buffer = cx.scratch("line", read.dtype(), &[1, strip], Space::Tile);
+            let q = cx.var("query");
+            let put = cx.put(buffer, &[Expr::int(0), q], read.subst(&self.at_query(self.query_number(q))));
+            body.extend([Stmt::Alloc { buffer }, for_each(q, Expr::from(strip), LoopKind::Serial, vec![put])]);
+            staged.push((read, buffer));
+        }
+        let staged = &staged;
+        let all = self.reach(self.first + (self.left() - 1));
+        if p.whole {
+            body.extend(self.each_tile(cx, all, &mut |cx, keys| {
+                let mut round = self.pack(cx, keys);
+                round.extend(self.weights(cx, keys, (query, score), staged, sum, None));
+                round.extend(self.result(cx, keys, score, &|_, _| f32(0.0), &|cx, i, c, acc| {
+                    self.existing(i, self.finish(cx, self.first + i, c, acc, cx.at(sum, &[i])))
+                }));
+                round
+            }));
+            return body;
+        }
+        let [most, scale] = ["most", "scale"].map(|name| cx.scratch(name, DType::F32, &[strip], Space::Tile));
+        let result = cx.scratch("result", DType::F32, &[strip, self.columns], Space::Tile);
+        body.extend([most, scale, result].map(|buffer| Stmt::Alloc { buffer }));
+        body.push(self.lanes_of(cx, &|cx, q| vec![cx.put(most, &[q], f32(f64::NEG_INFINITY)), cx.put(sum, &[q], f32(0.0))]));
+        let i = cx.var("query");
+        let clear = along(cx, self.columns, self.lanes, &mut |cx, c| vec![cx.put(result, &[i, c], f32(0.0))]);
+        body.push(for_each(i, Expr::from(strip), LoopKind::Serial, clear));
+        body.extend(self.each_tile(cx, all, &mut |cx, keys| {
+            let mut round = self.pack(cx, keys);
+            round.extend(self.weights(cx, keys, (query, score), staged, sum, Some((most, scale))));
+            let before = |cx: &Cx, at: [Expr; 2]| cx.at(result, &at) * cx.at(scale, &[at[0]]);
+            round.extend(self.result(cx, keys, score, &before, &|cx, i, c, acc| vec![cx.put(result, &[i, c], acc)]));
+            round
+        }));
+        let i = cx.var("query");
+        let finish = along(cx, self.columns, self.lanes, &mut |cx, c| {
+            vec![self.finish(cx, self.first + i, c, cx.at(result, &[i, c]), cx.at(sum, &[i]))]
+        });
+        body.push(for_each(i, self.left(), LoopKind::Serial, finish));
+        body
+    }
+
+    /// A statement for a query that may be beyond the last.
+    fn existing(&self, i: Expr, then: Stmt) -> Vec<Stmt> {
+        if self.whole_strips() {
+            return vec![then];
+        }
+        let cond = Scalar::index(self.first + i).lt(Scalar::index(self.rows));
+        vec![Stmt::If { cond, then: vec![then], otherwise: vec![] }]
+    }
+
+    /// A statement for each lane of a strip.
+    fn lanes_of(&self, cx: &mut Cx, make: &dyn Fn(&mut Cx, Expr) -> Vec<Stmt>) -> Stmt {
+        let q = cx.var("query");
+        let body = make(cx, q);
+        for_each(q, Expr::from(self.p.queries), LoopKind::Vector, body)
+    }
+
+    /// Brings the queries into scratch memory, side by side.
+    fn transpose(&self, cx: &mut Cx, query: u32) -> Stmt {
+        let q = cx.var("query");
+        let axes = self.at_query(self.query_number(q));
+        let (&last, outer) = self.depth.split_last().expect("scores are sums of products");
+        let outer_vars = cx.vars(&["d"], outer.len());
+        let together = [8, 4, 2, 1].into_iter().find(|t| last % t == 0).expect("1 divides all");
+        let (block, part) = (cx.var("block"), cx.var("d"));
+        let depth: Vec<Expr> = outer_vars.iter().copied().chain([block * together as i64 + part]).collect();
+        let at: Vec<Expr> = depth.iter().copied().chain([q]).collect();
+        let put = cx.put(query, &at, self.query_at(&axes, &depth));
+        let mut nest = for_each(part, Expr::from(together), LoopKind::Unroll, vec![put]);
+        nest = for_each(block, Expr::from(last / together), LoopKind::Serial, vec![nest]);
+        for (&v, &e) in outer_vars.iter().zip(outer).rev() {
+            nest = for_each(v, Expr::from(e), LoopKind::Serial, vec![nest]);
+        }
+        for_each(q, Expr::from(self.p.queries), LoopKind::Serial, vec![nest])
+    }
+
+    /// Scores of a tile, and the weights that come to lie in their place, with their sum; `online`: the largest score so far and the scale of earlier sums.
+    fn weights(
+        &self,
+        cx: &mut Cx,
+        keys: Keys,
+        (query, score): (u32, u32),
+        staged: &[(Scalar, u32)],
+        sum: u32,
+        online: Option<(u32, u32)>,
+    ) -> Vec<Stmt> {
+        let strip = self.p.queries;
+        let [high, low, total] = ["high", "low", "total"].map(|name| cx.scratch(name, DType::F32, &[strip], Space::Reg));
+        let mut body = [high, low, total].map(|buffer| Stmt::Alloc { buffer }).to_vec();
+        body.push(self.lanes_of(cx, &|cx, q| {
+            let start = online.map_or(f32(f64::NEG_INFINITY), |(most, _)| cx.at(most, &[q]));
+            vec![cx.put(high, &[q], start)]
+        }));
+        body.extend(self.scores(cx, keys, (query, score, high), staged));
+        body.push(self.lanes_of(cx, &|cx, q| {
+            let mut all = vec![cx.put(low, &[q], base(cx.at(high, &[q])))];
+            match online {
+                None => all.push(cx.put(total, &[q], f32(0.0))),
+                Some((most, scale)) => {
+                    let change = {
+                        let x = weight(cx, cx.at(most, &[q]) - cx.at(low, &[q]));
+                        name(cx, x, &mut all)
+                    };
+                    all.push(cx.put(scale, &[q], change));
+                    all.push(cx.put(most, &[q], cx.at(high, &[q])));
+                    all.push(cx.put(total, &[q], cx.at(sum, &[q]) * change));
+                }
+            }
+            all
+        }));
+        let k = cx.var("key");
+        let weights = self.lanes_of(cx, &|cx, q| {
+            let mut all = vec![];
+            let weight = {
+                let x = weight(cx, cx.at(score, &[k, q]) - cx.at(low, &[q]));
+                name(cx, x, &mut all)
+            };
+            all.push(cx.put(score, &[k, q], weight));
+            all.push(cx.put(total, &[q], cx.at(total, &[q]) + weight));
+            all
+        });
+        body.push(for_each(k, keys.count, LoopKind::Serial, vec![weights]));
+        body.push(self.lanes_of(cx, &|cx, q| vec![cx.put(sum, &[q], cx.at(total, &[q]))]));
+        body
+    }
+
+    /// What a score reads for each query (lanes would gather it), for each key or for all.
+    fn reads_of_queries(&self, each_key: bool) -> Vec<Scalar> {
+        let own = |e: Expr| self.p.m.iter().any(|&x| e.uses_var(x as u32));
+        let mut all = vec![];
+        self.a.score.visit(&mut |n| {
+            if let Kind::Read { .. } = n.kind() {
+                let (mut some, mut key) = (false, false);
+                n.visit(&mut |j| {
+                    if let Kind::Index(e) = j.kind() {
+                        some |= own(*e);
+                        key |= e.uses_var(self.rank as u32);
+                    }
+                });
+                all.extend((some && key == each_key && !all.contains(&n)).then_some(n));
+            }
+        });
+        all
+    }
+
+    /// Scores of a tile, and the largest of each query.
+    fn scores(&self, cx: &mut Cx, keys: Keys, (query, score, high): (u32, u32, u32), lines: &[(Scalar, u32)]) -> Vec<Stmt> {
+        let (strip, mr) = (self.p.queries, self.p.rows);
+        let acc = cx.scratch("acc", DType::F32, &[mr, strip], Space::Reg);
+        let tile = cx.var("tile");
+        let exact = keys.count.known().is_some_and(|n| n % mr as i64 == 0);
+        // A key beyond the last is the last again.
+        let key = |i: Expr| if exact { tile * mr as i64 + i } else { (tile * mr as i64 + i).min(keys.count - 1) };
+        let each = |cx: &mut Cx, make: &mut dyn FnMut(&mut Cx, Expr, Expr) -> Vec<Stmt>| {
+            let (i, q) = (cx.var("key"), cx.var("query"));
+            let body = make(cx, i, q);
+            for_each(i, Expr::from(mr), LoopKind::Unroll, vec![for_each(q, Expr::from(strip), LoopKind::Vector, body)])
+        };
+        let clear = each(cx, &mut |cx, i, q| vec![cx.put(acc, &[i, q], f32(0.0))]);
+        let depth = cx.vars(&["d"], self.depth.len());
+        let mut sum = each(cx, &mut |cx, i, q| {
+            let at: Vec<Expr> = depth.iter().copied().chain([q]).collect();
+            let (a, b) = (self.key_at(cx, keys, key(i), &depth), cx.at(query, &at));
+            vec![cx.put(acc, &[i, q], (self.row.step)(cx.at(acc, &[i, q]), &[a], &[b]))]
+        });
+        for (&v, &e) in depth.iter().zip(&self.depth).rev() {
+            sum = for_each(v, Expr::from(e), LoopKind::Serial, vec![sum]);
+        }
+        // Masks and the like lie along keys: a query after the other brings what the tile reads of them.
+        let mut body = vec![Stmt::Alloc { buffer: acc }];
+        let mut staged: Vec<(Scalar, u32)> = vec![];
+        for read in self.reads_of_queries(true) {
+            let buffer = cx.scratch("mask", read.dtype(), &[mr, strip], Space::Tile);
+            let (q, i) = (cx.var("query"), cx.var("key"));
+            let mut axes = self.at_query(self.query_number(q));
+            axes[self.rank] = keys.first + key(i);
+            let put = cx.put(buffer, &[i, q], read.subst(&axes));
+            let line = for_each(i, Expr::from(mr), LoopKind::Unroll, vec![put]);
+            body.push(Stmt::Alloc { buffer });
+            body.push(for_each(q, Expr::from(strip), LoopKind::Serial, vec![line]));
+            staged.push((read, buffer));
+        }
+        let finish = each(cx, &mut |cx, i, q| {
+            let mut all = vec![];
+            let mut axes = self.at_query(self.first + q);
+            axes[self.rank] = keys.first + key(i);
+            let at = |all: &[(Scalar, u32)], n: Scalar, row: Expr| {
+                all.iter().find(|s| s.0 == n).map(|s| cx.at(s.1, &[row, Expr::var(STAGED + 1)]))
+            };
+            let x = self
+                .a
+                .score
+                .rewrite(&mut |n| at(&staged, n, Expr::var(STAGED)).or_else(|| at(lines, n, Expr::int(0))).unwrap_or(n));
+            axes.resize(STAGED, Expr::int(0));
+            axes.extend([i, q]);
+            let x = with_accumulator(x.subst(&axes), cx.at(acc, &[i, q]));
+            let x = name(cx, x, &mut all);
+            all.push(cx.put(score, &[tile * mr as i64 + i, q], x));
+            all.push(cx.put(high, &[q], larger(cx.at(high, &[q]), x)));
+            all
+        });
+        body.extend([clear, sum, finish]);
+        vec![for_each(tile, keys.count.div_ceil(Expr::from(mr)), LoopKind::Serial, body)]
+    }
+
+    /// The product of a tile's weights with its values, from `start` on.
+    fn result(
+        &self,
+        cx: &mut Cx,
+        keys: Keys,
+        score: u32,
+        start: &dyn Fn(&Cx, [Expr; 2]) -> Scalar,
+        end: &dyn Fn(&Cx, Expr, Expr, Scalar) -> Vec<Stmt>,
+    ) -> Vec<Stmt> {
+        let [mr, nr] = self.p.sums;
+        let rest = self.columns % nr;
+        let mut all = vec![];
+        for (from, width, count) in [(0, nr, self.columns / nr), (self.columns - rest, rest, usize::from(rest > 0))] {
+            if width == 0 || count == 0 {
+                continue;
+            }
+            let (block, tile) = (cx.var("columns"), cx.var("queries"));
+            let acc = cx.scratch("acc", DType::F32, &[mr, width], Space::Reg);
+            let place = |i: Expr, c: Expr| [tile * mr as i64 + i, block * width as i64 + from as i64 + c];
+            let each = |cx: &mut Cx, make: &dyn Fn(&mut Cx, [Expr; 2], [Expr; 2]) -> Vec<Stmt>| {
+                let (i, c) = (cx.var("query"), cx.var("column"));
+                let body = make(cx, [i, c], place(i, c));
+                (i, for_each(c, Expr::from(width), LoopKind::Vector, body))
+            };
+            let unrolled = |(i, body): (Expr, Stmt)| for_each(i, Expr::from(mr), LoopKind::Unroll, vec![body]);
+            let clear = each(cx, &|cx, at, place| vec![cx.put(acc, &at, start(cx, place))]);
+            let k = cx.var("key");
+            let sum = each(cx, &|cx, at, [q, column]| {
+                let (a, b) = (cx.at(score, &[k, q]), self.value_at(cx, keys, k, column));
+                vec![cx.put(acc, &at, (self.row.step)(cx.at(acc, &at), &[a], &[b]))]
+            });
+            let finish = each(cx, &|cx, at, [q, column]| end(cx, q, column, cx.at(acc, &at)));
+            let sum = for_each(k, keys.count, LoopKind::Serial, vec![unrolled(sum)]);
+            let body = vec![Stmt::Alloc { buffer: acc }, unrolled(clear), sum, unrolled(finish)];
+            let tiles = for_each(tile, self.left().div_ceil(Expr::from(mr)), LoopKind::Serial, body);
+            all.push(for_each(block, Expr::from(count), LoopKind::Serial, vec![tiles]));
+        }
+        all
+    }
+
+    // ---- single queries ----
+
+    /// The queries of a strip one by one.
+    fn alone(&self, cx: &mut Cx) -> Vec<Stmt> {
+        let p = self.p;
+        let lanes = self.lanes;
+        let i = cx.var("query");
+        let number = self.first + i;
+        let axes = self.at_query(number);
+        let query = cx.scratch("query", DType::F32, &self.depth, Space::Tile);
+        let score = cx.scratch("score", DType::F32, &[p.keys.next_multiple_of(lanes.max(TOGETHER))], Space::Tile);
+        let [most, sum] = ["most", "sum"].map(|name| cx.scratch(name, DType::F32, &[1], Space::Tile));
+        let result = cx.scratch("result", DType::F32, &[self.columns], Space::Tile);
+        let zero = Expr::int(0);
+        let mut body = [query, score, most, sum, result].map(|buffer| Stmt::Alloc { buffer }).to_vec();
+        body.extend(along(cx, self.depth[0], lanes, &mut |cx, d| vec![cx.put(query, &[d], self.query_at(&axes, &[d]))]));
+        body.extend([cx.put(most, &[zero], f32(f64::NEG_INFINITY)), cx.put(sum, &[zero], f32(0.0))]);
+        body.extend(along(cx, self.columns, lanes, &mut |cx, c| vec![cx.put(result, &[c], f32(0.0))]));
+        let all = self.reach(number);
+        body.extend(self.each_tile(cx, all, &mut |cx, keys| {
+            let mut round = self.dots(cx, keys, query, score);
+            let [scale, high, total] = ["scale", "high", "total"].map(|name| {
+                let dims: &[usize] = if name == "scale" { &[1] } else { &[lanes] };
+                cx.scratch(name, DType::F32, dims, Space::Reg)
+            });
+            round.extend([scale, high, total].map(|buffer| Stmt::Alloc { buffer }));
+            // Scores in the place of sums, and the largest; -inf beyond the last key.
+            round.push(vector(cx, lanes, &|cx, l| vec![cx.put(high, &[l], f32(f64::NEG_INFINITY))]));
+            let blocks = keys.count.div_ceil(Expr::from(lanes));
+            let block = cx.var("block");
+            let scored = |cx: &mut Cx, masked: bool| {
+                vector(cx, lanes, &|cx, l| {
+                    let k = block * lanes as i64 + l;
+                    let key = keys.first + if masked { k.min(keys.count - 1) } else { k };
+                    let x = self.score(axes.clone(), key, cx.at(score, &[k]));
+                    let there = Scalar::index(k).lt(Scalar::index(keys.count));
+                    let x = if masked { Scalar::select(there, x, f32(f64::NEG_INFINITY)) } else { x };
+                    let mut all = vec![];
+                    let x = name(cx, x, &mut all);
+                    all.push(cx.put(score, &[k], x));
+                    all.push(cx.put(high, &[l], larger(cx.at(high, &[l]), x)));
+                    all
+                })
+            };
+            let full = scored(cx, false);
+            let step = if keys.count.known().is_some_and(|n| n % lanes as i64 == 0) {
+                full
+            } else {
+                let tail = scored(cx, true);
+                let cond = Scalar::index(block * lanes as i64 + lanes as i64).le(Scalar::index(keys.count));
+                Stmt::If { cond, then: vec![full], otherwise: vec![tail] }
+            };
+            round.push(for_each(block, blocks, LoopKind::Serial, vec![step]));
+            round.extend(halves(cx, high, lanes, &larger));
+            let largest = name(cx, larger(cx.at(most, &[zero]), cx.at(high, &[zero])), &mut round);
+            let low = name(cx, base(largest), &mut round);
+            let change = {
+                let x = weight(cx, cx.at(most, &[zero]) - low);
+                name(cx, x, &mut round)
+            };
+            round.extend([cx.put(scale, &[zero], change), cx.put(most, &[zero], largest)]);
+            round.push(vector(cx, lanes, &|cx, l| vec![cx.put(total, &[l], f32(0.0))]));
+            let block = cx.var("block");
+            let weights = vector(cx, lanes, &|cx, l| {
+                let k = block * lanes as i64 + l;
+                let mut all = vec![];
+                let weight = {
+                    let x = weight(cx, cx.at(score, &[k]) - low);
+                    name(cx, x, &mut all)
+                };
+                all.push(cx.put(score, &[k], weight));
+                all.push(cx.put(total, &[l], cx.at(total, &[l]) + weight));
+                all
+            });
+            round.push(for_each(block, blocks, LoopKind::Serial, vec![weights]));
+            round.extend(halves(cx, total, lanes, &|a, b| a + b));
+            let now = cx.at(sum, &[zero]) * cx.at(scale, &[zero]) + cx.at(total, &[zero]);
+            round.push(cx.put(sum, &[zero], now));
+            // The product with the values, as many columns as registers hold.
+            let most_columns = 8 * lanes;
+            let mut from = 0;
+            while from < self.columns {
+                let width = most_columns.min(self.columns - from);
+                let acc = cx.scratch("acc", DType::F32, &[width], Space::Reg);
+                round.push(Stmt::Alloc { buffer: acc });
+                round.push(vector(cx, width, &|cx, c| {
+                    vec![cx.put(acc, &[c], cx.at(result, &[c + from as i64]) * cx.at(scale, &[zero]))]
+                }));
+                let k = cx.var("key");
+                let step = vector(cx, width, &|cx, c| {
+                    let (a, b) = (cx.at(score, &[k]), self.value_itself(keys, k, c + from as i64));
+                    vec![cx.put(acc, &[c], (self.row.step)(cx.at(acc, &[c]), &[a], &[b]))]
+                });
+                round.push(for_each(k, keys.count, LoopKind::Serial, vec![step]));
+                round.push(vector(cx, width, &|cx, c| vec![cx.put(result, &[c + from as i64], cx.at(acc, &[c]))]));
+                from += width;
+            }
+            round
+        }));
+        body.extend(along(cx, self.columns, lanes, &mut |cx, c| {
+            vec![self.finish(cx, number, c, cx.at(result, &[c]), cx.at(sum, &[zero]))]
+        }));
+        vec![for_each(i, self.left(), LoopKind::Serial, body)]
+    }
+
+    /// Sums of products of one query with a tile's keys: lanes along the depth, joined at the end, some keys together.
+    fn dots(&self, cx: &mut Cx, keys: Keys, query: u32, score: u32) -> Vec<Stmt> {
+        let depth = self.depth[0];
+        let lanes = (0..=self.lanes.ilog2()).rev().map(|p| 1usize << p).find(|&l| l <= depth).expect("a depth");
+        let acc = cx.scratch("acc", DType::F32, &[TOGETHER, lanes], Space::Reg);
+        let tile = cx.var("keys");
+        let exact = keys.count.known().is_some_and(|n| n % TOGETHER as i64 == 0);
+        let key = |j: Expr| {
+            let k = tile * TOGETHER as i64 + j;
+            if exact { k } else { k.min(keys.count - 1) }
+        };
+        let each = |cx: &mut Cx, width: usize, make: &dyn Fn(&mut Cx, Expr, Expr) -> Vec<Stmt>| {
+            let (j, l) = (cx.var("key"), cx.var("lane"));
+            let body = make(cx, j, l);
+            let kind = if width > 1 { LoopKind::Vector } else { LoopKind::Unroll };
+            for_each(j, Expr::from(TOGETHER), LoopKind::Unroll, vec![for_each(l, Expr::from(width), kind, body)])
+        };
+        let mut body = vec![Stmt::Alloc { buffer: acc }];
+        body.push(each(cx, lanes, &|cx, j, l| vec![cx.put(acc, &[j, l], f32(0.0))]));
+        let block = cx.var("block");
+        let add = |cx: &mut Cx, j: Expr, l: Expr, d: Expr| {
+            let (a, b) = (cx.at(query, &[d]), self.key_itself(keys, key(j), &[d]));
+            vec![cx.put(acc, &[j, l], (self.row.step)(cx.at(acc, &[j, l]), &[a], &[b]))]
+        };
+        let blocks = depth / lanes;
+        let step = each(cx, lanes, &|cx, j, l| add(cx, j, l, block * lanes as i64 + l));
+        let kind = if blocks <= 8 { LoopKind::Unroll } else { LoopKind::Serial };
+        body.push(for_each(block, Expr::from(blocks), kind, vec![step]));
+        let rest = depth % lanes;
+        if rest > 0 {
+            body.push(each(cx, rest, &|cx, j, l| add(cx, j, l, l + (blocks * lanes) as i64)));
+        }
+        let mut half = lanes / 2;
+        while half > 0 {
+            body.push(each(cx, half, &|cx, j, l| {
+                vec![cx.put(acc, &[j, l], cx.at(acc, &[j, l]) + cx.at(acc, &[j, l + half as i64]))]
+            }));
+            half /= 2;
+        }
+        let j = cx.var("key");
+        let store = cx.put(score, &[tile * TOGETHER as i64 + j], cx.at(acc, &[j, Expr::int(0)]));
+        body.push(for_each(j, Expr::from(TOGETHER), LoopKind::Unroll, vec![store]));
+        vec![for_each(tile, keys.count.div_ceil(Expr::from(TOGETHER)), LoopKind::Serial, body)]
+    }
+}
+
+/// A vector loop.
+fn vector(cx: &mut Cx, width: usize, make: &dyn Fn(&mut Cx, Expr) -> Vec<Stmt>) -> Stmt {
+    let lane = cx.var("lane");
+    let body = make(cx, lane);
+    for_each(lane, Expr::from(width), if width > 1 { LoopKind::Vector } else { LoopKind::Unroll }, body)
+}
+
+/// A statement for each of `extent` neighbours, in vectors, and what is left over.
+fn along(cx: &mut Cx, extent: usize, lanes: usize, make: &mut dyn FnMut(&mut Cx, Expr) -> Vec<Stmt>) -> Vec<Stmt> {
+    let (blocks, rest) = (extent / lanes, extent % lanes);
+    let kind = |n: usize| if n > 1 { LoopKind::Vector } else { LoopKind::Unroll };
+    let mut all = vec![];
+    if blocks > 0 {
+        let (block, lane) = (cx.var("block"), cx.var("lane"));
+        let body = make(cx, block * lanes as i64 + lane);
+        let nest = for_each(lane, Expr::from(lanes), kind(lanes), body);
+        all.push(for_each(block, Expr::from(blocks), LoopKind::Serial, vec![nest]));
+    }
+    if rest > 0 {
+        let lane = cx.var("lane");
+        let body = make(cx, lane + (blocks * lanes) as i64);
+        all.push(for_each(lane, Expr::from(rest), kind(rest), body));
+    }
+    all
+}
+
+/// Joins the lanes of a buffer into the first one.
+fn halves(cx: &mut Cx, buffer: u32, lanes: usize, join: &dyn Fn(Scalar, Scalar) -> Scalar) -> Vec<Stmt> {
+    let mut all = vec![];
+    let mut half = lanes / 2;
+    while half > 0 {
+        all.push(vector(cx, half, &|cx, l| {
+            vec![cx.put(buffer, &[l], join(cx.at(buffer, &[l]), cx.at(buffer, &[l + half as i64])))]
+        }));
+        half /= 2;
+    }
+    all
+}
+
+fn name(cx: &mut Cx, value: Scalar, body: &mut Vec<Stmt>) -> Scalar {
+    let local = cx.local();
+    body.push(Stmt::Let { local, value });
+    Scalar::local(value.dtype(), local)
+}
