@@ -215,11 +215,12 @@ impl<'a> Decoder<'a> {
             2 => Step::Bind { symbol: self.id()?, from: self.view()?, bound: self.size()? },
             3 => Step::Require { left: self.size()?, right: self.size()?, or_one: self.flag()?, code: self.id()? },
             4 => Step::If { cond: self.view()?, then: self.steps()?, otherwise: self.steps()? },
-            5 => Step::Loop {
+            tag @ (5 | 7) => Step::Loop {
                 counter: self.id()?,
                 count: self.size()?,
                 cond: if self.flag()? { Some(self.view()?) } else { None },
                 body: self.steps()?,
+                apart: tag == 7,
             },
             6 => Step::Host {
                 routine: self.text()?,

@@ -6,7 +6,7 @@ use crate::program::*;
 use alloc::vec::Vec;
 
 /// The version of this form, its first number.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
 /// The bytes of a program.
 pub fn encode(program: &Program) -> Vec<u8> {
@@ -177,8 +177,8 @@ impl Encoder {
                 self.list(then, Encoder::step);
                 self.list(otherwise, Encoder::step);
             }
-            Step::Loop { counter, count, cond, body } => {
-                self.tag(5);
+            Step::Loop { counter, count, cond, body, apart } => {
+                self.tag(if *apart { 7 } else { 5 });
                 self.number((*counter).into());
                 self.size(count);
                 match cond {

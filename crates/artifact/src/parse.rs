@@ -497,7 +497,8 @@ impl Parser {
                 self.expect("below")?;
                 let count = self.size()?;
                 let cond = if self.accept("while") { Some(self.view()?) } else { None };
-                Step::Loop { counter, count, cond, body: self.steps()? }
+                let apart = self.accept("apart");
+                Step::Loop { counter, count, cond, body: self.steps()?, apart }
             }
             "host" => {
                 let (routine, attributes) = (self.text()?, self.blob()?);

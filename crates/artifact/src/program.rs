@@ -241,6 +241,9 @@ pub enum Step {
         cond: Option<View>,
         /// What runs.
         body: Vec<Step>,
+        /// Rounds may run in any order and at the same time, each with memory of its own for the buffers that live inside of the loop
+        /// alone. Such a loop has no condition and only launches inside.
+        apart: bool,
     },
     /// Calls a routine of the host. What goes wrong in it is an error of the node that message `code` names.
     Host {

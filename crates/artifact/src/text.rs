@@ -173,9 +173,10 @@ impl Printer<'_> {
                 self.steps(f, otherwise, number, depth + 1)?;
                 writeln!(f, "{close}")
             }
-            Step::Loop { counter, count, cond, body } => {
+            Step::Loop { counter, count, cond, body, apart } => {
+                let how = if *apart { "apart " } else { "" };
                 let cond = cond.as_ref().map(|c| format!(" while {}", self.view(c))).unwrap_or_default();
-                writeln!(f, "for {} below {}{cond} {{", self.size(&Size::symbol(*counter)), self.size(count))?;
+                writeln!(f, "for {} below {}{cond} {how}{{", self.size(&Size::symbol(*counter)), self.size(count))?;
                 self.steps(f, body, number, depth + 1)?;
                 writeln!(f, "{close}")
             }

@@ -300,10 +300,13 @@ impl Program {
                     outputs.iter().try_for_each(|v| self.check_host_value(own, v, true))?;
                     check((*code as usize) < self.messages.len(), place, format!("there is no message {code}"))?;
                 }
-                Step::Loop { counter, count, cond, body } => {
+                Step::Loop { counter, count, cond, body, apart } => {
                     self.check_set(*counter, place)?;
                     self.size(count, place)?;
                     self.check_steps(body, number, depth + 1)?;
+                    let launches = body.iter().all(|s| matches!(s, Step::Launch { .. }));
+                    let plain = !apart || cond.is_none() && launches;
+                    check(plain, place, "a loop whose rounds are apart has a condition, or other steps than launches")?;
                     // The condition is looked at after each round.
                     cond.iter().try_for_each(|c| view(c, Some(1), *number - 1))?;
                 }

@@ -58,8 +58,8 @@ fn step(size: BoxedStrategy<Size>) -> impl Strategy<Value = Step> {
                 then,
                 otherwise
             }),
-            (any::<u32>(), size.clone(), prop::option::of(view.clone()), vec(inner, 0..3))
-                .prop_map(|(counter, count, cond, body)| Step::Loop { counter, count, cond, body }),
+            (any::<u32>(), size.clone(), prop::option::of(view.clone()), vec(inner, 0..3), any::<bool>())
+                .prop_map(|(counter, count, cond, body, apart)| Step::Loop { counter, count, cond, body, apart }),
         ]
     })
 }

@@ -38,7 +38,7 @@ fn good() -> Program {
                 tasks: c(1),
             },
             Step::Launch { kernel: 0, buffers: vec![view(3, 0), view(1, 0)], extents: vec![], tasks: Size::symbol(0) },
-            Step::Loop { counter: 1, count: c(3), cond: None, body: vec![] },
+            Step::Loop { counter: 1, count: c(3), cond: None, body: vec![], apart: false },
         ],
         messages: vec![Message { node: "F 'f'".into(), text: "wrong".into() }],
         states: vec![(0, 0)],
@@ -211,10 +211,14 @@ fn steps() {
     check(put(Step::Require { left: Size(vec![]), right: c(1), or_one: false, code: 0 }), "step 2: a size is not one expression");
     let body = vec![launch(0, view(4, 0))];
     check(
-        put(Step::Loop { counter: 1, count: c(2), cond: None, body }),
+        put(Step::Loop { counter: 1, count: c(2), cond: None, body, apart: false }),
         "step 3: it uses buffer 4, which lives only in steps 2..=2",
     );
-    let deep = (0..40).fold(vec![], |body, _| vec![Step::Loop { counter: 1, count: c(2), cond: None, body }]);
+    let whole = "step 2: a loop whose rounds are apart has a condition, or other steps than launches";
+    let apart = |cond, body| Step::Loop { counter: 1, count: c(2), cond, body, apart: true };
+    check(put(apart(Some(view(2, 0)), vec![])), whole);
+    check(put(apart(None, vec![copy(view(2, 0), view(1, 0), 4)])), whole);
+    let deep = (0..40).fold(vec![], |body, _| vec![Step::Loop { counter: 1, count: c(2), cond: None, body, apart: false }]);
     check(|p| p.steps[2..].clone_from_slice(&deep), "step 35: steps nest too deeply");
 }
 

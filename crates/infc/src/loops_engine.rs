@@ -272,8 +272,11 @@ impl Run<'_, '_> {
                 [0] => self.list(otherwise),
                 _ => self.list(then),
             },
-            Step::Loop { counter, count, cond, body } => {
-                for round in 0..self.size(count)? {
+            Step::Loop { counter, count, cond, body, apart } => {
+                let count = self.size(count)?;
+                for round in 0..count {
+                    // Where any order is as good, another one than machine code takes.
+                    let round = if *apart { count - 1 - round } else { round };
                     if let Some(cond) = cond
                         && self.read(cond, 1)? == [0]
                     {

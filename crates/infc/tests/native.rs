@@ -103,6 +103,36 @@ fn programs_of_the_example_models_give_what_artifacts_give() {
     }
 }
 
+/// Layers over a batch of pictures that are large enough for a loop over the batch.
+fn pictures() -> ModelProto {
+    let weights = [("a", [16usize, 3, 3, 3]), ("b", [16, 1, 3, 3]), ("c", [16, 16, 1, 1])];
+    let weight = |(name, dims): (&str, [usize; 4])| {
+        let n: usize = dims.iter().product();
+        constant(name, &Tensor::from_vec(dims, (0..n).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect::<Vec<f32>>()))
+    };
+    let pads = [ints("pads", &[1, 1, 1, 1])];
+    let depthwise = [ints("pads", &[1, 1, 1, 1]), int("group", 16)];
+    let nodes = vec![
+        node("v = Conv(x, a)", pads),
+        node("w = Conv(v, b)", depthwise),
+        node("u = Conv(w, c)", []),
+        node("s = Add(u, v)", []),
+        node("y = GlobalAveragePool(s)", []),
+    ];
+    let inputs = ["x f32[8, 3, 128, 128]"];
+    model(18, graph(&inputs, nodes, &["y f32[8, 16, 1, 1]"], weights.into_iter().map(weight).collect()))
+}
+
+#[test]
+fn loops_over_the_batch_are_those_of_artifacts() {
+    let dir = Folder::new();
+    let model = dir.model(&pictures());
+    same_as_artifact(&dir, &model, "", "x=random:3");
+    let options = infc::Options::native().expect("this machine is supported");
+    let lowered = infc::compile::lower(import(&pictures()).expect("a good model"), &options).expect("lowers");
+    assert!(lowered.program.steps.iter().any(|s| matches!(s, Step::Loop { apart: true, .. })), "{}", lowered.program.steps.len());
+}
+
 /// A branch, and a loop that ends early.
 fn control() -> ModelProto {
     let one = constant("one", &Tensor::from_vec([1], vec![1f32]));
@@ -154,6 +184,7 @@ fn steps() -> Program {
         count: Size(vec![Symbol(0), Const(8), Min]),
         cond: Some(view(0, &[Const(16)])),
         body: [Add, Mul, Div, Mod, Min, Max].into_iter().enumerate().map(one).collect(),
+        apart: false,
     };
     let otherwise = vec![copy(view(1, &[Symbol(0), Const(29), Mul]), view(2, &[Const(0)]))];
     Program {

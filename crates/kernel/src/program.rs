@@ -6,7 +6,7 @@ use crate::loops::{Access, Buffer, Kernel, Space};
 use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
 use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
-use crate::{attention, bf16, cost, fuse, known, place, split, work, zero_point};
+use crate::{attention, batch, bf16, cost, fuse, known, place, split, work, zero_point};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
 use infc_artifact::program::{
@@ -67,6 +67,7 @@ pub fn lower(graph: &Graph, target: &TargetDesc, states: &States) -> Result<Lowe
     place::place(&mut work, target);
     let attentions = attention::take(&mut work, target);
     split::split(&mut work, target, &attentions);
+    batch::loops(&mut work, target, &attentions);
     emit(work, &attentions, target, states)
 }
 
@@ -121,6 +122,42 @@ struct Emit<'a> {
     problems: Vec<Problem>,
 }
 
+/// A tensor as a kernel sees it.
+pub(crate) fn declare(work: &Work, id: Id, access: Access) -> Operand {
+    let data = work.tensor(id);
+    let (dims, shift) = match data.halo.is_empty() {
+        true => (data.ty.dims.clone(), vec![0; data.ty.rank()]),
+        false => (data.physical_dims(), data.halo.iter().map(|h| h.0).collect()),
+    };
+    let constant = match &data.memory {
+        Memory::Constant(t) => Some(t.clone()),
+        _ => None,
+    };
+    let (name, dtype, strides) = (data.name.clone(), data.ty.dtype, work.strides(id));
+    let buffer = Buffer { name, dtype, dims, strides, space: Space::Global, access };
+    let is_zero = data.fill.is_some_and(|f| f.as_float() == Some(0.0) || f.as_int() == Some(0));
+    let zeros = if is_zero { data.halo.iter().map(|h| h.1).collect() } else { vec![] };
+    Operand { buffer, shift, zeros, constant }
+}
+
+/// The step as its builder takes it, with its operands (the result is the last), and its plan.
+pub(crate) fn prepare(
+    step: infc_ir::compute::Step,
+    operands: Vec<Operand>,
+    target: &TargetDesc,
+) -> (infc_ir::compute::Step, Vec<Operand>, Plan) {
+    let (step, operands) = match step {
+        Compute(c) if !fuse::is_contraction(&c) => {
+            let (c, operands) = build::collapse::collapse(c, operands);
+            (Compute(c), operands)
+        }
+        Compute(c) => (Compute(build::contract::in_memory_order(c, &operands)), operands),
+        other => (other, operands),
+    };
+    let plan = plan::choose(&step, &operands, target);
+    (step, operands, plan)
+}
+
 /// A type in the artifact's terms.
 fn host_type(ty: &Type) -> HostType {
     let code = |d: &DType| d.onnx() as u8;
@@ -133,6 +170,13 @@ fn host_type(ty: &Type) -> HostType {
         Type::Optional(of) => HostType::Optional(Box::new(host_type(of))),
         Type::Map(key, of) => HostType::Map(code(key), Box::new(host_type(of))),
     }
+}
+
+/// Does a symbol stand in it?
+fn mentions(e: Expr, symbol: Expr) -> bool {
+    let mut found = false;
+    e.leaves(&mut |leaf| found |= leaf == symbol);
+    found
 }
 
 /// Bytes of the elements of all operands.
@@ -380,56 +424,37 @@ impl Emit<'_> {
         }
     }
 
-    /// Where a tensor lies: its buffer, the offset in elements of its index 0 (behind the border), and its strides.
-    fn locate(&mut self, id: Id) -> (u32, Expr, Vec<Expr>) {
+    /// Where a tensor lies: its buffer, and the offset in elements of its first element (of its border, if it has one).
+    fn locate(&mut self, id: Id) -> (u32, Expr) {
         let work = self.work;
         let data = work.tensor(id);
         match &data.memory {
-            Memory::Constant(t) => (self.constant(t), Expr::int(0), work.strides(id)),
+            Memory::Constant(t) => (self.constant(t), Expr::int(0)),
             Memory::Input(_) | Memory::Temp => {
                 let buffer = match self.buffers.get(&id) {
                     Some(&b) => b,
                     None => self.add_buffer(id, Place::Arena { first: u32::MAX, last: 0, offset: None }),
                 };
-                (buffer, Expr::int(0), work.strides(id))
+                (buffer, Expr::int(0))
             }
             Memory::Alias { of, offset } => {
-                let (buffer, base, _) = self.locate(*of);
-                (buffer, base + *offset, work.strides(id))
+                let (buffer, base) = self.locate(*of);
+                (buffer, base + *offset)
             }
             Memory::Window { of, start } => {
-                let (buffer, base, strides) = self.locate(*of);
-                let halo = &work.tensor(*of).halo;
-                let at = start
-                    .iter()
-                    .zip(&strides)
-                    .enumerate()
-                    .fold(base, |acc, (a, (&s, &stride))| acc + (s + halo.get(a).map_or(0, |h| h.0)) * stride);
-                (buffer, at, strides)
+                let (buffer, base) = self.locate(*of);
+                let before = |id: Id, a: usize| work.tensor(id).halo.get(a).map_or(0, |h| h.0);
+                let places = start.iter().zip(work.strides(id)).enumerate();
+                let at = places.fold(base, |at, (a, (&s, stride))| at + (s + before(*of, a) - before(id, a)) * stride);
+                (buffer, at)
             }
         }
     }
 
     fn operand(&mut self, id: Id, access: Access) -> (Operand, u32, Expr) {
-        let (buffer, offset, strides) = self.locate(id);
+        let (buffer, offset) = self.locate(id);
         self.touch(buffer);
-        let data = self.work.tensor(id);
-        let own = !matches!(data.memory, Memory::Alias { .. } | Memory::Window { .. });
-        let (dims, shift) = match own && !data.halo.is_empty() {
-            true => (data.physical_dims(), data.halo.iter().map(|h| h.0).collect()),
-            false => (data.ty.dims.clone(), vec![0; data.ty.rank()]),
-        };
-        let constant = match &data.memory {
-            Memory::Constant(t) => Some(t.clone()),
-            _ => None,
-        };
-        let buffer_decl = Buffer { name: data.name.clone(), dtype: data.ty.dtype, dims, strides, space: Space::Global, access };
-        let is_zero = data.fill.is_some_and(|f| f.as_float() == Some(0.0) || f.as_int() == Some(0));
-        let zeros = match own && is_zero {
-            true => data.halo.iter().map(|h| h.1).collect(),
-            false => vec![],
-        };
-        (Operand { buffer: buffer_decl, shift, zeros, constant }, buffer, offset * Expr::from(data.ty.dtype.bytes()))
+        (declare(self.work, id, access), buffer, offset * Expr::from(self.work.tensor(id).ty.dtype.bytes()))
     }
 
     fn block(&mut self, items: &[Item]) -> Vec<Step> {
@@ -444,16 +469,17 @@ impl Emit<'_> {
                     let otherwise = self.block(otherwise);
                     steps.push(Step::If { cond, then, otherwise });
                 }
-                Item::Loop { counter, count, cond, body } => {
+                Item::Loop { counter, count, cond, body, apart } => {
                     let cond = cond.map(|c| self.view(c));
                     let count = self.size(*count);
+                    self.borders_of_slices(body, *counter, &mut steps);
                     let Node::Sym(name) = counter.node() else { unreachable!("a counter is a symbol") };
                     let counter = self.symbol(name, SymbolSource::Step);
                     let start = self.position;
                     self.position += 1;
                     let body = self.block(body);
                     self.loops.push((start, self.position - 1));
-                    steps.push(Step::Loop { counter, count, cond, body });
+                    steps.push(Step::Loop { counter, count, cond, body, apart: *apart });
                 }
                 Item::Bind { symbol, from, bound } => {
                     let Node::Sym(name) = symbol.node() else { unreachable!("only symbols are bound") };
@@ -559,15 +585,7 @@ impl Emit<'_> {
             return;
         }
         let note = Launch { node: task.node.clone(), operations: cost::operations(&task.step), bytes: bytes(&operands) };
-        let (step, operands) = match task.step {
-            Compute(c) if !fuse::is_contraction(&c) => {
-                let (c, operands) = build::collapse::collapse(c, operands);
-                (Compute(c), operands)
-            }
-            Compute(c) => (Compute(build::contract::in_memory_order(c, &operands)), operands),
-            other => (other, operands),
-        };
-        let plan = plan::choose(&step, &operands, self.target);
+        let (step, operands, plan) = prepare(task.step, operands, self.target);
         let nest = build::build(&task.name, &step, &plan, &operands, self.target);
         self.launch(nest, Some(plan), note, &places, steps);
     }
@@ -583,6 +601,18 @@ impl Emit<'_> {
             let nest = build::border::build("border", &out, &self.work.tensor(whole).halo, fill, lanes);
             let note = Launch { node: String::new(), operations: Expr::int(0), bytes: Expr::int(0) };
             self.launch(nest, None, note, &[(buffer, offset)], steps);
+        }
+    }
+
+    /// The borders of tensors that a loop writes slice by slice: once, before it.
+    fn borders_of_slices(&mut self, body: &[Item], counter: Expr, steps: &mut Vec<Step>) {
+        for item in body {
+            if let Item::Task(task) = item
+                && let Memory::Window { start, .. } = &self.work.tensor(task.out).memory
+                && start.iter().any(|s| mentions(*s, counter))
+            {
+                self.border(task.out, steps);
+            }
         }
     }
 

@@ -139,6 +139,8 @@ pub enum Item {
         cond: Option<Id>,
         /// What is repeated.
         body: Vec<Item>,
+        /// Rounds touch nothing of each other, but for tensors that each writes before it reads them.
+        apart: bool,
     },
     /// Sets a symbol from an integer scalar tensor.
     Bind {
@@ -661,7 +663,7 @@ impl Lower<'_> {
         }
         self.carry(&results, &state, describe, &mut body);
         outs.iter().flatten().for_each(|&o| self.know(&self.work.tensor(o).ty.dims.clone()));
-        items.push(Item::Loop { counter, count, cond: Some(cond), body });
+        items.push(Item::Loop { counter, count, cond: Some(cond), body, apart: false });
         for (k, list) in lists {
             self.call_for(Routine::Identity, vec![Some(list)], &[node.outputs[k]], &mut host::At { describe, items })?;
         }

@@ -6,6 +6,8 @@ use crate::model::Model;
 use crate::plan::Plan;
 #[cfg(feature = "std")]
 use crate::pool::Pool;
+#[cfg(feature = "std")]
+use crate::rounds::{self, Room, Rounds};
 use crate::session::StepTime;
 use alloc::vec::Vec;
 use infc_artifact::program::{Message, Size, Step, View};
@@ -33,6 +35,47 @@ impl Job {
         // Safety: by the caller.
         unsafe { (self.entry)(self.buffers, self.extents, scratch, begin, end) }
     }
+}
+
+/// What the threads of a pool do together: tasks of a launch, or rounds of a loop.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy)]
+pub(crate) enum Work {
+    Tasks(Job),
+    Rounds(Rounds),
+}
+
+#[cfg(feature = "std")]
+impl Work {
+    /// How many parts it has at most.
+    pub(crate) fn count(&self) -> i64 {
+        match self {
+            Work::Tasks(job) => job.tasks,
+            Work::Rounds(rounds) => rounds.count,
+        }
+    }
+    /// Does some of it on a thread; 0 or `code + 1` of the first failed check.
+    ///
+    /// # Safety
+    /// As [`Job::run`] and [`Rounds::run`] say.
+    pub(crate) unsafe fn run(&self, thread: usize, scratch: *mut u8, begin: i64, end: i64) -> u64 {
+        // Safety: by the caller.
+        unsafe {
+            match self {
+                Work::Tasks(job) => job.run(scratch, begin, end),
+                Work::Rounds(rounds) => rounds.run(thread, scratch, begin, end),
+            }
+        }
+    }
+}
+
+/// The place `bytes` bytes of a buffer of `size` bytes at an offset, if they lie in it.
+pub(crate) fn place_in(base: *mut u8, size: u64, offset: i64, bytes: usize) -> Option<*mut u8> {
+    // A part of what is empty is empty, wherever it lies.
+    let offset = if bytes == 0 && size == 0 { 0 } else { offset };
+    let end = u64::try_from(offset).ok()?.checked_add(bytes as u64)?;
+    // The buffer's memory has `size` bytes.
+    (end <= size).then(|| base.wrapping_add(offset as usize))
 }
 
 /// The memory of a growable buffer.
@@ -69,6 +112,9 @@ pub(crate) struct Frame {
     pub(crate) slots: Vec<Option<infc_host::Value>>,
     #[cfg(feature = "std")]
     pub(crate) pool: Option<Pool>,
+    /// What each thread has for rounds of its own.
+    #[cfg(feature = "std")]
+    pub(crate) rooms: Vec<Room>,
     /// What the session has on a GPU, if the model is for one.
     #[cfg(feature = "gpu")]
     pub(crate) gpu: Option<crate::gpu::Gpu>,
@@ -105,6 +151,8 @@ impl Exec<'_> {
     /// Prepares all launches that do not change while the program runs. Needed when shapes or base addresses changed.
     pub(crate) fn resolve(&mut self) -> Result<(), Error> {
         let model = self.model;
+        #[cfg(feature = "std")]
+        rounds::reserve(&mut self.frame.rooms, model, self.plan)?;
         self.resolve_list(&model.program.steps, &mut 0)
     }
 
@@ -239,7 +287,11 @@ impl Exec<'_> {
                 true => self.list(then, number + 1),
                 false => self.list(otherwise, self.model.steps[number].otherwise),
             },
-            Step::Loop { counter, count, cond, body } => {
+            #[cfg(feature = "std")]
+            Step::Loop { counter, count, body, apart: true, .. } if self.spreads(count) => {
+                self.spread(number, (*counter, self.value(count)), body)
+            }
+            Step::Loop { counter, count, cond, body, .. } => {
                 for round in 0..self.value(count) {
                     if let Some(cond) = cond
                         && !self.flag(number, cond)?
@@ -255,6 +307,44 @@ impl Exec<'_> {
             Step::Host { inputs, outputs, code, .. } => self.host(number, inputs, outputs, *code),
             #[cfg(not(feature = "host"))]
             Step::Host { .. } => fail!(Run, "step {number} runs on the host: refused when the model was loaded"),
+        }
+    }
+
+    /// Are there rounds for all threads? Else they share the tasks of each launch.
+    #[cfg(feature = "std")]
+    fn spreads(&self, count: &Size) -> bool {
+        let threads = self.frame.rooms.len();
+        threads > 1 && self.value(count) >= threads as i64
+    }
+
+    /// Runs the rounds of a loop on all threads.
+    #[cfg(feature = "std")]
+    fn spread(&mut self, number: usize, rounds: (u32, i64), body: &[Step]) -> Result<(), Error> {
+        let (frame, of_model) = (&mut *self.frame, (self.model, &*self.plan));
+        let timed = frame.times.is_some();
+        let rounds = Rounds::new(of_model, &mut frame.rooms, &frame.bases, number, rounds, body, timed);
+        let scratch = frame.scratch.pointer();
+        let Some(pool) = &mut frame.pool else { return Ok(()) };
+        let status = pool.run(&Work::Rounds(rounds), scratch);
+        if let Some(times) = &mut frame.times {
+            rounds::add_times(&frame.rooms, &mut times[number + 1..=number + body.len()]);
+        }
+        self.check(status, number, None)
+    }
+
+    /// The error of a launch of a kernel that returned this, or of a loop.
+    fn check(&self, status: u64, number: usize, kernel: Option<&str>) -> Result<(), Error> {
+        match status {
+            0 => Ok(()),
+            #[cfg(feature = "std")]
+            rounds::OUTSIDE => fail!(Run, "step {number}: a launch inside uses bytes that a buffer does not have"),
+            code => match self.model.program.messages.get((code - 1) as usize) {
+                Some(Message { node, text }) => fail!(Run, "{node}: {text}"),
+                None => {
+                    let kernel = kernel.map_or_else(|| "a kernel in it".into(), |name| alloc::format!("kernel '{name}'"));
+                    fail!(Run, "step {number}: {kernel} failed with unknown code {}", code - 1)
+                }
+            },
         }
     }
 
@@ -275,20 +365,14 @@ impl Exec<'_> {
         let scratch = self.frame.scratch.pointer();
         #[cfg(feature = "std")]
         let status = match &mut self.frame.pool {
-            Some(pool) if tasks > 1 => pool.run(&job, scratch),
+            Some(pool) if tasks > 1 => pool.run(&Work::Tasks(job), scratch),
             // Safety: the launch was resolved for memory that lives during this run; scratch is the largest of all kernels.
             _ => unsafe { job.run(scratch, 0, tasks) },
         };
         #[cfg(not(feature = "std"))]
         // Safety: as above.
         let status = unsafe { job.run(scratch, 0, tasks) };
-        match status {
-            0 => Ok(()),
-            code => match model.program.messages.get((code - 1) as usize) {
-                Some(Message { node, text }) => fail!(Run, "{node}: {text}"),
-                None => fail!(Run, "step {number}: kernel '{}' failed with unknown code {}", kernel.name, code - 1),
-            },
-        }
+        self.check(status, number, Some(&kernel.name))
     }
 
     /// A size at this moment. `validate` checked that it is well-formed.
@@ -300,14 +384,10 @@ impl Exec<'_> {
     pub(crate) fn address(&self, number: usize, view: &View, bytes: usize) -> Result<*mut u8, Error> {
         let (buffer, offset) = (view.buffer as usize, self.value(&view.offset));
         let size = self.plan.sizes[buffer];
-        // A part of what is empty is empty, wherever it lies.
-        let offset = if bytes == 0 && size == 0 { 0 } else { offset };
-        let end = u64::try_from(offset).ok().and_then(|o| o.checked_add(bytes as u64));
-        if end.is_none_or(|end| end > size) {
-            fail!(Run, "step {number}: bytes {offset}..+{bytes} of buffer {buffer}, which has {size}");
+        match place_in(self.frame.bases[buffer], size, offset, bytes) {
+            Some(at) => Ok(at),
+            None => fail!(Run, "step {number}: bytes {offset}..+{bytes} of buffer {buffer}, which has {size}"),
         }
-        // Safety: inside the buffer, whose memory has `size` bytes.
-        Ok(unsafe { self.frame.bases[buffer].add(offset as usize) })
     }
 
     fn flag(&self, number: usize, view: &View) -> Result<bool, Error> {

@@ -41,6 +41,8 @@ mod model;
 mod plan;
 #[cfg(feature = "std")]
 mod pool;
+#[cfg(feature = "std")]
+mod rounds;
 mod session;
 mod tensor;
 pub mod variant;

@@ -1,10 +1,10 @@
-//! Worker threads: the tasks of a launch in contiguous parts, one for each thread.
+//! Worker threads: the tasks of a launch, or the rounds of a loop, in contiguous parts, one for each thread.
 //!
 //! Which thread runs a task changes no result, since tasks are independent. Workers spin shortly for the next launch, then
 //! park; between runs they are parked.
 
 use crate::error::{Error, fail};
-use crate::exec::{FloatMode, Job};
+use crate::exec::{FloatMode, Work};
 use crate::memory::Aligned;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -27,7 +27,7 @@ struct Slot {
 
 struct Shared {
     slots: Vec<Slot>,
-    job: UnsafeCell<Option<(Job, usize)>>,
+    job: UnsafeCell<Option<(Work, usize)>>,
     /// Workers that have not finished the current launch; at first, those that have not started.
     pending: AtomicUsize,
     /// The thread that launches, and whether it is parked.
@@ -103,10 +103,10 @@ impl Pool {
         }
     }
 
-    /// Runs all tasks of a launch; 0 or `code + 1` of the first failed check in the order of tasks.
-    pub(crate) fn run(&mut self, job: &Job, scratch: *mut u8) -> u64 {
+    /// Runs all tasks of a launch, or all rounds of a loop; 0 or `code + 1` of the first failed check in their order.
+    pub(crate) fn run(&mut self, job: &Work, scratch: *mut u8) -> u64 {
         let shared = &*self.shared;
-        let parts = usize::try_from(job.tasks).unwrap_or(usize::MAX).min(self.workers.len() + 1);
+        let parts = usize::try_from(job.count()).unwrap_or(usize::MAX).min(self.workers.len() + 1);
         // Safety: no worker has a turn, since every launch waits for all that were given one.
         unsafe { *shared.job.get() = Some((*job, parts)) };
         shared.pending.store(parts - 1, SeqCst);
@@ -116,9 +116,9 @@ impl Pool {
                 worker.thread().unpark();
             }
         }
-        let (begin, end) = part(job.tasks, 0, parts);
+        let (begin, end) = part(job.count(), 0, parts);
         // Safety: the launch is resolved, and the scratch is the caller's.
-        let own = unsafe { job.run(scratch, begin, end) };
+        let own = unsafe { job.run(0, scratch, begin, end) };
         shared.wait();
         // Parts are in the order of tasks, so that the first failure is the same for any number of threads.
         let statuses = shared.slots[..parts - 1].iter().map(|s| s.status.load(SeqCst));
@@ -187,9 +187,9 @@ fn work(shared: &Shared, number: usize, scratch: &Aligned) {
         }
         // Safety: this worker has a turn, so that the caller wrote the job before and leaves it until `pending` is 0.
         if let Some((job, parts)) = unsafe { *shared.job.get() } {
-            let (begin, end) = part(job.tasks, number, parts);
+            let (begin, end) = part(job.count(), number, parts);
             // Safety: the launch is resolved, and the scratch is this worker's own.
-            slot.status.store(unsafe { job.run(scratch.pointer(), begin, end) }, SeqCst);
+            slot.status.store(unsafe { job.run(number, scratch.pointer(), begin, end) }, SeqCst);
         }
         shared.done();
     }

@@ -293,7 +293,7 @@ impl Session {
         let states = self.states.iter().map(|s| s.0.len() as u64);
         let grown = self.frame.grown.iter().map(|g| if let Grown::Own(memory) = g { memory.len() as u64 } else { 0 });
         Memory {
-            arena: self.arena.len() as u64 + grown.sum::<u64>(),
+            arena: self.arena.len() as u64 + grown.sum::<u64>() + rooms_bytes(&self.frame),
             scratch: self.model.scratch * self.threads as u64,
             held: held.chain(states).sum(),
             constants: self.model.constants_bytes(),
@@ -650,6 +650,17 @@ fn check_align(start: *const u8, dtype: DType, kind: &str, name: &str) -> Result
     Ok(())
 }
 
+/// Bytes of the arena that threads have copies of.
+#[cfg(feature = "std")]
+fn rooms_bytes(frame: &Frame) -> u64 {
+    crate::rounds::bytes(&frame.rooms)
+}
+
+#[cfg(not(feature = "std"))]
+fn rooms_bytes(_: &Frame) -> u64 {
+    0
+}
+
 /// Starts worker threads; the number of threads that run tasks.
 #[cfg(feature = "std")]
 fn start_threads(frame: &mut Frame, model: &Model, options: &Options) -> Result<usize, Error> {
@@ -664,6 +675,7 @@ fn start_threads(frame: &mut Frame, model: &Model, options: &Options) -> Result<
     if threads > 1 {
         let spin = core::time::Duration::from_micros(options.spin_us.into());
         frame.pool = Some(crate::pool::Pool::new(threads, spin, model.scratch)?);
+        frame.rooms = crate::rounds::rooms(model, threads);
     }
     Ok(threads)
 }

@@ -210,6 +210,7 @@ fn loops_and_branches_carry_values() {
                 count: Size::symbol(0),
                 cond: None,
                 body: vec![host(&Routine::SequenceInsert, &[HostValue::Slot(0), tensor(vec![c(2)], 0)], &[HostValue::Slot(0)])],
+                apart: false,
             },
             host(&Routine::SequenceLength, &[HostValue::Slot(0)], &[HostValue::Slot(1)]),
             host(&Routine::ConcatFromSequence { axis: 0, new_axis: false }, &[HostValue::Slot(0)], &[tensor(vec![c(2)], 2)]),

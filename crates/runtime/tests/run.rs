@@ -228,6 +228,7 @@ fn loops() {
                 count: c(5),
                 cond: Some(at(2)),
                 body: vec![launch("bump", &[1], vec![Size::symbol(0)], c(1)), launch("less", &[1, 2], vec![c(10)], c(1))],
+                apart: false,
             },
         ],
         ..Program::default()
@@ -235,6 +236,81 @@ fn loops() {
     let mut s = session(&program);
     for (x, y) in [(0.0, 10.0), (-10.0, 0.0), (8.0, 11.0), (50.0, 50.0), (0.0, 10.0)] {
         assert_eq!(run(&mut s, &[("x", &[1], &[x])]).unwrap(), [[y]], "from {x}");
+    }
+}
+
+/// `for i in 0..n { t = x[i] + 1; u = t + 10; guard t; y[i] = t + u }`, in which `t` and `u` are buffers of two elements inside of the loop.
+fn rounds(n: i64) -> Program {
+    let slice = |buffer| View { buffer, offset: Size(vec![SizeOp::Symbol(0), SizeOp::Const(8), SizeOp::Mul]) };
+    let step = |kernel: &str, buffers: Vec<View>, extents| {
+        let Step::Launch { kernel, .. } = launch(kernel, &[], vec![], c(2)) else { unreachable!("a launch") };
+        Step::Launch { kernel, buffers, extents, tasks: c(2) }
+    };
+    let message = |node: &str| Message { node: node.into(), text: "is negative".into() };
+    Program {
+        inputs: vec![port("x", vec![c(2 * n)], 0)],
+        outputs: vec![port("y", vec![c(2 * n)], 1)],
+        symbols: vec![Symbol { name: "i".into(), source: SymbolSource::Step }],
+        buffers: vec![
+            buffer(c(8 * n), Place::Input(0)),
+            buffer(c(8 * n), Place::Output(0)),
+            arena(c(8), 1, 4),
+            arena(c(8), 2, 4),
+        ],
+        steps: vec![Step::Loop {
+            counter: 0,
+            count: c(n),
+            cond: None,
+            body: vec![
+                step("plus", vec![slice(0), at(2)], vec![c(1)]),
+                step("plus", vec![at(2), at(3)], vec![c(10)]),
+                step("guard", vec![at(2)], vec![]),
+                step("add", vec![at(2), at(3), slice(1)], vec![]),
+            ],
+            apart: true,
+        }],
+        messages: vec![message("Guard 'g'")],
+        ..Program::default()
+    }
+}
+
+#[test]
+fn rounds_that_are_apart_run_on_all_threads() {
+    for n in [1, 2, 3, 8, 100] {
+        let model = Model::from_bytes(&file(&rounds(n))).unwrap();
+        let x: Vec<f32> = (0..2 * n).map(|i| i as f32).collect();
+        let want = vec![x.iter().map(|x| (x + 1.0) + (x + 11.0)).collect::<Vec<f32>>()];
+        for threads in [1, 2, 3, 7] {
+            let options = Options { threads: Some(threads), profile: true, ..Options::default() };
+            let mut s = Session::new(model.clone(), options).unwrap();
+            for _ in 0..20 {
+                assert_eq!(run(&mut s, &[("x", &[2 * n], &x)]).unwrap(), want, "{n} rounds, {threads} threads");
+            }
+            let calls: Vec<u64> = s.times().iter().map(|t| t.calls).collect();
+            let each = 20 * n as u64;
+            assert_eq!(calls, [20, each, each, each, each], "{n} rounds, {threads} threads");
+            // The first thread's part of the arena, and a copy for each other one if there are rounds for all.
+            assert!(s.memory().arena >= 16, "{:?}", s.memory());
+            // What goes wrong is told of the first round in which it does.
+            let mut bad = x.clone();
+            bad[n as usize] = -5.0;
+            assert_eq!(run(&mut s, &[("x", &[2 * n], &bad)]).unwrap_err(), "Guard 'g': is negative");
+            assert_eq!(run(&mut s, &[("x", &[2 * n], &x)]).unwrap(), want);
+        }
+    }
+}
+
+#[test]
+fn a_round_that_leaves_a_buffer_is_an_error() {
+    // The output has room for fewer rounds than there are.
+    let mut program = rounds(8);
+    let Step::Loop { count, .. } = &mut program.steps[0] else { unreachable!("a loop") };
+    *count = c(10);
+    for threads in [1, 2] {
+        let options = Options { threads: Some(threads), ..Options::default() };
+        let mut s = Session::new(Model::from_bytes(&file(&program)).unwrap(), options).unwrap();
+        let told = run(&mut s, &[("x", &[16], &[1.0; 16])]).unwrap_err();
+        assert!(told.starts_with("step ") && told.contains("bytes"), "{told}");
     }
 }
 

@@ -239,7 +239,7 @@ impl Emit<'_, '_> {
                 }
                 self.line("}");
             }
-            Step::Loop { counter, count, cond, body } => {
+            Step::Loop { counter, count, cond, body, .. } => {
                 let counter = *counter as usize;
                 let name = self.symbols[counter].clone();
                 let count = self.size(count)?;

@@ -263,7 +263,7 @@ impl Emit<'_> {
                 let node = &self.program.messages[*code as usize].node;
                 return Err(fault!("{node} runs on the host, which an object file does not have"));
             }
-            Step::Loop { counter, count, cond, body } => {
+            Step::Loop { counter, count, cond, body, .. } => {
                 let (head, round, after) = (self.block(), self.block(), self.block());
                 let count = self.size(count)?;
                 self.line(&format!("store i64 0, ptr %symbol{counter}"));

@@ -217,16 +217,32 @@ fn tile(
                 continue;
             }
             let nr = vectors * lanes;
-            let tiles = (rows.max(1) as f64 / mr as f64).ceil() * (columns.max(1) as f64 / nr as f64).ceil();
-            let steps = (mr * vectors) as f64 / row.per_cycle;
-            let loads = (mr + vectors) as f64 / 2.0;
-            let cycles = tiles * (steps.max(loads).max(row.latency) + 1.0) * share(mr);
+            let cycles = rounds((rows, columns), (mr, nr), vectors, row) * share(mr);
             if cycles < best.0 * 0.999 {
                 best = (cycles, mr, nr);
             }
         }
     }
     (best.1, best.2)
+}
+
+/// Cycles of one round of the k loop, over all tiles.
+fn rounds((rows, columns): (i64, i64), (mr, nr): (usize, usize), vectors: usize, row: &Row) -> f64 {
+    let tiles = (rows.max(1) as f64 / mr as f64).ceil() * (columns.max(1) as f64 / nr as f64).ceil();
+    let steps = (mr * vectors) as f64 / row.per_cycle;
+    let loads = (mr + vectors) as f64 / 2.0;
+    tiles * (steps.max(loads).max(row.latency) + 1.0)
+}
+
+/// Cycles of arithmetic of a planned contraction, for comparing plans.
+pub(crate) fn cycles(c: &Compute, p: &Brgemm, target: &TargetDesc) -> f64 {
+    let Some(r) = &c.reduction else { return 0.0 };
+    let extent = |axes: &[usize]| axes.iter().map(|&a| guess(c.dims[a])).product::<i64>();
+    let batch: Vec<usize> = (0..c.dims.len()).filter(|a| *a != p.n && !p.m.contains(a)).collect();
+    let row = rows::named(p.row).expect("a plan names a row of the table");
+    let depth = r.axes.iter().map(|&e| guess(e)).product::<i64>() as f64 / row.depth as f64;
+    let lanes = target.lanes(r.body.dtype().bytes()).clamp(1, p.nr);
+    rounds((extent(&p.m), guess(c.dims[p.n])), (p.mr, p.nr), p.nr / lanes, row) * depth * extent(&batch) as f64
 }
 
 /// Rows and columns of a task. The loop over columns is the outer one: a panel of b stays in L2 while all rows of the task pass, so

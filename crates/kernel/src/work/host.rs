@@ -441,7 +441,7 @@ impl Lower<'_> {
             self.call(Routine::SequenceInsert, vec![Some(list), Some(element)], vec![list], &mut inner);
         }
         self.bound = outside;
-        at.items.push(Item::Loop { counter, count: count.ok_or("operand 0 is no sequence")?, cond: None, body });
+        at.items.push(Item::Loop { counter, count: count.ok_or("operand 0 is no sequence")?, cond: None, body, apart: false });
         Ok(())
     }
 }

@@ -52,7 +52,7 @@ impl Lower<'_> {
         let new = carried.iter().map(|&(k, _)| self.get(region.results[k]).ok_or("a result is no tensor"));
         let new = new.collect::<Result<Vec<Id>, _>>()?;
         self.carry(&new, &carried.iter().map(|c| c.1).collect::<Vec<_>>(), describe, &mut body);
-        items.push(Item::Loop { counter: f.counter, count: f.count, cond: None, body });
+        items.push(Item::Loop { counter: f.counter, count: f.count, cond: None, body, apart: false });
         self.last_states(&f, &kept, &stacks, &mut At { describe, items })
     }
 

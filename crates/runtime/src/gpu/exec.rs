@@ -268,7 +268,7 @@ impl Gpu {
                 true => self.list(exec, then, number + 1),
                 false => self.list(exec, otherwise, exec.model.steps[number].otherwise),
             },
-            Step::Loop { counter, count, cond, body } => {
+            Step::Loop { counter, count, cond, body, .. } => {
                 for round in 0..exec.value(count) {
                     if let Some(cond) = cond
                         && !self.flag(exec, number, cond)?
