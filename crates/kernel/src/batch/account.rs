@@ -41,7 +41,7 @@ pub(super) struct Part {
 const LAUNCH: f64 = 16384.0;
 /// So does a cycle.
 const CYCLE: f64 = 32.0;
-/// Passes over a constant from which on its way from memory is hidden behind the arithmetic.
+/// Passes over a constant with which its way from memory takes as long as the arithmetic: with more it hides behind that, soon all of it.
 const HIDDEN: f64 = 16.0;
 /// Caches larger than the machine promises count up to so many times its L3.
 const BEYOND: f64 = 32.0;
@@ -129,7 +129,7 @@ fn gains(
             saves -= more * CYCLE + LAUNCH * (rounds - 1.0);
             for t in m.touches.iter().filter(|t| !t.batched) {
                 constants += t.bytes;
-                again += t.bytes * (HIDDEN / (t.passes * group as f64)).min(1.0);
+                again += t.bytes * (HIDDEN / (t.passes * group as f64)).min(1.0).powf(1.5);
             }
             most = most.max(m.touches.iter().filter(|t| t.batched).map(|t| t.bytes * share).sum());
             let gain = saves - (rounds - 1.0) * again * price(constants + most, target);
