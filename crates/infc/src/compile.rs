@@ -7,6 +7,7 @@ use infc_artifact::program::{Place, Program, SlotPlace};
 use infc_ir::{Graph, Problem, Problems};
 use infc_kernel::program::{self, Lowered};
 use infc_kernel::target::{Math, TargetDesc};
+use infc_kernel::tuning::Choices;
 use prost::Message;
 use std::collections::HashMap;
 use std::path::Path;
@@ -27,6 +28,8 @@ pub struct Options {
     pub states: Vec<(String, String)>,
     /// Threads of a session that is not told how many; 0 is one for each CPU. Without it, one.
     pub threads: Option<u32>,
+    /// Sizes of plans that were measured for the machine.
+    pub choices: Choices,
     /// The passes and what to watch of them. Its `bind` is set from `dims`.
     pub passes: infc_passes::Options,
 }
@@ -45,6 +48,7 @@ impl Options {
             bounds: vec![],
             states: vec![],
             threads: None,
+            choices: Choices::default(),
             passes: infc_passes::Options::default(),
         }
     }
@@ -122,19 +126,27 @@ pub fn compile_file(path: &Path, options: &Options) -> Result<Compiled, Problems
 /// Compiles an imported model.
 pub fn compile(graph: Graph, options: &Options) -> Result<Compiled, Problems> {
     let mut clock = Clock::default();
-    let name = graph.name.clone();
     let graph = optimise(graph, options)?;
     clock.stage("passes");
-    let (mut lowered, variant) = variant(&graph, &options.target, options, &mut clock)?;
+    compile_from(&graph, options, clock)
+}
+
+/// Compiles a graph that [`optimise`] has made with the same options.
+pub fn compile_optimised(graph: &Graph, options: &Options) -> Result<Compiled, Problems> {
+    compile_from(graph, options, Clock::default())
+}
+
+fn compile_from(graph: &Graph, options: &Options, mut clock: Clock) -> Result<Compiled, Problems> {
+    let (mut lowered, variant) = variant(graph, &options.target, options, &mut clock)?;
     let mut variants = vec![variant];
     let mut constants = Constants::of(&lowered.program, std::mem::take(&mut lowered.constants));
     for target in &options.more {
-        let (mut other, mut variant) = self::variant(&graph, target, options, &mut clock)?;
+        let (mut other, mut variant) = self::variant(graph, target, options, &mut clock)?;
         constants.add(&mut other.program, &other.constants);
         variant.program = encode(&other.program);
         variants.push(variant);
     }
-    let manifest = manifest(&name, options).encode_to_vec();
+    let manifest = manifest(&graph.name, options).encode_to_vec();
     let mut report = Report {
         target: target_names(options),
         kernels: lowered.kernels.len(),
@@ -152,7 +164,7 @@ pub fn compile(graph: Graph, options: &Options) -> Result<Compiled, Problems> {
 
 /// The program for a machine, with its code.
 fn variant(graph: &Graph, target: &TargetDesc, options: &Options, clock: &mut Clock) -> Result<(Lowered, Variant), Problems> {
-    let mut lowered = program::lower(graph, target, &options.states)?;
+    let mut lowered = program::lower_with(graph, target, &options.states, &options.choices)?;
     clock.stage("lower");
     lowered.program.threads = options.threads;
     let code = target::backend(target)?.emit(&lowered.kernels)?;
@@ -238,7 +250,7 @@ pub fn optimise(mut graph: Graph, options: &Options) -> Result<Graph, Problems> 
 
 /// The program with loop nests as kernels.
 pub fn lower(graph: Graph, options: &Options) -> Result<Lowered, Problems> {
-    program::lower(&optimise(graph, options)?, &options.target, &options.states)
+    program::lower_with(&optimise(graph, options)?, &options.target, &options.states, &options.choices)
 }
 
 /// Dims and states must name what the model has.

@@ -22,6 +22,7 @@ pub mod native;
 pub mod ptx_engine;
 pub mod replay;
 pub mod target;
+pub mod tune;
 pub mod verify;
 
 pub use compile::{Compiled, Options, compile, compile_file};

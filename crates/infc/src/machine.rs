@@ -147,6 +147,13 @@ impl Limits {
     }
 }
 
+/// The CPU's own name; `unknown` where the system does not tell it.
+pub fn cpu_model() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().filter_map(|l| l.split_once(':')).find(|(key, _)| key.trim() == "model name");
+    name.map_or("unknown", |(_, name)| name.trim()).to_owned()
+}
+
 /// Vectors of all chains that `bytes` hold.
 fn units(target: &TargetDesc, bytes: u64) -> i64 {
     (bytes as i64 / (CHAINS * target.lanes(4) as i64 * 4)).max(1)

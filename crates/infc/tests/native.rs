@@ -244,7 +244,14 @@ fn the_driver_does_what_the_runtime_does() {
         fs::write(dir.path("p.o"), object.bytes).expect("writable");
         dir.run("cc", &format!("{STRICT} main.c p.o -o main"), 0);
         // The driver in C is another one for the same steps.
-        let lowered = Lowered { program: program.clone(), kernels: vec![], plans: vec![], constants: vec![], launches: vec![] };
+        let lowered = Lowered {
+            program: program.clone(),
+            kernels: vec![],
+            plans: vec![],
+            constants: vec![],
+            launches: vec![],
+            tunables: vec![],
+        };
         let options = infc_c::Options {
             name: "p".into(),
             model: "steps".into(),

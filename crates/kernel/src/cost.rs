@@ -1,5 +1,8 @@
-//! What a step costs at least, whatever the plan: arithmetic and bytes. For people and for models of time.
+//! What a step costs: arithmetic and bytes. For people and for models of time.
 
+use crate::build::{Operand, contract, sparse};
+use crate::plan::Plan;
+use crate::target::TargetDesc;
 use infc_ir::Expr;
 use infc_ir::compute::Step;
 use infc_ir::scalar::{Kind, Scalar};
@@ -27,6 +30,24 @@ pub fn operations(step: &Step) -> Expr {
         Step::Filter(f) => Expr::product(f.over.iter().copied()) * Expr::int(arithmetic(f.cond)),
         Step::Choice(c) => Expr::product(c.dims.iter().copied()) * Expr::int(arithmetic(c.cond) + arithmetic(c.clash)),
     }
+}
+
+/// Of a step's arithmetic, what its plan does: products with the border that tiles leave out, and those with weights that are 0 and not stored, are not
+/// done. Products with zeros of a border that are computed count, rows that are computed twice do not.
+pub fn done(operations: Expr, step: &Step, plan: &Plan, operands: &[Operand], target: &TargetDesc) -> Expr {
+    let (Step::Compute(c), Some(all)) = (step, operations.known()) else { return operations };
+    let Some(r) = &c.reduction else { return operations };
+    let share = match plan {
+        Plan::Brgemm(p) => contract::Frame::of(c, operands, target).map_or(1.0, |f| f.share(p.mr)),
+        Plan::Sparse(p) => sparse::share(c, operands, p),
+        _ => 1.0,
+    };
+    if share >= 1.0 {
+        return operations;
+    }
+    let points = Expr::product(c.dims.iter().chain(&r.axes).copied());
+    let products = points.known().map_or(0, |n| n * (arithmetic(r.body) + 1));
+    Expr::int(all - (products as f64 * (1.0 - share)).round() as i64)
 }
 
 /// Operators in a scalar, common parts counted once.

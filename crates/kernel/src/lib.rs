@@ -22,5 +22,6 @@ pub mod program;
 pub mod rows;
 pub mod split;
 pub mod target;
+pub mod tuning;
 pub mod work;
 pub mod zero_point;

@@ -371,7 +371,7 @@ fn long_axis(c: &Compute, order: &[usize], operands: &[Operand], lanes: usize) -
 }
 
 /// The widest element in the computation, which decides how many lanes fit a register.
-fn widest(c: &Compute) -> usize {
+pub(crate) fn widest(c: &Compute) -> usize {
     let mut bytes = 1;
     for s in Step::Compute(c.clone()).scalars() {
         s.visit(&mut |n| {

@@ -5,6 +5,7 @@ use crate::build::{self, Nest, Operand};
 use crate::loops::{Access, Buffer, Kernel, Space};
 use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
+use crate::tuning::{Choices, Room, Sizes, Tunable};
 use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
 use crate::{attention, batch, bf16, cost, fuse, known, place, split, work, zero_point};
 use infc_artifact::abi::ALIGN;
@@ -32,6 +33,8 @@ pub struct Lowered {
     pub constants: Vec<u8>,
     /// What each launch is for, in the order of the steps, those inside branches and loops where they stand.
     pub launches: Vec<Launch>,
+    /// Steps whose plans may have other sizes, if [`Choices::list`] asks for them or there are choices.
+    pub tunables: Vec<Tunable>,
 }
 
 /// What a launch is for.
@@ -43,6 +46,8 @@ pub struct Launch {
     pub operations: Expr,
     /// Bytes of all it reads and writes, each counted once.
     pub bytes: Expr,
+    /// Which of [`Lowered::tunables`] it is.
+    pub tunable: Option<usize>,
 }
 
 /// Names of outputs and inputs that carry state from run to run.
@@ -50,6 +55,11 @@ pub type States = Vec<(String, String)>;
 
 /// Lowers a decomposed graph for a target.
 pub fn lower(graph: &Graph, target: &TargetDesc, states: &States) -> Result<Lowered, Problems> {
+    lower_with(graph, target, states, &Choices::default())
+}
+
+/// As [`lower`], with sizes of plans that were chosen before.
+pub fn lower_with(graph: &Graph, target: &TargetDesc, states: &States, choices: &Choices) -> Result<Lowered, Problems> {
     if !target.takes(target.math) {
         let message = format!("it has no instructions for products in {}", target.math.name());
         return Err(Problems::one(
@@ -68,16 +78,30 @@ pub fn lower(graph: &Graph, target: &TargetDesc, states: &States) -> Result<Lowe
     let attentions = attention::take(&mut work, target);
     split::split(&mut work, target, &attentions);
     batch::loops(&mut work, target, &attentions);
-    emit(work, &attentions, target, states)
+    emit(work, &attentions, target, states, choices)
 }
 
-fn emit(mut work: Work, attentions: &Attentions, target: &TargetDesc, states: &States) -> Result<Lowered, Problems> {
+fn emit(
+    mut work: Work,
+    attentions: &Attentions,
+    target: &TargetDesc,
+    states: &States,
+    choices: &Choices,
+) -> Result<Lowered, Problems> {
     let items = std::mem::take(&mut work.items);
     let mut cx = Emit {
         work: &work,
         attentions,
         target,
-        out: Lowered { program: Program::default(), kernels: vec![], plans: vec![], constants: vec![], launches: vec![] },
+        choices,
+        out: Lowered {
+            program: Program::default(),
+            kernels: vec![],
+            plans: vec![],
+            constants: vec![],
+            launches: vec![],
+            tunables: vec![],
+        },
         buffers: HashMap::new(),
         symbols: HashMap::new(),
         unique: HashMap::new(),
@@ -104,6 +128,7 @@ struct Emit<'a> {
     work: &'a Work,
     attentions: &'a Attentions,
     target: &'a TargetDesc,
+    choices: &'a Choices,
     out: Lowered,
     /// Program buffer of each root tensor.
     buffers: HashMap<Id, u32>,
@@ -579,15 +604,52 @@ impl Emit<'_> {
             return;
         }
         if let Some((a, plan)) = attention {
-            let note = Launch { node: task.node.clone(), operations: a.operations, bytes: bytes(&operands) };
+            let note = Launch { node: task.node.clone(), operations: a.operations, bytes: bytes(&operands), tunable: None };
             let nest = build::build_attention("attention", a, plan, &operands, self.target);
             self.launch(nest, Some(plan.clone()), note, &places, steps);
             return;
         }
-        let note = Launch { node: task.node.clone(), operations: cost::operations(&task.step), bytes: bytes(&operands) };
+        let (operations, bytes) = (cost::operations(&task.step), bytes(&operands));
         let (step, operands, plan) = prepare(task.step, operands, self.target);
+        let (plan, tunable) = self.tuned((&task.node, &task.name), &step, &operands, plan);
+        let operations = cost::done(operations, &step, &plan, &operands, self.target);
+        let note = Launch { node: task.node.clone(), operations, bytes, tunable };
         let nest = build::build(&task.name, &step, &plan, &operands, self.target);
         self.launch(nest, Some(plan), note, &places, steps);
+    }
+
+    /// The plan with the sizes that were chosen for the step, and which one of the steps with such a choice it is.
+    fn tuned(
+        &mut self,
+        (node, name): (&str, &str),
+        step: &infc_ir::compute::Step,
+        operands: &[Operand],
+        analytic: Plan,
+    ) -> (Plan, Option<usize>) {
+        if !self.choices.list && self.choices.sizes.is_empty() {
+            return (analytic, None);
+        }
+        let Some(room) = Room::of(step, operands, self.target, &analytic) else { return (analytic, None) };
+        let key = room.key(operands);
+        let plan = match self.choices.sizes.get(&key).map(|sizes| (sizes, room.take(sizes))) {
+            None => analytic.clone(),
+            Some((_, Ok(plan))) => plan,
+            Some((sizes, Err(why))) => {
+                let help = "take the step out of the tuning file, or time it again with --tune";
+                let message = format!("the plan '{sizes}' that the tuning file has for its step {key} is not legal: {why}");
+                self.problem(node, message, help);
+                return (analytic, None);
+            }
+        };
+        let known = self.out.tunables.iter().position(|t| t.key == key);
+        let number = known.unwrap_or_else(|| {
+            let sizes = |plan: &Plan| Sizes::of(plan).expect("a plan with room has sizes");
+            let others = if self.choices.list { room.others(&plan) } else { vec![] };
+            let (sizes, analytic) = (sizes(&plan), sizes(&analytic));
+            self.out.tunables.push(Tunable { key, what: room.what(name, operands), sizes, analytic, others });
+            self.out.tunables.len() - 1
+        });
+        (plan, Some(number))
     }
 
     /// Before the first write to a tensor with a border (or to a window of it): the border.
@@ -599,7 +661,7 @@ impl Emit<'_> {
             let (out, buffer, offset) = self.operand(whole, Access::Write);
             let lanes = if self.target.block_threads > 0 { 1 } else { self.target.lanes(out.buffer.dtype.bytes()) };
             let nest = build::border::build("border", &out, &self.work.tensor(whole).halo, fill, lanes);
-            let note = Launch { node: String::new(), operations: Expr::int(0), bytes: Expr::int(0) };
+            let note = Launch { node: String::new(), operations: Expr::int(0), bytes: Expr::int(0), tunable: None };
             self.launch(nest, None, note, &[(buffer, offset)], steps);
         }
     }

@@ -140,7 +140,26 @@ fn check_against(
         other => (other.clone(), operands),
     };
     let plan = plan.unwrap_or_else(|| plan::choose(&step, &operands, target));
-    let nest = build::build("test", &step, &plan, &operands, target);
+    let (at, got) = run_plan(&step, &operands, &plan, sources, &layouts_of, want, target);
+    let w = want.dtype.bytes();
+    // What follows the chosen positions is undefined; the interpreter says -1 there.
+    let open = matches!(step, Step::Filter(_) | Step::Choice(_));
+    for (k, &a) in at.iter().enumerate().filter(|&(k, _)| !open || want.to_ints()[k] >= 0) {
+        assert_eq!(&got[a..a + w], &want.bytes()[k * w..(k + 1) * w], "element {k} of {:?}; plan {plan}", want.dims);
+    }
+}
+
+/// Runs the nest of a plan: where the elements of the result are, and its memory. `layouts_of` are the operands as the data lies.
+fn run_plan(
+    step: &Step,
+    operands: &[Operand],
+    plan: &Plan,
+    sources: &[Tensor],
+    layouts_of: &[Operand],
+    want: &Tensor,
+    target: &TargetDesc,
+) -> (Vec<usize>, Vec<u8>) {
+    let nest = build::build("test", step, plan, operands, target);
     let mut buffers: Vec<Vec<u8>> = nest
         .sources
         .iter()
@@ -156,12 +175,7 @@ fn check_against(
     verify(&nest.kernel).unwrap_or_else(|e| panic!("{e}\nplan {plan}\n{}", nest.kernel));
     assert_eq!(text::parse(&nest.kernel.to_string()).as_ref(), Ok(&nest.kernel));
     interp::run(&nest.kernel, &[], &mut buffers).unwrap_or_else(|e| panic!("{e:?}\nplan {plan}"));
-    let got = buffers.last().expect("the result");
-    // What follows the chosen positions is undefined; the interpreter says -1 there.
-    let open = matches!(step, Step::Filter(_) | Step::Choice(_));
-    for (k, &a) in at.iter().enumerate().filter(|&(k, _)| !open || want.to_ints()[k] >= 0) {
-        assert_eq!(&got[a..a + w], &want.bytes()[k * w..(k + 1) * w], "element {k} of {:?}; plan {plan}", want.dims);
-    }
+    (at, buffers.pop().expect("the result"))
 }
 
 /// The plan for one row of 768 by 3072 weights of which those stay for which `stays`, on a machine whose lookups take so many registers.
@@ -239,6 +253,146 @@ fn matmul(m: usize, k: usize, n: usize, relu: bool) -> Step {
         |o, acc| if relu { (acc + read(2, &[o[1]])).max(zero) } else { acc + read(2, &[o[1]]) },
     );
     Step::Compute(c.simplify())
+}
+
+/// Numbers whose sums depend on their order.
+fn rough(dims: &[usize], seed: u64) -> Tensor {
+    let n = dims.iter().product::<usize>() as u64;
+    let value = |i: u64| {
+        let x = (i + 1).wrapping_mul(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        ((x >> 40) as f32 - (1u64 << 23) as f32) / (1u64 << 20) as f32
+    };
+    Tensor::from_vec(dims, (0..n).map(value).collect())
+}
+
+/// A convolution with channels last over a border of zeros; `own` channels each have their own weights (depthwise).
+fn window(co: usize, ci: usize, (h, w): (usize, usize), dilation: i64, own: bool) -> (Step, Vec<Tensor>, Vec<Layout>) {
+    let wide = 2 * dilation; // of the border on both sides together
+    let c = Compute::reduce(
+        &e(&[1, co, h, w]),
+        &e(&if own { vec![3, 3] } else { vec![3, 3, ci] }),
+        Reducer::Sum,
+        |o, r| {
+            let (y, x) = (o[2] + r[0] * dilation - dilation, o[3] + r[1] * dilation - dilation);
+            match own {
+                true => read(0, &[o[0], o[1], y, x]) * read(1, &[o[1], r[0], r[1]]),
+                false => read(0, &[o[0], r[2], y, x]) * read(1, &[o[1], r[0], r[1], r[2]]),
+            }
+        },
+        |o, acc| acc + read(2, &[o[1]]),
+    );
+    let weights = if own { vec![co, 3, 3] } else { vec![co, 3, 3, ci] };
+    let tensors = vec![rough(&[1, ci, h, w], 3), rough(&weights, 5), rough(&[co], 7)];
+    let last = vec![0, 2, 3, 1];
+    let x = Layout { order: last.clone(), halo: vec![(0, 0), (0, 0), (wide / 2, wide / 2), (wide / 2, wide / 2)] };
+    let rank = weights.len();
+    (Step::Compute(c.simplify()), tensors, vec![x, plain(rank), plain(1), Layout { order: last, ..plain(4) }])
+}
+
+/// All sizes that may be chosen for a step keep all bits of its results, and there are some; what is none is told.
+#[test]
+fn other_sizes_keep_all_bits() {
+    use infc_kernel::tuning::{Room, Sizes};
+    let product = |m, k, n| {
+        let tensors = vec![rough(&[m, k], 1), rough(&[k, n], 2), rough(&[n], 4)];
+        (matmul(m, k, n, true), tensors, vec![plain(2), plain(2), plain(1), plain(2)])
+    };
+    let cases = [
+        ("brgemm", product(37, 19, 40), true),
+        ("brgemm", product(49, 7, 24), true),
+        ("brgemm", product(20, 9, 33), false),
+        ("brgemm", window(24, 5, (9, 9), 1, false), true),
+        ("brgemm", window(40, 3, (7, 7), 6, false), true),
+        ("elementwise", window(20, 20, (9, 14), 1, true), true),
+        ("dots", window(2, 8, (8, 8), 1, false), true),
+    ];
+    for (kind, (step, tensors, layouts), constant) in cases {
+        for target in [target(64, 32, true), target(32, 16, true), target(16, 16, false)] {
+            let Step::Compute(c) = &step else { unreachable!("a product") };
+            let dims: Vec<usize> = c.dims.iter().map(|d| d.known().expect("known") as usize).collect();
+            let want = Tensor::zeros(DType::F32, dims);
+            let mut operands: Vec<Operand> =
+                tensors.iter().zip(&layouts).enumerate().map(|(i, (t, l))| operand(t, l, i == 1 && constant)).collect();
+            operands.push(operand(&want, layouts.last().expect("one for the result"), false));
+            let step = Step::Compute(build::contract::in_memory_order(c.clone(), &operands));
+            let analytic = plan::choose(&step, &operands, &target);
+            let run = |plan: &Plan| {
+                // The border is memory of zeros around the data.
+                let (at, got) = run_plan(&step, &operands, plan, &tensors, &operands, &want, &target);
+                at.into_iter().map(|a| f32::from_le_bytes(got[a..a + 4].try_into().expect("four bytes"))).collect::<Vec<_>>()
+            };
+            let want = run(&analytic);
+            let room = Room::of(&step, &operands, &target, &analytic).unwrap_or_else(|| panic!("{analytic} has no sizes"));
+            let sizes = Sizes::of(&analytic).expect("it has");
+            assert_eq!(sizes.kind(), kind, "{analytic}");
+            assert_eq!(room.take(&sizes).as_ref(), Ok(&analytic), "its own sizes make the plan itself");
+            let others = room.others(&analytic);
+            assert!(others.len() >= 3 && !others.contains(&sizes), "{analytic}: {others:?}");
+            // And around another plan.
+            let second = room.take(&others[0]).expect("legal");
+            for sizes in others.iter().chain(&room.others(&second)) {
+                assert_eq!(sizes.to_string().parse().as_ref(), Ok(sizes));
+                let got = run(&room.take(sizes).expect("candidates are legal"));
+                let differ = got.iter().zip(&want).position(|(g, w)| g.to_bits() != w.to_bits());
+                assert_eq!(differ, None, "{sizes} and {analytic}: {:?}", differ.map(|k| (got[k], want[k])));
+            }
+            let wrong = match kind {
+                "brgemm" => [
+                    "brgemm mr=0 nr=16 mc=16 nc=16",
+                    "brgemm mr=4 nr=6 mc=4 nc=6",
+                    "brgemm mr=2 nr=16 mc=5 nc=16",
+                    "dots jam=2 chunk=1",
+                ],
+                "elementwise" => [
+                    "elementwise lanes=5 jam=2 chunk=1",
+                    "elementwise lanes=4 jam=1 chunk=1",
+                    "elementwise lanes=4 jam=2 chunk=0",
+                    "brgemm mr=1 nr=16 mc=1 nc=16",
+                ],
+                _ => ["dots jam=0 chunk=1", "dots jam=9 chunk=1", "dots jam=1 chunk=5000", "elementwise lanes=4 jam=2 chunk=1"],
+            };
+            for text in wrong {
+                let sizes: Sizes = text.parse().expect("well-formed");
+                assert!(room.take(&sizes).is_err(), "{text}");
+            }
+        }
+    }
+    for text in [
+        "",
+        "brgemm",
+        "brgemm mr=1 nr=2 mc=3",
+        "brgemm nr=1 mr=2 mc=3 nc=4",
+        "brgemm mr=1 nr=2 mc=3 nc=4 x=5",
+        "dots jam=-1 chunk=1",
+    ] {
+        assert!(text.parse::<Sizes>().is_err(), "{text}");
+    }
+}
+
+/// Two steps have the same key only if their plans follow from the same.
+#[test]
+fn keys_tell_steps_apart() {
+    use infc_kernel::tuning::Room;
+    let machine = target(64, 32, true);
+    let key = |m: usize, n: usize, relu: bool, order: &[usize], constant: bool, values: u64| {
+        let step = matmul(m, 9, n, relu);
+        let tensors = [rough(&[m, 9], values), rough(&[9, n], values), rough(&[n], values), rough(&[m, n], values)];
+        let layouts = [plain(2), plain(2), plain(1), Layout { order: order.to_vec(), ..plain(2) }];
+        let operands: Vec<Operand> =
+            tensors.iter().zip(&layouts).enumerate().map(|(i, (t, l))| operand(t, l, i == 1 && constant)).collect();
+        let plan = plan::choose(&step, &operands, &machine);
+        Room::of(&step, &operands, &machine, &plan).expect("a product has sizes").key(&operands)
+    };
+    let first = key(30, 20, true, &[0, 1], true, 1);
+    assert_eq!(first, key(30, 20, true, &[0, 1], true, 2), "data makes no difference");
+    let others = [
+        key(31, 20, true, &[0, 1], true, 1),
+        key(30, 24, true, &[0, 1], true, 1),
+        key(30, 20, false, &[0, 1], true, 1),
+        key(30, 20, true, &[1, 0], true, 1),
+        key(30, 20, true, &[0, 1], false, 1),
+    ];
+    assert!(others.iter().all(|k| *k != first && k.len() == 16), "{first} {others:?}");
 }
 
 /// Random plans of each builder; `PROPTEST_CASES` asks for another number.

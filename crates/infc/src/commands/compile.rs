@@ -1,10 +1,11 @@
 //! `infc compile`: from a model to an artifact, or to what lies between them.
 
-use super::fpga;
+use super::{fpga, tune};
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
 use clap::ValueEnum;
 use infc::compile::{self, Compiled, Options, Report};
+use infc::tune::Summary;
 use infc::{native, target};
 use infc_ir::{Graph, Problems};
 use infc_kernel::target::{Math, TargetDesc};
@@ -27,6 +28,10 @@ pub struct Args {
     /// Threads that the artifact is to run on where a session is not told how many; 0 is one for each CPU [default: 1]
     #[arg(long, value_name = "N", value_parser = threads())]
     threads: Option<u32>,
+    /// Time other plans of the model's steps on this computer and take the fastest. FILE keeps what was measured: only steps that it lacks are
+    /// timed, and with all of them in it the same file gives the same artifact anywhere
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "tuning")]
+    tune: Option<PathBuf>,
     /// What to make [default: infc, or c for a target of the c backend]
     #[arg(long, value_enum)]
     emit: Option<Emit>,
@@ -77,6 +82,9 @@ pub struct How {
     /// Keep quantised weights in as few bits as they have, also where widening them in each run costs time
     #[arg(long)]
     small: bool,
+    /// Take plans from this file, which `infc compile --tune` has made; steps that it lacks have the plan they have without it
+    #[arg(long, value_name = "FILE.toml")]
+    tuning: Option<PathBuf>,
     /// The output of one run is the input of the next, which starts from zeros.
     #[arg(long = "state", value_name = "OUT=IN", value_parser = state)]
     states: Vec<(String, String)>,
@@ -163,10 +171,10 @@ impl How {
     }
     /// The variant of an artifact that is to be run, if one is named. An artifact has been compiled: it takes no other option that says how.
     pub fn variant(&self) -> std::result::Result<Option<&str>, Failure> {
-        if self.has_states() || self.math.is_some() || self.small {
+        if self.has_states() || self.math.is_some() || self.small || self.tuning.is_some() {
             let help = "give them to `infc compile`; `infc inspect` says what an artifact was compiled with";
             return Err(Failure::usage(
-                "--state, --math and --small are for models that are compiled, this is an artifact",
+                "--state, --math, --small and --tuning are for models that are compiled, this is an artifact",
                 help,
             ));
         }
@@ -203,7 +211,11 @@ impl How {
         more.iter_mut().for_each(|machine| machine.small |= self.small);
         let target = more.remove(0);
         let (dims, bounds) = self.given_dims();
-        Ok(Options { more, dims, bounds, states: self.states.clone(), ..Options::for_target(target) })
+        let mut options = Options { more, dims, bounds, states: self.states.clone(), ..Options::for_target(target) };
+        if let Some(path) = &self.tuning {
+            tune::read(path, &mut options)?;
+        }
+        Ok(options)
     }
     /// Is an output the input of the next run?
     pub fn has_states(&self) -> bool {
@@ -319,8 +331,23 @@ pub fn run(args: &Args) -> Result {
         let help = "leave it out, or make an artifact: --emit infc (C code: --openmp)";
         return Err(Failure::usage("--threads is for artifacts; object files, C code and programs run on one thread", help));
     }
+    let tuned = match &args.tune {
+        Some(_) if matches!(emit, Emit::C | Emit::Ir) => {
+            return Err(Failure::usage("--tune is for machine code", "leave it out, or make an artifact: --emit infc"));
+        }
+        Some(path) => {
+            let summary = tune::tune(&args.model, path, &mut options)?;
+            let text = matches!(emit, Emit::Loops | Emit::LlvmIr | Emit::Asm) && args.output.is_none();
+            if !args.json {
+                tune::print(&summary, path, text);
+            }
+            Some(summary)
+        }
+        None => None,
+    };
+    let tuned = tuned.as_ref();
     match emit {
-        Emit::Infc => artifact(args, &options),
+        Emit::Infc => artifact(args, &options, tuned),
         Emit::Ir => text(args, infc_ir::text::print(&compile::optimise(import(&args.model)?, &options)?)),
         Emit::Loops => {
             let lowered = compile::lower(import(&args.model)?, &options)?;
@@ -336,7 +363,7 @@ pub fn run(args: &Args) -> Result {
             let lowered = compile::lower(import(&args.model)?, &options)?;
             text(args, target::backend(&options.target)?.emit_text(&lowered.kernels, "ptx")?)
         }
-        Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe => native(args, emit, &options),
+        Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe => native(args, emit, &options, tuned),
         Emit::C => c_code(args, &options),
         Emit::Hls => streaming(args),
     }
@@ -348,7 +375,12 @@ fn streaming(args: &Args) -> Result {
         let help = "--target fpga-hls and --emit hls go together; leave the other out";
         return Err(Failure::usage("HLS C++ is what the target fpga-hls is printed as, and nothing else", help));
     }
-    let other = args.weights.is_some() || args.openmp || args.no_libm || args.index.is_some() || args.threads.is_some();
+    let other = args.weights.is_some()
+        || args.openmp
+        || args.no_libm
+        || args.index.is_some()
+        || args.threads.is_some()
+        || args.tune.is_some();
     if other || args.stop_after.is_some() || !args.print_after.is_empty() || args.rewrite_limit.is_some() || args.how.has_states()
     {
         let help = "of the general options it takes -o, --dim and --json";
@@ -382,12 +414,12 @@ pub fn compile(model: &Path, options: &Options) -> std::result::Result<Compiled,
     Ok(compile::compile_file(model, options)?)
 }
 
-fn artifact(args: &Args, options: &Options) -> Result {
+fn artifact(args: &Args, options: &Options, tuned: Option<&Summary>) -> Result {
     let out = args.output.clone().unwrap_or_else(|| beside(&args.model, "", ".infc"));
     not_the_model(&out, &args.model)?;
     let compiled = compile(&args.model, options)?;
     write_file(&out, &compiled.artifact)?;
-    report(args, &compiled.report, &[(out, compiled.artifact.len())]);
+    report(args, &compiled.report, &[(out, compiled.artifact.len())], tuned);
     Ok(Exit::Ok)
 }
 
@@ -407,7 +439,7 @@ fn not_the_model(out: &Path, model: &Path) -> Result<()> {
 }
 
 /// Object files and what is made from them. The functions are named after the file.
-fn native(args: &Args, emit: Emit, options: &Options) -> Result {
+fn native(args: &Args, emit: Emit, options: &Options, tuned: Option<&Summary>) -> Result {
     let (prefix, ending) = match emit {
         Emit::Obj => ("", ".o"),
         Emit::Staticlib => ("lib", ".a"),
@@ -435,7 +467,7 @@ fn native(args: &Args, emit: Emit, options: &Options) -> Result {
     }
     write_files(&files)?;
     let sizes: Vec<(PathBuf, usize)> = files.iter().map(|f| (f.0.clone(), f.1.len())).collect();
-    report(args, &native.report, &sizes);
+    report(args, &native.report, &sizes, tuned);
     Ok(Exit::Ok)
 }
 
@@ -469,25 +501,26 @@ fn c_code(args: &Args, options: &Options) -> Result {
     }
     write_files(&files)?;
     let sizes: Vec<(PathBuf, usize)> = files.iter().map(|f| (f.0.clone(), f.1.len())).collect();
-    report(args, &code.report, &sizes);
+    report(args, &code.report, &sizes, None);
     Ok(Exit::Ok)
 }
 
 /// Says what was made: the result first, then files that belong to it.
-fn report(args: &Args, r: &Report, files: &[(PathBuf, usize)]) {
+fn report(args: &Args, r: &Report, files: &[(PathBuf, usize)], tuned: Option<&Summary>) {
     let time: Duration = r.stages.iter().map(|s| s.1).sum();
     let (out, bytes) = &files[0];
     if args.json {
         let stages: serde_json::Map<_, _> =
             r.stages.iter().map(|(n, t)| (format!("{n}_ms"), (t.as_secs_f64() * 1e3).into())).collect();
-        say!(
-            "{}",
-            serde_json::json!({
+        let mut report = serde_json::json!({
                 "output": out, "header": files.get(1).map(|f| &f.0), "target": r.target, "bytes": bytes, "code_bytes": r.code_bytes,
                 "constant_bytes": r.constant_bytes, "arena_bytes": r.arena_bytes, "kernels": r.kernels, "launches": r.launches,
                 "compile_ms": time.as_secs_f64() * 1e3, "stages": stages,
-            })
-        );
+        });
+        if let Some(summary) = tuned {
+            report["tuning"] = serde_json::to_value(summary).expect("plain data");
+        }
+        say!("{report}");
         return;
     }
     let arena = r.arena_bytes.map_or("depends on shapes".to_owned(), term::bytes);

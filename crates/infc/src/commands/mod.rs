@@ -21,6 +21,7 @@ pub mod prune;
 pub mod quantize;
 pub mod run;
 pub mod targets;
+mod tune;
 pub mod verify;
 
 /// The version and what this build can run models by.

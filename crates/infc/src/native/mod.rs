@@ -57,7 +57,7 @@ pub fn compile(graph: Graph, options: &Options, name: &str) -> Result<Native, Pr
     sizes_are_known(&graph)?;
     report.stages.push(("passes", start.elapsed()));
     let start = Instant::now();
-    let lowered = infc_kernel::program::lower(&graph, &options.target, &options.states)?;
+    let lowered = infc_kernel::program::lower_with(&graph, &options.target, &options.states, &options.choices)?;
     report.stages.push(("lower", start.elapsed()));
     let start = Instant::now();
     let backend = target::backend(&options.target)?;

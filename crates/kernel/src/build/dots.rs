@@ -50,8 +50,7 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Do
     }
     let out = &operands[operands.len() - 1];
     let along = *rows.iter().min_by_key(|&&a| out.buffer.strides[a].known().unwrap_or(i64::MAX))?;
-    let registers = i64::from(target.vector_registers);
-    let most = ((registers - 1 - count) / (count + 1)).clamp(1, 8);
+    let most = most_rows(count, target);
     let wanted: Vec<i64> = (most.min(4)..=most).rev().collect();
     let jam = neighbours(guess(c.dims[along]), &wanted);
     let most_lanes = target.lanes(r.body.dtype().bytes()) as i64;
@@ -63,6 +62,12 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Do
     let tiles = (all + jam as i64 - 1) / jam as i64;
     let chunk = (TASK_WORK / work.max(1)).clamp(1, 4096).min(tiles.max(1)) as usize;
     Some(Dots { every: columns.first().copied(), along, jam, lanes: lanes as usize, chunk })
+}
+
+/// Most neighbours of a tile of so many columns whose sums stay in registers.
+pub fn most_rows(columns: i64, target: &TargetDesc) -> i64 {
+    let registers = i64::from(target.vector_registers);
+    ((registers - 1 - columns) / (columns + 1)).clamp(1, 8)
 }
 
 /// Builds the nest.

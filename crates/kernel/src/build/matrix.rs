@@ -170,7 +170,9 @@ pub fn fitting(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDes
     let (mr, nr) = (down * rows as usize, across * TILE);
     let whole = Expr::product(operand.buffer.dims.iter().copied()).known();
     let shared = whole.map_or(depth, |all| depth.min(all / guess_rows(c, p).max(1)).max(1));
-    let (mc, nc) = contract::blocks(c, &p.m, p.n, tiles * rows, depth, shared * bytes as i64, (mr, nr), bytes as i64, target);
+    let batch: i64 = (0..c.dims.len()).filter(|a| *a != p.n && !p.m.contains(a)).map(|a| guess(c.dims[a])).product();
+    let size = (tiles * rows, columns, depth, batch);
+    let (mc, nc) = contract::blocks(size, shared * bytes as i64, (mr, nr), bytes as i64, target.l2_bytes as i64);
     let plan = Matrix {
         broadcast: p.broadcast,
         n: p.n,

@@ -123,6 +123,14 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Sp
     (best.1 < dense).then_some(Sparse { vector: v.vector, n: v.n, lanes, window: WINDOW, form: best.0, bytes: best.2 })
 }
 
+/// The share of the weights that are not 0.
+pub fn share(c: &Compute, operands: &[Operand], p: &Sparse) -> f64 {
+    let weights = factors(c).and_then(|f| operands[f[p.vector].source].constant.clone());
+    weights
+        .filter(|t| t.len() > 0)
+        .map_or(1.0, |t| t.to_vec::<f32>().iter().filter(|&&v| v != 0.0).count() as f64 / t.len() as f64)
+}
+
 /// Cycles of the instructions of lookups.
 fn lookups(v: &View, packed: &Words, lanes: usize, width: usize, target: &TargetDesc) -> f64 {
     let steps = (packed.words.len() / packed.width - packed.weights) * STEPS;
