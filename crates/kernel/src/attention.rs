@@ -2,16 +2,17 @@
 //!
 //! Five or six steps that follow each other - a contraction, its largest element along an axis, `exp` of the difference, the sum of that, the quotient, and a
 //! contraction with it - are told as one [`Attention`], in the axes of the last step. Scales, masks, biases, transposes and casts are whatever the scalars
-//! say. A machine that has a plan for it ([`crate::build::attention`]) gets one kernel, in which scores live tile by tile; the steps
-//! as they stood are the slow twin, and what all other machines run.
+//! say. A machine that has a plan for it gets one kernel, in which scores live tile by tile ([`crate::build::attention`]), or two for few queries, the
+//! first of which takes parts of the keys ([`crate::build::decode`]); the steps as they stood are the slow twin, and what all other machines run.
 //!
 //! Class: sums reassociated; weights are not rounded to a narrow dtype before the sum, and divided by their sum after it.
 
+use crate::build::attention::{self, Flash};
 use crate::build::contract::{Factor, factor, factors};
-use crate::build::{attention, strips};
+use crate::build::decode::{self, Decode};
+use crate::build::strips::{self, Strips};
 use crate::cost;
 use crate::fuse::{Facts, Overwrites, at, cheap, is_contraction, moving_reads};
-use crate::plan::Plan;
 use crate::target::TargetDesc;
 use crate::work::{Id, Item, Memory, Task, Work};
 use infc_ir::compute::{Compute, Reducer, Step};
@@ -19,6 +20,7 @@ use infc_ir::expr::{Node, Ranges};
 use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
 use infc_ir::{DType, Expr};
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 /// `result = value(sum over keys of softmax(score) * values)`.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,10 +49,46 @@ pub struct Attention {
     pub operations: Expr,
 }
 
-/// Attentions with their plans, by the tensor that they make.
-pub type Attentions = HashMap<Id, (Attention, Plan)>;
+/// How an attention, or a part of it, is computed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Way {
+    /// In tiles of many queries.
+    Tiles(Flash),
+    /// In strips of queries, on CPUs.
+    Strips(Strips),
+    /// Few queries, in parts of the keys.
+    Parts(Decode),
+    /// What the parts gave, which is the last source, put together.
+    Join(Decode),
+}
 
-/// Takes the steps of each attention that has a plan on the machine out of the work list, but for the last one, which stands for all.
+impl Way {
+    /// For people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Way::Tiles(_) | Way::Strips(_) => "attention",
+            Way::Parts(_) => "attention_few",
+            Way::Join(_) => "attention_join",
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Way::Tiles(p) => write!(f, "{p}"),
+            Way::Strips(p) => write!(f, "{p}"),
+            Way::Parts(p) => write!(f, "{p}"),
+            Way::Join(p) => write!(f, "decode_join parts={}", p.parts),
+        }
+    }
+}
+
+/// Attentions with their plans, by the tensor that they make.
+pub type Attentions = HashMap<Id, (Attention, Way)>;
+
+/// Takes the steps of each attention that has a plan on the machine out of the work list, but for the last one, which stands for all. One in
+/// several parts has a step before it, which makes the parts.
 pub fn take(work: &mut Work, target: &TargetDesc) -> Attentions {
     let mut all = Attentions::new();
     let mut items = std::mem::take(&mut work.items);
@@ -59,6 +97,7 @@ pub fn take(work: &mut Work, target: &TargetDesc) -> Attentions {
     let near = target.block_threads == 0;
     walk(work, &facts, &mut items, &mut |a| plan(work, a, target), &mut (near, &mut moved), &mut all);
     while !moved.is_empty() && drop_unread(&seen(work, &items), &mut items, &moved) {}
+    part(work, &mut items, &mut all);
     work.items = items;
     all
 }
@@ -116,22 +155,55 @@ fn drop_unread(seen: &HashSet<Id>, items: &mut Vec<Item>, of: &HashSet<Id>) -> b
 }
 
 /// The plan of the machine.
-fn plan(work: &Work, a: &Attention, target: &TargetDesc) -> Option<Plan> {
+fn plan(work: &Work, a: &Attention, target: &TargetDesc) -> Option<Way> {
     if target.block_threads > 0 {
-        return attention::plan(a, target).map(Plan::Attention);
+        return match (attention::plan(a, target), decode::plan(a)) {
+            (Some(tiles), Some(parts)) if !parts.is_wider(a, &tiles) => Some(Way::Tiles(tiles)),
+            (_, Some(parts)) => Some(Way::Parts(parts)),
+            (tiles, None) => tiles.map(Way::Tiles),
+        };
     }
     let offset = |source: usize, index: &[Expr]| {
         let strides = work.strides(a.sources[source]);
         Some(index.iter().zip(strides).fold(Expr::int(0), |sum, (&i, stride)| sum + i * stride))
     };
-    strips::plan(a, &offset, target).map(Plan::Strips)
+    strips::plan(a, &offset, target).map(Way::Strips)
+}
+
+
+/// Puts the steps that make parts before those that put them together.
+fn part(work: &mut Work, items: &mut Vec<Item>, all: &mut Attentions) {
+    let mut out = Vec::with_capacity(items.len());
+    for mut item in std::mem::take(items) {
+        match &mut item {
+            Item::If { then, otherwise, .. } => {
+                part(work, then, all);
+                part(work, otherwise, all);
+            }
+            Item::Loop { body, .. } => part(work, body, all),
+            Item::Task(task) => {
+                if let Some((a, Way::Parts(p))) = all.get(&task.out)
+                    && p.parts > 1
+                {
+                    let (a, p) = (a.clone(), p.clone());
+                    let parts = work.add(p.sums(&a), Memory::Temp, "parts");
+                    out.push(Item::Task(Task { out: parts, ..task.clone() }));
+                    all.insert(task.out, (a.joined(parts), Way::Join(p.clone())));
+                    all.insert(parts, (a, Way::Parts(p)));
+                }
+            }
+            Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
+        }
+        out.push(item);
+    }
+    *items = out;
 }
 
 fn walk(
     work: &Work,
     facts: &Facts,
     items: &mut Vec<Item>,
-    plan: &mut dyn FnMut(&Attention) -> Option<Plan>,
+    plan: &mut dyn FnMut(&Attention) -> Option<Way>,
     moves: &mut (bool, &mut HashSet<Id>),
     all: &mut Attentions,
 ) {
@@ -156,8 +228,8 @@ fn walk(
         }
         let passed = if moves.0 { block.without_moves(&mut found, &|m| overwrites.between(m, last)) } else { vec![] };
         found.number_sources();
-        if let Some(plan) = plan(&found) {
-            all.insert(task.out, (found, plan));
+        if let Some(way) = plan(&found) {
+            all.insert(task.out, (found, way));
             gone.extend(members);
             moves.1.extend(passed);
         }
@@ -451,6 +523,25 @@ impl Parts<'_> {
 }
 
 impl Attention {
+    /// What is left of it once sums over parts of the keys are made: sources that only these read are gone, the parts are the last one.
+    fn joined(&self, parts: Id) -> Attention {
+        let nothing = Scalar::float(DType::F32, 0.0);
+        let mut left = self.clone();
+        left.value = self.value.rewrite(&mut |n| match n.kind() {
+            Kind::Read { source, index, guard } => {
+                let source = self.sources[*source as usize].0;
+                Scalar::raw(n.dtype(), Kind::Read { source, index: index.clone(), guard: *guard })
+            }
+            _ => n,
+        });
+        (left.product, left.score, left.values) = (nothing, nothing, nothing);
+        left.number_sources();
+        left.sources.push(parts);
+        // A scale, a product and a sum for each part.
+        left.operations = Expr::product(self.dims.iter().copied()) * 3;
+        left
+    }
+
     /// Sources as places in the list of tensors instead of ids.
     fn number_sources(&mut self) {
         let mut list: Vec<Id> = vec![];

@@ -3,9 +3,8 @@
 //! [`choose`] looks at the step, the strides of its operands and the machine, and picks a kind with its sizes. A builder
 //! turns step and plan into a nest; any legal plan of a step gives the same values (up to the order of float sums).
 
-use crate::build::attention::Flash;
+use crate::attention::Way;
 use crate::build::stored::Stored;
-use crate::build::strips::Strips;
 use crate::build::tile::MMA;
 use crate::build::{Operand, contract, dots, elementwise, matrix, sparse, tile};
 use crate::fuse::is_contraction;
@@ -33,10 +32,8 @@ pub enum Plan {
     RowReduce(RowReduce),
     /// A contraction in tiles of blocks of threads, through memory that they share.
     Tile(Tile),
-    /// Attention with all its steps, in tiles of blocks of threads.
-    Attention(Flash),
-    /// Attention with all its steps, in strips of queries.
-    Strips(Strips),
+    /// Attention with all its steps, in tiles of blocks of threads, in parts of its keys or in strips of queries.
+    Attention(Way),
     /// Every element on its own, each a task: for machines whose tasks are threads.
     Threads(Threads),
     /// Updates one after another.
@@ -474,8 +471,7 @@ impl fmt::Display for Plan {
                     t.m, t.n, t.rows_of, t.row
                 )
             }
-            Plan::Attention(flash) => write!(f, "{flash}"),
-            Plan::Strips(strips) => write!(f, "{strips}"),
+            Plan::Attention(way) => write!(f, "{way}"),
             Plan::Threads(t) => write!(f, "threads order={:?} wide={}", t.order, t.wide),
             Plan::Scatter => f.write_str("scatter"),
             Plan::Prefix => f.write_str("prefix"),

@@ -603,10 +603,10 @@ impl Emit<'_> {
             self.problem(&task.node, "reads and writes the same memory in one kernel", "this is a defect of the compiler");
             return;
         }
-        if let Some((a, plan)) = attention {
+        if let Some((a, way)) = attention {
             let note = Launch { node: task.node.clone(), operations: a.operations, bytes: bytes(&operands), tunable: None };
-            let nest = build::build_attention("attention", a, plan, &operands, self.target);
-            self.launch(nest, Some(plan.clone()), note, &places, steps);
+            let nest = build::build_attention(way.name(), a, way, &operands, self.target);
+            self.launch(nest, Some(Plan::Attention(way.clone())), note, &places, steps);
             return;
         }
         let (operations, bytes) = (cost::operations(&task.step), bytes(&operands));

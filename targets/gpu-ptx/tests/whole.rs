@@ -1,7 +1,7 @@
 //! Whole graphs through the plans for GPUs and the PTX interpreter, beside the interpreter of graphs: attention in one kernel beside its
-//! steps, and long reductions in parts beside whole ones.
+//! steps, in tiles and in parts of the keys, and long reductions in parts beside whole ones.
 
-use infc_artifact::program::{Place, Step};
+use infc_artifact::program::{Place, Step, SymbolSource, View};
 use infc_ir::eval;
 use infc_ir::{Graph, Tensor};
 use infc_kernel::loops::interp;
@@ -9,12 +9,21 @@ use infc_kernel::program::{Lowered, lower};
 use infc_kernel::target::{Math, TargetDesc};
 use infc_ptxvm::{Grid, Memory, Module, launch};
 
-/// Launches of a graph without symbols, one after another, on fewer blocks than there are tasks; by the loop interpreter if `loops`.
+/// Launches of a graph, one after another, on fewer blocks than there are tasks; by the loop interpreter if `loops`.
 fn run(lowered: &Lowered, inputs: &[Tensor], loops: bool) -> Vec<Vec<u8>> {
     let text = infc_gpu_ptx::module(&lowered.kernels, "sm_80").unwrap_or_else(|e| panic!("{e}"));
     let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
     let p = &lowered.program;
-    let size = |b: &infc_artifact::program::Buffer| b.bytes.known().expect("a size") as usize;
+    let symbols: Vec<i64> = p
+        .symbols
+        .iter()
+        .map(|s| match s.source {
+            SymbolSource::Input { input, axis } => inputs[input as usize].dims[axis as usize] as i64,
+            SymbolSource::Step => panic!("{} is told by data", s.name),
+        })
+        .collect();
+    let value = |s: &infc_artifact::program::Size| s.eval(&symbols).expect("a number");
+    let size = |b: &infc_artifact::program::Buffer| value(&b.bytes) as usize;
     let mut memory: Vec<Vec<u8>> = p.buffers.iter().map(|b| vec![0xa5; size(b)]).collect();
     for (m, b) in memory.iter_mut().zip(&p.buffers) {
         match b.place {
@@ -24,36 +33,42 @@ fn run(lowered: &Lowered, inputs: &[Tensor], loops: bool) -> Vec<Vec<u8>> {
         }
     }
     for step in &p.steps {
-        let Step::Launch { kernel, buffers, extents, tasks } = step else { panic!("{step:?}") };
-        assert!(extents.is_empty() && buffers.iter().all(|v| v.offset.known() == Some(0)), "{step:?}");
-        let (k, tasks) = (*kernel as usize, tasks.known().expect("a number"));
-        let mut own: Vec<Vec<u8>> = buffers.iter().map(|v| memory[v.buffer as usize].clone()).collect();
+        let Step::Launch { kernel, buffers, extents, tasks } = step else {
+            assert!(matches!(step, Step::Require { .. }), "{step:?}");
+            continue;
+        };
+        let (k, tasks) = (*kernel as usize, value(tasks));
+        let extents: Vec<i64> = extents.iter().map(value).collect();
+        let from = |v: &View| memory[v.buffer as usize][value(&v.offset) as usize..].to_vec();
+        let mut own: Vec<Vec<u8>> = buffers.iter().map(from).collect();
         if loops {
-            interp::run(&lowered.kernels[k], &[], &mut own).unwrap_or_else(|s| panic!("{s}\n{}", lowered.kernels[k]));
+            interp::run(&lowered.kernels[k], &extents, &mut own).unwrap_or_else(|s| panic!("{s}\n{}", lowered.kernels[k]));
         } else {
             let shape = text.shape(k, tasks, 3);
             let mut device = Memory::default();
             let places: Vec<u64> = own.iter_mut().map(|m| device.insert(std::mem::take(m))).collect();
             let (error, scratch) = (device.insert(vec![0; 4]), device.insert(vec![0xa5; shape.scratch as usize]));
-            let all = places.iter().copied().chain([tasks as u64, error, scratch]);
+            let symbols = extents.iter().map(|&e| e as u64);
+            let all = places.iter().copied().chain(symbols).chain([tasks as u64, error, scratch]);
             let parameters: Vec<u8> = all.flat_map(u64::to_le_bytes).collect();
             let grid = Grid { blocks: [shape.blocks, 1, 1], threads: [shape.threads, 1, 1], shared: 0 };
             let entry = module.kernel(&format!("k{k}")).expect("an entry for each kernel");
             launch(entry, grid, &parameters, &mut device).unwrap_or_else(|f| panic!("{f}\n{}", lowered.kernels[k]));
             own.iter_mut().zip(&places).for_each(|(m, &p)| *m = device.remove(p).expect("a buffer"));
         }
-        buffers.iter().zip(own).for_each(|(v, m)| memory[v.buffer as usize] = m);
+        let written = buffers.last().zip(own.pop()).expect("a kernel has a result");
+        memory[written.0.buffer as usize][value(&written.0.offset) as usize..].copy_from_slice(&written.1);
     }
     p.outputs.iter().map(|o| memory[o.buffer as usize].clone()).collect()
 }
 
-/// Numbers between -2 and 2 with a few bits; those of `holes` (by their place in the tensor) are -inf.
-fn random(graph: &Graph, holes: &dyn Fn(usize, &[usize], usize) -> bool) -> Vec<Tensor> {
+/// Numbers between -2 and 2 with a few bits; those of `holes` (by their place in the tensor) are -inf. Symbols have one size.
+fn random(graph: &Graph, symbols: i64, holes: &dyn Fn(usize, &[usize], usize) -> bool) -> Vec<Tensor> {
     let mut seed = 0x2545_f491_4f6c_dd1du64;
     let inputs = graph.inputs().iter().enumerate();
     let make = |(n, &v): (usize, &infc_ir::Value)| {
         let ty = graph.ty(v).as_tensor().expect("a tensor");
-        let dims: Vec<usize> = ty.dims.iter().map(|d| d.known().expect("a size") as usize).collect();
+        let dims: Vec<usize> = ty.dims.iter().map(|d| d.eval(&|_| Some(symbols)).expect("a size") as usize).collect();
         let values: Vec<u64> = (0..dims.iter().product())
             .map(|at| {
                 seed ^= seed << 13;
@@ -70,8 +85,13 @@ fn random(graph: &Graph, holes: &dyn Fn(usize, &[usize], usize) -> bool) -> Vec<
 
 /// Both ways give the same within `limit` of the largest number; all plans are listed.
 fn check(text: &str, math: Math, limit: f64, holes: &dyn Fn(usize, &[usize], usize) -> bool) -> Vec<String> {
+    check_at(text, 0, math, limit, holes)
+}
+
+/// The same where symbols have the size `n`.
+fn check_at(text: &str, n: i64, math: Math, limit: f64, holes: &dyn Fn(usize, &[usize], usize) -> bool) -> Vec<String> {
     let mut graph = infc_ir::text::parse(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    let inputs = random(&graph, holes);
+    let inputs = random(&graph, n, holes);
     let want = infc_ir::interp::run_tensors(&graph, &inputs).unwrap_or_else(|e| panic!("{e}"));
     infc_passes::run(&mut graph, &infc_passes::Options::default()).unwrap_or_else(|e| panic!("{e}"));
     let target = TargetDesc { math, ..infc_gpu_ptx::default_machine() };
@@ -210,7 +230,7 @@ fn rows_without_keys_give_what_the_steps_give() {
     let ending = |at: &str| {
         let text = if at == "spelled" { spelled(&s, &mask) } else { operator(&s, &mask) };
         let graph = infc_ir::text::parse(&text).unwrap_or_else(|e| panic!("{e}"));
-        let want = infc_ir::interp::run_tensors(&graph, &random(&graph, &holes)).unwrap_or_else(|e| panic!("{e}"));
+        let want = infc_ir::interp::run_tensors(&graph, &random(&graph, 0, &holes)).unwrap_or_else(|e| panic!("{e}"));
         want[0].float(5 * s.columns)
     };
     assert!(ending("spelled").is_nan() && ending("operator") == 0.0, "a row without keys is what this test is about");
@@ -223,9 +243,101 @@ fn what_others_read_stays_steps() {
     let graph = spelled(&s, "1, 1, 37, 53").replace("yield %9", "yield %8, %9");
     let plans = check(&graph, Math::F32, 1e-5, &none);
     assert!(plans.len() > 1 && plans.iter().all(|p| !p.contains("attention")), "{plans:?}");
-    // Few queries: no tile.
-    let s = Shape { queries: 3, ..plain() };
-    assert!(check(&operator(&s, "1, 1, 3, 53"), Math::F32, 1e-5, &none).len() > 1);
+}
+
+/// Few queries: parts of the keys, and what puts them together if there is more than one.
+#[track_caller]
+fn in_parts(plans: &[String]) {
+    let way: Vec<&String> = plans.iter().filter(|p| !p.starts_with("threads")).collect();
+    match way[..] {
+        [one] => assert!(one.contains("decode ") && one.contains("parts=1 "), "{plans:?}"),
+        [parts, join] => assert!(parts.contains("decode ") && join.contains("decode_join"), "{plans:?}"),
+        _ => panic!("{plans:?}"),
+    }
+}
+
+/// Query heads that share heads of keys and values, and a mask of all.
+fn shared_heads(s: &Shape, [batch, share]: [usize; 2], keys: &str) -> String {
+    let Shape { dtype, heads, queries, depth, columns, .. } = s;
+    let all = heads * share;
+    format!(
+        "graph \"g\" {{ source 0 \"a\" \"Attention\" 23 \
+         region (%0: {dtype}[{batch}, {all}, {queries}, {depth}] \"q\", %1: {dtype}[{batch}, {heads}, {keys}, {depth}] \"k\", \
+         %2: {dtype}[{batch}, {heads}, {keys}, {columns}] \"v\", %3: {dtype}[1, 1, {queries}, {keys}] \"mask\") {{ \
+         %4: {dtype}[{batch}, {all}, {queries}, {columns}] \"y\" = Attention(%0, %1, %2, %3) {{scale = 0.25}} from [0] yield %4 }} }}"
+    )
+}
+
+#[test]
+fn few_queries_take_parts_of_the_keys() {
+    let mut seed = 7u64;
+    let mut pick = |from: &[usize]| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        from[(seed >> 33) as usize % from.len()]
+    };
+    for round in 0..24 {
+        let queries = 1 + round % 15;
+        let s = Shape {
+            dtype: ["f32", "f32", "f16", "bf16"][pick(&[0, 1, 2, 3])],
+            heads: pick(&[1, 2, 3]),
+            queries,
+            keys: pick(&[2, 3, 31, 64, 65, 100, 257]),
+            depth: pick(&[4, 8, 20, 64, 72]),
+            columns: pick(&[4, 16, 20, 48, 64, 80]),
+        };
+        let limit = if s.dtype == "f32" { 1e-5 } else { 3e-2 };
+        let (empty, last) = (pick(&[0, 1, 2]), s.keys - 1);
+        // A row has no key, or keys up to some place, or all.
+        let holes = |n: usize, dims: &[usize], at: usize| {
+            let (row, key) = (at / dims[dims.len() - 1] % dims[dims.len() - 2], at % dims[dims.len() - 1]);
+            n == 3 && (empty == 1 && row == 0 || empty == 2 && key > last / (row + 1))
+        };
+        let mask = format!("1, 1, {queries}, {}", s.keys);
+        in_parts(&check(&spelled(&s, &mask), Math::F32, limit, &holes));
+        in_parts(&check(&operator(&s, &mask), [Math::F32, Math::Bf16][round % 2], limit, &holes));
+        let share = pick(&[1, 2, 3, 4]);
+        let text = shared_heads(&s, [pick(&[1, 2]), share], &s.keys.to_string());
+        let plans = check(&text, Math::F32, limit, &holes);
+        // Heads that share one head of keys are queries, and may be enough for tiles.
+        if s.heads > 1 || share * queries < 16 {
+            in_parts(&plans);
+        }
+        assert!(s.heads == 1 || share == 1 || plans.iter().any(|p| p.contains(&format!("shared=1:{share}"))), "{plans:?}");
+    }
+}
+
+#[test]
+fn few_queries_with_as_many_keys_as_the_run_has() {
+    for (n, queries, share) in [(0, 1, 1), (1, 1, 2), (63, 3, 1), (64, 1, 4), (200, 2, 3), (700, 1, 1)] {
+        let s = Shape { heads: 2, queries, ..plain() };
+        let holes = |i: usize, dims: &[usize], at: usize| i == 3 && at % dims[dims.len() - 1] > 150;
+        in_parts(&check_at(&shared_heads(&s, [1, share], "n"), n, Math::F32, 1e-5, &holes));
+    }
+    // Keys that were there before, as an input, and the new ones behind them.
+    let past = "graph \"g\" { source 0 \"a\" \"Attention\" 23 \
+         region (%0: f32[1, 4, 1, 16] \"q\", %1: f32[1, 2, 1, 16] \"k\", %2: f32[1, 2, 1, 24] \"v\", \
+         %3: f32[1, 1, 1, n + 1] \"mask\", %4: f32[1, 2, n, 16] \"pk\", %5: f32[1, 2, n, 24] \"pv\") { \
+         %6: f32[1, 4, 1, 24] \"y\", %7: f32[1, 2, n + 1, 16] \"nk\", %8: f32[1, 2, n + 1, 24] \"nv\" \
+         = Attention(%0, %1, %2, %3, %4, %5) from [0] yield %6, %7, %8 } }";
+    for n in [0, 1, 100, 333] {
+        let plans = check_at(past, n, Math::F32, 1e-5, &none);
+        assert!(plans.iter().any(|p| p.starts_with("decode ")), "{plans:?}");
+    }
+}
+
+#[test]
+fn queries_whose_tiles_do_not_fit_take_parts_of_the_keys() {
+    let s = Shape { dtype: "f32", heads: 1, queries: 20, keys: 70, depth: 160, columns: 96 };
+    in_parts(&check(&operator(&s, "1, 1, 20, 70"), Math::F32, 1e-5, &none));
+    let s = Shape { dtype: "f16", heads: 1, queries: 2, keys: 200, depth: 256, columns: 256 };
+    in_parts(&check(&operator(&s, "1, 1, 2, 200"), Math::F32, 3e-2, &none));
+    // Many heads, one head of keys: a tile would have the machine for itself.
+    let s = Shape { heads: 1, queries: 1, keys: 500, ..plain() };
+    in_parts(&check(&shared_heads(&s, [1, 32], "500"), Math::F16, 1e-5, &none));
+    // More than shared memory holds: the steps.
+    let s = Shape { dtype: "f32", heads: 1, queries: 2, keys: 40, depth: 1000, columns: 16 };
+    let plans = check(&operator(&s, "1, 1, 2, 40"), Math::F32, 1e-5, &none);
+    assert!(plans.iter().all(|p| !p.contains("decode")), "{plans:?}");
 }
 
 fn product(m: usize, k: usize, n: usize) -> String {

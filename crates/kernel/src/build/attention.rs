@@ -5,6 +5,7 @@
 //! A row whose scores are all -inf has a sum of weights of 0, and gives 0 or NaN, as its steps do.
 
 use super::contract::{Factor, factor, factors};
+use super::online::{Online, divisor, number};
 use super::tile::{MMA, Parts, factor_dtype, k_is_contiguous, shared_dtype, tf32, within};
 use super::{Cx, for_each};
 use crate::attention::Attention;
@@ -13,7 +14,7 @@ use crate::plan::{Tile, guess};
 use crate::rows::{self, Sums};
 use crate::target::TargetDesc;
 use infc_ir::compute::{Compute, Reducer, Reduction};
-use infc_ir::scalar::{Scalar, Unary};
+use infc_ir::scalar::Scalar;
 use infc_ir::{DType, Expr};
 use std::fmt;
 
@@ -219,11 +220,8 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
 
     let own = [query, key, value, weight, score, most, sum, scale, mosts, sums, acc[0], acc[1]];
     cx.body = own.map(|buffer| Stmt::Alloc { buffer }).to_vec();
-    let number = |x: f64| Scalar::float(DType::F32, x);
-    let start = rows_of(cx, p, &|cx, row, part, _| {
-        let clear = vec![cx.put(most, &[row], number(f64::NEG_INFINITY)), cx.put(sum, &[row], number(0.0))];
-        vec![first_part(part, clear)]
-    });
+    let online = Online { rows: queries, keys, parts: p.parts(), threads, score, weight, most, sum, scale, mosts, sums };
+    let start = online.start(cx);
     let clear = result.each_element(cx, &|cx, at, _| vec![cx.put(acc[1], at, number(0.0))]);
     let load = scores.stage(cx, 0, 0, Expr::int(0));
     cx.body.extend([start, clear, load]);
@@ -246,74 +244,14 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
             None => vec![Stmt::If { cond: inside, then, otherwise: vec![store(number(f64::NEG_INFINITY))] }],
         }
     }));
-    // Each thread has some of a row's keys: their largest score, then their weights.
-    let each = keys / p.parts();
-    let of_part = |part: Expr, i: usize| part + (i * p.parts()) as i64;
-    round.push(rows_of(cx, p, &|cx, row, part, _| {
-        let all = (0..each).map(|i| cx.at(score, &[row, of_part(part, i)]));
-        let largest = all.reduce(Scalar::max).expect("a part has keys");
-        vec![cx.put(mosts, &[row, part], largest)]
-    }));
-    let largest =
-        |cx: &Cx, row: Expr| (0..p.parts()).fold(cx.at(most, &[row]), |m, k| m.max(cx.at(mosts, &[row, Expr::from(k)])));
-    round.push(rows_of(cx, p, &|cx, row, part, body| {
-        let now = name(cx, largest(cx, row), body);
-        // No key so far: there is nothing to be relative to.
-        let none = now.eq_to(number(f64::NEG_INFINITY));
-        let from = name(cx, Scalar::select(none, number(0.0), now), body);
-        let exp = |x: Scalar| Scalar::unary(Unary::Exp, x - from);
-        let mut total: Option<Scalar> = None;
-        for i in 0..each {
-            let at = of_part(part, i);
-            let e = name(cx, exp(cx.at(score, &[row, at])), body);
-            let kept = if p.row == "mma_tf32" { tf32(e) } else { e.cast(p.weights()) };
-            body.push(cx.put(weight, &[row, at], kept));
-            total = Some(match total {
-                None => e,
-                Some(sum) => name(cx, sum + e, body),
-            });
-        }
-        let change = cx.put(scale, &[row], exp(cx.at(most, &[row])));
-        vec![cx.put(sums, &[row, part], total.expect("a part has keys")), first_part(part, vec![change])]
-    }));
-    round.push(rows_of(cx, p, &|cx, row, part, _| {
-        let before = cx.at(sum, &[row]) * cx.at(scale, &[row]);
-        let total = (0..p.parts()).fold(before, |t, k| t + cx.at(sums, &[row, Expr::from(k)]));
-        vec![first_part(part, vec![cx.put(sum, &[row], total), cx.put(most, &[row], largest(cx, row))])]
-    }));
+    let kept = |e: Scalar| if p.row == "mma_tf32" { tf32(e) } else { e.cast(p.weights()) };
+    round.extend(online.update(cx, &kept));
     round.push(result.each_element(cx, &|cx, at, [line, _]| vec![cx.put(acc[1], at, cx.at(acc[1], at) * cx.at(scale, &[line]))]));
     round.push(if matrix { result.multiply_tiles(cx, 0) } else { result.multiply(cx, 0) });
     cx.body.push(for_each(tile, a.keys.div_ceil(Expr::from(keys)), LoopKind::Serial, round));
     let finish = result.each_element(cx, &|cx, at, place| {
-        let total = cx.at(sum, &[place[0]]);
-        // Without any key the sum over them is 0, as that of the steps.
-        let nothing = match (a.empty_is_zero, a.keys.known()) {
-            (true, _) => Some(total.eq_to(number(0.0))),
-            (false, None) => Some(Scalar::index(a.keys).lt(Scalar::index(1))),
-            (false, Some(_)) => None,
-        };
-        let total = nothing.map_or(total, |nothing| Scalar::select(nothing, number(1.0), total));
+        let total = divisor(a, cx.at(sum, &[place[0]]));
         result.finish(cx, cx.at(acc[1], at) / total, place)
     });
     cx.body.push(finish);
-}
-
-/// A loop over all threads, of which some share a row of scores: its row and part, and what comes before the last statements.
-fn rows_of(cx: &mut Cx, p: &Flash, make: &dyn Fn(&mut Cx, Expr, Expr, &mut Vec<Stmt>) -> Vec<Stmt>) -> Stmt {
-    let thread = cx.var("thread");
-    let parts = Expr::from(p.parts());
-    let mut body = vec![];
-    let last = make(cx, thread.div(parts), thread.rem(parts), &mut body);
-    body.extend(last);
-    for_each(thread, Expr::from(p.threads()), LoopKind::Thread, body)
-}
-
-fn first_part(part: Expr, then: Vec<Stmt>) -> Stmt {
-    Stmt::If { cond: Scalar::index(part).lt(Scalar::index(1)), then, otherwise: vec![] }
-}
-
-fn name(cx: &mut Cx, value: Scalar, body: &mut Vec<Stmt>) -> Scalar {
-    let local = cx.local();
-    body.push(Stmt::Let { local, value });
-    Scalar::local(value.dtype(), local)
 }

@@ -7,9 +7,11 @@ pub mod attention;
 pub mod border;
 pub mod collapse;
 pub mod contract;
+pub mod decode;
 pub mod dots;
 pub mod elementwise;
 pub mod matrix;
+mod online;
 pub mod pack;
 pub mod row_reduce;
 pub mod select;
@@ -21,7 +23,7 @@ pub mod strips;
 pub mod threads;
 pub mod tile;
 
-use crate::attention::Attention;
+use crate::attention::{Attention, Way};
 use crate::loops::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
 use crate::plan::Plan;
 use crate::target::TargetDesc;
@@ -97,13 +99,14 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
     cx.finish(name)
 }
 
-/// Builds the nest of an attention. `operands` are its sources, then its result.
-pub fn build_attention(name: &str, a: &Attention, plan: &Plan, operands: &[Operand], target: &TargetDesc) -> Nest {
+/// Builds the nest of an attention, or of one of its two kernels. `operands` are its sources, then its result.
+pub fn build_attention(name: &str, a: &Attention, way: &Way, operands: &[Operand], target: &TargetDesc) -> Nest {
     let mut cx = Cx::new(operands, target);
-    match plan {
-        Plan::Attention(p) => attention::build(&mut cx, a, p),
-        Plan::Strips(p) => strips::build(&mut cx, a, p),
-        _ => unreachable!("plan {plan} is not for attention"),
+    match way {
+        Way::Tiles(p) => attention::build(&mut cx, a, p),
+        Way::Strips(p) => strips::build(&mut cx, a, p),
+        Way::Parts(p) => decode::build(&mut cx, a, p),
+        Way::Join(p) => decode::build_join(&mut cx, a, p),
     }
     cx.finish(name)
 }

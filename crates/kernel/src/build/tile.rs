@@ -26,6 +26,8 @@ const GROUP: usize = 64;
 const GROUP_BYTES: usize = 128;
 /// Threads that fill the tiles of warpgroups.
 const FILLERS: usize = 128;
+/// Stands for a row where factors are in shared memory as they lie in memory, and threads add products up in f32.
+pub(super) const STORED: &str = "stored";
 /// Tiles from which on they are made larger: all multiprocessors of the machine have one.
 const MANY_TILES: i64 = 132;
 
@@ -111,6 +113,7 @@ pub(super) fn shared_dtype(f: &Factor, row: &str) -> DType {
         "mma_f16" | "wgmma_f16" => DType::F16,
         "mma_bf16" | "wgmma_bf16" => DType::BF16,
         "mma_i8" | "wgmma_i8" => f.read.dtype(),
+        STORED if is_plain(f) => f.read.dtype(),
         _ => f.scalar.dtype(),
     }
 }
@@ -321,8 +324,13 @@ impl Parts<'_> {
             (*block, *column) = (piece.div(Expr::int(pieces)), piece.rem(Expr::int(pieces)) * wide + lane);
         }
         let store = cx.put(self.shared[side][buffer], &index, value);
-        let count = (lines * bk / wide) as usize / self.threads;
-        let body = vec![for_each(lane, Expr::int(wide), LoopKind::Vector, vec![store])];
+        let all = (lines * bk / wide) as usize;
+        let count = all.div_ceil(self.threads);
+        let mut body = vec![for_each(lane, Expr::int(wide), LoopKind::Vector, vec![store])];
+        if all % self.threads > 0 {
+            let cond = Scalar::index(flat).lt(Scalar::index(all));
+            body = vec![Stmt::If { cond, then: body, otherwise: vec![] }];
+        }
         let body = vec![for_each(part, Expr::from(count), LoopKind::Unroll, body)];
         for_each(thread, Expr::from(self.threads), LoopKind::Thread, body)
     }
