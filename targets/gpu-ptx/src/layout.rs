@@ -193,6 +193,17 @@ fn scalars(s: &Stmt) -> Vec<Scalar> {
     }
 }
 
+/// Does a list read an element of a buffer?
+pub(crate) fn reads(body: &[Stmt]) -> bool {
+    let mut found = false;
+    walk(body, &mut |s| {
+        for scalar in scalars(s) {
+            scalar.visit(&mut |n| found |= matches!(n.kind(), Kind::Read { .. }));
+        }
+    });
+    found
+}
+
 /// Shared buffers that a list reads, and those that it writes.
 pub(crate) fn shared(kernel: &Kernel, body: &[Stmt]) -> [HashSet<u32>; 2] {
     let mut out = [HashSet::new(), HashSet::new()];
