@@ -170,7 +170,6 @@ fn plan(work: &Work, a: &Attention, target: &TargetDesc) -> Option<Way> {
     strips::plan(a, &offset, target).map(Way::Strips)
 }
 
-
 /// Puts the steps that make parts before those that put them together.
 fn part(work: &mut Work, items: &mut Vec<Item>, all: &mut Attentions) {
     let mut out = Vec::with_capacity(items.len());

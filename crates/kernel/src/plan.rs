@@ -4,9 +4,11 @@
 //! turns step and plan into a nest; any legal plan of a step gives the same values (up to the order of float sums).
 
 use crate::attention::Way;
+use crate::build::network::Network;
 use crate::build::stored::Stored;
 use crate::build::tile::MMA;
-use crate::build::{Operand, contract, dots, elementwise, matrix, sparse, tile};
+use crate::build::updates::Updates;
+use crate::build::{Operand, contract, dots, elementwise, matrix, network, sparse, tile, updates};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
 use infc_ir::Expr;
@@ -38,10 +40,14 @@ pub enum Plan {
     Threads(Threads),
     /// Updates one after another.
     Scatter,
+    /// Updates by many threads, into a base that is there.
+    Updates(Updates),
     /// A running reduction, one line after another.
     Prefix,
     /// A heap for each line.
     Sort,
+    /// Lines in shared memory, each by a block of threads.
+    Network(Network),
     /// Positions one after another.
     Filter,
     /// Candidates one after another.
@@ -232,8 +238,10 @@ const TASK_WORK: i64 = 1 << 15;
 /// The plan of a step. `operands` are its sources and, last, its result.
 pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
     match step {
+        Step::Scatter(s) if target.block_threads > 0 => Plan::Updates(updates::plan(s, operands)),
         Step::Scatter(_) => Plan::Scatter,
         Step::Prefix(_) => Plan::Prefix,
+        Step::Sort(s) if target.block_threads > 0 => network::plan(s).map_or(Plan::Sort, Plan::Network),
         Step::Sort(_) => Plan::Sort,
         Step::Filter(_) => Plan::Filter,
         Step::Choice(_) => Plan::Choice,
@@ -475,7 +483,9 @@ impl fmt::Display for Plan {
             Plan::Threads(t) => write!(f, "threads order={:?} wide={}", t.order, t.wide),
             Plan::Scatter => f.write_str("scatter"),
             Plan::Prefix => f.write_str("prefix"),
+            Plan::Updates(u) => write!(f, "updates apart={:?} owners={}", u.apart, u.owners),
             Plan::Sort => f.write_str("sort"),
+            Plan::Network(n) => write!(f, "network size={} kept={}", n.size, n.kept),
             Plan::Filter => f.write_str("filter"),
             Plan::Choice => f.write_str("choice"),
         }

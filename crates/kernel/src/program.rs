@@ -13,10 +13,10 @@ use infc_artifact::memory;
 use infc_artifact::program::{
     self as art, HostType, HostValue, Place, Program, Size, SizeOp, SlotPlace, Step, SymbolSource, View,
 };
-use infc_ir::compute::Step::Compute;
+use infc_ir::compute::{self, Step::Compute};
 use infc_ir::expr::Node;
 use infc_ir::graph::Graph;
-use infc_ir::{DType, Expr, Problem, Problems, Tensor, Type};
+use infc_ir::{DType, Expr, Problem, Problems, Scalar, Tensor, Type};
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 
@@ -582,13 +582,27 @@ impl Emit<'_> {
     }
 
     fn task(&mut self, task: &Task, steps: &mut Vec<Step>) {
+        self.border(task.out, steps);
+        let compute::Step::Scatter(s) = &task.step else { return self.single(task, steps) };
+        if self.target.block_threads == 0 {
+            return self.single(task, steps);
+        }
+        // What updates are put into is a step of its own: all threads have to be done with it.
+        let base = Compute(compute::Compute { dims: s.dims.clone(), reduction: None, value: s.base });
+        let nothing = Scalar::number(s.base.dtype(), 0.0);
+        let updates = compute::Step::Scatter(compute::Scatter { base: nothing, ..s.clone() });
+        for step in [base, updates] {
+            self.single(&Task { step, ..task.clone() }, steps);
+        }
+    }
+
+    fn single(&mut self, task: &Task, steps: &mut Vec<Step>) {
         let mut task = task.clone();
         let attention = self.attentions.get(&task.out);
         match attention {
             Some((a, _)) => task.sources.clone_from(&a.sources),
             None => task.prune(),
         }
-        self.border(task.out, steps);
         let mut operands = vec![];
         let mut places = vec![];
         for &s in &task.sources {

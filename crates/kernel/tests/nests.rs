@@ -171,7 +171,15 @@ fn run_plan(
     let out = &layouts_of[layouts_of.len() - 1];
     let w = want.dtype.bytes();
     let (at, size) = offsets(&want.dims, out, w);
-    buffers.push(vec![0xa5; size]);
+    buffers.push(match (&step, &plan) {
+        // They come into a base that is there.
+        (Step::Scatter(s), Plan::Updates(_)) => {
+            let base = Step::Compute(Compute { dims: s.dims.clone(), reduction: None, value: s.base });
+            let base = infc_ir::interp::run_step(&base, &sources.iter().cloned().map(Some).collect::<Vec<_>>());
+            to_memory(&base.expect("the base runs"), out)
+        }
+        _ => vec![0xa5; size],
+    });
     verify(&nest.kernel).unwrap_or_else(|e| panic!("{e}\nplan {plan}\n{}", nest.kernel));
     assert_eq!(text::parse(&nest.kernel.to_string()).as_ref(), Ok(&nest.kernel));
     interp::run(&nest.kernel, &[], &mut buffers).unwrap_or_else(|e| panic!("{e:?}\nplan {plan}"));

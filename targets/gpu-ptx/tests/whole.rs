@@ -1,5 +1,5 @@
 //! Whole graphs through the plans for GPUs and the PTX interpreter, beside the interpreter of graphs: attention in one kernel beside its
-//! steps, in tiles and in parts of the keys, and long reductions in parts beside whole ones.
+//! steps, in tiles and in parts of the keys, long reductions in parts beside whole ones, sorting and scatter by many threads bit by bit.
 
 use infc_artifact::program::{Place, Step, SymbolSource, View};
 use infc_ir::eval;
@@ -14,16 +14,13 @@ fn run(lowered: &Lowered, inputs: &[Tensor], loops: bool) -> Vec<Vec<u8>> {
     let text = infc_gpu_ptx::module(&lowered.kernels, "sm_80").unwrap_or_else(|e| panic!("{e}"));
     let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
     let p = &lowered.program;
-    let symbols: Vec<i64> = p
-        .symbols
-        .iter()
-        .map(|s| match s.source {
-            SymbolSource::Input { input, axis } => inputs[input as usize].dims[axis as usize] as i64,
-            SymbolSource::Step => panic!("{} is told by data", s.name),
-        })
-        .collect();
-    let value = |s: &infc_artifact::program::Size| s.eval(&symbols).expect("a number");
-    let size = |b: &infc_artifact::program::Buffer| value(&b.bytes) as usize;
+    let from_inputs = p.symbols.iter().map(|s| match s.source {
+        SymbolSource::Input { input, axis } => inputs[input as usize].dims[axis as usize] as i64,
+        SymbolSource::Step => 0,
+    });
+    let mut symbols: Vec<i64> = from_inputs.collect();
+    let known = symbols.clone();
+    let size = |b: &infc_artifact::program::Buffer| b.bytes.eval(&known).expect("a number") as usize;
     let mut memory: Vec<Vec<u8>> = p.buffers.iter().map(|b| vec![0xa5; size(b)]).collect();
     for (m, b) in memory.iter_mut().zip(&p.buffers) {
         match b.place {
@@ -33,6 +30,13 @@ fn run(lowered: &Lowered, inputs: &[Tensor], loops: bool) -> Vec<Vec<u8>> {
         }
     }
     for step in &p.steps {
+        if let Step::Bind { symbol, from, .. } = step {
+            let at = from.offset.eval(&symbols).expect("a number") as usize;
+            let bytes = &memory[from.buffer as usize][at..at + 8];
+            symbols[*symbol as usize] = i64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+            continue;
+        }
+        let value = |s: &infc_artifact::program::Size| s.eval(&symbols).expect("a number");
         let Step::Launch { kernel, buffers, extents, tasks } = step else {
             assert!(matches!(step, Step::Require { .. }), "{step:?}");
             continue;
@@ -372,5 +376,139 @@ fn long_sums_with_few_results_are_taken_in_parts() {
     for op in ["ReduceSum", "ReduceMax", "ReduceMean", "ReduceL2"] {
         assert_eq!(check(&sum(op, 8192), Math::F32, 1e-4, &none).len(), 2, "{op}");
         assert_eq!(check(&sum(op, 700), Math::F32, 1e-5, &none).len(), 1, "{op}");
+    }
+}
+
+/// All outputs have the bits that the interpreter of graphs gives; inputs by their number and place. All plans are listed.
+#[track_caller]
+fn exact(text: &str, n: i64, input: &dyn Fn(usize, usize) -> f64) -> Vec<String> {
+    let mut graph = infc_ir::text::parse(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let make = |(k, &v): (usize, &infc_ir::Value)| {
+        let ty = graph.ty(v).as_tensor().expect("a tensor");
+        let dims: Vec<usize> = ty.dims.iter().map(|d| d.eval(&|_| Some(n)).expect("a size") as usize).collect();
+        let bits = |at: usize| match ty.dtype.is_float() {
+            true => eval::round_float(ty.dtype, input(k, at)).to_bits(),
+            false => input(k, at) as i64 as u64,
+        };
+        Tensor::from_values(ty.dtype, dims.clone(), (0..dims.iter().product()).map(bits))
+    };
+    let inputs: Vec<Tensor> = graph.inputs().iter().enumerate().map(make).collect();
+    let want = infc_ir::interp::run_tensors(&graph, &inputs).unwrap_or_else(|e| panic!("{e}"));
+    infc_passes::run(&mut graph, &infc_passes::Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    let lowered = lower(&graph, &infc_gpu_ptx::default_machine(), &vec![]).unwrap_or_else(|e| panic!("{e}"));
+    for (who, got) in [("PTX", run(&lowered, &inputs, false)), ("loops", run(&lowered, &inputs, true))] {
+        for (k, (got, want)) in got.iter().zip(&want).enumerate() {
+            let (width, float) = (want.dtype.bytes(), want.dtype.is_float());
+            let number = |raw: &[u8]| eval::from_memory(want.dtype, raw.iter().rev().fold(0u64, |a, &b| a << 8 | u64::from(b)));
+            let nan = |raw: &[u8]| float && f64::from_bits(number(raw)).is_nan();
+            let same = |(x, y): (&[u8], &[u8])| x == y || nan(x) && nan(y);
+            let wrong = got.chunks(width).zip(want.bytes().chunks(width)).position(|pair| !same(pair));
+            assert!(wrong.is_none() && got.len() == want.bytes().len(), "{who}: output {k}, element {wrong:?} of\n{text}");
+        }
+    }
+    lowered.plans.iter().flatten().map(ToString::to_string).collect()
+}
+
+/// Numbers without an order, from 0 to 1.
+fn scattered(k: usize, at: usize) -> f64 {
+    let x = (at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (k as u64 + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ x >> 29).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (x >> 40) as f64 / (1u64 << 24) as f64
+}
+
+#[test]
+fn sorting_takes_a_block_for_each_line() {
+    let top = |dtype: &str, dims: &str, out: &str, k: usize, axis: i64, largest: u8| {
+        format!(
+            "graph \"g\" {{ source 0 \"t\" \"TopK\" 24 const %0: i64[1] \"k\" = {{{k}}} region (%1: {dtype}[{dims}] \"x\") {{ \
+             %2: {dtype}[{out}] \"v\", %3: i64[{out}] \"i\" = TopK(%1, %0) {{axis = {axis}, largest = {largest}}} from [0] \
+             yield %2, %3 }} }}"
+        )
+    };
+    // Few numbers, so that many are equal; some are none, infinite, or zeros of both signs.
+    let input = |_: usize, at: usize| match at % 37 {
+        3 => f64::NAN,
+        5 => f64::NEG_INFINITY,
+        7 => f64::INFINITY,
+        8 => -0.0,
+        9 => 0.0,
+        _ => (scattered(0, at) * 40.0).floor() - 20.0,
+    };
+    let whole = |_: usize, at: usize| (scattered(0, at) * 40.0).floor();
+    for (dtype, largest) in [("f32", 1), ("f32", 0), ("f16", 1), ("f64", 0), ("i64", 1), ("u8", 0), ("i32", 1)] {
+        let input: &dyn Fn(usize, usize) -> f64 = if dtype.starts_with('f') { &input } else { &whole };
+        for (n, k) in [(64, 64), (100, 7), (100, 100), (1000, 1000), (700, 1)] {
+            let plans = exact(&top(dtype, &format!("2, {n}"), &format!("2, {k}"), k, 1, largest), 0, input);
+            assert!(plans[0].starts_with("network") && plans[0].ends_with("kept=0"), "{plans:?}");
+        }
+        let plans = exact(&top(dtype, "130, 3", "5, 3", 5, 0, largest), 0, input);
+        assert!(plans[0].starts_with("network"), "{plans:?}");
+    }
+    // Piece by piece: long lines, and as many elements as the run has.
+    for (n, k) in [(9000, 20), (8193, 1024), (70000, 1)] {
+        let plans = exact(&top("f32", &n.to_string(), &k.to_string(), k, 0, 1), 0, &input);
+        assert!(plans[0] == format!("network size=2048 kept={k}"), "{plans:?}");
+    }
+    for n in [20, 2028, 2029, 6000] {
+        let plans = exact(&top("f32", "2, n", "2, 20", 20, 1, 0), n, &input);
+        assert!(plans[0].starts_with("network size=2048"), "{plans:?}");
+    }
+    // Short lines, and more than shared memory holds: the heap.
+    assert!(exact(&top("f32", "3, 10", "3, 4", 4, 1, 1), 0, &input).contains(&"sort".to_owned()));
+    assert!(exact(&top("f32", "5000", "2000", 2000, 0, 1), 0, &input).contains(&"sort".to_owned()));
+}
+
+#[test]
+fn updates_come_by_many_threads_in_their_order() {
+    let elements = |dtype: &str, data: &str, updates: &str, axis: i64, how: &str| {
+        format!(
+            "graph \"g\" {{ source 0 \"s\" \"ScatterElements\" 18 region (%0: {dtype}[{data}] \"x\", %1: i64[{updates}] \"i\", \
+             %2: {dtype}[{updates}] \"u\") {{ %3: {dtype}[{data}] \"y\" = ScatterElements(%0, %1, %2) \
+             {{axis = {axis}, reduction = \"{how}\"}} from [0] yield %3 }} }}"
+        )
+    };
+    let tuples = |dtype: &str, data: &str, index: &str, updates: &str, how: &str| {
+        format!(
+            "graph \"g\" {{ source 0 \"s\" \"ScatterND\" 18 region (%0: {dtype}[{data}] \"x\", %1: i64[{index}] \"i\", \
+             %2: {dtype}[{updates}] \"u\") {{ %3: {dtype}[{data}] \"y\" = ScatterND(%0, %1, %2) \
+             {{reduction = \"{how}\"}} from [0] yield %3 }} }}"
+        )
+    };
+    // Indices of both signs, many of them twice.
+    let input = |most: i64| {
+        move |k: usize, at: usize| match k {
+            1 => (scattered(1, at) * 2.0 * most as f64).floor() - most as f64,
+            _ => (scattered(k, at) * 1000.0).floor() / 7.0 - 70.0,
+        }
+    };
+    for how in ["none", "add", "mul", "max", "min"] {
+        for dtype in ["f32", "f16", "i64", "u8"] {
+            let plans = exact(&elements(dtype, "5, 40", "5, 90", 1, how), 0, &input(40));
+            assert!(plans.contains(&"updates apart=[0] owners=64".to_owned()), "{plans:?}");
+            let plans = exact(&elements(dtype, "9, 30", "20, 17", 0, how), 0, &input(9));
+            assert!(plans.contains(&"updates apart=[1] owners=16".to_owned()), "{plans:?}");
+            let plans = exact(&tuples(dtype, "6, 8", "3, 70, 2", "3, 70", how), 0, &input(6));
+            assert!(plans.contains(&"updates apart=[] owners=128".to_owned()), "{plans:?}");
+            let plans = exact(&tuples(dtype, "6, 8", "50, 1", "50, 8", how), 0, &input(6));
+            assert!(plans.contains(&"updates apart=[1] owners=32".to_owned()), "{plans:?}");
+        }
+    }
+    exact(&elements("f32", "n, 3", "60, 3", 0, "add"), 11, &input(11));
+    exact(&elements("f32", "11, 3", "n, 3", 0, "add"), 0, &input(11));
+    // A cache: what is written lies side by side, so nothing meets.
+    let cache = "graph \"g\" { source 0 \"t\" \"TensorScatter\" 24 region (%0: f32[2, 3, 12, 4] \"c\", %1: i64[2] \"at\", \
+         %2: f32[2, 3, 5, 4] \"u\") { %3: f32[2, 3, 12, 4] \"y\" = TensorScatter(%0, %2, %1) {axis = -2} from [0] yield %3 } }";
+    let plans = exact(cache, 0, &|k, at| if k == 1 { [7.0, 0.0][at] } else { scattered(k, at) });
+    assert!(plans.contains(&"updates apart=[0, 1, 2, 3] owners=1".to_owned()), "{plans:?}");
+    let round = cache.replace("axis = -2", "axis = -2, mode = \"circular\"");
+    exact(&round, 0, &|k, at| if k == 1 { [9.0, 3.0][at] } else { scattered(k, at) });
+    // Known places: a thread each, where no two are the same.
+    for (places, apart) in [("4, 0, 9, 3, 8, 2, 7, 1, 5", "[0]"), ("4, 0, 9, 3, 8, 2, 7, 1, -6", "[]")] {
+        let text = format!(
+            "graph \"g\" {{ source 0 \"s\" \"ScatterElements\" 18 const %0: i64[9] \"i\" = {{{places}}} region (%1: f32[10] \"x\", \
+             %2: f32[9] \"u\") {{ %3: f32[10] \"y\" = ScatterElements(%1, %0, %2) {{axis = 0}} from [0] yield %3 }} }}"
+        );
+        let plans = exact(&text, 0, &scattered);
+        assert!(plans.iter().any(|p| p.starts_with(&format!("updates apart={apart} "))), "{plans:?}");
     }
 }

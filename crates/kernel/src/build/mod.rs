@@ -11,6 +11,7 @@ pub mod decode;
 pub mod dots;
 pub mod elementwise;
 pub mod matrix;
+pub mod network;
 mod online;
 pub mod pack;
 pub mod row_reduce;
@@ -22,6 +23,7 @@ pub mod stored;
 pub mod strips;
 pub mod threads;
 pub mod tile;
+pub mod updates;
 
 use crate::attention::{Attention, Way};
 use crate::loops::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
@@ -89,6 +91,8 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
         (Step::Compute(c), Plan::RowReduce(p)) => row_reduce::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Tile(p)) => tile::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Threads(p)) => threads::build(&mut cx, c, p),
+        (Step::Scatter(s), Plan::Updates(p)) => updates::build(&mut cx, s, p),
+        (Step::Sort(s), Plan::Network(p)) => network::build(&mut cx, s, p),
         (Step::Scatter(s), Plan::Scatter) => serial::scatter(&mut cx, s),
         (Step::Prefix(p), Plan::Prefix) => serial::prefix(&mut cx, p),
         (Step::Sort(s), Plan::Sort) => sort::build(&mut cx, s),
