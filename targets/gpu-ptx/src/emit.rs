@@ -181,10 +181,6 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
     let parameters = e.parameters(name);
     e.choose_registers();
     e.tasks()?;
-    let sums: i64 = (kernel.buffers.iter().zip(&e.layouts))
-        .filter(|(_, layout)| **layout == Layout::Thread)
-        .map(|(b, layout)| layout.own_elements(b).unwrap_or(0))
-        .sum();
     let Emit { a, scratch, mode, shared, mixed, .. } = e;
     let list = parameters.join(",\n\t");
     let body = a.finish();
@@ -192,10 +188,7 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
         Mode::Threads => (Block::Threads, String::new()),
         Mode::Warps => (Block::Warps, String::new()),
         Mode::Block(n) if body.contains("mma.sync") => {
-            (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, OWN_REGISTERS)))
-        }
-        Mode::Block(n) if (1..=FEW_SUMS).contains(&sums) => {
-            (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, FEW_REGISTERS)))
+            (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n)))
         }
         Mode::Block(n) => (Block::Block(n), format!(".reqntid {n}\n")),
     };
@@ -206,14 +199,10 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
 /// Registers of a multiprocessor, and those that a thread of a product by matrix instructions takes.
 const REGISTERS: f64 = 65536.0;
 const OWN_REGISTERS: f64 = 168.0;
-/// The most sums of a thread that adds products up itself for which these registers are enough.
-const FEW_SUMS: i64 = 16;
-const FEW_REGISTERS: f64 = 64.0;
 
-/// How many blocks of so many threads with so many registers a multiprocessor should hold at least. Without a word, `ptxas` aims at more, and
-/// spills for it.
-fn blocks_at_once(threads: u32, registers: f64) -> u32 {
-    (REGISTERS / (f64::from(threads) * registers)).round().clamp(1.0, 32.0) as u32
+/// How many blocks of so many threads a multiprocessor should hold at least. Without a word, `ptxas` aims at more, and spills for it.
+fn blocks_at_once(threads: u32) -> u32 {
+    (REGISTERS / (f64::from(threads) * OWN_REGISTERS)).round().max(1.0) as u32
 }
 
 /// Is the loop written out?
