@@ -6,7 +6,8 @@
 //! multiply-accumulates they cost. By halving that order the largest set of quantised layers is found that meets the budget; the model
 //! of that set is compiled and measured on all samples. A set that is slower than float on the machine is refused.
 //!
-//! [`quantize`] is the road without an explicit budget: all layers, and some of them in float only where outputs lose too much.
+//! [`quantize`] is the road without an explicit budget: all layers on integers, and only where outputs lose too much some with inputs in two
+//! bytes, then some in float.
 
 use crate::compare::{self, Comparison};
 use crate::data::Data;
@@ -73,13 +74,15 @@ impl Budget {
 pub struct Aim {
     /// Least signal-to-noise ratio of every output, in dB, over all samples together and where each counts alike.
     pub sqnr_db: f64,
-    /// The largest share of the multiply-accumulates that goes to float for it.
+    /// The largest share of the multiply-accumulates that is taken twice for it, with inputs in two bytes.
+    pub double_macs: f64,
+    /// The largest share of the multiply-accumulates that goes to float for it, where that is not enough.
     pub float_macs: f64,
 }
 
 impl Default for Aim {
     fn default() -> Aim {
-        Aim { sqnr_db: 20.0, float_macs: 0.1 }
+        Aim { sqnr_db: 20.0, double_macs: 0.5, float_macs: 0.1 }
     }
 }
 
@@ -88,6 +91,25 @@ impl Default for Aim {
 /// are calibrated on then; else what was judged is what comes out.
 const HELD: usize = 4;
 const MARGIN: f64 = 2.0;
+/// What float for some layers, or a second byte, has to gain in dB: for less it is not worth its time.
+const GAIN: f64 = 0.5;
+/// The share of a layer's noise that a second byte is taken to leave, that of its weights: it only orders what goes to float after it.
+const LEFT: f64 = 0.15;
+
+/// Numbers of layers that are treated otherwise than others.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Choice {
+    /// They stay in float.
+    float: Vec<usize>,
+    /// Their inputs are stored in two bytes.
+    fine: Vec<usize>,
+}
+
+impl Choice {
+    fn float(layers: &[usize]) -> Choice {
+        Choice { float: layers.to_vec(), fine: vec![] }
+    }
+}
 
 /// A layer by itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -276,12 +298,8 @@ impl<'a> Bench<'a> {
         let names = before.outputs().iter().map(|&v| before.value(v).name.clone()).collect();
         Ok(Bench { calibration, settings, budget, data, fitted: None, executor, float, float_ms, names })
     }
-    /// The model that keeps these layers in float.
-    fn model(&self, float: &[usize]) -> Result<Quantised, Problems> {
-        without(self.calibration, float, self.settings)
-    }
-    fn measure(&mut self, float: &[usize]) -> Result<Measured, Problems> {
-        let model = self.model(float)?;
+    fn measure(&mut self, choice: &Choice) -> Result<Measured, Problems> {
+        let model = chosen(self.calibration, choice, self.settings)?;
         let mut runner = self.executor.load(&model.graph)?;
         let c = compare::run(&mut *self.float, &mut *runner, &self.names, 0, self.data, false, &mut |_| {})?;
         let latency_ms = match self.executor.measures() {
@@ -292,15 +310,17 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The model that keeps these layers in float.
-fn without(calibration: &Calibration, float: &[usize], settings: &Settings) -> Result<Quantised, Problems> {
+/// The model of a choice.
+fn chosen(calibration: &Calibration, choice: &Choice, settings: &Settings) -> Result<Quantised, Problems> {
+    let mut settings = settings.clone();
+    settings.two_bytes.extend(choice.fine.iter().map(|&i| calibration.layers[i].name.clone()));
     let mut c = calibration.clone();
-    for &i in float {
+    for &i in &choice.float {
         c.kept.push((c.layers[i].name.clone(), "loses more than the budget has".to_owned()));
     }
-    let float: HashSet<_> = float.iter().map(|&i| c.layers[i].node).collect();
+    let float: HashSet<_> = choice.float.iter().map(|&i| c.layers[i].node).collect();
     c.layers.retain(|l| !float.contains(&l.node));
-    quantize::quantize_layers(&c, settings)
+    quantize::quantize_layers(&c, &settings)
 }
 
 /// The smallest number of layers in float, the first of an order, that is good by `met`; `bad` is too few, and `most` as many as may be.
@@ -330,7 +350,6 @@ fn ordered(
     before: &Graph,
     bench: &mut Bench,
     float_macs: f64,
-    none_does: bool,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Ordered, Problems> {
     // Shares of samples that are right need many of them.
@@ -349,7 +368,7 @@ fn ordered(
     };
     // One layer at least is quantised.
     let last = order.len().min(calibration.layers.len().saturating_sub(1));
-    let enough = if !none_does && met(0)? { Some(0) } else { least(0, last, met)? };
+    let enough = if met(0)? { Some(0) } else { least(0, last, met)? };
     Ok(Ordered { sensitivity, order, enough, seen })
 }
 
@@ -370,14 +389,14 @@ pub fn search(
         return Err(Problems::one(&data.source, "has no labels to measure accuracy with", help));
     }
     let mut bench = Bench::new(before, calibration, settings, budget, data, executor)?;
-    let mut found = ordered(before, &mut bench, float_macs, false, progress)?;
+    let mut found = ordered(before, &mut bench, float_macs, progress)?;
     let last = found.order.len().min(calibration.layers.len().saturating_sub(1));
     let mut measured: BTreeMap<usize, Measured> = BTreeMap::new();
     let mut enough = found.enough;
     if let Some(n) = enough {
         let order = &found.order;
         let mut met = |n: usize| -> Result<bool, Problems> {
-            let m = bench.measure(&order[..n])?;
+            let m = bench.measure(&Choice::float(&order[..n]))?;
             let quality = m.quality;
             measured.insert(n, m);
             Ok(budget.met(quality))
@@ -398,7 +417,7 @@ pub fn search(
         return Err(Problems::one("budget", format!("cannot be met{words}"), help));
     };
     if bench.float_ms.is_some() && n > 0 && !measured.contains_key(&0) {
-        measured.insert(0, bench.measure(&[])?);
+        measured.insert(0, bench.measure(&Choice::default())?);
     }
     let points = points(&bench, &found, &measured);
     let chosen = measured.remove(&n).expect("was measured");
@@ -417,8 +436,8 @@ pub fn search(
     result(before, chosen, found.sensitivity, points, bench.float_ms, vec![note])
 }
 
-/// Quantises all layers of a prepared model, and leaves some of them in float where outputs lose more than the aim allows and the share
-/// of the multiply-accumulates that it allows makes it better. Without an aim, or in other schemes than static int8 with data, as
+/// Quantises all layers of a prepared model. Where outputs lose more than the aim allows, some layers get their inputs in two bytes, and if that is not enough some stay
+/// in float, within the shares of the multiply-accumulates that it allows and if it makes it better. Without an aim, or in other schemes than static int8 with data, as
 /// [`quantize::quantize`].
 pub fn quantize(
     g: &Graph,
@@ -445,7 +464,7 @@ pub fn quantize(
     let mut bench = Bench::new(g, &calibration, settings, budget, &part, executor)?;
     // The order of layers takes many samples; what the fitted ones are wrong about is the same for all layers.
     bench.fitted = held.then_some(&fitted);
-    let all = bench.measure(&[])?;
+    let all = bench.measure(&Choice::default())?;
     let float_ms = bench.float_ms;
     if budget.met(all.quality) || calibration.layers.len() < 2 {
         // Nothing has to be chosen: all samples are calibrated on.
@@ -455,33 +474,108 @@ pub fn quantize(
         };
         return result(g, Measured { model, ..all }, vec![], vec![], float_ms, vec![]);
     }
-    let mut found = ordered(g, &mut bench, aim.float_macs, true, progress)?;
-    let best = found.seen.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(n, _)| *n);
-    let Some(n) = found.enough.or(best) else {
-        return result(g, all, found.sensitivity, vec![], float_ms, vec![]);
-    };
-    let some = bench.measure(&found.order[..n])?;
-    found.seen.extend([(0, all.quality), (n, some.quality)]);
-    // Float for next to nothing is no gain.
-    let better = some.quality > all.quality + 0.5;
-    let words = match better {
-        true => format!(
-            "with all layers on integers outputs keep {} on samples that are held out; {}: {}",
-            budget.words(all.quality),
-            words(&calibration, &found, n),
-            budget.words(some.quality)
+    let sensitivity = sensitivity(&mut Switches::new(g, &mut bench, CHOICES)?, &calibration, progress)?;
+    let mut tried = vec![(Choice::default(), all)];
+    aimed(&mut bench, aim, &sensitivity, &mut tried, progress)?;
+    let points = tried_points(&bench, &tried, &sensitivity);
+    let before = tried[0].1.quality;
+    // Of those that do, the last one that was looked at costs least.
+    let best = (0..tried.len())
+        .rev()
+        .find(|&i| budget.met(tried[i].1.quality))
+        .or_else(|| (0..tried.len()).max_by(|&a, &b| tried[a].1.quality.total_cmp(&tried[b].1.quality).then(b.cmp(&a))))
+        .filter(|&i| tried[i].1.quality > before + GAIN)
+        .unwrap_or(0);
+    let (choice, measured) = tried.swap_remove(best);
+    let note = match best {
+        0 => format!("no choice of layers in two bytes or in float keeps more than {}", budget.words(before)),
+        _ => format!(
+            "with all layers in one byte outputs keep {} on samples that are held out; {}: {}",
+            budget.words(before),
+            choice_words(&calibration, &choice, &sensitivity),
+            budget.words(measured.quality)
         ),
-        false => format!(
-            "no choice of layers with {:.1} % of the multiply-accumulates keeps more than {}",
-            100.0 * aim.float_macs,
-            budget.words(all.quality)
-        ),
     };
-    let measured = BTreeMap::from([(0, all), (n, some)]);
-    let points = points(&bench, &found, &measured);
-    let mut measured = measured;
-    let chosen = measured.remove(if better { &n } else { &0 }).expect("was measured");
-    result(g, chosen, found.sensitivity, points, float_ms, vec![words])
+    result(g, measured, sensitivity, points, float_ms, vec![note])
+}
+
+/// Tries choices until the budget is met with as few layers treated otherwise as halving finds, or nothing more may be: first inputs in two bytes, then
+/// float besides. If some choice meets it, the last one that was tried and does is the smallest.
+fn aimed(
+    bench: &mut Bench,
+    aim: Aim,
+    sensitivity: &[Sensitivity],
+    tried: &mut Vec<(Choice, Measured)>,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<(), Problems> {
+    let (layers, settings, budget) = (&bench.calibration.layers, bench.settings, bench.budget);
+    let can: Vec<usize> = (0..layers.len()).filter(|&i| bench.calibration.can_be_fine(&layers[i], settings)).collect();
+    // A second byte costs time and no weights.
+    let costs: Vec<Sensitivity> =
+        can.iter().map(|&i| Sensitivity { price: sensitivity[i].macs + 1e-4, ..sensitivity[i].clone() }).collect();
+    let fine: Vec<usize> = order(&costs, aim.double_macs).into_iter().map(|i| can[i]).collect();
+    let mut met = |choice: Choice| -> Result<bool, Problems> {
+        let m = bench.measure(&choice)?;
+        let good = budget.met(m.quality);
+        tried.push((choice, m));
+        progress("choices", tried.len(), layers.len().ilog2() as usize + 3);
+        Ok(good)
+    };
+    let first = |n: usize| Choice { float: vec![], fine: fine[..n].to_vec() };
+    if !fine.is_empty() && met(first(fine.len()))? {
+        least(0, fine.len() - 1, |n| met(first(n)))?;
+        return Ok(());
+    }
+    let rest = |i: usize| {
+        let left = if fine.contains(&i) { LEFT } else { 1.0 };
+        let noise = sensitivity[i].noise.iter().map(|n| n * left).collect();
+        Sensitivity { noise, ..sensitivity[i].clone() }
+    };
+    let rests: Vec<Sensitivity> = (0..layers.len()).map(rest).collect();
+    let float = order(&rests, aim.float_macs);
+    // One layer at least is quantised.
+    let last = float.len().min(layers.len() - 1);
+    let besides = |n: usize| Choice {
+        fine: fine.iter().copied().filter(|i| !float[..n].contains(i)).collect(),
+        float: float[..n].to_vec(),
+    };
+    if last > 0 && met(besides(last))? {
+        least(0, last - 1, |n| met(besides(n)))?;
+    }
+    Ok(())
+}
+
+/// What is done for which layers, and the shares of the multiply-accumulates.
+fn choice_words(c: &Calibration, choice: &Choice, sensitivity: &[Sensitivity]) -> String {
+    let share = |of: &[usize]| 100.0 * of.iter().map(|&i| sensitivity[i].macs).sum::<f64>();
+    let (all, fine, float) = (c.layers.len(), &choice.fine, &choice.float);
+    let twice = format!(
+        "the inputs of {} of {all} layers are in two bytes, {:.1} % of the multiply-accumulates are taken twice",
+        fine.len(),
+        share(fine)
+    );
+    let single = format!("{} layers with {:.1} % of them stay in float", float.len(), share(float));
+    match (fine.is_empty(), float.is_empty()) {
+        (false, true) => twice,
+        (false, false) => format!("{twice}; {single}"),
+        (true, _) => format!(
+            "{} of {all} layers are quantised, {:.1} % of the multiply-accumulates stay in float",
+            all - float.len(),
+            share(float)
+        ),
+    }
+}
+
+/// Latency and quality of all choices that were tried.
+fn tried_points(bench: &Bench, tried: &[(Choice, Measured)], sensitivity: &[Sensitivity]) -> Vec<Point> {
+    let Some(float) = bench.float_ms else { return vec![] };
+    let mut out = vec![Point { name: "float".to_owned(), latency_ms: float, quality: f64::INFINITY, measured: true }];
+    for (choice, m) in tried {
+        let share = |of: &[usize]| 100.0 * of.iter().map(|&i| sensitivity[i].macs).sum::<f64>();
+        let name = format!("{:.0} % twice, {:.0} % in float", share(&choice.fine), share(&choice.float));
+        out.extend(m.latency_ms.map(|latency_ms| Point { name, latency_ms, quality: m.quality, measured: true }));
+    }
+    out
 }
 
 /// How many layers are quantised, and which share of the arithmetic is not.

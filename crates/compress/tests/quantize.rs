@@ -306,7 +306,7 @@ fn an_aim_keeps_layers_in_float() {
     assert_eq!(share(&plain.model.graph), 0.0);
     let base = sqnr(&g, &plain.model.graph, &other);
     // More than is kept anyway, also on what was calibrated on.
-    let aim = mixed::Aim { sqnr_db: sqnr(&g, &plain.model.graph, &data) + 1.0, float_macs: 0.5 };
+    let aim = mixed::Aim { sqnr_db: sqnr(&g, &plain.model.graph, &data) + 1.0, double_macs: 0.0, float_macs: 0.5 };
     let some = run(Some(aim));
     let (got, float) = (sqnr(&g, &some.model.graph, &other), share(&some.model.graph));
     assert!(got > base + 0.5, "{base:.1} dB, then {got:.1}");
@@ -315,8 +315,53 @@ fn an_aim_keeps_layers_in_float() {
     assert!(some.model.kept.iter().any(|k| k.1.contains("budget")), "{:?}", some.model.kept);
     // The same again, bit for bit; and nothing changes where the aim is met.
     assert_eq!(infc_onnx::export(&some.model.graph).unwrap(), infc_onnx::export(&run(Some(aim)).model.graph).unwrap());
-    let met = run(Some(mixed::Aim { sqnr_db: 5.0, float_macs: 0.5 }));
+    let met = run(Some(mixed::Aim { sqnr_db: 5.0, ..mixed::Aim::default() }));
     assert_eq!(infc_onnx::export(&met.model.graph).unwrap(), infc_onnx::export(&plain.model.graph).unwrap());
+}
+
+/// With inputs in two bytes, layers have the noise of their weights only, and no sum is taken in float; also where what they read was
+/// moved from what others read, and of one value several read. As few layers as the aim needs get them.
+#[test]
+fn inputs_in_two_bytes_leave_the_noise_of_weights() {
+    let g = network(51);
+    let (data, other) = (samples(&g, 12, 52), samples(&g, 6, 53));
+    // Smoothing would trade noise of weights for that of activations.
+    let plain = Settings { smooth: false, ..Settings::default() };
+    let one = quantised(&g, &plain, &data);
+    let weights = quantised(&g, &Settings { scheme: Scheme::Int8Weights, ..Settings::default() }, &data);
+    let with = |names: &[&str]| {
+        let two_bytes = names.iter().map(|n| (*n).to_owned()).collect();
+        quantised(&g, &Settings { two_bytes, ..plain.clone() }, &data)
+    };
+    let all = with(&["*"]);
+    let [base, fine, best] = [&one, &all, &weights].map(|q| sqnr(&g, &q.graph, &other));
+    assert!(fine > base + 6.0 && fine > best - 1.0, "one byte {base:.1} dB, two {fine:.1}, weights alone {best:.1}");
+    let inputs = data.sample(0).unwrap().inputs;
+    let macs = |q: &Graph| layers::macs(q, &inputs);
+    assert!(macs(&all.graph).iter().all(|m| m.2), "sums in float");
+    let sum = |q: &Graph| macs(q).iter().map(|m| m.1).sum::<u64>();
+    assert_eq!(sum(&all.graph), 2 * sum(&one.graph));
+    same_after_export(&all.graph, &other);
+    // A layer behind a MaxPool, and one that reads what others read too.
+    for name in ["conv3", "conv1", "gemm6"] {
+        let q = with(&[name]);
+        let form = |f: &&quantize::Form| f.form.contains("two bytes");
+        assert_eq!(q.forms.iter().filter(form).map(|f| f.layer.as_str()).collect::<Vec<_>>(), [name]);
+        assert!(sum(&q.graph) > sum(&one.graph));
+        let got = sqnr(&g, &q.graph, &other);
+        assert!(got > base - 0.5, "{name}: {base:.1} dB, then {got:.1}");
+        same_after_export(&q.graph, &other);
+    }
+    // An aim that one byte misses and two meet: some layers, none in float.
+    let know = Knowledge::Data(&data, &Interpreter);
+    let aim = mixed::Aim { sqnr_db: sqnr(&g, &one.graph, &data) + 1.0, double_macs: 1.0, float_macs: 0.5 };
+    let run = || mixed::quantize(&g, &plain, Some(aim), &know, &Interpreter, &mut |_, _, _| {}).unwrap();
+    let some = run();
+    let got = sqnr(&g, &some.model.graph, &other);
+    assert!(got > base + 1.0, "{base:.1} dB, then {got:.1}: {:?}", some.notes);
+    assert!(macs(&some.model.graph).iter().all(|m| m.2) && sum(&some.model.graph) <= 2 * sum(&one.graph), "{:?}", some.notes);
+    assert!(some.notes[0].contains("in two bytes"), "{:?}", some.notes);
+    assert_eq!(infc_onnx::export(&some.model.graph).unwrap(), infc_onnx::export(&run().model.graph).unwrap());
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod statics;
 mod stored;
 mod switched;
 mod transposed;
+mod two_bytes;
 mod weights;
 
 pub use params::{Affine, Scales};
@@ -76,6 +77,8 @@ pub struct Settings {
     pub keep: BTreeSet<String>,
     /// With [`Scheme::Static`]: names of layers of which only the weights are stored; their sums are taken in float.
     pub float_sums: BTreeSet<String>,
+    /// With [`Scheme::Static`]: names of layers whose inputs are stored in two bytes, where they can be.
+    pub two_bytes: BTreeSet<String>,
     /// Only these layers, if there are any.
     pub only: BTreeSet<String>,
     /// Embedding tables too.
@@ -95,6 +98,7 @@ impl Default for Settings {
             group: 16,
             keep: BTreeSet::new(),
             float_sums: BTreeSet::new(),
+            two_bytes: BTreeSet::new(),
             only: BTreeSet::new(),
             tables: true,
         }
@@ -110,6 +114,10 @@ impl Settings {
     /// Are the sums of this layer taken on integers in static quantisation, or are only its weights stored?
     pub fn sums(&self, layer: &Layer) -> bool {
         statics::summed(layer) && !self.float_sums.iter().any(|k| fits(k, &layer.name))
+    }
+    /// Is the input of this layer to be stored in two bytes?
+    pub fn fine(&self, layer: &Layer) -> bool {
+        self.two_bytes.iter().any(|k| fits(k, &layer.name))
     }
     /// As words, for reports.
     pub fn words(&self) -> Vec<(String, String)> {
@@ -232,6 +240,7 @@ pub(crate) fn check(g: &Graph, settings: &Settings) -> Result<(), Problems> {
         .iter()
         .chain(&settings.only)
         .chain(&settings.float_sums)
+        .chain(&settings.two_bytes)
         .filter(|n| !known.iter().any(|k| fits(n, k)))
         .collect();
     let some: Vec<&str> = known.iter().take(12).map(String::as_str).collect();

@@ -77,6 +77,10 @@ pub struct Plan {
     pub shared: HashMap<Node, Node>,
     /// Biases, operand 2, as integers with their scales.
     pub biases: HashMap<Node, (Tensor, Tensor)>,
+    /// Values that are read as they are, too: they must not come from stored ones.
+    pub apart: BTreeSet<Value>,
+    /// Steps of the first byte of inputs of layers that read it already.
+    pub first_bytes: BTreeMap<Node, f32>,
     /// Nothing but layers reads stored values: movement between them stays as it is.
     pub only_layers: bool,
 }
@@ -120,10 +124,11 @@ pub fn sources(g: &Graph, inputs: &BTreeSet<Value>) -> BTreeSet<Value> {
 }
 
 /// How these values, and those that they are moved from, are stored. Ranges of values that are moved into each other are joined; those of
-/// a Concat only if that costs none of them more than one bit.
+/// a Concat only if that costs none of them more than one bit. Those `apart` are joined with nothing that they are moved from.
 pub fn storage(
     g: &Graph,
     inputs: &BTreeSet<Value>,
+    apart: &BTreeSet<Value>,
     ranges: &HashMap<Value, (f32, f32)>,
     symmetric: bool,
 ) -> BTreeMap<Value, Affine> {
@@ -142,7 +147,7 @@ pub fn storage(
     }
     while let Some(v) = queue.pop() {
         let from = origins(g, v);
-        if from.is_empty() || from.iter().any(|u| !ranges.contains_key(u)) {
+        if from.is_empty() || apart.contains(&v) || from.iter().any(|u| !ranges.contains_key(u)) {
             continue;
         }
         let own = |u: &Value| class.get(u).map_or(ranges[u], |_| hull[&find(&class, *u)]);
@@ -195,7 +200,7 @@ fn rewire(g: &mut Graph, plan: &Plan, n: Node, seen: &mut HashMap<Value, Value>,
     let moves = !plan.only_layers && data.outputs.first().is_some_and(|y| plan.stored.contains_key(y)) && {
         let from = origins(g, data.outputs[0]);
         let same = |v: &Value| plan.stored.get(v) == plan.stored.get(&data.outputs[0]);
-        !from.is_empty() && from.iter().all(same)
+        !from.is_empty() && !plan.apart.contains(&data.outputs[0]) && from.iter().all(same)
     };
     let operands = if plan.layers.contains(&n) {
         1

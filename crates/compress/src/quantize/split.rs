@@ -28,7 +28,7 @@ pub fn insert(g: &mut Graph, plan: &mut Plan, layers: &[&Layer], outside: &HashM
                 v
             }
         };
-        let second = add(g, l, rest).map_err(|f| problem(g, f))?;
+        let second = add(g, l, rest, "inside").map_err(|f| problem(g, f))?;
         plan.layers.insert(second);
         plan.shared.insert(second, l.node);
     }
@@ -49,32 +49,35 @@ fn beyond(g: &mut Graph, l: &Layer, inside: Affine) -> Result<(Value, Vec<Node>)
     Ok((rest, made))
 }
 
-/// Adds the product of `rest` to the layer's result, after its bias; returns its node.
-fn add(g: &mut Graph, l: &Layer, rest: Value) -> Result<Node, Fault> {
+/// Adds the product of `rest` to the layer's result, after its bias; returns its node. What the result was before is called after `kind`.
+pub(super) fn add(g: &mut Graph, l: &Layer, rest: Value, kind: &str) -> Result<Node, Fault> {
     let last = bias_of(g, l).map_or(l.node, |((n, _), _)| n);
     let (data, y) = (g.node(l.node).clone(), g.node(last).outputs[0]);
     let w = data.operand(1).expect("layers have weights");
     let mut b = Builder::new(g, data.origin.clone());
     let product = match &data.op {
         Op::Gemm(op) => b.node(op.clone(), &[Some(rest), Some(w)], vec![], 1)?[0],
+        Op::Conv(op) => b.node(op.clone(), &[Some(rest), Some(w)], vec![], 1)?[0],
         _ => b.op(MatMul {}, &[rest, w])?,
     };
     let second = b.nodes[0];
     let sum = b.op(Add {}, &[y, product])?;
     let made = std::mem::take(&mut b.nodes);
     let sum_node = *made.last().expect("was added");
-    g.replace_uses(&|v| if v == y { sum } else { v });
-    g.nodes[sum_node.index()].inputs[0] = Some(y);
-    // The sum is what the model calls the layer's result.
-    let name = std::mem::take(&mut g.values[y.index()].name);
-    g.values[y.index()].name = if name.is_empty() { String::new() } else { format!("{name}_inside") };
-    g.values[sum.index()].name = name;
+    // The sum is what the model knows as the layer's result, under its name and for all readers.
+    g.nodes[sum_node.index()].inputs[0] = Some(sum);
+    g.nodes[sum_node.index()].outputs[0] = y;
+    g.nodes[last.index()].outputs[0] = sum;
+    let (from, to) = (g.values[y.index()].def.clone(), g.values[sum.index()].def.clone());
+    (g.values[y.index()].def, g.values[sum.index()].def) = (to, from);
+    let name = &g.values[y.index()].name;
+    g.values[sum.index()].name = if name.is_empty() { String::new() } else { format!("{name}_{kind}") };
     place(g, last, made, true);
     Ok(second)
 }
 
 /// Puts nodes before or after another one.
-fn place(g: &mut Graph, at: Node, made: Vec<Node>, after: bool) {
+pub(super) fn place(g: &mut Graph, at: Node, made: Vec<Node>, after: bool) {
     let nodes = &mut g.regions[Graph::MAIN.index()].nodes;
     let index = nodes.iter().position(|&n| n == at).expect("stands in the main region") + usize::from(after);
     nodes.splice(index..index, made);

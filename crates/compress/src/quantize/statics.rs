@@ -5,6 +5,7 @@ use super::qdq::{self, Plan};
 use super::reconstruct::{self, Gram};
 use super::smooth::{self, Rows};
 use super::split;
+use super::two_bytes;
 use super::weights::{self, Stored};
 use super::{Form, Knowledge, Quantised, Rounding, Settings};
 use crate::calibrate::{self, Channels, Method, Stats, Tap};
@@ -28,12 +29,21 @@ pub struct Calibration {
     pub ranges: HashMap<Value, (f32, f32)>,
     /// Values that are stored in two parts: the range of what lies outside their own.
     pub outside: HashMap<Value, (f32, f32)>,
+    /// The least and the largest that was seen of each value, where there was data.
+    pub seen: HashMap<Value, (f32, f32)>,
     pub(super) channels: HashMap<Value, Channels>,
     pub(super) rounded: HashMap<Node, Vec<Stored>>,
     /// Layers that cannot be, and why.
     pub kept: Vec<(String, String)>,
     /// What was done.
     pub notes: Vec<String>,
+}
+
+impl Calibration {
+    /// Can the input of this layer be stored in two bytes? Not where it is in two parts already, or nothing is known but ranges.
+    pub fn can_be_fine(&self, l: &Layer, settings: &Settings) -> bool {
+        settings.sums(l) && !settings.symmetric && self.seen.contains_key(&l.x) && !self.outside.contains_key(&l.x)
+    }
 }
 
 /// Can this layer be taken on integers?
@@ -89,6 +99,7 @@ pub fn calibrate(
         })
         .collect();
     let (mut ranges, mut outside, mut channels) = (HashMap::new(), HashMap::new(), HashMap::new());
+    let mut seen = HashMap::new();
     match knowledge {
         Knowledge::Nothing => {
             let help = "--data DIR|FILE.npz, or --ranges FILE.json from `infc calibrate`; or a scheme without: --scheme dynamic";
@@ -148,6 +159,7 @@ pub fn calibrate(
                     None => range,
                 };
                 ranges.insert(t.value, range);
+                seen.insert(t.value, s.range_by(Method::MinMax, false));
                 channels.insert(t.value, s.channels());
             }
         }
@@ -164,7 +176,7 @@ pub fn calibrate(
         rounded.insert(l.node, round(&graph, l, &ranges, settings, grams.get(&l.node).map(Vec::as_slice)));
         progress("rounding", i + 1, layers.len());
     }
-    Ok(Calibration { graph, layers, ranges, outside, channels, rounded, kept, notes })
+    Ok(Calibration { graph, layers, ranges, outside, seen, channels, rounded, kept, notes })
 }
 
 /// What a layer reads now: smoothing may have put nodes before it.
@@ -256,16 +268,25 @@ pub fn quantize(c: &Calibration, settings: &Settings) -> Result<Quantised, Probl
 pub(super) fn build(c: &Calibration, settings: &Settings, only_layers: bool) -> Result<Quantised, Problems> {
     let mut g = c.graph.clone();
     let chosen: Vec<&Layer> = c.layers.iter().filter(|l| settings.wants(l)).collect();
-    let inputs: BTreeSet<Value> = chosen.iter().filter(|l| settings.sums(l)).map(|l| l.x).collect();
-    let mut plan = Plan { stored: qdq::storage(&g, &inputs, &c.ranges, settings.symmetric), only_layers, ..Plan::default() };
     let summed: Vec<&Layer> = chosen.iter().copied().filter(|l| settings.sums(l)).collect();
+    let fine: Vec<&Layer> = summed.iter().copied().filter(|l| settings.fine(l) && c.can_be_fine(l, settings)).collect();
+    let apart: BTreeSet<Value> = fine.iter().map(|l| l.x).collect();
+    let single: Vec<&Layer> = summed.iter().copied().filter(|l| !fine.iter().any(|f| f.node == l.node)).collect();
+    let inputs: BTreeSet<Value> = single.iter().map(|l| l.x).collect();
+    let stored = qdq::storage(&g, &inputs, &apart, &c.ranges, settings.symmetric);
+    let mut plan = Plan { stored, apart, only_layers, ..Plan::default() };
     split::insert(&mut g, &mut plan, &summed, &c.outside)?;
+    two_bytes::insert(&mut g, &mut plan, &fine, &c.seen)?;
     let mut forms = vec![];
     for l in &chosen {
         let stored = &c.rounded[&l.node];
         for (&(slot, axis), s) in l.weights.iter().zip(stored) {
             let w = l.weight(&g, slot).to_vec::<f32>();
-            let form = if settings.sums(l) { "int8" } else { "int8 weights" };
+            let form = match settings.sums(l) {
+                true if plan.first_bytes.contains_key(&l.node) => "int8, input in two bytes",
+                true => "int8",
+                false => "int8 weights",
+            };
             let op = g.node(l.node).op.name().to_owned();
             forms.push(Form { layer: l.name.clone(), op, form: form.to_owned(), weights: (w.clone(), s.real()) });
             plan.weights.insert((l.node, slot), qdq::Weights::of(s, &l.weight(&g, slot).dims, axis));
@@ -277,7 +298,7 @@ pub(super) fn build(c: &Calibration, settings: &Settings, only_layers: bool) -> 
     let mut kept = c.kept.clone();
     let left = c.layers.iter().filter(|l| !settings.wants(l));
     kept.extend(left.map(|l| (l.name.clone(), "is kept, as asked for".to_owned())));
-    plan.layers.extend(summed.iter().map(|l| l.node));
+    plan.layers.extend(single.iter().map(|l| l.node));
     qdq::insert(&mut g, &plan)?;
     Ok(Quantised { graph: g, forms, kept, reference: c.graph.clone(), notes: c.notes.clone() })
 }
@@ -307,7 +328,8 @@ fn biases(g: &mut Graph, plan: &mut Plan, c: &Calibration, l: &Layer, s: &Stored
     // A bias of a Gemm may be spread over the rows: only one per channel has a form on integers.
     let rows =
         g.node(node).operand(slot).and_then(|v| g.constant(v)).is_some_and(|t| t.dims.iter().rev().skip(1).any(|&d| d != 1));
-    let Some(step) = plan.stored.get(&l.x).map(|a| a.scale).filter(|_| !rows) else { return };
+    let step = plan.first_bytes.get(&l.node).copied().or(plan.stored.get(&l.x).map(|a| a.scale));
+    let Some(step) = step.filter(|_| !rows) else { return };
     let scales: Vec<f32> = (0..channels).map(|k| step * s.scales.of(s.grid.depth(), k, 0)).collect();
     let units = corrected.iter().zip(&scales).map(|(b, s)| {
         let most = (1u32 << 30) as f64;

@@ -42,6 +42,7 @@ pub fn switched(c: &Calibration, settings: &Settings) -> Result<Graph, Problems>
     for (from, to) in placed {
         s.ranges.get(&from).copied().map(|r| s.ranges.insert(to, r));
         s.outside.get(&from).copied().map(|r| s.outside.insert(to, r));
+        s.seen.get(&from).copied().map(|r| s.seen.insert(to, r));
         s.channels.get(&from).cloned().map(|r| s.channels.insert(to, r));
     }
     let out = statics::build(&s, settings, true)?.graph;

@@ -59,6 +59,9 @@ pub struct Args {
     /// A layer of which only the weights are stored, with static int8: its sums are taken in float. As --keep.
     #[arg(long, value_name = "LAYER")]
     float_sums: Vec<String>,
+    /// A layer whose input is stored in two bytes, with static int8: it takes its products twice, on integers. As --keep.
+    #[arg(long, value_name = "LAYER")]
+    two_bytes: Vec<String>,
     /// Embedding tables stay as they are.
     #[arg(long)]
     keep_tables: bool,
@@ -71,6 +74,10 @@ pub struct Args {
     /// Quantise as many layers as keep this mean cosine of every output.
     #[arg(long, value_name = "COSINE", group = "budget")]
     min_cosine: Option<f64>,
+    /// The largest share of the multiply-accumulates that is taken twice, for inputs in two bytes, where an output keeps less than 20 dB;
+    /// not with a budget.
+    #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with = "budget", default_value = "50%")]
+    double_macs: f64,
     /// The largest share of the multiply-accumulates that stays in float where outputs lose too much [default: 100% with a budget, else
     /// 10% to keep 20 dB of every output]
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
@@ -155,6 +162,7 @@ impl Args {
             group: self.group,
             keep: self.keep.iter().cloned().collect(),
             float_sums: self.float_sums.iter().cloned().collect(),
+            two_bytes: self.two_bytes.iter().cloned().collect(),
             tables: !self.keep_tables,
             ..Settings::default()
         })
@@ -190,10 +198,11 @@ pub fn perform(args: &Args) -> Result<Report> {
     let evaluation = evaluation.as_ref().or(data.as_ref());
     let mut progress = compress::Progress::default();
     let mut show = |what: &str, i: usize, n: usize| progress.show(what, i, n);
-    let aim = Aim { float_macs: args.float_macs.unwrap_or(Aim::default().float_macs), ..Aim::default() };
+    let aim =
+        Aim { double_macs: args.double_macs, float_macs: args.float_macs.unwrap_or(Aim::default().float_macs), ..Aim::default() };
     let found = match (args.budget(), evaluation) {
         (None, _) => {
-            let aim = Some(aim).filter(|a| a.float_macs > 0.0);
+            let aim = Some(aim).filter(|a| a.float_macs > 0.0 || a.double_macs > 0.0);
             mixed::quantize(&graph, &settings, aim, &knowledge, &executor, &mut show)?
         }
         (Some(budget), Some(samples)) if settings.scheme == Scheme::Static => {
