@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the student that `infc distill` makes of glyphs_cnn on the CPU, in a virtual environment of its own: run.sh [SEEDS] (5).
+# Trains the student that `infc distill` makes of glyphs_cnn, in a virtual environment of its own: run.sh [SEEDS] [JOBS] (5, one at a time).
 # INFC names the compiler; without it one is built. The first run downloads PyTorch.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -10,4 +10,7 @@ if [ -z "${INFC:-}" ]; then
 fi
 [ -e "$out/venv/bin/pip" ] || python3 -m venv "$out/venv"
 "$out/venv/bin/pip" install -q -r examples/distill/requirements.txt
-"$out/venv/bin/python" examples/distill/train.py "$INFC" "$out/glyphs" "${1:-5}"
+python="$out/venv/bin/python"
+"$python" examples/distill/train.py export "$INFC" "$out/glyphs" "${1:-5}"
+"$python" examples/distill/train.py train "$out/glyphs" "${1:-5}" "${2:-1}"
+"$python" examples/distill/train.py check "$INFC" "$out/glyphs"

@@ -6,8 +6,8 @@
 //! multiply-accumulates they cost. By halving that order the largest set of quantised layers is found that meets the budget; the model
 //! of that set is compiled and measured on all samples. A set that is slower than float on the machine is refused.
 //!
-//! [`quantize`] is the road without an explicit budget: all layers on integers, and only where outputs lose too much some with inputs in two
-//! bytes, then some in float.
+//! [`quantize`] is the road without an explicit budget: all layers on integers, and only where outputs lose too much some in float, then some with
+//! inputs in two bytes.
 
 use crate::compare::{self, Comparison};
 use crate::data::Data;
@@ -74,15 +74,15 @@ impl Budget {
 pub struct Aim {
     /// Least signal-to-noise ratio of every output, in dB, over all samples together and where each counts alike.
     pub sqnr_db: f64,
-    /// The largest share of the multiply-accumulates that is taken twice for it, with inputs in two bytes.
-    pub double_macs: f64,
-    /// The largest share of the multiply-accumulates that goes to float for it, where that is not enough.
+    /// The largest share of the multiply-accumulates that goes to float for it.
     pub float_macs: f64,
+    /// The largest share of the multiply-accumulates that is taken twice for it where that is not enough, with inputs in two bytes.
+    pub double_macs: f64,
 }
 
 impl Default for Aim {
     fn default() -> Aim {
-        Aim { sqnr_db: 20.0, double_macs: 0.5, float_macs: 0.1 }
+        Aim { sqnr_db: 20.0, double_macs: 0.25, float_macs: 0.1 }
     }
 }
 
@@ -93,8 +93,6 @@ const HELD: usize = 4;
 const MARGIN: f64 = 2.0;
 /// What float for some layers, or a second byte, has to gain in dB: for less it is not worth its time.
 const GAIN: f64 = 0.5;
-/// The share of a layer's noise that a second byte is taken to leave, that of its weights: it only orders what goes to float after it.
-const LEFT: f64 = 0.15;
 
 /// Numbers of layers that are treated otherwise than others.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -268,6 +266,8 @@ struct Bench<'a> {
     data: &'a Data<'a>,
     /// Further samples, for the order of layers alone.
     fitted: Option<&'a Data<'a>>,
+    /// Samples that biases are settled on, and the means that they have in float.
+    settled: Option<(&'a Data<'a>, quantize::Means)>,
     executor: &'a dyn Executor,
     float: Box<dyn Runner>,
     float_ms: Option<f64>,
@@ -296,10 +296,13 @@ impl<'a> Bench<'a> {
             false => None,
         };
         let names = before.outputs().iter().map(|&v| before.value(v).name.clone()).collect();
-        Ok(Bench { calibration, settings, budget, data, fitted: None, executor, float, float_ms, names })
+        Ok(Bench { calibration, settings, budget, data, fitted: None, settled: None, executor, float, float_ms, names })
     }
     fn measure(&mut self, choice: &Choice) -> Result<Measured, Problems> {
-        let model = chosen(self.calibration, choice, self.settings)?;
+        let mut model = chosen(self.calibration, choice, self.settings)?;
+        if let Some((data, means)) = &self.settled {
+            quantize::settle(&mut model.graph, self.calibration, means, data, self.executor)?;
+        }
         let mut runner = self.executor.load(&model.graph)?;
         let c = compare::run(&mut *self.float, &mut *runner, &self.names, 0, self.data, false, &mut |_| {})?;
         let latency_ms = match self.executor.measures() {
@@ -436,8 +439,8 @@ pub fn search(
     result(before, chosen, found.sensitivity, points, bench.float_ms, vec![note])
 }
 
-/// Quantises all layers of a prepared model. Where outputs lose more than the aim allows, some layers get their inputs in two bytes, and if that is not enough some stay
-/// in float, within the shares of the multiply-accumulates that it allows and if it makes it better. Without an aim, or in other schemes than static int8 with data, as
+/// Quantises all layers of a prepared model. Where outputs lose more than the aim allows, some layers stay in float, and if that is not enough others get their inputs
+/// in two bytes, within the shares of the multiply-accumulates that it allows and if it makes it better. Without an aim, or in other schemes than static int8 with data, as
 /// [`quantize::quantize`].
 pub fn quantize(
     g: &Graph,
@@ -464,12 +467,18 @@ pub fn quantize(
     let mut bench = Bench::new(g, &calibration, settings, budget, &part, executor)?;
     // The order of layers takes many samples; what the fitted ones are wrong about is the same for all layers.
     bench.fitted = held.then_some(&fitted);
+    bench.settled = quantize::wanted(&calibration, settings, &fitted, *runs)?.map(|means| (&fitted, means));
     let all = bench.measure(&Choice::default())?;
     let float_ms = bench.float_ms;
     if budget.met(all.quality) || calibration.layers.len() < 2 {
         // Nothing has to be chosen: all samples are calibrated on.
         let model = match held {
-            true => quantize::quantize_layers(&quantize::calibrate(g, settings, knowledge, progress)?, settings)?,
+            true => {
+                let mut model = quantize::quantize(g, settings, knowledge, progress)?;
+                // What is kept is listed below.
+                model.kept.clone_from(&all.model.kept);
+                model
+            }
             false => all.model,
         };
         return result(g, Measured { model, ..all }, vec![], vec![], float_ms, vec![]);
@@ -499,8 +508,8 @@ pub fn quantize(
     result(g, measured, sensitivity, points, float_ms, vec![note])
 }
 
-/// Tries choices until the budget is met with as few layers treated otherwise as halving finds, or nothing more may be: first inputs in two bytes, then
-/// float besides. If some choice meets it, the last one that was tried and does is the smallest.
+/// Tries choices until the budget is met with as few layers treated otherwise as halving finds, or nothing more may be: first in float, then
+/// with inputs in two bytes besides. If some choice meets it, the last one that was tried and does is the smallest.
 fn aimed(
     bench: &mut Bench,
     aim: Aim,
@@ -508,12 +517,8 @@ fn aimed(
     tried: &mut Vec<(Choice, Measured)>,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<(), Problems> {
-    let (layers, settings, budget) = (&bench.calibration.layers, bench.settings, bench.budget);
-    let can: Vec<usize> = (0..layers.len()).filter(|&i| bench.calibration.can_be_fine(&layers[i], settings)).collect();
-    // A second byte costs time and no weights.
-    let costs: Vec<Sensitivity> =
-        can.iter().map(|&i| Sensitivity { price: sensitivity[i].macs + 1e-4, ..sensitivity[i].clone() }).collect();
-    let fine: Vec<usize> = order(&costs, aim.double_macs).into_iter().map(|i| can[i]).collect();
+    let (calibration, settings, budget) = (bench.calibration, bench.settings, bench.budget);
+    let layers = &calibration.layers;
     let mut met = |choice: Choice| -> Result<bool, Problems> {
         let m = bench.measure(&choice)?;
         let good = budget.met(m.quality);
@@ -521,26 +526,23 @@ fn aimed(
         progress("choices", tried.len(), layers.len().ilog2() as usize + 3);
         Ok(good)
     };
-    let first = |n: usize| Choice { float: vec![], fine: fine[..n].to_vec() };
-    if !fine.is_empty() && met(first(fine.len()))? {
-        least(0, fine.len() - 1, |n| met(first(n)))?;
+    // Float takes more noise off for its time, so that it comes first.
+    let float = order(sensitivity, aim.float_macs);
+    // One layer at least is quantised.
+    let most = float.len().min(layers.len() - 1);
+    if most > 0 && met(Choice::float(&float[..most]))? {
+        least(0, most - 1, |n| met(Choice::float(&float[..n])))?;
         return Ok(());
     }
-    let rest = |i: usize| {
-        let left = if fine.contains(&i) { LEFT } else { 1.0 };
-        let noise = sensitivity[i].noise.iter().map(|n| n * left).collect();
-        Sensitivity { noise, ..sensitivity[i].clone() }
-    };
-    let rests: Vec<Sensitivity> = (0..layers.len()).map(rest).collect();
-    let float = order(&rests, aim.float_macs);
-    // One layer at least is quantised.
-    let last = float.len().min(layers.len() - 1);
-    let besides = |n: usize| Choice {
-        fine: fine.iter().copied().filter(|i| !float[..n].contains(i)).collect(),
-        float: float[..n].to_vec(),
-    };
-    if last > 0 && met(besides(last))? {
-        least(0, last - 1, |n| met(besides(n)))?;
+    // A second byte costs time and no weights.
+    let can: Vec<usize> =
+        (0..layers.len()).filter(|&i| !float[..most].contains(&i) && calibration.can_be_fine(&layers[i], settings)).collect();
+    let costs: Vec<Sensitivity> =
+        can.iter().map(|&i| Sensitivity { price: sensitivity[i].macs + 1e-4, ..sensitivity[i].clone() }).collect();
+    let fine: Vec<usize> = order(&costs, aim.double_macs).into_iter().map(|i| can[i]).collect();
+    let both = |n: usize| Choice { float: float[..most].to_vec(), fine: fine[..n].to_vec() };
+    if !fine.is_empty() && met(both(fine.len()))? {
+        least(0, fine.len() - 1, |n| met(both(n)))?;
     }
     Ok(())
 }

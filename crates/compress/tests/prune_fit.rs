@@ -162,7 +162,8 @@ fn teacher_and_student_belong_together() {
     assert_eq!(t[0], interp::run_tensors(&g, &x).unwrap()[0]);
     assert!(made.module.contains("F.batch_norm(") && made.module.contains("class Student(nn.Module)"));
     assert!(!made.module.contains('@'.to_string().repeat(2).as_str()) && !made.module.contains("@INIT@"));
-    for name in ["adapter.", "bn", "relative_mse", "\"temperature\": 4.0"] {
+    assert!(made.teacher_module.contains("class Teacher(nn.Module)") && made.teacher_module.contains("\"soft.y0\""));
+    for name in ["adapter.", "bn", "relative_mse", "\"temperature\": 4.0", "\"until\": 1.0", "\"until\": null"] {
         assert!(made.description.contains(name), "{name}");
     }
     for (ratio, temperature) in [(0.0, 4.0), (1.5, 4.0), (0.5, 0.0)] {

@@ -56,7 +56,7 @@ fn pruning_and_distilling_a_trained_model() {
     check(&["prune", &model, "--sparsity", "2", "-o", &dir.path("none.onnx")], 3, &["sparsity 2"]);
     check(&["prune", &model, "--kind", "knots", "-o", &dir.path("none.onnx")], 2, &["unstructured, block, 2:4, channel"]);
     check(&["distill", &model, "--ratio", "0.25", "-o", &folder], 0, &["student with"]);
-    for file in ["teacher.onnx", "student.onnx", "student.py", "distill.json"] {
+    for file in ["teacher.onnx", "student.onnx", "teacher.py", "student.py", "distill.json"] {
         assert!(fs::metadata(format!("{folder}/{file}")).is_ok_and(|m| m.len() > 500), "{file}");
     }
     check(&["distill", &model, "--ratio", "1", "-o", &folder], 3, &["ratio 1"]);

@@ -1,5 +1,5 @@
 //! Export for distillation: a teacher that shows its features and softened outputs, a student made from it by structured pruning,
-//! a PyTorch module of the student, and a description of what to compare.
+//! PyTorch modules of both, and a description of what to compare.
 //!
 //! The student begins with the teacher's weights, fitted to its outputs where there is data. Where a feature of the student has fewer
 //! channels, an adapter (a linear map over channels, trained with the rest) leads it to the teacher's; it begins by putting each
@@ -40,6 +40,8 @@ pub struct Distillation {
     pub student: Graph,
     /// `student.py`.
     pub module: String,
+    /// `teacher.py`.
+    pub teacher_module: String,
     /// `distill.json`.
     pub description: String,
     /// Size of the teacher.
@@ -96,6 +98,8 @@ struct Loss {
     teacher: Option<String>,
     student: String,
     weight: f64,
+    /// The share of the training after which it counts no more: its weight falls evenly to 0 until then. `null`: it stays.
+    until: Option<f64>,
 }
 
 /// Makes teacher, student, module and description.
@@ -134,14 +138,16 @@ pub fn distill(
                 doc: "temperature^2 * KL(teacher || softmax(student / temperature)), mean over the batch",
                 teacher: Some(soft),
                 student: name.clone(),
-                weight: 0.9,
+                weight: 0.7,
+                until: None,
             });
             losses.push(Loss {
                 kind: "cross_entropy",
                 doc: "cross entropy with the labels, where there are any",
                 teacher: None,
                 student: name,
-                weight: 0.1,
+                weight: 0.3,
+                until: None,
             });
         }
     }
@@ -152,10 +158,12 @@ pub fn distill(
             teacher: Some(p.teacher.clone()),
             student: p.student.clone(),
             weight: 1.0 / pairs.len() as f64,
+            until: Some(1.0),
         });
     }
     prune::name_constants(&mut student);
-    let module = torch::module(&student, "Student")?;
+    prune::name_constants(&mut teacher);
+    let (module, teacher_module) = (torch::module(&student, "Student")?, torch::module(&teacher, "Teacher")?);
     let roles = torch::roles(&student);
     let named = |set: &std::collections::BTreeSet<Value>| set.iter().map(|&v| student.value(v).name.clone()).collect();
     let description = Description {
@@ -172,7 +180,7 @@ pub fn distill(
         batch_norm_statistics: named(&roles.statistics),
     };
     let description = serde_json::to_string_pretty(&description).expect("a record of numbers and text");
-    Ok(Distillation { teacher, student, module, description, before, after, notes })
+    Ok(Distillation { teacher, student, module, teacher_module, description, before, after, notes })
 }
 
 fn ports(g: &Graph, values: &[Value]) -> Vec<Port> {

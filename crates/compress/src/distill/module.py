@@ -1,4 +1,4 @@
-"""@CLASS@: generated from an ONNX graph. Parameters are the initialisers of student.onnx: load, train, save."""
+"""@CLASS@: generated from an ONNX graph. Parameters are the initialisers of the ONNX file beside it: load, train, save."""
 import math
 
 import numpy as np
@@ -91,6 +91,50 @@ def _layer_norm(x, scale, bias, axis, epsilon):
     shape = x.shape[axis:]
     y = F.layer_norm(x, shape, None, None, epsilon) * scale
     return y if bias is None else y + bias
+
+
+def losses(description, wanted, given, labels=None, progress=0.0):
+    """The losses of distill.json together, at a share `progress` of the training: `wanted` are the teacher's outputs, `given` the student's,
+    `labels` numbers of classes or their shares; without them the student learns from the teacher alone."""
+    total, temperature = 0.0, description["temperature"]
+    for loss in description["losses"]:
+        weight = loss["weight"] * (1.0 if loss["until"] is None else max(0.0, 1.0 - progress / loss["until"]))
+        if weight == 0.0 or (labels is None and loss["kind"] == "cross_entropy"):
+            continue
+        got = given[loss["student"]]
+        if loss["kind"] == "cross_entropy":
+            value = F.cross_entropy(got, labels)
+        elif loss["kind"] == "kl":
+            log = torch.log_softmax(got / temperature, -1)
+            rows = log.numel() // log.shape[-1]
+            value = temperature**2 * F.kl_div(log, wanted[loss["teacher"]], reduction="sum") / rows
+        elif loss["kind"] == "relative_mse":
+            target = wanted[loss["teacher"]]
+            value = F.mse_loss(got, target) / target.var()
+        else:
+            raise ValueError(f"loss {loss['kind']}")
+        total = total + weight * value
+    return total
+
+
+class Average:
+    """The exponential moving average of a module's values: `update` after each step, `into` puts it into a module."""
+
+    def __init__(self, module, decay=0.998):
+        self.decay, self.steps = decay, 0
+        self.values = {name: v.detach().clone() for name, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module):
+        self.steps += 1
+        # The first steps count little later.
+        share = 1.0 - min(self.decay, self.steps / (self.steps + 9))
+        for name, value in module.state_dict().items():
+            self.values[name].lerp_(value, share)
+
+    def into(self, module):
+        module.load_state_dict(self.values)
+        return module
 
 
 class @CLASS@(nn.Module):

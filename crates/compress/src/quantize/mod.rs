@@ -9,6 +9,7 @@ mod dynamic;
 mod params;
 mod qdq;
 mod reconstruct;
+mod settle;
 mod smooth;
 mod split;
 mod statics;
@@ -19,6 +20,7 @@ mod two_bytes;
 mod weights;
 
 pub use params::{Affine, Scales};
+pub use settle::{Means, settle, wanted};
 pub use statics::{Calibration, bias_of, calibrate, quantize as quantize_layers, taps};
 pub use switched::switched;
 
@@ -212,7 +214,13 @@ pub fn quantize(
     let mut out = match settings.scheme {
         Scheme::Static => {
             let calibration = calibrate(g, settings, knowledge, progress)?;
-            statics::quantize(&calibration, settings)?
+            let mut out = statics::quantize(&calibration, settings)?;
+            if let Knowledge::Data(data, executor) = knowledge
+                && let Some(means) = wanted(&calibration, settings, data, *executor)?
+            {
+                settle(&mut out.graph, &calibration, &means, data, *executor)?;
+            }
+            out
         }
         Scheme::Dynamic => dynamic::quantize(g, settings)?,
         Scheme::Int8Weights | Scheme::Int4Weights | Scheme::Float(_) => stored::quantize(g, settings, knowledge, progress)?,

@@ -1,4 +1,4 @@
-//! `infc distill`: teacher, student and PyTorch module for distillation.
+//! `infc distill`: teacher, student and their PyTorch modules for distillation.
 
 use super::compile::{How, import, write_file};
 use super::compress::{Samples, executor, write_model};
@@ -8,7 +8,7 @@ use infc_compress::distill::{Settings, distill};
 use infc_compress::prune::Options;
 use std::path::PathBuf;
 
-/// Export a model ready for distillation: teacher, smaller student, PyTorch module
+/// Export a model ready for distillation: teacher, smaller student, PyTorch modules
 #[derive(clap::Args)]
 pub struct Args {
     /// The model to read.
@@ -16,14 +16,14 @@ pub struct Args {
     /// The student's share of the model's multiply-accumulates.
     #[arg(long, value_name = "R", default_value_t = 0.25)]
     ratio: f64,
-    /// The folder to write teacher.onnx, student.onnx, student.py and distill.json to.
+    /// The folder to write teacher.onnx, student.onnx, teacher.py, student.py and distill.json to.
     #[arg(short = 'o', long, value_name = "DIR")]
     output: PathBuf,
     /// Compare this many features between teacher and student.
     #[arg(long, value_name = "N", default_value_t = 3)]
     features: usize,
     /// Divide outputs by this before the softmax of the soft targets.
-    #[arg(long, value_name = "T", default_value_t = 4.0)]
+    #[arg(long, value_name = "T", default_value_t = 2.0)]
     temperature: f64,
     #[command(flatten)]
     samples: Samples,
@@ -42,6 +42,7 @@ pub fn run(args: &Args) -> Result {
     write_model(&made.teacher, &args.output.join("teacher.onnx"))?;
     write_model(&made.student, &args.output.join("student.onnx"))?;
     write_file(&args.output.join("student.py"), made.module.as_bytes())?;
+    write_file(&args.output.join("teacher.py"), made.teacher_module.as_bytes())?;
     write_file(&args.output.join("distill.json"), made.description.as_bytes())?;
     made.notes.iter().for_each(|n| say!("  {n}"));
     let (a, b) = (made.before, made.after);

@@ -76,7 +76,7 @@ pub struct Args {
     min_cosine: Option<f64>,
     /// The largest share of the multiply-accumulates that is taken twice, for inputs in two bytes, where an output keeps less than 20 dB;
     /// not with a budget.
-    #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with = "budget", default_value = "50%")]
+    #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with = "budget", default_value = "25%")]
     double_macs: f64,
     /// The largest share of the multiply-accumulates that stays in float where outputs lose too much [default: 100% with a budget, else
     /// 10% to keep 20 dB of every output]
