@@ -208,7 +208,7 @@ fn an_artifact_has_tiles_beside_other_variants() {
     if !infc_runtime::cpu::has("amx-tile") {
         let model = Model::from_bytes(&compiled.artifact).expect("another variant runs here");
         assert_ne!(model.requirements().name, "x86-64-v4-amx");
-        let text = Model::from_bytes_variant(&compiled.artifact, Some("x86-64-v4-amx")).err().expect("no tiles here").to_string();
+        let text = Model::from_bytes_variant(&compiled.artifact, Some("x86-64-v4-amx")).expect_err("no tiles here").to_string();
         assert!(text.contains("this CPU lacks amx-tile"), "{text}");
     }
 }

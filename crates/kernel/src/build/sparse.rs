@@ -127,7 +127,7 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Sp
 pub fn share(c: &Compute, operands: &[Operand], p: &Sparse) -> f64 {
     let weights = factors(c).and_then(|f| operands[f[p.vector].source].constant.clone());
     weights
-        .filter(|t| t.len() > 0)
+        .filter(|t| !t.is_empty())
         .map_or(1.0, |t| t.to_vec::<f32>().iter().filter(|&&v| v != 0.0).count() as f64 / t.len() as f64)
 }
 
