@@ -49,11 +49,16 @@ fn machine(name: &str, math: Math) -> Option<TargetDesc> {
 
 /// Models in folders of their own, with stored outputs: those of the examples, and small real ones where there are any.
 fn folders(real: &[&str]) -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let examples =
-        ["digits_mlp", "glyphs_cnn", "language_gru", "snippets_transformer"].map(|m| root.join("examples/models").join(m));
-    let real = real.iter().map(|m| root.join("../shared/models").join(m)).filter(|f| f.is_dir());
+    let examples = EXAMPLES.map(|m| tool::examples().join(m));
+    let real = real.iter().map(|m| beside().join(m)).filter(|f| f.is_dir());
     examples.into_iter().chain(real).collect()
+}
+
+const EXAMPLES: [&str; 4] = ["digits_mlp", "glyphs_cnn", "language_gru", "snippets_transformer"];
+
+/// The folder of real models beside the repository, which need not be there.
+fn beside() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models")
 }
 
 /// Every model, with symbols for its dims and with those of its first data set, against stored outputs; text of the plans of each.
@@ -208,7 +213,28 @@ fn an_artifact_has_tiles_beside_other_variants() {
     if !infc_runtime::cpu::has("amx-tile") {
         let model = Model::from_bytes(&compiled.artifact).expect("another variant runs here");
         assert_ne!(model.requirements().name, "x86-64-v4-amx");
-        let text = Model::from_bytes_variant(&compiled.artifact, Some("x86-64-v4-amx")).expect_err("no tiles here").to_string();
-        assert!(text.contains("this CPU lacks amx-tile"), "{text}");
+        let Err(e) = Model::from_bytes_variant(&compiled.artifact, Some("x86-64-v4-amx")) else { panic!("no tiles here") };
+        assert!(e.to_string().contains("this CPU lacks amx-tile"), "{e}");
+    }
+}
+
+/// All real models that are at hand, or those that `INFC_MODELS` names, for both machines.
+#[test]
+#[ignore = "takes minutes: every instruction of a machine that is not here traps"]
+fn real_models() {
+    let names = std::env::var("INFC_MODELS").unwrap_or_else(|_| {
+        let entries = std::fs::read_dir(beside()).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names.join(" ")
+    });
+    let names: Vec<&str> = names.split_whitespace().collect();
+    for (name, math) in [("amx", Math::Bf16), ("amx", Math::F32), ("x86-64-v3-vnni", Math::F32)] {
+        let Some(machine) = machine(name, math) else { continue };
+        for folder in &folders(&names)[EXAMPLES.len()..] {
+            let tiles: usize =
+                verified(&machine, std::slice::from_ref(folder)).iter().map(|(_, p)| p.matches("row=amx_").count()).sum();
+            println!("{} for {name} in {}: {tiles} kernels in tiles", folder.display(), math.name());
+        }
     }
 }
