@@ -45,15 +45,16 @@ pub(crate) struct Rounds {
     pub(crate) count: i64,
 }
 
-/// Are the steps from `first` to `last` all that touch the buffer?
-fn inside(place: &Place, (from, to): (usize, usize)) -> bool {
-    matches!(place, Place::Arena { first, last, .. } if from <= *first as usize && (*last as usize) < to)
+/// Buffers of the arena that only these steps touch, from the first to the one before the last.
+fn inside(program: &Program, plan: &Plan, (from, to): (usize, usize)) -> impl Iterator<Item = usize> {
+    let own = move |place: &Place| matches!(place, Place::Arena { first, last, .. } if from <= *first as usize && (*last as usize) < to);
+    let all = program.buffers.iter().enumerate();
+    all.filter(move |(i, b)| own(&b.place) && !plan.growable.contains(i)).map(|(i, _)| i)
 }
 
 /// The part of the arena in which the buffers lie that only steps of this range touch.
 fn span(program: &Program, plan: &Plan, steps: (usize, usize)) -> (u64, u64) {
-    let own = program.buffers.iter().enumerate().filter(|(_, b)| inside(&b.place, steps));
-    let ends = own.map(|(i, _)| (plan.offsets[i], plan.offsets[i] + plan.sizes[i]));
+    let ends = inside(program, plan, steps).map(|i| (plan.offsets[i], plan.offsets[i] + plan.sizes[i]));
     ends.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))).unwrap_or((0, 0))
 }
 
@@ -119,8 +120,7 @@ impl Rounds {
         for (thread, room) in rooms.iter_mut().enumerate() {
             room.symbols.copy_from_slice(&plan.symbols);
             room.bases.copy_from_slice(bases);
-            let own = model.program.buffers.iter().enumerate().filter(|(_, b)| thread > 0 && inside(&b.place, steps));
-            for (b, _) in own {
+            for b in inside(&model.program, plan, steps).filter(|_| thread > 0) {
                 // `reserve` made room for all from the first to the last of them.
                 room.bases[b] = room.memory.pointer().wrapping_add((plan.offsets[b] - low) as usize);
             }
