@@ -3,12 +3,13 @@
 use crate::target;
 use infc_artifact::container::{Artifact, Variant};
 use infc_artifact::encode::encode;
-use infc_artifact::program::{Place, Program, SlotPlace};
+use infc_artifact::program::{Place, Program, SlotPlace, Step};
 use infc_ir::{Graph, Problem, Problems};
-use infc_kernel::program::{self, Lowered};
+use infc_kernel::program::{self, Launch, Lowered};
 use infc_kernel::target::{Math, TargetDesc};
 use infc_kernel::tuning::Choices;
 use prost::Message;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,6 +31,8 @@ pub struct Options {
     pub threads: Option<u32>,
     /// Sizes of plans that were measured for the machine.
     pub choices: Choices,
+    /// Store what each launch is for in the artifact, see [`Note`].
+    pub notes: bool,
     /// The passes and what to watch of them. Its `bind` is set from `dims`.
     pub passes: infc_passes::Options,
 }
@@ -49,6 +52,7 @@ impl Options {
             states: vec![],
             threads: None,
             choices: Choices::default(),
+            notes: false,
             passes: infc_passes::Options::default(),
         }
     }
@@ -113,6 +117,44 @@ pub struct Manifest {
     pub math: Option<String>,
 }
 
+/// What a launch is for, for people: the debug text of an artifact is JSON, a list of these for each variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Note {
+    /// The node in the model's words, empty for a border.
+    pub node: String,
+    /// How it is computed, empty for a border.
+    pub plan: String,
+    /// Arithmetic of a call, an expression over the model's symbols.
+    pub operations: String,
+    /// Bytes that a call has to read and write, an expression too.
+    pub bytes: String,
+}
+
+/// Notes on the launches of a program, in depth-first order.
+pub fn notes(lowered: &Lowered) -> Vec<Note> {
+    let mut kernels = vec![];
+    each_launch(&lowered.program.steps, &mut |kernel| kernels.push(kernel as usize));
+    let note = |(launch, kernel): (&Launch, usize)| Note {
+        node: launch.node.clone(),
+        plan: lowered.plans[kernel].as_ref().map_or_else(String::new, |p| p.to_string()),
+        operations: launch.operations.to_string(),
+        bytes: launch.bytes.to_string(),
+    };
+    lowered.launches.iter().zip(kernels).map(note).collect()
+}
+
+/// The kernels of all launches, in depth-first order.
+fn each_launch(steps: &[Step], see: &mut dyn FnMut(u32)) {
+    for step in steps {
+        match step {
+            Step::Launch { kernel, .. } => see(*kernel),
+            Step::If { then, otherwise, .. } => [then, otherwise].into_iter().for_each(|s| each_launch(s, see)),
+            Step::Loop { body, .. } => each_launch(body, see),
+            Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
+        }
+    }
+}
+
 /// Compiles a model file.
 pub fn compile_file(path: &Path, options: &Options) -> Result<Compiled, Problems> {
     let start = Instant::now();
@@ -139,13 +181,16 @@ pub fn compile_optimised(graph: &Graph, options: &Options) -> Result<Compiled, P
 fn compile_from(graph: &Graph, options: &Options, mut clock: Clock) -> Result<Compiled, Problems> {
     let (mut lowered, variant) = variant(graph, &options.target, options, &mut clock)?;
     let mut variants = vec![variant];
+    let mut all_notes = vec![notes(&lowered)];
     let mut constants = Constants::of(&lowered.program, std::mem::take(&mut lowered.constants));
     for target in &options.more {
         let (mut other, mut variant) = self::variant(graph, target, options, &mut clock)?;
         constants.add(&mut other.program, &other.constants);
         variant.program = encode(&other.program);
         variants.push(variant);
+        all_notes.push(notes(&other));
     }
+    let debug = if options.notes { serde_json::to_vec(&all_notes).expect("plain data") } else { vec![] };
     let manifest = manifest(&graph.name, options).encode_to_vec();
     let mut report = Report {
         target: target_names(options),
@@ -156,7 +201,8 @@ fn compile_from(graph: &Graph, options: &Options, mut clock: Clock) -> Result<Co
         arena_bytes: lowered.program.arena,
         stages: vec![],
     };
-    let artifact = Artifact { manifest: &manifest, variants: &variants, constants: &[&constants.bytes], debug: &[] }.to_bytes();
+    let artifact =
+        Artifact { manifest: &manifest, variants: &variants, constants: &[&constants.bytes], debug: &debug }.to_bytes();
     clock.stage("write");
     report.stages = clock.stages;
     Ok(Compiled { artifact, report, lowered })
@@ -308,15 +354,10 @@ fn manifest(model: &str, options: &Options) -> Manifest {
 }
 
 /// Launches in a list of steps and in the lists of its steps.
-pub fn launches(steps: &[infc_artifact::program::Step]) -> usize {
-    use infc_artifact::program::Step;
-    let count = |s: &Step| match s {
-        Step::Launch { .. } => 1,
-        Step::If { then, otherwise, .. } => launches(then) + launches(otherwise),
-        Step::Loop { body, .. } => launches(body),
-        Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => 0,
-    };
-    steps.iter().map(count).sum()
+pub fn launches(steps: &[Step]) -> usize {
+    let mut count = 0;
+    each_launch(steps, &mut |_| count += 1);
+    count
 }
 
 struct Clock {

@@ -45,6 +45,8 @@ pub struct Read {
     pub level: &'static str,
     /// Bytes that are read over and over.
     pub bytes: u64,
+    /// Bytes that it holds; `None` for memory.
+    pub holds: Option<u64>,
     /// Billions of bytes a second.
     pub gbs: f64,
 }
@@ -117,13 +119,21 @@ impl Limits {
         };
         let read = |(k, &(level, bytes)): (usize, &(&'static str, u64))| {
             let read = units(target, bytes) * CHAINS * target.lanes(4) as i64 * 4 * repeats(bytes);
-            Read { level, bytes, gbs: read as f64 / ns[first + k] }
+            let holds = match level {
+                "memory" => None,
+                "L3" => Some(target.l3_bytes.max(l3_bytes())),
+                _ => Some(2 * bytes),
+            };
+            Read { level, bytes, holds, gbs: read as f64 / ns[first + k] }
         };
         let scaling = match threads {
             0 | 1 => None,
             _ => {
                 let tasks = threads as i64;
-                let kernels = [arithmetic(target, None, tasks), reading(target, FAR, tasks)];
+                // Threads that take turns share what each CPU would have.
+                let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+                let far = FAR * threads.min(cpus) as u64 / threads as u64;
+                let kernels = [arithmetic(target, None, tasks), reading(target, far, tasks)];
                 let [one, all] = [1, threads].map(|t| nanoseconds(target, &kernels, t, time / 2));
                 let (one, all) = (one?, all?);
                 Some(Scaling { threads, arithmetic: one[0] / all[0], memory: one[1] / all[1] })
@@ -141,10 +151,23 @@ impl Limits {
         })
     }
 
+    /// Bytes a second from the nearest memory that holds so many bytes, in billions.
+    pub fn gbs_of(&self, bytes: f64) -> f64 {
+        let nearest = self.read.iter().find(|r| r.holds.is_none_or(|holds| bytes <= holds as f64));
+        nearest.map_or(f64::NAN, |r| r.gbs)
+    }
+
     /// Bytes a second from memory, in billions.
     pub fn memory_gbs(&self) -> f64 {
         self.read.last().map_or(f64::NAN, |r| r.gbs)
     }
+}
+
+/// Bytes of this computer's L3, as Linux tells them; 0 where it does not.
+fn l3_bytes() -> u64 {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/size").unwrap_or_default();
+    let kib: Option<u64> = text.trim().strip_suffix('K').and_then(|n| n.parse().ok());
+    kib.map_or(0, |kib| kib << 10)
 }
 
 /// The CPU's own name; `unknown` where the system does not tell it.

@@ -117,8 +117,24 @@ fn compile_run_bench_inspect() {
     for part in ["<h2>Timeline", "<h2>Roofline", "n_y", "</html>"] {
         assert!(page.contains(part), "{part}: {page}");
     }
+    // An artifact has kernels' names and times; with notes, all that the model has.
+    let told = check(&["profile", &out, "--seconds", "0"], 0, &["Add", "steps in", "says neither nodes nor plans", "--notes"]);
+    assert!(!told.contains("elementwise") && !told.contains("n_y"), "{told}");
+    let unknown = ["\"plan\":null", "\"node\":null", "\"operations\":null", "\"of_peak\":null", "\"missing\":\"this artifact"];
+    check(&["profile", &out, "--seconds", "0", "--json", "--html", &dir.path("bare.html")], 0, &unknown);
+    assert!(fs::read_to_string(dir.path("bare.html")).expect("written").contains("says neither nodes nor plans"));
+    let noted = dir.path("noted.infc");
+    check(&["compile", &model, "-o", &noted, "--notes"], 0, &[]);
+    check(&["inspect", &noted, "--check"], 0, &["all digests match"]);
+    let all = ["elementwise order=", "Add 'n_y'", "\"missing\":null", "\"operations\":15.0", "\"bytes\":132.0"];
+    check(&["profile", &noted, "--seconds", "0", "--json", "--dim", "n=5", "--html", &dir.path("page.html")], 0, &all);
+    assert!(fs::read_to_string(dir.path("page.html")).expect("written").contains("n_y"));
+    check(&["profile", &noted, "--seconds", "0", "--cpu", "x86-64-v4,x86-64-v3"], 2, &["one variant at a time"]);
+    check(&["compile", &model, "-o", &noted, "--notes", "--emit", "obj"], 2, &["--notes are stored in artifacts"]);
     check(&["machine", "--seconds", "0", "--threads", "2"], 0, &["GFLOP/s", "reading from L1", "2 threads beside one"]);
     check(&["machine", "--seconds", "0", "--json"], 0, &["\"read\"", "\"memory\""]);
+    check(&["machine", "--seconds", "0", "--threads", "500"], 0, &["500 threads beside one", "500 threads take turns"]);
+    check(&["machine", "--threads", "1025"], 2, &["1025 is not in 0..=1024"]);
     check(&["machine", "--seconds", "nan"], 2, &["--seconds"]);
     check(&["inspect", &out], 0, &["input 'x': f32[n, 3]", "output 'y'"]);
     check(&["inspect", &out, "--check"], 0, &["all digests match"]);

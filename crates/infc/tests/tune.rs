@@ -142,7 +142,7 @@ fn what_the_clock_prefers_is_taken_and_results_stay() {
 fn little_gains_and_gains_that_do_not_last_change_nothing() {
     let options = options();
     let plain = compiled(&options, None);
-    // One in a hundred less; half the time, but not when it is measured once more: the last call has both builds alone.
+    // One in a hundred less; half the time, but not when it is measured in the end for the second time.
     let little = |_: &str, analytic: bool, _: usize| if analytic { 1000.0 } else { 990.0 };
     let (_, calls) = measured(&options, &mut Tuning::new("m", "a clock"), |_, a, _| if a { 1000.0 } else { 500.0 });
     let passing = |_: &str, analytic: bool, call: usize| if analytic || call == calls { 1000.0 } else { 500.0 };

@@ -204,10 +204,13 @@ fn mentions(e: Expr, symbol: Expr) -> bool {
     found
 }
 
-/// Bytes of the elements of all operands.
-fn bytes(operands: &[Operand]) -> Expr {
-    let one = |o: &Operand| Expr::product(o.buffer.dims.iter().copied()) * Expr::from(o.buffer.dtype.bytes());
-    operands.iter().map(one).fold(Expr::int(0), |a, b| a + b)
+/// Bytes of the elements of all that a task reads and writes, borders not counted.
+fn bytes(work: &Work, task: &Task) -> Expr {
+    let one = |id: Id| {
+        let ty = &work.tensor(id).ty;
+        Expr::product(ty.dims.iter().copied()) * Expr::from(ty.dtype.bytes())
+    };
+    task.sources.iter().copied().chain([task.out]).map(one).fold(Expr::int(0), |a, b| a + b)
 }
 
 impl Emit<'_> {
@@ -618,12 +621,13 @@ impl Emit<'_> {
             return;
         }
         if let Some((a, way)) = attention {
-            let note = Launch { node: task.node.clone(), operations: a.operations, bytes: bytes(&operands), tunable: None };
+            let bytes = bytes(self.work, &task);
+            let note = Launch { node: task.node.clone(), operations: a.operations, bytes, tunable: None };
             let nest = build::build_attention(way.name(), a, way, &operands, self.target);
             self.launch(nest, Some(Plan::Attention(way.clone())), note, &places, steps);
             return;
         }
-        let (operations, bytes) = (cost::operations(&task.step), bytes(&operands));
+        let (operations, bytes) = (cost::operations(&task.step), bytes(self.work, &task));
         let (step, operands, plan) = prepare(task.step, operands, self.target);
         let (plan, tunable) = self.tuned((&task.node, &task.name), &step, &operands, plan);
         let operations = cost::done(operations, &step, &plan, &operands, self.target);

@@ -377,6 +377,46 @@ fn other_sizes_keep_all_bits() {
     }
 }
 
+/// Arithmetic that is done: without the taps that tiles leave out, and without weights that are 0 and not stored.
+#[test]
+fn operations_are_those_that_are_done() {
+    use infc_kernel::cost;
+    use infc_kernel::tuning::Room;
+    let machine = target(64, 32, true);
+    // 7 x 7 places, taps 6 apart: in a line one place meets the tap before it, one the tap behind it. Nine of 21 lines of taps meet data.
+    let (step, tensors, layouts) = window(40, 3, (7, 7), 6, false);
+    let mut operands: Vec<Operand> = tensors.iter().zip(&layouts).enumerate().map(|(i, (t, l))| operand(t, l, i == 1)).collect();
+    operands.push(operand(&Tensor::zeros(DType::F32, [1, 40, 7, 7]), &layouts[3], false));
+    let Step::Compute(c) = &step else { unreachable!("a convolution") };
+    let step = Step::Compute(build::contract::in_memory_order(c.clone(), &operands));
+    let analytic = plan::choose(&step, &operands, &machine);
+    let room = Room::of(&step, &operands, &machine, &analytic).expect("a convolution has sizes");
+    let all = cost::operations(&step);
+    let (points, products) = (40 * 49, 27);
+    assert_eq!(all.known(), Some(points * (2 * products + 1)));
+    for (mr, lines, places) in [(7, 9, 21), (1, 9, 9), (2, 21, 21)] {
+        let plan = room.take(&format!("brgemm mr={mr} nr=16 mc={mr} nc=48").parse().expect("well-formed")).expect("legal");
+        let done = cost::done(all, &step, &plan, &operands, &machine).known().expect("known");
+        let met = 40 * 3 * 2 * lines * places; // multiply-adds with data, by 40 x 3 channels
+        // Tiles of two rows cross lines: they leave out what is left of the taps of both.
+        let exact = done == met + points;
+        assert!(
+            if mr == 2 { done < all.known().expect("known") && done > 40 * 3 * 2 * 81 } else { exact },
+            "mr={mr}: {done}, {met}"
+        );
+    }
+    // One weight in four.
+    let w = Tensor::from_vec([64, 64], (0..4096).map(|i| if i % 4 == 0 { 1.0f32 } else { 0.0 }).collect());
+    let tensors = [small(&[2, 64], 1), w, small(&[64], 2), small(&[2, 64], 3)];
+    let operands: Vec<Operand> = tensors.iter().enumerate().map(|(i, t)| operand(t, &plain(t.dims.len()), i == 1)).collect();
+    let step = matmul(2, 64, 64, false);
+    let all = cost::operations(&step);
+    let sparse = plan::Sparse { vector: 1, n: 1, lanes: 16, window: 16, form: plan::Form::Gather, bytes: 0 };
+    assert_eq!(cost::done(all, &step, &Plan::Sparse(sparse), &operands, &machine).known(), Some(2 * 64 * (2 * 16 + 1)));
+    let dense = plan::choose(&matmul(2, 64, 64, false), &operands[..], &target(16, 16, false));
+    assert!(!matches!(dense, Plan::Brgemm(_)) || cost::done(all, &step, &dense, &operands, &machine) == all);
+}
+
 /// Two steps have the same key only if their plans follow from the same.
 #[test]
 fn keys_tell_steps_apart() {

@@ -32,6 +32,9 @@ pub struct Args {
     /// timed, and with all of them in it the same file gives the same artifact anywhere
     #[arg(long, value_name = "FILE.toml", conflicts_with = "tuning")]
     tune: Option<PathBuf>,
+    /// Also store the plan and the node of each step, for `infc profile` of the artifact
+    #[arg(long)]
+    notes: bool,
     /// What to make [default: infc, or c for a target of the c backend]
     #[arg(long, value_enum)]
     emit: Option<Emit>,
@@ -327,6 +330,10 @@ pub fn run(args: &Args) -> Result {
         return Err(Failure::usage("--stop-after gives no complete program", "add --emit ir"));
     }
     options.threads = args.threads;
+    options.notes = args.notes;
+    if args.notes && emit != Emit::Infc {
+        return Err(Failure::usage("--notes are stored in artifacts", "leave it out, or make an artifact: --emit infc"));
+    }
     if args.threads.is_some_and(|n| n != 1) && emit != Emit::Infc {
         let help = "leave it out, or make an artifact: --emit infc (C code: --openmp)";
         return Err(Failure::usage("--threads is for artifacts; object files, C code and programs run on one thread", help));
@@ -380,7 +387,8 @@ fn streaming(args: &Args) -> Result {
         || args.no_libm
         || args.index.is_some()
         || args.threads.is_some()
-        || args.tune.is_some();
+        || args.tune.is_some()
+        || args.notes;
     if other || args.stop_after.is_some() || !args.print_after.is_empty() || args.rewrite_limit.is_some() || args.how.has_states()
     {
         let help = "of the general options it takes -o, --dim and --json";

@@ -15,8 +15,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME|FILE.toml", default_value = "native")]
     target: String,
     /// Threads to compare with one; 0 is one for each CPU.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = super::compile::threads())]
+    threads: u32,
     /// How long to measure.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
@@ -33,8 +33,9 @@ pub fn run(args: &Args) -> Result {
     let machine = target::find(&args.target)?;
     let threads = match args.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
+        n => n as usize,
     };
+    super::model::say_if_too_many(threads);
     let limits = Limits::measure(&machine, threads, Duration::from_secs_f64(args.seconds))?;
     if args.json {
         say!("{}", serde_json::to_value(&limits).expect("plain data"));

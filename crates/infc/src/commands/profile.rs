@@ -1,29 +1,34 @@
 //! `infc profile`: where the time of a run goes, step by step, beside what the machine can do.
 
 use super::compile::{self, How};
-use super::model::{is_artifact, runtime_problem, say_if_too_many};
+use super::model::{is_artifact, open, runtime_problem, say_if_too_many};
 use super::profile_page;
 use crate::say;
 use crate::term::{Exit, Failure, Result};
+use infc::compile::Note;
 use infc::engine::{self, Engine, Native};
 use infc::inputs::{self, Source};
 use infc::machine::Limits;
-use infc_artifact::program::Step;
-use infc_ir::Expr;
+use infc::target;
+use infc_artifact::container::{Kind, Reader};
+use infc_artifact::program::{Program, Step};
 use infc_ir::expr::Node;
-use infc_kernel::plan::Plan;
+use infc_ir::interp::Item;
+use infc_ir::{Expr, Problems};
+use infc_kernel::target::TargetDesc;
 use infc_runtime::Model;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Compile a model and time each step of its runs
+/// Time each step of a model's or an artifact's runs
 ///
-/// Shows for each launch its median time, its arithmetic and memory traffic at least needed, how much of the machine's measured peak that is, the kernel, its
-/// plan, and the node it computes.
+/// Shows for each launch its median time, its arithmetic and memory traffic at least needed, how much of the machine's measured peak that is (of
+/// arithmetic, or of reading from the nearest memory that holds all its data), the kernel, its plan, and the node it computes. An artifact has plans and
+/// nodes if it was compiled with --notes.
 #[derive(clap::Args)]
 pub struct Args {
-    /// An ONNX file.
+    /// An ONNX file, which is compiled, or an artifact (.infc).
     model: PathBuf,
     /// Threads that work; 0 is one for each CPU [default: what the artifact was compiled for, or 1]
     #[arg(long, value_name = "N", value_parser = compile::threads())]
@@ -47,20 +52,20 @@ pub struct Args {
 /// How long the limits of the machine are measured.
 const MEASURE: Duration = Duration::from_millis(400);
 
-/// A step with its figures for one run.
+/// A step with its figures for one run. `None` is what an artifact does not say.
 pub struct Line {
     /// The kernel's name: the operators in it.
     pub kernel: String,
     /// How it is computed, in words.
-    pub plan: String,
+    pub plan: Option<String>,
     /// The node in the model's words.
-    pub node: String,
+    pub node: Option<String>,
     /// Median time in a run.
     pub nanoseconds: f64,
     /// Arithmetic in a run.
-    pub operations: f64,
+    pub operations: Option<f64>,
     /// Bytes that it has to read and write in a run.
-    pub bytes: f64,
+    pub bytes: Option<f64>,
     /// How often it runs.
     pub calls: f64,
     /// What its arithmetic is made of.
@@ -83,11 +88,12 @@ pub enum Products {
 }
 
 impl Line {
-    /// Its speed as a share of what the machine can do: of arithmetic, or of reading from memory, whichever bounds it.
-    pub fn share(&self, limits: &Limits) -> f64 {
-        let arithmetic = self.operations / self.peak(limits);
-        let memory = self.bytes / limits.memory_gbs();
-        if self.nanoseconds > 0.0 { arithmetic.max(memory) / self.nanoseconds } else { 0.0 }
+    /// Its speed as a share of what the machine can do: of arithmetic, or of reading from the nearest memory that holds what a call reads and
+    /// writes, whichever bounds it.
+    pub fn share(&self, limits: &Limits) -> Option<f64> {
+        let arithmetic = self.operations? / self.peak(limits);
+        let memory = self.bytes? / limits.gbs_of(self.bytes? / self.calls.max(1.0));
+        Some(if self.nanoseconds > 0.0 { arithmetic.max(memory) / self.nanoseconds } else { 0.0 })
     }
     /// The peak of its arithmetic, in billions of operations a second.
     pub fn peak(&self, limits: &Limits) -> f64 {
@@ -107,22 +113,8 @@ pub fn run(args: &Args) -> Result {
     if !(args.seconds >= 0.0 && args.seconds.is_finite()) {
         return Err(Failure::usage("--seconds must be a number that is at least 0", ""));
     }
-    if is_artifact(&args.model)? {
-        let help =
-            "give the ONNX file that it was made from, with --cpu NAME for one of its variants; `infc bench` times artifacts";
-        return Err(Failure::usage("an artifact does not say what its kernels were made from", help));
-    }
-    let how = args.how.options()?;
-    let graph = compile::import(&args.model)?;
-    let dims = args.how.dims();
-    let make = |&v: &infc_ir::Value| inputs::make(&Source::Random(0), &graph.value(v).name, graph.ty(v), &dims);
-    let inputs = graph.inputs().iter().map(make).collect::<std::result::Result<Vec<_>, _>>()?;
-    let symbols: BTreeMap<&str, i64> = engine::symbols_of(&graph, &inputs);
-    let compiled = compile::compile(&args.model, &how)?;
-    let model = Model::from_bytes(&compiled.artifact).map_err(|e| runtime_problem(&args.model, &e))?;
-    let options =
-        infc_runtime::Options { threads: args.threads.map(|n| n as usize), profile: true, ..infc_runtime::Options::default() };
-    let mut native = Native::new(model, options)?;
+    let Loaded { mut native, inputs, symbols, program, notes, target } =
+        if is_artifact(&args.model)? { artifact(args)? } else { compiled(args)? };
     say_if_too_many(native.session().threads());
     native.run(&inputs)?;
     let mut before = native.session().times().to_vec();
@@ -146,17 +138,20 @@ pub fn run(args: &Args) -> Result {
     };
     let times: Vec<(f64, f64)> =
         samples.iter_mut().zip(&calls).map(|(s, &calls)| (median(s), calls as f64 / f64::from(runs))).collect();
-    let limits = Limits::measure(&how.target, 1, MEASURE)?;
-    let mut lines = lines(&compiled, &times, &symbols);
+    let limits = Limits::measure(&target, 1, MEASURE)?;
+    let mut lines = lines(&program, notes.as_deref(), &times, &symbols);
+    let missing = notes.is_none();
     let total: f64 = lines.iter().map(|l| l.nanoseconds).sum();
     if let Some(path) = &args.html {
-        compile::write_file(path, profile_page::page(&args.model.display().to_string(), &lines, &limits).as_bytes())?;
+        let page = profile_page::page(&args.model.display().to_string(), &lines, &limits, missing.then_some(MISSING));
+        compile::write_file(path, page.as_bytes())?;
     }
     if args.json {
         say!(
             "{}",
             serde_json::json!({
                 "runs": runs, "total_ms": total / 1e6, "limits": limits,
+                "missing": missing.then_some(MISSING),
                 "steps": lines.iter().map(|l| as_json(l, &limits)).collect::<Vec<_>>(),
             })
         );
@@ -165,17 +160,22 @@ pub fn run(args: &Args) -> Result {
     say!("{:>10}  {:>5}  {:>8}  {:>7}  {:>6}  {:>5}  kernel, plan, node", "us", "%", "GFLOP/s", "GB/s", "% peak", "calls");
     lines.sort_by(|a, b| b.nanoseconds.total_cmp(&a.nanoseconds));
     for l in lines.iter().take(args.top) {
-        let Line { kernel, plan, node, nanoseconds: ns, .. } = l;
-        let (share, flops, bytes) = (100.0 * ns / total, rate(l.operations, *ns), rate(l.bytes, *ns));
-        let of_peak = 100.0 * l.share(&limits);
-        say!(
-            "{:10.1}  {share:5.1}  {flops:8.1}  {bytes:7.1}  {of_peak:6.0}  {:5.0}  {kernel} | {plan} | {node}",
-            ns / 1e3,
-            l.calls
-        );
+        let ns = l.nanoseconds;
+        let number = |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
+        let flops = number(l.operations.map(|n| rate(n, ns)), 1);
+        let bytes = number(l.bytes.map(|n| rate(n, ns)), 1);
+        let of_peak = number(l.share(&limits).map(|s| 100.0 * s), 0);
+        let how: Vec<&str> =
+            [Some(&l.kernel), l.plan.as_ref(), l.node.as_ref()].into_iter().flatten().map(String::as_str).collect();
+        let (us, share, calls, how) = (ns / 1e3, 100.0 * ns / total, l.calls, how.join(" | "));
+        say!("{us:10.1}  {share:5.1}  {flops:>8}  {bytes:>7}  {of_peak:>6}  {calls:5.0}  {how}");
     }
-    let all: f64 = lines.iter().map(|l| l.operations).sum();
-    say!("{} steps in {:.3} ms, {:.2} GFLOP, {:.1} GFLOP/s", lines.len(), total / 1e6, all / 1e9, rate(all, total));
+    let all: Option<f64> = lines.iter().map(|l| l.operations).sum();
+    let work = all.map_or(String::new(), |all| format!(", {:.2} GFLOP, {:.1} GFLOP/s", all / 1e9, rate(all, total)));
+    say!("{} steps in {:.3} ms{work}", lines.len(), total / 1e6);
+    if missing {
+        say!("note: {MISSING}");
+    }
     let int8 = limits.int8_gops.map_or(String::new(), |g| format!(", {g:.0} GOP/s of bytes"));
     let bf16 = limits.bf16_gflops.map_or(String::new(), |g| format!(", {g:.0} GFLOP/s in bf16"));
     say!(
@@ -198,38 +198,116 @@ fn as_json(l: &Line, limits: &Limits) -> serde_json::Value {
     })
 }
 
+/// What is said where an artifact has no notes.
+const MISSING: &str =
+    "this artifact says neither nodes nor plans, nor how much its steps compute; `infc compile --notes` stores that";
+
+/// What is to be timed.
+struct Loaded {
+    native: Native,
+    inputs: Vec<Item>,
+    symbols: BTreeMap<String, i64>,
+    program: Program,
+    /// On each launch, if they are known.
+    notes: Option<Vec<Note>>,
+    target: TargetDesc,
+}
+
+fn session_options(args: &Args) -> infc_runtime::Options {
+    infc_runtime::Options { threads: args.threads.map(|n| n as usize), profile: true, ..infc_runtime::Options::default() }
+}
+
+/// Of an ONNX file.
+fn compiled(args: &Args) -> std::result::Result<Loaded, Failure> {
+    let how = args.how.options()?;
+    let graph = compile::import(&args.model)?;
+    let dims = args.how.dims();
+    let make = |&v: &infc_ir::Value| inputs::make(&Source::Random(0), &graph.value(v).name, graph.ty(v), &dims);
+    let inputs = graph.inputs().iter().map(make).collect::<std::result::Result<Vec<_>, _>>()?;
+    let symbols = engine::symbols_of(&graph, &inputs).into_iter().map(|(name, size)| (name.to_owned(), size)).collect();
+    let compiled = compile::compile(&args.model, &how)?;
+    let model = Model::from_bytes(&compiled.artifact).map_err(|e| runtime_problem(&args.model, &e))?;
+    let native = Native::new(model, session_options(args))?;
+    let notes = Some(infc::compile::notes(&compiled.lowered));
+    Ok(Loaded { native, inputs, symbols, program: compiled.lowered.program, notes, target: how.target })
+}
+
+/// Of an artifact.
+fn artifact(args: &Args) -> std::result::Result<Loaded, Failure> {
+    let model = open(&args.model, &args.how)?;
+    let name = model.requirements().name.clone();
+    // The limits are those of the machine that the variant is for, or of this computer if it is unknown by that name.
+    let target = target::find(&name).or_else(|_| target::native())?;
+    let notes = stored_notes(&args.model, &name)?;
+    let program = model.program().clone();
+    if let Some(notes) = notes.as_ref().filter(|n| n.len() != infc::compile::launches(&program.steps)) {
+        let message = format!("its debug text has notes on {} launches, and it has others", notes.len());
+        return Err(Problems::one(args.model.display().to_string(), message, "compile the model again with --notes").into());
+    }
+    let native = Native::new(model, session_options(args))?;
+    let dims = args.how.dims();
+    let mut symbols = BTreeMap::new();
+    let mut inputs = vec![];
+    for (name, ty) in native.inputs() {
+        let item = inputs::make(&Source::Random(0), &name, &ty, &dims)?;
+        if let (Some(ty), Some(t)) = (ty.as_tensor(), item.as_tensor()) {
+            let known = ty.dims.iter().zip(&t.dims).filter_map(|(&d, &size)| Some((engine::symbol(d)?.to_owned(), size as i64)));
+            symbols.extend(known);
+        }
+        inputs.push(item);
+    }
+    Ok(Loaded { native, inputs, symbols, program, notes, target })
+}
+
+/// The notes of an artifact on this variant, if it has any.
+fn stored_notes(path: &Path, variant: &str) -> std::result::Result<Option<Vec<Note>>, Failure> {
+    let bytes = std::fs::read(path).map_err(|e| Failure::io(path, &e))?;
+    let wrong = |message: String| Problems::one(path.display().to_string(), message, "compile the model again with --notes");
+    let reader = Reader::open(&bytes).map_err(|e| wrong(e.to_string()))?;
+    let Some(section) = reader.find(Kind::Debug, 0).filter(|s| s.length > 0) else { return Ok(None) };
+    reader.check(section).map_err(|e| wrong(e.to_string()))?;
+    let all: Vec<Vec<Note>> =
+        serde_json::from_slice(reader.bytes(section)).map_err(|e| wrong(format!("its debug text is no list of notes: {e}")))?;
+    let number = reader.requirements().iter().position(|r| r.name == variant);
+    Ok(number.and_then(|k| all.into_iter().nth(k)))
+}
+
+/// What a plan multiplies, by its text.
+fn products(plan: &str) -> Products {
+    let has = |word: &str| plan.split(' ').any(|w| w.starts_with(word));
+    match () {
+        () if has("row=byte_dot") || has("taps=") => Products::Bytes,
+        () if has("row=bf16_dot") => Products::Bf16,
+        () if has("row=amx_bf16") => Products::TilesOfBf16,
+        () if has("row=amx_") => Products::TilesOfBytes,
+        () => Products::Plain,
+    }
+}
+
 /// The launches with their figures; other steps take no time worth showing.
-fn lines(compiled: &infc::Compiled, times: &[(f64, f64)], symbols: &BTreeMap<&str, i64>) -> Vec<Line> {
+fn lines(program: &Program, notes: Option<&[Note]>, times: &[(f64, f64)], symbols: &BTreeMap<String, i64>) -> Vec<Line> {
     let mut out = vec![];
-    let mut notes = compiled.lowered.launches.iter();
     let mut number = 0;
-    visit(&compiled.lowered.program.steps, &mut |step| {
+    visit(&program.steps, &mut |step| {
         let (ns, calls) = times.get(number).copied().unwrap_or_default();
         number += 1;
         let Step::Launch { kernel, .. } = step else { return };
-        let (Some(note), k) = (notes.next(), *kernel as usize) else { return };
+        let note = notes.and_then(|n| n.get(out.len()));
         // Symbols that only steps set have no value here: such amounts are left out.
         let value = |e: Expr| match e.node() {
             Node::Sym(s) => symbols.get(*s).copied(),
             _ => None,
         };
-        let amount = |e: Expr| e.eval(&value).unwrap_or(0) as f64;
+        let amount = |text: &String| text.parse::<Expr>().ok().and_then(|e| e.eval(&value)).unwrap_or(0) as f64 * calls;
         out.push(Line {
-            kernel: compiled.lowered.kernels[k].name.clone(),
-            plan: compiled.lowered.plans[k].as_ref().map_or_else(String::new, |p| p.to_string()),
-            node: note.node.clone(),
+            kernel: program.kernels[*kernel as usize].name.clone(),
+            plan: note.map(|n| n.plan.clone()),
+            node: note.map(|n| n.node.clone()),
             nanoseconds: ns,
-            operations: amount(note.operations) * calls,
-            bytes: amount(note.bytes) * calls,
+            operations: note.map(|n| amount(&n.operations)),
+            bytes: note.map(|n| amount(&n.bytes)),
             calls,
-            products: match &compiled.lowered.plans[k] {
-                Some(Plan::Brgemm(p)) if p.row == "byte_dot" => Products::Bytes,
-                Some(Plan::Brgemm(p)) if p.row == "bf16_dot" => Products::Bf16,
-                Some(Plan::Matrix(p)) if p.row == "amx_bf16" => Products::TilesOfBf16,
-                Some(Plan::Matrix(_)) => Products::TilesOfBytes,
-                Some(Plan::Elementwise(p)) if p.taps.is_some() => Products::Bytes,
-                _ => Products::Plain,
-            },
+            products: note.map_or(Products::Plain, |n| products(&n.plan)),
         });
     });
     out

@@ -4,32 +4,39 @@ use super::profile::{Line, Products};
 use infc::machine::Limits;
 use infc_compress::report::html::{STYLE, table, text};
 
-/// The page.
-pub fn page(model: &str, lines: &[Line], limits: &Limits) -> String {
+/// The page. `missing` is what an artifact does not say.
+pub fn page(model: &str, lines: &[Line], limits: &Limits, missing: Option<&str>) -> String {
     let total: f64 = lines.iter().map(|l| l.nanoseconds).sum();
-    let operations: f64 = lines.iter().map(|l| l.operations).sum();
+    let operations: Option<f64> = lines.iter().map(|l| l.operations).sum();
+    let work = operations.map_or(String::new(), |all| {
+        format!(", {:.2} GFLOP: {:.1} GFLOP/s", all / 1e9, if total > 0.0 { all / total } else { 0.0 })
+    });
+    let missing = missing.map_or(String::new(), |what| format!("<p><b>Note:</b> {}</p>", text(what)));
     let int8 = limits.int8_gops.map_or(String::new(), |g| format!(", {g:.0} GOP/s for products of bytes"));
     let int8 = int8 + &limits.bf16_gflops.map_or(String::new(), |g| format!(", {g:.0} GFLOP/s for products of bf16"));
     let mut slowest: Vec<&Line> = lines.iter().collect();
     slowest.sort_by(|a, b| b.nanoseconds.total_cmp(&a.nanoseconds));
     let rows = slowest.iter().map(|l| {
-        let per = |amount: f64| if l.nanoseconds > 0.0 { format!("{:.1}", amount / l.nanoseconds) } else { String::new() };
+        let per = |amount: Option<f64>| match amount.filter(|_| l.nanoseconds > 0.0) {
+            Some(amount) => format!("{:.1}", amount / l.nanoseconds),
+            None => String::new(),
+        };
         let numbers = [format!("{:.1}", l.nanoseconds / 1e3), format!("{:.1}", 100.0 * l.nanoseconds / total.max(1.0))];
-        let speed = [per(l.operations), per(l.bytes), format!("{:.0}", 100.0 * l.share(limits))];
-        let how = format!("{}<br><small>{}<br>{}</small>", text(&name(l)), text(&l.kernel), text(&l.plan));
+        let of_peak = l.share(limits).map_or(String::new(), |s| format!("{:.0}", 100.0 * s));
+        let speed = [per(l.operations), per(l.bytes), of_peak];
+        let how = format!("{}<br><small>{}<br>{}</small>", text(name(l)), text(&l.kernel), text(plan(l)));
         [vec![how], numbers.to_vec(), speed.to_vec()].concat()
     });
     let head = ["step", "us", "% of run", "GFLOP/s", "GB/s", "% of peak"];
     format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Profile of {0}</title><style>{STYLE}</style></head><body>\
-<h1>Profile of {0}</h1><p>{1} steps in {2:.3} ms, {3:.2} GFLOP: {4:.1} GFLOP/s. One thread of this machine, with code for {5}, reaches {6:.0} GFLOP/s in \
-f32{int8}, and reads {7:.1} GB/s from memory.</p><h2>Timeline of a run</h2>{8}<h2>Roofline</h2><p>Each circle is a step, its area the time it takes. A step \
-below the slope waits for memory, one below the flat line for arithmetic.</p>{9}<h2>Steps, the slowest first</h2>{10}</body></html>\n",
+<h1>Profile of {0}</h1><p>{1} steps in {2:.3} ms{3}. One thread of this machine, with code for {4}, reaches {5:.0} GFLOP/s in \
+f32{int8}, and reads {6:.1} GB/s from memory.</p>{missing}<h2>Timeline of a run</h2>{7}<h2>Roofline</h2><p>Each circle is a step, its area the time it takes. A step \
+below the slope waits for memory, one below the flat line for arithmetic.</p>{8}<h2>Steps, the slowest first</h2>{9}</body></html>\n",
         text(model),
         lines.len(),
         total / 1e6,
-        operations / 1e9,
-        if total > 0.0 { operations / total } else { 0.0 },
+        work,
         text(&limits.target),
         limits.f32_gflops,
         limits.memory_gbs(),
@@ -39,17 +46,22 @@ below the slope waits for memory, one below the flat line for arithmetic.</p>{9}
     )
 }
 
-fn name(l: &Line) -> String {
-    if l.node.is_empty() { l.kernel.clone() } else { l.node.clone() }
+fn name(l: &Line) -> &str {
+    l.node.as_deref().filter(|n| !n.is_empty()).unwrap_or(&l.kernel)
+}
+
+fn plan(l: &Line) -> &str {
+    l.plan.as_deref().unwrap_or_default()
 }
 
 /// A colour for each kind of plan.
 fn colour(l: &Line) -> &'static str {
-    match l.plan.split(' ').next() {
+    let much = l.operations.zip(l.bytes).is_some_and(|(operations, bytes)| operations > 8.0 * bytes);
+    match plan(l).split(' ').next() {
         Some("brgemm") if l.products == Products::Bytes => "#1a7f64",
         Some("brgemm") if l.products == Products::Bf16 => "#1a8fb0",
         Some("brgemm") => "#2f6fdd",
-        Some("elementwise") if l.operations > 8.0 * l.bytes => "#8a5cd0",
+        Some("elementwise") if much => "#8a5cd0",
         Some("elementwise") => "#e0912f",
         Some("row_reduce") => "#c94f4f",
         _ => "#8a94a0",
@@ -57,8 +69,9 @@ fn colour(l: &Line) -> &'static str {
 }
 
 fn tooltip(l: &Line) -> String {
-    let gflops = if l.nanoseconds > 0.0 { l.operations / l.nanoseconds } else { 0.0 };
-    format!("<title>{}\n{}\n{:.1} us, {gflops:.1} GFLOP/s</title>", text(&name(l)), text(&l.plan), l.nanoseconds / 1e3)
+    let speed = l.operations.filter(|_| l.nanoseconds > 0.0).map(|n| format!(", {:.1} GFLOP/s", n / l.nanoseconds));
+    let (speed, us) = (speed.unwrap_or_default(), l.nanoseconds / 1e3);
+    format!("<title>{}\n{}\n{us:.1} us{speed}</title>", text(name(l)), text(plan(l)))
 }
 
 /// Steps one after another, as wide as they take time.
@@ -142,12 +155,13 @@ fn roofline(lines: &[Line], limits: &Limits, total: f64) -> String {
             y - 4.0
         ));
     }
-    for l in lines.iter().filter(|l| l.operations > 0.0 && l.bytes > 0.0 && l.nanoseconds > 0.0) {
+    for l in lines.iter().filter(|l| l.nanoseconds > 0.0) {
+        let (Some(operations), Some(bytes)) = (l.operations.filter(|&n| n > 0.0), l.bytes.filter(|&n| n > 0.0)) else { continue };
         let radius = 2.0 + 22.0 * (l.nanoseconds / total.max(1.0)).sqrt();
         out.push_str(&format!(
             "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"{radius:.1}\" fill=\"{}\" fill-opacity=\"0.55\">{}</circle>",
-            px(l.operations / l.bytes),
-            py(l.operations / l.nanoseconds),
+            px(operations / bytes),
+            py(operations / l.nanoseconds),
             colour(l),
             tooltip(l)
         ));

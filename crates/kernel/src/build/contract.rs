@@ -106,7 +106,12 @@ pub struct Frame {
     most: usize,
     /// Bytes of a row of the broadcast factor.
     row_bytes: i64,
+    /// Bytes of an element of the other factor.
+    vector_bytes: i64,
+    l1_bytes: i64,
     l2_bytes: i64,
+    /// May a tile's columns end at half a vector, as a matter of course?
+    halves: bool,
     taps: Vec<Tap>,
     lines: Vec<i64>,
 }
@@ -116,6 +121,13 @@ const MOST_ROWS: usize = 14;
 
 /// Most vectors of a row of a tile.
 const MOST_VECTORS: usize = 8;
+
+/// What half a vector costs of a whole one: half of it where units are half as wide, all of it where they are not.
+const HALF: f64 = 0.7;
+
+/// Bytes a cycle of a panel that come from L2, and from beyond.
+const NEAR: f64 = 32.0;
+const FAR: f64 = 16.0;
 
 impl Frame {
     /// `None` if the contraction has no n axis or its vector factor cannot be brought into panels.
@@ -214,7 +226,11 @@ impl Frame {
         let shared = whole.or_else(step_of_rows).unwrap_or(depth);
         let row_bytes = depth.min(shared.max(1)) * bytes as i64;
         let batch = (0..c.dims.len()).filter(|a| *a != n && !m.contains(a)).map(|a| guess(c.dims[a])).product();
-        let (registers, l2_bytes) = (target.vector_registers as usize, target.l2_bytes as i64);
+        let registers = target.vector_registers as usize;
+        let (l1_bytes, l2_bytes) = (target.l1_bytes as i64, target.l2_bytes as i64);
+        let vector_bytes = f[vector].dtype().bytes() as i64;
+        // Units for vectors of 32 bytes take those of 64 in two halves; half a vector of 32 bytes gains nothing anywhere.
+        let halves = lanes >= 8 && target.vector_bytes >= 64;
         let bytes = bytes as i64;
         let row = row_of_sums;
         Some(Frame {
@@ -234,7 +250,10 @@ impl Frame {
             registers,
             most,
             row_bytes,
+            vector_bytes,
+            l1_bytes,
             l2_bytes,
+            halves,
             taps,
             lines,
         })
@@ -264,21 +283,38 @@ impl Frame {
         mr * vectors + self.widened[0] * vectors + self.widened[1] <= self.registers
     }
 
-    /// Register tiles with their cycles over the whole product, by what the row says of its steps, two loads a cycle, and a cycle for each round
-    /// of the k loop.
+    /// Register tiles with their cycles over the whole product, by what the row says of its steps, two loads a cycle, what comes of a panel from the
+    /// caches beyond L1, and a cycle for each round of the k loop. Widths are whole vectors, or those that end at half of one where that
+    /// takes no more vectors for all columns.
     fn tiles(&self) -> Vec<([usize; 2], f64)> {
-        let (rows, columns) = (self.rows.max(1), self.columns.max(1));
-        let mut all = vec![];
-        for vectors in 1..=MOST_VECTORS {
-            for mr in 1..=self.most {
-                let nr = vectors * self.lanes;
-                if !self.fits(mr, nr) || mr as i64 > rows {
-                    continue;
-                }
-                all.push(([mr, nr], rounds((rows, columns), (mr, nr), vectors, self.row) * self.share(mr)));
-            }
-        }
-        all
+        let shares: Vec<f64> = (1..=self.most).map(|mr| self.share(mr)).collect();
+        let half = half(self.lanes);
+        let vectors = |nr: usize| (up(self.columns, nr) / nr) * nr.div_ceil(self.lanes);
+        let least = up(self.columns, self.lanes) / self.lanes;
+        let whole = (1..=MOST_VECTORS).map(|v| v * self.lanes);
+        let halves = (0..MOST_VECTORS).map(|v| v * self.lanes + half).filter(|&nr| self.halves && vectors(nr) <= least);
+        let sizes = whole.chain(halves).flat_map(|nr| (1..=self.most).map(move |mr| [mr, nr]));
+        sizes
+            .filter(|&[mr, nr]| self.fits(mr, nr) && mr as i64 <= self.rows.max(1))
+            .map(|t| (t, self.cycles(t, &shares)))
+            .collect()
+    }
+
+    /// Cycles of the whole product in such tiles; `shares` are those of the k loop, by rows of a tile.
+    fn cycles(&self, [mr, nr]: [usize; 2], shares: &[f64]) -> f64 {
+        let (rows, columns) = (self.rows.max(1) as f64, self.columns.max(1) as f64);
+        let tiles = (rows / mr as f64).ceil() * (columns / nr as f64).ceil();
+        let vectors = nr.div_ceil(self.lanes);
+        let computed = (nr / self.lanes) as f64 + if nr % self.lanes == 0 { 0.0 } else { HALF };
+        let steps = mr as f64 * computed / self.row.per_cycle;
+        let loads = (mr + vectors) as f64 / 2.0;
+        // Neighbouring tiles leave out the same of it.
+        let panel = (self.depth as f64 * shares[mr - 1]) as i64 * nr as i64 * self.vector_bytes;
+        let rate = if panel <= self.l2_bytes * 3 / 4 { NEAR } else { FAR };
+        // Where there is but one tile of rows, each panel is read once, and nothing is to be gained.
+        let near = panel <= self.l1_bytes / 2 || self.l2_bytes == 0 || mr as i64 >= self.rows;
+        let stream = if near { 0.0 } else { (nr as i64 * self.vector_bytes * self.row.depth as i64) as f64 / rate };
+        tiles * (steps.max(loads).max(stream).max(self.row.latency) + 1.0) * shares[mr - 1]
     }
 
     /// Tasks of blocks of so many rows and columns.
@@ -311,17 +347,15 @@ impl Frame {
     pub fn others(&self, p: &Brgemm) -> Vec<[usize; 4]> {
         const TILES: usize = 10;
         let fewest = self.tasks(p.mc, p.nc).min(MANY_TASKS);
-        let shares = |mc: usize, nc: usize| self.tasks(mc, nc) >= fewest;
+        let divides = |mc: usize, nc: usize| self.tasks(mc, nc) >= fewest;
         // Of each width the best heights; widths that end at half a vector too.
-        let whole_vectors = self.tiles();
-        let mut tiles = whole_vectors.clone();
-        let halves = (1..2 * MOST_VECTORS).step_by(2).map(|h| h * self.lanes / 2).filter(|nr| nr % half(self.lanes) == 0);
-        for nr in halves.filter(|&nr| nr as i64 <= up(self.columns, half(self.lanes)) as i64) {
-            let whole = nr.div_ceil(self.lanes) * self.lanes;
-            let computed = |x: usize| (self.columns.max(1) as f64 / x as f64).ceil() * x as f64;
-            let same = whole_vectors.iter().filter(|t| t.0[1] == whole);
-            tiles.extend(same.map(|&([mr, _], cycles)| ([mr, nr], cycles * computed(nr) / computed(whole))));
-        }
+        let shares: Vec<f64> = (1..=self.most).map(|mr| self.share(mr)).collect();
+        let half = half(self.lanes);
+        let widths = (1..=MOST_VECTORS * self.lanes / half).map(|h| h * half);
+        let widths = widths.filter(|&nr| nr % self.lanes == 0 || nr <= up(self.columns, half));
+        let sizes = widths.flat_map(|nr| (1..=self.most).map(move |mr| [mr, nr]));
+        let sizes = sizes.filter(|&[mr, nr]| self.fits(mr, nr) && mr as i64 <= self.rows.max(1));
+        let mut tiles: Vec<([usize; 2], f64)> = sizes.map(|tile| (tile, self.cycles(tile, &shares))).collect();
         tiles.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
         let mut chosen: Vec<[usize; 2]> = vec![];
         for (tile, _) in tiles {
@@ -354,7 +388,7 @@ impl Frame {
         let mut others: Vec<[usize; 4]> = vec![];
         for sizes in all {
             let new = sizes != [p.mr, p.nr, p.mc, p.nc] && !others.contains(&sizes);
-            if new && shares(sizes[2], sizes[3]) && self.check(sizes).is_ok() {
+            if new && divides(sizes[2], sizes[3]) && self.check(sizes).is_ok() {
                 others.push(sizes);
             }
         }
