@@ -677,8 +677,11 @@ impl Emit<'_> {
         let Some(fill) = data.fill.filter(|_| data.halo.iter().any(|h| *h != (0, 0))) else { return };
         if self.bordered.insert(whole) {
             let (out, buffer, offset) = self.operand(whole, Access::Write);
-            let lanes = if self.target.block_threads > 0 { 1 } else { self.target.lanes(out.buffer.dtype.bytes()) };
-            let nest = build::border::build("border", &out, &self.work.tensor(whole).halo, fill, lanes);
+            let halo = &self.work.tensor(whole).halo;
+            let nest = match self.target.block_threads > 0 {
+                true => build::border::build_threads("border", &out, halo, fill),
+                false => build::border::build("border", &out, halo, fill, self.target.lanes(out.buffer.dtype.bytes())),
+            };
             let note = Launch { node: String::new(), operations: Expr::int(0), bytes: Expr::int(0), tunable: None };
             self.launch(nest, None, note, &[(buffer, offset)], steps);
         }

@@ -1,7 +1,7 @@
 //! The border builder: writes the fill value around a tensor that keeps a border for its readers.
 
 use super::{Nest, Operand, for_each};
-use crate::loops::{Access, Axes, Kernel, LoopKind, Stmt};
+use crate::loops::{Access, Axes, Buffer, Kernel, LoopKind, Stmt};
 use infc_ir::Expr;
 use infc_ir::expr::Node;
 use infc_ir::scalar::Scalar;
@@ -96,8 +96,38 @@ pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar, lanes
             body.extend(nest);
         }
     }
+    let tasks = tasked.map_or(Expr::int(1), |t| dims[t]);
+    nest(name, buffer, tasks, body)
+}
+
+/// The same for a machine whose tasks are threads: each has one element, in the order of memory, and leaves those alone that are inside.
+pub fn build_threads(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar) -> Nest {
+    let mut buffer = out.buffer.clone();
+    buffer.name = "out".into();
+    buffer.access = Access::Write;
+    let dims = buffer.dims.clone();
+    let mut order: Vec<usize> = (0..dims.len()).collect();
+    order.sort_by_key(|&a| std::cmp::Reverse(buffer.strides[a].known().unwrap_or(i64::MAX)));
+    let sizes: Vec<Expr> = order.iter().map(|&a| dims[a]).collect();
+    let mut at = vec![Expr::int(0); dims.len()];
+    for (&a, place) in order.iter().zip(Expr::delinearise(Expr::var(0usize), &sizes)) {
+        at[a] = place;
+    }
+    let bordered = (0..dims.len()).filter(|&a| halo[a] != (0, 0));
+    let inside = bordered.map(|a| {
+        let (before, after) = halo[a];
+        Scalar::index(at[a]).within(Expr::int(before), dims[a] - after)
+    });
+    let inside = inside.reduce(Scalar::and);
+    let index = at.iter().map(|&e| Scalar::index(e)).collect();
+    let store = vec![Stmt::Store { buffer: 0, index, value: fill }];
+    let body = inside.map(|cond| Stmt::If { cond, then: vec![], otherwise: store });
+    nest(name, buffer, Expr::product(sizes), body.into_iter().collect())
+}
+
+fn nest(name: &str, buffer: Buffer, tasks: Expr, body: Vec<Stmt>) -> Nest {
     let mut symbols = std::collections::BTreeSet::new();
-    dims.iter().for_each(|d| {
+    buffer.dims.iter().for_each(|d| {
         d.leaves(&mut |l| {
             if let Node::Sym(s) = l.node() {
                 symbols.insert(*s);
@@ -105,14 +135,40 @@ pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar, lanes
         });
     });
     let symbols = symbols.into_iter().collect();
-    let kernel = Kernel {
-        name: name.to_owned(),
-        buffers: vec![buffer],
-        symbols,
-        tasks: tasked.map_or(Expr::int(1), |t| dims[t]),
-        task: 0,
-        body,
-        axes: Axes::default(),
-    };
+    let name = name.to_owned();
+    let kernel = Kernel { name, buffers: vec![buffer], symbols, tasks, task: 0, body, axes: Axes::default() };
     Nest { kernel, sources: vec![], packed: vec![] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loops::{Space, interp};
+    use infc_ir::DType;
+
+    #[test]
+    fn threads_write_the_same_border() {
+        let cases: [(&[i64], &[usize], &[(i64, i64)]); 4] = [
+            (&[1, 5, 6, 7], &[0, 1, 2, 3], &[(0, 0), (0, 0), (1, 1), (1, 2)]),
+            (&[2, 3, 6, 5], &[0, 2, 3, 1], &[(0, 0), (0, 0), (2, 1), (0, 1)]),
+            (&[1, 1, 4], &[0, 1, 2], &[(0, 0), (0, 0), (1, 1)]),
+            (&[3, 4], &[1, 0], &[(1, 0), (0, 2)]),
+        ];
+        for (dims, order, halo) in cases {
+            let dims: Vec<Expr> = dims.iter().map(|&d| Expr::int(d)).collect();
+            let strides = Buffer::strides_in_order(&dims, order);
+            let buffer =
+                Buffer { name: String::new(), dtype: DType::F32, dims, strides, space: Space::Global, access: Access::Write };
+            let out = Operand { buffer, shift: halo.iter().map(|h| h.0).collect(), zeros: vec![], constant: None };
+            let size = Expr::product(out.buffer.dims.iter().copied()).known().expect("sizes are known") as usize * 4;
+            let fill = Scalar::float(DType::F32, 0.5);
+            let [rows, threads] = [build("b", &out, halo, fill, 4), build_threads("b", &out, halo, fill)].map(|nest| {
+                let mut memory = vec![vec![0xa5u8; size]];
+                interp::run(&nest.kernel, &[], &mut memory).unwrap_or_else(|e| panic!("{e:?}"));
+                memory.remove(0)
+            });
+            assert_eq!(rows, threads, "{halo:?}");
+            assert!(rows.iter().any(|&b| b != 0xa5) && rows.iter().any(|&b| b == 0xa5), "{halo:?}");
+        }
+    }
 }
