@@ -8,7 +8,7 @@ use infc_ir::compute::{Compute, Reducer, Step};
 use infc_ir::scalar::Binary;
 use infc_ir::{DType, Expr, Scalar, Tensor};
 use infc_kernel::backend::Backend;
-use infc_kernel::build::{self, Operand};
+use infc_kernel::build;
 use infc_kernel::loops::{Access, Buffer, Kernel, LoopKind, Space, interp};
 use infc_kernel::plan::{Form, Plan, Sparse};
 use support::*;
@@ -59,17 +59,6 @@ fn rows_of_every_length() {
                 assert_eq!(fast[2], slow[2], "{length} of {lanes} lanes on {}", llvm.target().name);
             }
         }
-    }
-}
-
-fn operand(dims: &[usize], constant: Option<Tensor>) -> Operand {
-    let dims: Vec<Expr> = dims.iter().map(|&d| Expr::from(d)).collect();
-    let strides = Buffer::row_major(&dims);
-    Operand {
-        shift: vec![0; dims.len()],
-        buffer: Buffer { name: String::new(), dtype: DType::F32, dims, strides, space: Space::Global, access: Access::Read },
-        zeros: vec![],
-        constant,
     }
 }
 

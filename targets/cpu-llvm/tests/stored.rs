@@ -6,21 +6,10 @@ use infc_cpu_llvm::{Llvm, machines, supported};
 use infc_ir::compute::{Compute, Reducer, Step};
 use infc_ir::{DType, Expr, Scalar, Tensor};
 use infc_kernel::backend::Backend;
-use infc_kernel::build::{self, Operand};
-use infc_kernel::loops::{Access, Buffer, Space, interp};
+use infc_kernel::build;
+use infc_kernel::loops::interp;
 use infc_kernel::plan;
 use support::*;
-
-fn operand(dims: &[usize], constant: Option<Tensor>) -> Operand {
-    let dims: Vec<Expr> = dims.iter().map(|&d| Expr::from(d)).collect();
-    let strides = Buffer::row_major(&dims);
-    Operand {
-        shift: vec![0; dims.len()],
-        buffer: Buffer { name: String::new(), dtype: DType::F32, dims, strides, space: Space::Global, access: Access::Read },
-        zeros: vec![],
-        constant,
-    }
-}
 
 /// The bits of a product by what the machine chooses, and its plan.
 fn product(llvm: &Llvm, [m, k, n]: [usize; 3], w: &[f32], x: &[f32], compiled: bool) -> (Vec<u8>, String) {

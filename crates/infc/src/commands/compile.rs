@@ -82,7 +82,7 @@ pub struct How {
     /// Take products of f32 in fewer bits, with sums in f32: bf16 on x86-64-v4-bf16 and -amx, tf32, bf16 or f16 on GPUs [default: f32]
     #[arg(long, value_name = "KIND", value_parser = math)]
     math: Option<Math>,
-    /// Keep quantised weights in as few bits as they have, also where widening them in each run costs time
+    /// For CPUs: keep quantised weights in as few bits as they have, also where widening them in each run costs time
     #[arg(long)]
     small: bool,
     /// Take plans from this file, which `infc compile --tune` has made; steps that it lacks have the plan they have without it

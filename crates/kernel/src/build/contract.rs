@@ -5,13 +5,22 @@
 //! set of output axes, flattened, and the address of each row follows from the index map, which is all there is to a convolution.
 //! Rows beyond the last are computed again instead of the last one and not stored; columns beyond the last are masked.
 
+mod sizes;
+mod taps;
+
+pub(crate) use self::sizes::cycles;
+pub use self::sizes::{Frame, plan};
+
+pub(super) use self::sizes::blocks;
+use self::sizes::narrow_factor;
+use self::taps::{Tap, in_line, taps};
 use super::elementwise::with_accumulator;
 use super::stored::{self, Table};
 use super::{Cx, Operand, for_each, matrix, pack};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::{Brgemm, Matrix, Panels, guess};
-use crate::rows::{self, Row, Sums};
-use crate::target::{LINE, TargetDesc};
+use crate::rows::{self, Sums};
+use crate::target::LINE;
 use crate::zero_point::byte_read;
 use infc_ir::compute::{Compute, Reducer};
 use infc_ir::scalar::{Binary, Kind, Scalar};
@@ -76,424 +85,6 @@ pub fn in_memory_order(mut c: Compute, operands: &[Operand]) -> Compute {
     c
 }
 
-/// The plan of a contraction; `None` if it has no n axis or its vector factor cannot be brought into panels.
-pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Brgemm> {
-    Frame::of(c, operands, target).map(|frame| frame.plan())
-}
-
-/// What is fixed of a contraction's plan, and what its sizes depend on.
-pub struct Frame {
-    broadcast: usize,
-    n: usize,
-    m: Vec<usize>,
-    panels: Panels,
-    /// The narrow form of the vector factor.
-    stored: Option<stored::Stored>,
-    row: &'static Row,
-    /// Registers that a step takes beside the sums, as in [`Row::registers`].
-    widened: [usize; 2],
-    /// Rows, columns and products of each element, and elements of all batch axes.
-    rows: i64,
-    columns: i64,
-    depth: i64,
-    batch: i64,
-    /// Lanes of a vector of sums, and their bytes.
-    lanes: usize,
-    bytes: i64,
-    /// Vector registers.
-    registers: usize,
-    /// Most rows of a tile that have lines of L1 of their own, beside the other factor's.
-    most: usize,
-    /// Bytes of a row of the broadcast factor.
-    row_bytes: i64,
-    /// Bytes of an element of the other factor.
-    vector_bytes: i64,
-    l1_bytes: i64,
-    l2_bytes: i64,
-    /// May a tile's columns end at half a vector, as a matter of course?
-    halves: bool,
-    taps: Vec<Tap>,
-    lines: Vec<i64>,
-}
-
-/// Most rows of a tile.
-const MOST_ROWS: usize = 14;
-
-/// Most vectors of a row of a tile.
-const MOST_VECTORS: usize = 8;
-
-/// What half a vector costs of a whole one: half of it where units are half as wide, all of it where they are not.
-const HALF: f64 = 0.7;
-
-/// Bytes a cycle of a panel that come from L2, and from beyond.
-const NEAR: f64 = 32.0;
-const FAR: f64 = 16.0;
-
-impl Frame {
-    /// `None` if the contraction has no n axis or its vector factor cannot be brought into panels.
-    pub fn of(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Frame> {
-        let r = c.reduction.as_ref()?;
-        let f = factors(c)?;
-        let uses = |k: usize, axis: usize| f[k].index.iter().any(|e| e.uses_var(axis as u32));
-        let out = &operands[operands.len() - 1];
-        let of = |k: usize| (0..c.dims.len()).filter(move |&a| uses(k, a) && !uses(1 - k, a)).collect::<Vec<_>>();
-        let only = [of(0), of(1)];
-        // n: the contiguous axis of the result if just one factor has it; else the widest axis of a constant factor, else of any.
-        let contiguous = (0..c.dims.len()).find(|&a| out.buffer.strides[a].is(1) && !c.dims[a].is(1));
-        // A depthwise convolution has its contiguous axis in both factors: vectors run over it, elementwise.
-        if contiguous.is_some_and(|a| uses(0, a) && uses(1, a)) {
-            return None;
-        }
-        let side_of = |a: usize| (0..2).find(|&k| only[k].contains(&a));
-        let widest = |k: usize| only[k].iter().copied().max_by_key(|&a| guess(c.dims[a]));
-        let constant = |k: usize| operands[f[k].source].constant.is_some();
-        let depth: Option<i64> = r.axes.iter().map(|e| e.known()).product();
-        let bytes = r.body.dtype().bytes();
-        let lanes = target.lanes(bytes).max(1);
-        let panels = |vector: usize, n: usize| {
-            let b = &f[vector];
-            if constant(vector) && depth.is_some() && c.dims[n].known().is_some() && pack_index(b, n, c, r.axes.len()).is_some() {
-                return Some(Panels::Packed);
-            }
-            let index: Vec<Scalar> = b.index.iter().map(|&e| Scalar::index(e)).collect();
-            match operands[b.source].offset(&index)?.affine_in(n as u32)? {
-                (1, _) => Some(Panels::InPlace),
-                _ if depth.is_some_and(|d| d * (8 * lanes * bytes) as i64 <= 1 << 19) => Some(Panels::Scratch),
-                _ => None,
-            }
-        };
-        let mut sides: Vec<usize> = vec![0, 1];
-        sides.sort_by_key(|&k| !constant(k));
-        // Where the contiguous side cannot be brought into panels, the result's columns are stored one by one; so they are where pairs of bf16
-        // want the constant side in panels.
-        let short = Sums { dtype: r.body.dtype(), broadcast: f[0].dtype(), vector: f[1].dtype(), groups: 2 };
-        let pairs = rows::choose(&short, target).name == "bf16_dot";
-        let ways = contiguous.and_then(|a| Some((side_of(a)?, a))).filter(|w| !pairs || constant(w.0)).into_iter();
-        let mut ways = ways.chain(sides.into_iter().filter_map(|k| Some((k, widest(k)?))));
-        let (mut vector, mut n, mut panels_of) = ways.find_map(|(k, n)| Some((k, n, panels(k, n)?)))?;
-        // Packing the contiguous side in each run moves its elements once for each product that they take part in; storing columns one by
-        // one moves each result once.
-        let extent = |k: usize| only[k].iter().map(|&a| guess(c.dims[a])).product::<i64>();
-        if panels_of == Panels::Scratch
-            && let other = 1 - vector
-            && (lanes as i64 / 2..depth.unwrap_or(0)).contains(&extent(other))
-            && let Some(by) = widest(other)
-            && panels(other, by) == Some(Panels::Packed)
-        {
-            (vector, n, panels_of) = (other, by, Panels::Packed);
-        }
-        let broadcast = 1 - vector;
-        let mut m: Vec<usize> = only[broadcast].clone();
-        m.sort_by_key(|&a| (std::cmp::Reverse(out.buffer.strides[a].known().unwrap_or(i64::MAX)), a));
-        let rows: i64 = m.iter().map(|&a| guess(c.dims[a])).product();
-        let sums = Sums {
-            dtype: r.body.dtype(),
-            broadcast: f[broadcast].dtype(),
-            vector: f[vector].dtype(),
-            groups: if panels_of == Panels::Packed { groups(c, &f[broadcast], &operands[f[broadcast].source]) } else { 1 },
-        };
-        let row_of_sums = rows::choose(&sums, target);
-        let taps = taps(c, (broadcast, &m), &f, operands);
-        let narrow = panels_of == Panels::Packed && row_of_sums.depth == 1 && taps.is_empty();
-        let stored = || {
-            let found = narrow_factor(c, n, &f[vector], &operands[f[vector].source])?.stored;
-            let weights = depth? * guess(c.dims[n]);
-            stored::gains(found, weights as usize, rows, row_of_sums.per_cycle, target).then_some(found)
-        };
-        let stored = if narrow { stored() } else { None };
-        // Weights that are widened in the loop take registers of their own.
-        let panels = if stored.is_some() && !stored::few(rows) { Panels::Scratch } else { panels_of };
-        let widened = stored.filter(|_| panels == Panels::Packed).map_or(row_of_sums.registers, |s| s.registers());
-        let lines: Vec<i64> = m.iter().map(|&a| guess(c.dims[a])).collect();
-        let a = &operands[f[broadcast].source].buffer;
-        let step_of_rows = || {
-            let f = &f[broadcast];
-            let index: Vec<Scalar> = f.index.iter().map(|&e| Scalar::index(e)).collect();
-            Some(operands[f.source].offset(&index)?.affine_in(*m.last()? as u32)?.0.abs())
-        };
-        // Few columns take narrower vectors.
-        let columns = guess(c.dims[n]);
-        let lanes = std::iter::successors(Some(lanes), |l| Some(l / 2))
-            .take_while(|&l| l >= 4 && 2 * l as i64 > columns)
-            .min()
-            .unwrap_or(lanes);
-        let ways = target.l1_bytes.checked_div(target.l1_way_bytes).unwrap_or(0) as usize;
-        let collide = ways > 1 && step_of_rows().is_some_and(|s| target.rows_collide(s * a.dtype.bytes() as i64));
-        let most = if collide { ways - 1 } else { MOST_ROWS };
-        let depth = depth.unwrap_or(64).max(1);
-        // Rows of a convolution overlap: what a row takes of the operand is less than the depth.
-        let whole = Expr::product(a.dims.iter().copied()).known().map(|all| all / rows.max(1));
-        let shared = whole.or_else(step_of_rows).unwrap_or(depth);
-        let row_bytes = depth.min(shared.max(1)) * bytes as i64;
-        let batch = (0..c.dims.len()).filter(|a| *a != n && !m.contains(a)).map(|a| guess(c.dims[a])).product();
-        let registers = target.vector_registers as usize;
-        let (l1_bytes, l2_bytes) = (target.l1_bytes as i64, target.l2_bytes as i64);
-        let vector_bytes = f[vector].dtype().bytes() as i64;
-        // Units for vectors of 32 bytes take those of 64 in two halves; half a vector of 32 bytes gains nothing anywhere.
-        let halves = lanes >= 8 && target.vector_bytes >= 64;
-        let bytes = bytes as i64;
-        let row = row_of_sums;
-        Some(Frame {
-            broadcast,
-            n,
-            m,
-            panels,
-            stored,
-            row,
-            widened,
-            rows,
-            columns,
-            depth,
-            batch,
-            lanes,
-            bytes,
-            registers,
-            most,
-            row_bytes,
-            vector_bytes,
-            l1_bytes,
-            l2_bytes,
-            halves,
-            taps,
-            lines,
-        })
-    }
-
-    /// The plan of the fewest cycles.
-    pub fn plan(&self) -> Brgemm {
-        let [mr, nr] = fewest(self.tiles()).unwrap_or([1, self.lanes]);
-        let (mc, nc) = self.blocks(mr, nr);
-        self.with([mr, nr, mc, nc])
-    }
-
-    /// The plan with these sizes: mr, nr, mc, nc.
-    pub fn with(&self, [mr, nr, mc, nc]: [usize; 4]) -> Brgemm {
-        let Frame { broadcast, n, panels, stored, .. } = *self;
-        Brgemm { broadcast, n, m: self.m.clone(), mr, nr, mc, nc, panels, stored, row: self.row.name }
-    }
-
-    /// The share of the products along k that tiles of so many rows take; they leave out those with the border.
-    pub fn share(&self, mr: usize) -> f64 {
-        share(&self.taps, &self.m, &self.lines, mr as i64)
-    }
-
-    /// Does a tile fit the registers?
-    fn fits(&self, mr: usize, nr: usize) -> bool {
-        let vectors = nr.div_ceil(self.lanes);
-        mr * vectors + self.widened[0] * vectors + self.widened[1] <= self.registers
-    }
-
-    /// Register tiles with their cycles over the whole product, by what the row says of its steps, two loads a cycle, what comes of a panel from the
-    /// caches beyond L1, and a cycle for each round of the k loop. Widths are whole vectors, or those that end at half of one where that
-    /// takes no more vectors for all columns.
-    fn tiles(&self) -> Vec<([usize; 2], f64)> {
-        let shares: Vec<f64> = (1..=self.most).map(|mr| self.share(mr)).collect();
-        let half = half(self.lanes);
-        let vectors = |nr: usize| (up(self.columns, nr) / nr) * nr.div_ceil(self.lanes);
-        let least = up(self.columns, self.lanes) / self.lanes;
-        let whole = (1..=MOST_VECTORS).map(|v| v * self.lanes);
-        let halves = (0..MOST_VECTORS).map(|v| v * self.lanes + half).filter(|&nr| self.halves && vectors(nr) <= least);
-        let sizes = whole.chain(halves).flat_map(|nr| (1..=self.most).map(move |mr| [mr, nr]));
-        sizes
-            .filter(|&[mr, nr]| self.fits(mr, nr) && mr as i64 <= self.rows.max(1))
-            .map(|t| (t, self.cycles(t, &shares)))
-            .collect()
-    }
-
-    /// Cycles of the whole product in such tiles; `shares` are those of the k loop, by rows of a tile.
-    fn cycles(&self, [mr, nr]: [usize; 2], shares: &[f64]) -> f64 {
-        let (rows, columns) = (self.rows.max(1) as f64, self.columns.max(1) as f64);
-        let tiles = (rows / mr as f64).ceil() * (columns / nr as f64).ceil();
-        let vectors = nr.div_ceil(self.lanes);
-        let computed = (nr / self.lanes) as f64 + if nr % self.lanes == 0 { 0.0 } else { HALF };
-        let steps = mr as f64 * computed / self.row.per_cycle;
-        let loads = (mr + vectors) as f64 / 2.0;
-        // Neighbouring tiles leave out the same of it.
-        let panel = (self.depth as f64 * shares[mr - 1]) as i64 * nr as i64 * self.vector_bytes;
-        let rate = if panel <= self.l2_bytes * 3 / 4 { NEAR } else { FAR };
-        // Where there is but one tile of rows, each panel is read once, and nothing is to be gained.
-        let near = panel <= self.l1_bytes / 2 || self.l2_bytes == 0 || mr as i64 >= self.rows;
-        let stream = if near { 0.0 } else { (nr as i64 * self.vector_bytes * self.row.depth as i64) as f64 / rate };
-        tiles * (steps.max(loads).max(stream).max(self.row.latency) + 1.0) * shares[mr - 1]
-    }
-
-    /// Tasks of blocks of so many rows and columns.
-    fn tasks(&self, mc: usize, nc: usize) -> i64 {
-        tasks((self.rows, self.columns, self.batch), mc, nc)
-    }
-
-    /// Rows and columns of a task.
-    fn blocks(&self, mr: usize, nr: usize) -> (usize, usize) {
-        let size = (self.rows, self.columns, self.depth, self.batch);
-        blocks(size, self.row_bytes, (mr, nr), self.bytes, self.l2_bytes)
-    }
-
-    /// Why these sizes (mr, nr, mc, nc) make no plan; all that do give the same bits, since each sum is made in the order of k.
-    pub fn check(&self, [mr, nr, mc, nc]: [usize; 4]) -> Result<(), String> {
-        let (half, most) = (half(self.lanes), MOST_VECTORS * self.lanes);
-        let (rows, columns) = (up(self.rows, mr.max(1)), up(self.columns, nr.max(1)));
-        match () {
-            () if mr == 0 || mr > MOST_ROWS => Err(format!("mr={mr} is not from 1 to {MOST_ROWS}")),
-            () if nr == 0 || nr % half != 0 || nr > most => Err(format!("nr={nr} is no multiple of {half} up to {most}")),
-            () if !self.fits(mr, nr) => Err(format!("a tile of {mr} x {nr} does not fit the {} registers", self.registers)),
-            () if mc == 0 || mc % mr != 0 || mc > rows => Err(format!("mc={mc} is no multiple of mr={mr} up to {rows}")),
-            () if nc == 0 || nc % nr != 0 || nc > columns => Err(format!("nc={nc} is no multiple of nr={nr} up to {columns}")),
-            () => Ok(()),
-        }
-    }
-
-    /// Other sizes that may be faster than those of a plan, the likely ones first: other tiles, and other blocks of the plan's own tile. As tasks are
-    /// what threads share, they have about as many as the plan.
-    pub fn others(&self, p: &Brgemm) -> Vec<[usize; 4]> {
-        const TILES: usize = 10;
-        let fewest = self.tasks(p.mc, p.nc).min(MANY_TASKS);
-        let divides = |mc: usize, nc: usize| self.tasks(mc, nc) >= fewest;
-        // Of each width the best heights; widths that end at half a vector too.
-        let shares: Vec<f64> = (1..=self.most).map(|mr| self.share(mr)).collect();
-        let half = half(self.lanes);
-        let widths = (1..=MOST_VECTORS * self.lanes / half).map(|h| h * half);
-        let widths = widths.filter(|&nr| nr % self.lanes == 0 || nr <= up(self.columns, half));
-        let sizes = widths.flat_map(|nr| (1..=self.most).map(move |mr| [mr, nr]));
-        let sizes = sizes.filter(|&[mr, nr]| self.fits(mr, nr) && mr as i64 <= self.rows.max(1));
-        let mut tiles: Vec<([usize; 2], f64)> = sizes.map(|tile| (tile, self.cycles(tile, &shares))).collect();
-        tiles.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
-        let mut chosen: Vec<[usize; 2]> = vec![];
-        for (tile, _) in tiles {
-            let same = chosen.iter().filter(|c| c[1] == tile[1]).count();
-            if same < 3 && chosen.len() < TILES {
-                chosen.push(tile);
-            }
-        }
-        let mut all: Vec<[usize; 4]> = chosen
-            .into_iter()
-            .map(|[mr, nr]| {
-                let (mc, nc) = self.blocks(mr, nr);
-                [mr, nr, mc, nc]
-            })
-            .collect();
-        let (mr, nr) = (p.mr, p.nr);
-        let (rows, columns) = (up(self.rows, mr), up(self.columns, nr));
-        let (few, half_rows, half_columns) = (up(FEWEST_ROWS, mr), up(p.mc as i64 / 2, mr), up(p.nc as i64 / 2, nr));
-        let blocks = [
-            (mr, columns),
-            (few, columns),
-            (rows, nr),
-            (half_rows, p.nc),
-            (2 * p.mc, p.nc),
-            (p.mc, half_columns),
-            (p.mc, 2 * p.nc),
-            (p.mc, columns),
-        ];
-        all.extend(blocks.map(|(mc, nc)| [mr, nr, mc.min(rows), nc.min(columns)]));
-        let mut others: Vec<[usize; 4]> = vec![];
-        for sizes in all {
-            let new = sizes != [p.mr, p.nr, p.mc, p.nc] && !others.contains(&sizes);
-            if new && divides(sizes[2], sizes[3]) && self.check(sizes).is_ok() {
-                others.push(sizes);
-            }
-        }
-        others
-    }
-}
-
-/// The multiple of `to` at or above a number.
-fn up(x: i64, to: usize) -> usize {
-    (x.max(1) as usize).div_ceil(to) * to
-}
-
-/// The least step of a tile's columns: half a vector, if that is one.
-fn half(lanes: usize) -> usize {
-    if lanes >= 8 { lanes / 2 } else { lanes }
-}
-
-/// The narrow form of a constant factor, if it has one.
-fn narrow_factor(c: &Compute, n: usize, b: &Factor, operand: &Operand) -> Option<stored::Found> {
-    let r = c.reduction.as_ref()?;
-    let depth: Vec<usize> = r.axes.iter().map(|e| usize::try_from(e.known()?).ok()).collect::<Option<_>>()?;
-    let columns = usize::try_from(c.dims[n].known()?).ok()?;
-    if b.scalar != b.read {
-        return None;
-    }
-    stored::find(operand.constant.as_ref()?, &pack_index(b, n, c, r.axes.len())?, columns, &depth)
-}
-
-/// Neighbours along k that the broadcast factor has side by side, four at most, or two; 1 if that is not so for all of k.
-fn groups(c: &Compute, a: &Factor, operand: &Operand) -> usize {
-    let axes = &c.reduction.as_ref().expect("a contraction reduces").axes;
-    let index: Vec<Scalar> = a.index.iter().map(|&e| Scalar::index(e)).collect();
-    let last = (c.dims.len() + axes.len() - 1) as u32;
-    let plain = matches!(a.scalar.kind(), Kind::Cast(byte) if byte_read(*byte).is_some_and(|(read, _)| read == a.read));
-    let side_by_side = operand.offset(&index).and_then(|o| o.affine_in(last)).is_some_and(|(step, _)| step == 1);
-    let whole = |group: &i64| axes.last().and_then(|e| e.known()).is_some_and(|e| e % group == 0);
-    if plain && side_by_side { [4, 2].into_iter().find(whole).unwrap_or(1) as usize } else { 1 }
-}
-
-/// The first one of the register tiles with the fewest cycles.
-fn fewest(tiles: Vec<([usize; 2], f64)>) -> Option<[usize; 2]> {
-    let mut best = None;
-    for (tile, cycles) in tiles {
-        if best.is_none_or(|(_, least)| cycles < least * 0.999) {
-            best = Some((tile, cycles));
-        }
-    }
-    best.map(|b| b.0)
-}
-
-/// Cycles of one round of the k loop, over all tiles.
-fn rounds((rows, columns): (i64, i64), (mr, nr): (usize, usize), vectors: usize, row: &Row) -> f64 {
-    let tiles = (rows.max(1) as f64 / mr as f64).ceil() * (columns.max(1) as f64 / nr as f64).ceil();
-    let steps = (mr * vectors) as f64 / row.per_cycle;
-    let loads = (mr + vectors) as f64 / 2.0;
-    tiles * (steps.max(loads).max(row.latency) + 1.0)
-}
-
-/// Cycles of arithmetic of a planned contraction, for comparing plans.
-pub(crate) fn cycles(c: &Compute, p: &Brgemm, target: &TargetDesc) -> f64 {
-    let Some(r) = &c.reduction else { return 0.0 };
-    let extent = |axes: &[usize]| axes.iter().map(|&a| guess(c.dims[a])).product::<i64>();
-    let batch: Vec<usize> = (0..c.dims.len()).filter(|a| *a != p.n && !p.m.contains(a)).collect();
-    let row = rows::named(p.row).expect("a plan names a row of the table");
-    let depth = r.axes.iter().map(|&e| guess(e)).product::<i64>() as f64 / row.depth as f64;
-    let lanes = target.lanes(r.body.dtype().bytes()).clamp(1, p.nr);
-    rounds((extent(&p.m), guess(c.dims[p.n])), (p.mr, p.nr), p.nr / lanes, row) * depth * extent(&batch) as f64
-}
-
-/// Tasks of blocks of `mc` rows and `nc` columns of a product of so many rows and columns and a batch.
-fn tasks((rows, columns, batch): (i64, i64, i64), mc: usize, nc: usize) -> i64 {
-    let of = |extent: i64, block: usize| (extent.max(1) as usize).div_ceil(block) as i64;
-    batch * of(rows, mc) * of(columns, nc)
-}
-
-/// Rows and columns of a task. The loop over columns is the outer one: a panel of b stays in L2 while all rows of the task pass, so
-/// the more rows a task has, the less often b comes from memory; a's block (`row` bytes a row) shall stay in L2 beside it, unless that leaves
-/// too few rows. Large products have at least eight tasks.
-pub(super) fn blocks(
-    (rows, columns, depth, batch): (i64, i64, i64, i64),
-    row: i64,
-    (mr, nr): (usize, usize),
-    bytes: i64,
-    l2_bytes: i64,
-) -> (usize, usize) {
-    let room = l2_bytes * 3 / 4 - depth * nr as i64 * bytes;
-    let mut mc = up((room / row.max(1)).max(FEWEST_ROWS), mr).min(up(rows, mr));
-    let mut nc = up(columns, nr);
-    let work = batch * rows * columns * depth;
-    let few = |mc: usize, nc: usize| tasks((rows, columns, batch), mc, nc) < MANY_TASKS;
-    while work > 1 << 21 && few(mc, nc) && mc as i64 >= 2 * FEWEST_ROWS {
-        mc = up(mc as i64 / 2, mr);
-    }
-    while work > 1 << 19 && few(mc, nc) && nc >= 2 * nr {
-        nc = up(nc as i64 / 2, nr);
-    }
-    (mc, nc)
-}
-
-/// As many tasks as large products have at least.
-const MANY_TASKS: i64 = 8;
-
-/// Rows that make reading b from memory worth it: two operations a row for each element.
-const FEWEST_ROWS: i64 = 48;
-
 /// Steps of a tile's sums from which on there is time to fetch something.
 const LONG: i64 = 1024;
 
@@ -524,19 +115,11 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
     let r = c.reduction.as_ref().expect("a contraction reduces");
     let f = factors(c).expect("a contraction is a product of two reads");
     let (a, b) = (&f[p.broadcast], &f[1 - p.broadcast]);
-    let rank = c.dims.len();
-    let batch: Vec<usize> = (0..rank).filter(|x| *x != p.n && !p.m.contains(x)).collect();
     let m_dims: Vec<Expr> = p.m.iter().map(|&x| c.dims[x]).collect();
     let (rows, columns) = (Expr::product(m_dims.iter().copied()), c.dims[p.n]);
     let nr = p.nr as i64;
-    let mut grid: Vec<Expr> = batch.iter().map(|&x| c.dims[x]).collect();
-    grid.push(rows.div_ceil(Expr::from(p.mc)));
-    grid.push(columns.div_ceil(Expr::from(p.nc)));
-    cx.tasks = Expr::product(grid.iter().copied());
-    let place = Expr::delinearise(cx.task, &grid);
-    let (m_block, n_block) = (place[batch.len()], place[batch.len() + 1]);
-    let mut axes = vec![Expr::int(0); rank];
-    batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
+    let blocks = [rows.div_ceil(Expr::from(p.mc)), columns.div_ceil(Expr::from(p.nc))];
+    let (axes, [m_block, n_block]) = grid(cx, c, (&p.m, p.n), blocks);
     let n_tile = cx.var("n_tile");
     let m_block = m_block * p.mc as i64;
     let n0 = n_block * p.nc as i64 + n_tile * nr;
@@ -560,6 +143,19 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
     }
     cx.body.push(for_each(n_tile, Expr::from(p.nc / p.nr), LoopKind::Serial, body));
     debug_assert_eq!(r.kind, Reducer::Sum);
+}
+
+/// Makes a task of each block of rows and columns of each element of the batch: the values of the batch axes (0 for the others), and
+/// the task's block.
+pub(super) fn grid(cx: &mut Cx, c: &Compute, (m, n): (&[usize], usize), blocks: [Expr; 2]) -> (Vec<Expr>, [Expr; 2]) {
+    let rank = c.dims.len();
+    let batch: Vec<usize> = (0..rank).filter(|x| *x != n && !m.contains(x)).collect();
+    let grid: Vec<Expr> = batch.iter().map(|&x| c.dims[x]).chain(blocks).collect();
+    cx.tasks = Expr::product(grid.iter().copied());
+    let place = Expr::delinearise(cx.task, &grid);
+    let mut axes = vec![Expr::int(0); rank];
+    batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
+    (axes, [place[batch.len()], place[batch.len() + 1]])
 }
 
 /// The nest of a task of the plan `p` for tiles, on vectors: for fewer rows than a tile has. The panels are those of the tiles, `axes` have the
@@ -690,98 +286,6 @@ struct Tile<'a> {
     source: Source,
     /// Neighbours along k that lie side by side in packed panels.
     members: i64,
-}
-
-/// A k axis over an axis with a border of zeros: the place there is `step * k + rest`.
-struct Tap {
-    /// Which of the k axes, and its extent.
-    k: usize,
-    count: i64,
-    step: i64,
-    /// `stride * m + offset`, of this axis of the result.
-    rest: Expr,
-    m: usize,
-    stride: i64,
-    offset: i64,
-    /// Elements between the borders.
-    size: i64,
-}
-
-impl Tap {
-    /// Number of values of k with which some place of the axis of the result meets data.
-    fn met(&self, first: i64, last: i64) -> i64 {
-        let at = |o: i64, k: i64| o * self.stride + k * self.step + self.offset;
-        (0..self.count).filter(|&k| at(last, k) >= 0 && at(first, k) < self.size).count() as i64
-    }
-}
-
-/// Does a tile of `mr` rows lie in one line of the last m axis?
-fn in_line(mr: i64, line: Option<i64>) -> bool {
-    line.is_some_and(|d| d % mr == 0)
-}
-
-/// The share of the k loop that tiles of `mr` rows take, on the whole; `lines` are the extents of the m axes.
-fn share(taps: &[Tap], m: &[usize], lines: &[i64], mr: i64) -> f64 {
-    let rows: i64 = lines.iter().product();
-    let starts = (0..rows).step_by(mr as usize);
-    let all = ((rows.max(1) + mr - 1) / mr) as f64;
-    let of = |start: i64| {
-        let (mut inner, mut part) = (rows, 1.0);
-        for (i, (&axis, &extent)) in m.iter().zip(lines).enumerate() {
-            inner /= extent.max(1);
-            let end = (start + mr - 1).min(rows - 1);
-            let (first, last) = match in_line(mr, lines.last().copied()) {
-                true => (start / inner.max(1) % extent, (end / inner.max(1)) % extent),
-                false if i == 0 => (start / inner.max(1), end / inner.max(1)),
-                false => (0, extent - 1),
-            };
-            let met = taps.iter().filter(|t| t.m == axis).map(|t| t.met(first, last) as f64 / t.count as f64);
-            part *= met.product::<f64>();
-        }
-        part
-    };
-    if taps.is_empty() { 1.0 } else { starts.map(of).sum::<f64>() / all }
-}
-
-/// Share of the products that must not meet the border, above which leaving them out is not worth its loops.
-const WHOLE: f64 = 0.8;
-
-/// The taps of a window that are far apart, as in dilated convolutions: most of the products may be of the border's zeros. A tile leaves out
-/// those taps with which none of its rows meets data. Not where a weight is no number: it would make something of zeros.
-fn taps(c: &Compute, (broadcast, rows): (usize, &[usize]), f: &[Factor; 2], operands: &[Operand]) -> Vec<Tap> {
-    let (a, b) = (&f[broadcast], &f[1 - broadcast]);
-    let operand = &operands[a.source];
-    let axes = &c.reduction.as_ref().expect("a contraction reduces").axes;
-    let rank = c.dims.len();
-    let weights =
-        operands[b.source].constant.as_ref().filter(|t| t.dtype == DType::F32 && a.scalar == a.read && b.scalar == b.read);
-    if operand.zeros.is_empty() || weights.is_none() {
-        return vec![];
-    }
-    let (mut found, mut met) = (vec![], 1.0);
-    for (k, extent) in axes.iter().enumerate() {
-        let tap = || {
-            let axis = a.index.iter().position(|e| e.uses_var((rank + k) as u32))?;
-            let (before, behind) = (operand.shift[axis], operand.zeros[axis]);
-            let size = operand.buffer.dims[axis].known()? - before - behind;
-            let (step, rest) = a.index[axis].affine_in((rank + k) as u32)?;
-            let &m = rows.iter().find(|&&m| rest.uses_var(m as u32))?;
-            let (stride, offset) = rest.affine_in(m as u32)?;
-            let (offset, out, count) = (offset.known()?, c.dims[m].known()?, extent.known()?);
-            if step < 1 || stride < 1 || before + behind == 0 || out * count == 0 {
-                return None;
-            }
-            let tap = Tap { k, count, step, rest, m, stride, offset, size };
-            let share = (0..out).map(|o| tap.met(o, o)).sum::<i64>() as f64 / (out * count) as f64;
-            Some((tap, share))
-        };
-        if let Some((tap, share)) = tap() {
-            found.push(tap);
-            met *= share;
-        }
-    }
-    let numbers = || weights.is_some_and(|t| t.to_vec::<f32>().iter().all(|v| v.is_finite()));
-    if met < WHOLE && numbers() { found } else { vec![] }
 }
 
 impl Tile<'_> {

@@ -220,21 +220,13 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Matrix) {
     let f = factors(c).expect("a contraction is a product of two reads");
     let (a, b) = (&f[p.broadcast], &f[1 - p.broadcast]);
     let l = lines(c, a, cx.operand(a.source), &p.m).expect("checked by the plan");
-    let rank = c.dims.len();
-    let batch: Vec<usize> = (0..rank).filter(|x| *x != p.n && !p.m.contains(x)).collect();
     let columns = c.dims[p.n];
     let (rows, [down, across]) = (p.rows as i64, p.tiles);
     let per_line = l.line.div_ceil(Expr::int(rows));
     let tiles = l.count * per_line;
     let groups = tiles.div_ceil(Expr::from(down));
-    let mut grid: Vec<Expr> = batch.iter().map(|&x| c.dims[x]).collect();
-    grid.push(groups.div_ceil(Expr::from(p.groups)));
-    grid.push(columns.div_ceil(Expr::from(p.nc)));
-    cx.tasks = Expr::product(grid.iter().copied());
-    let place = Expr::delinearise(cx.task, &grid);
-    let (m_block, n_block) = (place[batch.len()], place[batch.len() + 1]);
-    let mut axes = vec![Expr::int(0); rank];
-    batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
+    let blocks = [groups.div_ceil(Expr::from(p.groups)), columns.div_ceil(Expr::from(p.nc))];
+    let (axes, [m_block, n_block]) = contract::grid(cx, c, (&p.m, p.n), blocks);
 
     // The panels are those of vectors.
     let nr = across * TILE;

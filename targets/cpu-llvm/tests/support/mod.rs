@@ -3,9 +3,10 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use infc_cpu_llvm::{Llvm, machines, supported};
-use infc_ir::Expr;
+use infc_ir::{DType, Expr, Tensor};
 use infc_kernel::backend::{Backend, Code};
-use infc_kernel::loops::Kernel;
+use infc_kernel::build::Operand;
+use infc_kernel::loops::{Access, Buffer, Kernel, Space};
 use infc_kernel::target::TargetDesc;
 #[allow(unused_imports, reason = "each test file uses a part")]
 pub use infc_test_kernels::{buffer, each, floats, kernel, memory, same, show, store, to_floats, values};
@@ -48,4 +49,16 @@ pub fn run(llvm: &Llvm, kernel: &Kernel, buffers: &mut [Vec<u8>], extents: &[i64
         _ => None,
     };
     call(&code, 0, buffers, extents, kernel.tasks.eval(&leaf).unwrap())
+}
+
+/// A tensor of f32 that lies row-major, as a builder sees it.
+pub fn operand(dims: &[usize], constant: Option<Tensor>) -> Operand {
+    let dims: Vec<Expr> = dims.iter().map(|&d| Expr::from(d)).collect();
+    let strides = Buffer::row_major(&dims);
+    Operand {
+        shift: vec![0; dims.len()],
+        buffer: Buffer { name: String::new(), dtype: DType::F32, dims, strides, space: Space::Global, access: Access::Read },
+        zeros: vec![],
+        constant,
+    }
 }
