@@ -345,8 +345,8 @@ impl Emit<'_> {
     pub fn prefetch(&mut self, buffer: usize, index: &[Scalar]) -> Result<(), Fault> {
         if let Shape::One(p) = self.shape(buffer, index)? {
             let number = |n| Val { ty: Ty::new(Elem::I32, 1), op: Operand::Int(n) };
-            // For reading, into the second level of the cache, data.
-            self.f.intrinsic_void("llvm.prefetch", &[p.ty], &[p, number(0), number(2), number(1)]);
+            // For reading, into all levels of the cache, data.
+            self.f.intrinsic_void("llvm.prefetch", &[p.ty], &[p, number(0), number(3), number(1)]);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The sizes of a contraction's plan: register tiles and blocks with the fewest cycles by what the machine description says, and others that may be tried.
 
 use super::taps::{Tap, share, taps};
-use super::{Factor, factors, pack_index};
+use super::{Factor, LONG, factors, pack_index};
 use crate::build::{Operand, stored};
 use crate::plan::{Brgemm, Panels, guess};
 use crate::rows::{self, Row, Sums};
@@ -41,6 +41,9 @@ pub struct Frame {
     most: usize,
     /// Bytes of a row of the broadcast factor.
     row_bytes: i64,
+    /// Are rows of the broadcast factor windows that overlap, over more than L2 holds, and vectors of 64 bytes? Steps of narrower ones are too short for
+    /// tiles that are lower (5 % slower).
+    windows: bool,
     /// Bytes of an element of the other factor.
     vector_bytes: i64,
     l1_bytes: i64,
@@ -63,6 +66,15 @@ const HALF: f64 = 0.7;
 /// Bytes a cycle of a panel that come from L2, and from beyond.
 const NEAR: f64 = 32.0;
 const FAR: f64 = 16.0;
+
+/// Cycles until the first line of a row of results is there to be written, from memory; the lines behind it come by themselves. Measured where nine
+/// products make a result and 75 MB are written: 50 cycles a row of a tile, whether it has 2, 4 or 8 lines.
+const BEGIN: f64 = 50.0;
+
+/// Cycles of a step of k for each row beyond some, where rows of windows come from beyond L2: what the machine fetches ahead by itself are a few lines of
+/// accesses at once. Measured for windows of 3 x 3 over 128 and 64 channels: tiles of 14 x 32 take 30.5 cycles for 28, of 6 x 64 25.2 for 24, of 4 x 64 16.4 for 16.
+const BEHIND: f64 = 0.22;
+const FOLLOWED: f64 = 3.0;
 
 impl Frame {
     /// `None` if the contraction has no n axis or its vector factor cannot be brought into panels.
@@ -160,6 +172,8 @@ impl Frame {
         let whole = Expr::product(a.dims.iter().copied()).known().map(|all| all / rows.max(1));
         let shared = whole.or_else(step_of_rows).unwrap_or(depth);
         let row_bytes = depth.min(shared.max(1)) * bytes as i64;
+        let all = a.dims.iter().map(|&d| guess(d)).product::<i64>() * a.dtype.bytes() as i64;
+        let windows = shared < depth && all > target.l2_bytes as i64 && target.l2_bytes > 0 && target.vector_bytes >= 64;
         let batch = (0..c.dims.len()).filter(|a| *a != n && !m.contains(a)).map(|a| guess(c.dims[a])).product();
         let registers = target.vector_registers as usize;
         let (l1_bytes, l2_bytes) = (target.l1_bytes as i64, target.l2_bytes as i64);
@@ -185,6 +199,7 @@ impl Frame {
             registers,
             most,
             row_bytes,
+            windows,
             vector_bytes,
             l1_bytes,
             l2_bytes,
@@ -196,7 +211,7 @@ impl Frame {
 
     /// The plan of the fewest cycles.
     pub fn plan(&self) -> Brgemm {
-        let [mr, nr] = fewest(self.tiles()).unwrap_or([1, self.lanes]);
+        let [mr, nr] = fewest(&self.tiles()).unwrap_or([1, self.lanes]);
         let (mc, nc) = self.blocks(mr, nr);
         self.with([mr, nr, mc, nc])
     }
@@ -219,20 +234,22 @@ impl Frame {
     }
 
     /// Register tiles with their cycles over the whole product, by what the row says of its steps, two loads a cycle, what comes of a panel from the
-    /// caches beyond L1, and a cycle for each round of the k loop. Widths are whole vectors, or those that end at half of one where that
-    /// takes no more vectors for all columns.
+    /// caches beyond L1, rows of results that begin in memory, and a cycle for each round of the k loop. Widths are whole vectors, or those that
+    /// end at half of one where that takes no more vectors for all columns than the best of the others.
     fn tiles(&self) -> Vec<([usize; 2], f64)> {
         let shares: Vec<f64> = (1..=self.most).map(|mr| self.share(mr)).collect();
         let half = half(self.lanes);
-        let vectors = |nr: usize| (up(self.columns, nr) / nr) * nr.div_ceil(self.lanes);
-        let least = up(self.columns, self.lanes) / self.lanes;
+        let tall = |nr: usize| (1..=self.most).map(move |mr| [mr, nr]);
+        let legal = |&[mr, nr]: &[usize; 2]| self.fits(mr, nr) && mr as i64 <= self.rows.max(1);
+        let counted = |t: [usize; 2]| (t, self.cycles(t, &shares));
         let whole = (1..=MOST_VECTORS).map(|v| v * self.lanes);
-        let halves = (0..MOST_VECTORS).map(|v| v * self.lanes + half).filter(|&nr| self.halves && vectors(nr) <= least);
-        let sizes = whole.chain(halves).flat_map(|nr| (1..=self.most).map(move |mr| [mr, nr]));
-        sizes
-            .filter(|&[mr, nr]| self.fits(mr, nr) && mr as i64 <= self.rows.max(1))
-            .map(|t| (t, self.cycles(t, &shares)))
-            .collect()
+        let mut tiles: Vec<([usize; 2], f64)> = whole.flat_map(tall).filter(legal).map(counted).collect();
+        let vectors = |nr: usize| (up(self.columns, nr) / nr) * nr.div_ceil(self.lanes);
+        if let Some([_, best]) = fewest(&tiles).filter(|_| self.halves) {
+            let halves = (0..MOST_VECTORS).map(|v| v * self.lanes + half).filter(|&nr| vectors(nr) <= vectors(best));
+            tiles.extend(halves.flat_map(tall).filter(legal).map(counted));
+        }
+        tiles
     }
 
     /// Cycles of the whole product in such tiles; `shares` are those of the k loop, by rows of a tile.
@@ -249,7 +266,12 @@ impl Frame {
         // Where there is but one tile of rows, each panel is read once, and nothing is to be gained.
         let near = panel <= self.l1_bytes / 2 || self.l2_bytes == 0 || mr as i64 >= self.rows;
         let stream = if near { 0.0 } else { (nr as i64 * self.vector_bytes * self.row.depth as i64) as f64 / rate };
-        tiles * (steps.max(loads).max(stream).max(self.row.latency) + 1.0) * shares[mr - 1]
+        // Results that L2 does not hold, and that no long sum leaves time to fetch: each row of a tile begins anew.
+        let rounds = self.depth as f64 / self.row.depth as f64;
+        let far = self.rows * self.columns * self.batch * self.bytes > self.l2_bytes && self.l2_bytes > 0;
+        let begin = if far && (mr * vectors) as f64 * rounds < LONG as f64 { mr as f64 * BEGIN / rounds } else { 0.0 };
+        let round = if self.windows { 0.1 + BEHIND * (mr as f64 - FOLLOWED).max(0.0) } else { 1.0 };
+        tiles * (steps.max(loads).max(stream).max(self.row.latency) + round + begin) * shares[mr - 1]
     }
 
     /// Tasks of blocks of so many rows and columns.
@@ -364,9 +386,9 @@ fn groups(c: &Compute, a: &Factor, operand: &Operand) -> usize {
 }
 
 /// The first one of the register tiles with the fewest cycles.
-fn fewest(tiles: Vec<([usize; 2], f64)>) -> Option<[usize; 2]> {
+fn fewest(tiles: &[([usize; 2], f64)]) -> Option<[usize; 2]> {
     let mut best = None;
-    for (tile, cycles) in tiles {
+    for &(tile, cycles) in tiles {
         if best.is_none_or(|(_, least)| cycles < least * 0.999) {
             best = Some((tile, cycles));
         }
