@@ -1,4 +1,7 @@
-//! From bytes to instructions: those of AMX and the VEX form of VNNI, all in opcode map 0F38 behind a VEX prefix of three bytes.
+//! From bytes to instructions: those of AMX and the VEX form of VNNI, all in opcode map 0F38 behind a VEX prefix of three bytes. What has an EVEX prefix is
+//! for [`crate::evex`].
+
+use crate::evex::{self, Half};
 
 /// An instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +18,7 @@ pub enum Inst {
     Load(u8, Place),
     /// TILESTORED, with the same kind of place.
     Store(u8, Place),
-    /// TDPBF16PS and the products of bytes.
+    /// TDPBF16PS, TDPFP16PS and the products of bytes.
     Matrix {
         /// What is multiplied.
         kind: Matrix,
@@ -39,6 +42,8 @@ pub enum Inst {
         /// The second factor.
         right: Right,
     },
+    /// One of AVX-512 FP16.
+    Half(Half),
 }
 
 /// Factors of a product of tiles.
@@ -46,6 +51,8 @@ pub enum Inst {
 pub enum Matrix {
     /// Pairs of bf16.
     Bf16,
+    /// Pairs of f16.
+    F16,
     /// Groups of four bytes; are those of the first factor signed, and those of the second?
     Bytes(bool, bool),
 }
@@ -91,13 +98,13 @@ pub enum Base {
 }
 
 /// The bytes of an instruction, fetched one after another: none is touched before the ones before it say that it is there.
-struct Bytes<'a> {
+pub(crate) struct Bytes<'a> {
     fetch: &'a mut dyn FnMut(usize) -> u8,
     at: usize,
 }
 
 impl Bytes<'_> {
-    fn next(&mut self) -> u8 {
+    pub fn next(&mut self) -> u8 {
         self.at += 1;
         (self.fetch)(self.at - 1)
     }
@@ -109,8 +116,10 @@ impl Bytes<'_> {
 /// The instruction whose bytes `fetch` gives by their number, and how many they are; `None` if it is none of these.
 pub fn decode(fetch: &mut dyn FnMut(usize) -> u8) -> Option<(Inst, usize)> {
     let mut bytes = Bytes { fetch, at: 0 };
-    if bytes.next() != 0xc4 {
-        return None;
+    match bytes.next() {
+        0xc4 => {}
+        0x62 => return evex::decode(&mut bytes).map(|half| (Inst::Half(half), bytes.at)),
+        _ => return None,
     }
     let second = bytes.next();
     // The bits that extend register numbers are stored inverted.
@@ -156,6 +165,7 @@ pub fn decode(fetch: &mut dyn FnMut(usize) -> u8) -> Option<(Inst, usize)> {
             (0x5c | 0x5e, _, None) if rm < 8 && third_register < 8 => {
                 let kind = match (opcode, prefix) {
                     (0x5c, 2) => Matrix::Bf16,
+                    (0x5c, 3) => Matrix::F16,
                     (0x5e, 0) => Matrix::Bytes(false, false),
                     (0x5e, 1) => Matrix::Bytes(false, true),
                     (0x5e, 2) => Matrix::Bytes(true, false),
@@ -171,7 +181,7 @@ pub fn decode(fetch: &mut dyn FnMut(usize) -> u8) -> Option<(Inst, usize)> {
 }
 
 /// The place that ModRM, SIB and displacement name.
-fn place(bytes: &mut Bytes, mode: u8, rm: u8, index_high: u8, rm_high: u8) -> Place {
+pub(crate) fn place(bytes: &mut Bytes, mode: u8, rm: u8, index_high: u8, rm_high: u8) -> Place {
     let (mut base, mut index) = (Base::Register(rm | rm_high), None);
     let mut far = mode == 2;
     if rm == 4 {
@@ -223,6 +233,7 @@ mod tests {
         ("tilestored %tmm2, 64(%rsp,%rdx)", &[0xc4,0xe2,0x7a,0x4b,0x54,0x14,0x40], Inst::Store(2, at(reg(4), Some((2, 1)), 64))),
         ("tilestored %tmm4, (%r13,%r15)", &[0xc4,0x82,0x7a,0x4b,0x64,0x3d,0], Inst::Store(4, at(reg(13), Some((15, 1)), 0))),
         ("tdpbf16ps %tmm7, %tmm5, %tmm1", &[0xc4,0xe2,0x42,0x5c,0xcd], Inst::Matrix { kind: Matrix::Bf16, sums: 1, left: 5, right: 7 }),
+        ("tdpfp16ps %tmm1, %tmm2, %tmm3", &[0xc4,0xe2,0x73,0x5c,0xda], Inst::Matrix { kind: Matrix::F16, sums: 3, left: 2, right: 1 }),
         ("tdpbssd %tmm6, %tmm4, %tmm0", &[0xc4,0xe2,0x4b,0x5e,0xc4], Inst::Matrix { kind: Matrix::Bytes(true, true), sums: 0, left: 4, right: 6 }),
         ("tdpbsud %tmm3, %tmm2, %tmm1", &[0xc4,0xe2,0x62,0x5e,0xca], Inst::Matrix { kind: Matrix::Bytes(true, false), sums: 1, left: 2, right: 3 }),
         ("tdpbusd %tmm1, %tmm2, %tmm3", &[0xc4,0xe2,0x71,0x5e,0xda], Inst::Matrix { kind: Matrix::Bytes(false, true), sums: 3, left: 2, right: 1 }),

@@ -1,6 +1,7 @@
-//! Tiles of a thread: their configuration, their data, and products of them, as the manual defines TDPBF16PS and TDPBSSD, TDPBSUD, TDPBUSD, TDPBUUD.
+//! Tiles of a thread: their configuration, their data, and products of them, as the manual defines TDPBF16PS, TDPFP16PS and TDPBSSD, TDPBSUD, TDPBUSD, TDPBUUD.
 
 use crate::decode::Matrix;
+use crate::half;
 
 /// Tiles of palette 1.
 pub const COUNT: usize = 8;
@@ -152,7 +153,11 @@ fn fast(kind: Matrix, c: &mut Data, a: &Data, b: &Data, shape: (usize, usize, us
 fn product(kind: Matrix, c: &mut Data, a: &Data, b: &Data, (rows, depth, columns): (usize, usize, usize)) {
     for m in 0..rows {
         match kind {
-            Matrix::Bf16 => bf16_row(&mut c[m], &a[m], b, depth, columns),
+            Matrix::Bf16 => {
+                float_row(&mut c[m], &a[m], b, (depth, columns), &|bits| flushed(f32::from_bits(u32::from(bits) << 16)))
+            }
+            // Subnormal numbers of f16 count: as f32 they are normal.
+            Matrix::F16 => float_row(&mut c[m], &a[m], b, (depth, columns), &|bits| half::value(bits) as f32),
             Matrix::Bytes(left, right) => bytes_row(&mut c[m], &a[m], b, depth, columns, (left, right)),
         }
     }
@@ -164,15 +169,12 @@ fn word(row: &[u8; BYTES], k: usize) -> [u8; 4] {
     [row[4 * k], row[4 * k + 1], row[4 * k + 2], row[4 * k + 3]]
 }
 
-/// A row of TDPBF16PS: the products of even members of pairs and of odd ones are summed up apart, from zero on, each step with one rounding; then
-/// both are added, and then that to the sum before. Subnormal numbers count as zeros and become zeros throughout.
+/// A row of TDPBF16PS or TDPFP16PS, of what the factors' bits stand for: the products of even members of pairs and of odd ones are summed up apart, from zero on, each step with one rounding; then
+/// both are added, and then that to the sum before. Subnormal sums count as zeros and become zeros throughout.
 #[inline(always)]
-fn bf16_row(sums: &mut [u8; BYTES], a: &[u8; BYTES], b: &Data, depth: usize, columns: usize) {
+fn float_row(sums: &mut [u8; BYTES], a: &[u8; BYTES], b: &Data, (depth, columns): (usize, usize), value: &impl Fn(u16) -> f32) {
     // The two members of a pair, as floats.
-    let halves = |bytes: [u8; 4]| {
-        let bits = u32::from_le_bytes(bytes);
-        [bits << 16, bits & 0xffff_0000].map(|bits| flushed(f32::from_bits(bits)))
-    };
+    let halves = |[b0, b1, b2, b3]: [u8; 4]| [value(u16::from_le_bytes([b0, b1])), value(u16::from_le_bytes([b2, b3]))];
     // Columns beyond the last one hold zeros, and are left out at the end.
     let mut apart = [[0.0f32; BYTES / 4]; 2];
     for k in 0..depth {
@@ -272,15 +274,33 @@ mod tests {
         }
     }
 
-    /// One sum of TDPBF16PS: the sum before, and pairs of factors as bits.
-    fn sum(before: f32, a: &[u16], b: &[u16]) -> f32 {
+    /// One sum of TDPBF16PS or TDPFP16PS: the sum before, and pairs of factors as bits.
+    fn sum_of(kind: Matrix, before: f32, a: &[u16], b: &[u16]) -> f32 {
         let width = 2 * a.len() as u8;
         let mut t = tiles(&[(4, 1), (width, 1), (4, width / 4)]);
         fill(&mut t, 0, &|_, k| before.to_le_bytes()[k]);
         fill(&mut t, 1, &|_, k| a[k / 2].to_le_bytes()[k % 2]);
         fill(&mut t, 2, &|row, k| b[2 * row + k / 2].to_le_bytes()[k % 2]);
-        t.multiply(Matrix::Bf16, 0, 1, 2).expect("shapes fit");
+        t.multiply(kind, 0, 1, 2).expect("shapes fit");
         f32::from_bits(words(&t, 0)[0][0])
+    }
+
+    fn sum(before: f32, a: &[u16], b: &[u16]) -> f32 {
+        sum_of(Matrix::Bf16, before, a, b)
+    }
+
+    #[test]
+    fn sums_of_f16_are_made_in_the_same_order() {
+        const ONE: u16 = 0x3c00;
+        let sum = |before: f32, a: &[u16], b: &[u16]| sum_of(Matrix::F16, before, a, b);
+        // 32768 * 512 is 2^24; odd members keep their ones.
+        assert_eq!(sum(0.0, &[0x7800, ONE, 0xf800, ONE], &[0x6000, ONE, 0x6000, ONE]), 2.0);
+        assert_eq!(sum((1 << 24) as f32, &[ONE, ONE, ONE, 0], &[ONE; 4]), (1 << 24) as f32 + 4.0);
+        // Subnormal factors count; the sum before is f32, and a zero where it is subnormal.
+        let tiny = 2f32.powi(-24);
+        assert_eq!(sum(f32::from_bits(1), &[1, 0x8001], &[ONE, 1]), tiny - tiny * tiny);
+        assert_eq!(sum(1.0, &[0x7c00, 0], &[ONE, ONE]), f32::INFINITY);
+        assert!(sum(1.0, &[0x7c00, 0], &[0, ONE]).is_nan() && sum(0.0, &[0x7e00, 0], &[ONE, 0]).is_nan());
     }
 
     #[test]

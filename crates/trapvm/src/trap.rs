@@ -2,6 +2,8 @@
 
 use crate::decode::{self, Base, Inst, Place, Right};
 use crate::dots;
+use crate::evex::{Elem, Half, Op};
+use crate::half;
 use crate::tiles::Tiles;
 use std::cell::UnsafeCell;
 use std::fmt::Write;
@@ -13,8 +15,16 @@ thread_local! {
     static TILES: UnsafeCell<Tiles> = const { UnsafeCell::new(Tiles::NONE) };
 }
 
-/// Where a saved state has the upper halves of YMM0 to YMM15, and those of ZMM0 to ZMM15 (0 where there are none).
-static UPPER: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+/// Parts of a saved state by their numbers: XMM0 to XMM15, the upper halves of YMM0 to YMM15, K0 to K7, the upper halves of ZMM0 to ZMM15, ZMM16 to ZMM31.
+const SSE: usize = 1;
+const UPPER: usize = 2;
+const MASKS: usize = 5;
+const BEYOND: usize = 6;
+const HIGH: usize = 7;
+/// Their bytes.
+const SIZES: [usize; 8] = [0, 256, 256, 0, 0, 64, 512, 1024];
+/// Where a state has them (0 where there are none).
+static OFFSETS: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
 
 /// The action before, which everything else still has.
 static BEFORE: AtomicUsize = AtomicUsize::new(0);
@@ -22,8 +32,8 @@ static BEFORE: AtomicUsize = AtomicUsize::new(0);
 pub fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        for (place, leaf) in UPPER.iter().zip([2, 6]) {
-            place.store(core::arch::x86_64::__cpuid_count(0xd, leaf).ebx as usize, Ordering::Relaxed);
+        for part in [UPPER, MASKS, BEYOND, HIGH] {
+            OFFSETS[part].store(core::arch::x86_64::__cpuid_count(0xd, part as u32).ebx as usize, Ordering::Relaxed);
         }
         // Safety: `sigaction` gets two valid structures; the handler does only what a handler of signals may.
         unsafe {
@@ -144,6 +154,9 @@ impl Frame<'_> {
         if let Inst::Vector { kind, wide, sums, left, right } = inst {
             return self.vector(kind, wide, sums, left, right);
         }
+        if let Inst::Half(half) = inst {
+            return self.half(&half);
+        }
         TILES.with(|tiles| {
             // Safety: only this handler uses the thread's tiles, and SIGILL is blocked while it runs.
             let tiles = unsafe { &mut *tiles.get() };
@@ -180,7 +193,7 @@ impl Frame<'_> {
                     })
                 }
                 Inst::Matrix { kind, sums, left, right } => tiles.multiply(kind, sums, left, right),
-                Inst::Vector { .. } => unreachable!("done above"),
+                Inst::Vector { .. } | Inst::Half(_) => unreachable!("done above"),
             }
         })
     }
@@ -191,14 +204,14 @@ impl Frame<'_> {
         let b = match right {
             Right::Register(number) => self.register(number)?,
             Right::Memory(place) => {
-                let mut value = [0; 32];
+                let mut value = [0; 64];
                 // Safety: the instruction reads these bytes.
                 unsafe { std::ptr::copy_nonoverlapping(self.address(&place), value.as_mut_ptr(), bytes) };
                 value
             }
         };
         let mut c = self.register(sums)?;
-        let word = |v: &[u8; 32], k: usize| u32::from_le_bytes([v[4 * k], v[4 * k + 1], v[4 * k + 2], v[4 * k + 3]]);
+        let word = |v: &[u8; 64], k: usize| u32::from_le_bytes([v[4 * k], v[4 * k + 1], v[4 * k + 2], v[4 * k + 3]]);
         for k in 0..bytes / 4 {
             let sum = dots::lane(kind, word(&c, k) as i32, word(&a, k), word(&b, k));
             c[4 * k..4 * k + 4].copy_from_slice(&sum.to_le_bytes());
@@ -212,51 +225,173 @@ impl Frame<'_> {
         let state = self.context.uc_mcontext.fpregs.cast::<u8>();
         // Safety: the state has at least the 512 bytes in which the mark lies.
         let mark = unsafe { state.add(MARK).cast::<u32>().read_unaligned() };
-        if mark != EXTENDED || UPPER[0].load(Ordering::Relaxed) == 0 {
+        if mark != EXTENDED || OFFSETS[UPPER].load(Ordering::Relaxed) == 0 {
             return Err("the system saves no AVX registers for handlers of signals");
         }
         Ok(state)
     }
 
-    /// The 32 bytes of a vector register.
-    fn register(&self, number: u8) -> Result<[u8; 32], &'static str> {
-        let (state, number) = (self.saved()?, usize::from(number));
-        let mut value = [0; 32];
-        let upper = UPPER[0].load(Ordering::Relaxed);
-        // Safety: a state with the mark has all parts that CPUID leaf 13 lists, at its offsets. Parts in their first state hold zeros, whatever
-        // lies in memory.
+    /// Copies `out.len()` bytes at `at` of a part of the saved state. Parts in their first state hold zeros, whatever lies in memory.
+    fn part(&self, number: usize, at: usize, out: &mut [u8]) -> Result<(), &'static str> {
+        let (state, place) = self.place_of(number)?;
+        // Safety: a state with the mark has all parts that CPUID leaf 13 lists, at its offsets.
         unsafe {
-            let parts = state.add(PARTS).cast::<u64>().read_unaligned();
-            if parts & 2 != 0 {
-                std::ptr::copy_nonoverlapping(state.add(XMM + 16 * number), value.as_mut_ptr(), 16);
-            }
-            if parts & 4 != 0 {
-                std::ptr::copy_nonoverlapping(state.add(upper + 16 * number), value.as_mut_ptr().add(16), 16);
-            }
-        }
-        Ok(value)
-    }
-
-    /// Sets a vector register; what lies beyond its 32 bytes becomes zero, as VEX instructions have it.
-    fn set_register(&mut self, number: u8, value: &[u8; 32]) -> Result<(), &'static str> {
-        let (state, number) = (self.saved()?, usize::from(number));
-        let [upper, beyond] = [0, 1].map(|k| UPPER[k].load(Ordering::Relaxed));
-        // Safety: as in `register`. A part that leaves its first state is set as a whole.
-        unsafe {
-            let parts = state.add(PARTS).cast::<u64>();
-            let old = parts.read_unaligned();
-            for (bit, place) in [(2, XMM), (4, upper)] {
-                if old & bit == 0 {
-                    std::ptr::write_bytes(state.add(place), 0, 256);
-                }
-            }
-            parts.write_unaligned(old | 6);
-            std::ptr::copy_nonoverlapping(value.as_ptr(), state.add(XMM + 16 * number), 16);
-            std::ptr::copy_nonoverlapping(value.as_ptr().add(16), state.add(upper + 16 * number), 16);
-            if old & 1 << 6 != 0 && beyond != 0 {
-                std::ptr::write_bytes(state.add(beyond + 32 * number), 0, 32);
+            if state.add(PARTS).cast::<u64>().read_unaligned() >> number & 1 == 1 {
+                std::ptr::copy_nonoverlapping(state.add(place + at), out.as_mut_ptr(), out.len());
+            } else {
+                out.fill(0);
             }
         }
         Ok(())
     }
+
+    /// Sets bytes of a part. One that leaves its first state is set as a whole.
+    fn set_part(&mut self, number: usize, at: usize, value: &[u8]) -> Result<(), &'static str> {
+        let (state, place) = self.place_of(number)?;
+        // Safety: as in `part`.
+        unsafe {
+            let parts = state.add(PARTS).cast::<u64>();
+            let old = parts.read_unaligned();
+            if old >> number & 1 == 0 {
+                if value.iter().all(|&b| b == 0) {
+                    return Ok(());
+                }
+                std::ptr::write_bytes(state.add(place), 0, SIZES[number]);
+                parts.write_unaligned(old | 1 << number);
+            }
+            std::ptr::copy_nonoverlapping(value.as_ptr(), state.add(place + at), value.len());
+        }
+        Ok(())
+    }
+
+    /// The saved state, and where a part is in it.
+    fn place_of(&self, number: usize) -> Result<(*mut u8, usize), &'static str> {
+        let place = if number == SSE { XMM } else { OFFSETS[number].load(Ordering::Relaxed) };
+        if place == 0 {
+            return Err("the system saves no registers of this kind for handlers of signals");
+        }
+        Ok((self.saved()?, place))
+    }
+
+    /// The bytes of a vector register, zeros where the CPU has none.
+    fn register(&self, number: u8) -> Result<[u8; 64], &'static str> {
+        let number = usize::from(number);
+        let mut value = [0; 64];
+        if number >= 16 {
+            self.part(HIGH, 64 * (number - 16), &mut value)?;
+            return Ok(value);
+        }
+        self.part(SSE, 16 * number, &mut value[..16])?;
+        self.part(UPPER, 16 * number, &mut value[16..32])?;
+        if OFFSETS[BEYOND].load(Ordering::Relaxed) != 0 {
+            self.part(BEYOND, 32 * number, &mut value[32..])?;
+        }
+        Ok(value)
+    }
+
+    fn set_register(&mut self, number: u8, value: &[u8; 64]) -> Result<(), &'static str> {
+        let number = usize::from(number);
+        if number >= 16 {
+            return self.set_part(HIGH, 64 * (number - 16), value);
+        }
+        self.set_part(SSE, 16 * number, &value[..16])?;
+        self.set_part(UPPER, 16 * number, &value[16..32])?;
+        if OFFSETS[BEYOND].load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        self.set_part(BEYOND, 32 * number, &value[32..])
+    }
+
+    /// An instruction of AVX-512 FP16.
+    fn half(&mut self, h: &Half) -> Result<(), &'static str> {
+        let (from, to) = h.op.elements();
+        let (read, made) = (from.bytes(), to.bytes());
+        let lanes = if h.scalar { 1 } else { h.bytes / read.max(made) };
+        // Scalar conversions have integers in general registers.
+        let general = |kind: Elem| h.scalar && !matches!(kind, Elem::Float(_)) || h.op == Op::FromGeneral;
+        let second = match h.second {
+            _ if matches!(h.op, Op::Store | Op::ToGeneral) => [0; 64],
+            Right::Register(number) if general(from) => widened(self.general(number)),
+            Right::Register(number) => self.register(number)?,
+            Right::Memory(place) => {
+                let (mut value, address) = ([0; 64], self.address(&place));
+                let mut mask = [0xff; 8];
+                if h.mask != 0 {
+                    self.part(MASKS, 8 * usize::from(h.mask), &mut mask)?;
+                }
+                for lane in (0..lanes).filter(|&lane| mask[lane / 8] >> (lane % 8) & 1 == 1) {
+                    let at = if h.broadcast { 0 } else { read * lane };
+                    // Safety: the instruction reads the elements of lanes that its mask has.
+                    unsafe { std::ptr::copy_nonoverlapping(address.add(at), value.as_mut_ptr().add(read * lane), read) };
+                }
+                value
+            }
+        };
+        let mut mask = [0xff; 8];
+        if h.mask != 0 {
+            self.part(MASKS, 8 * usize::from(h.mask), &mut mask)?;
+        }
+        let on = |lane: usize| mask[lane / 8] >> (lane % 8) & 1 == 1;
+        let first = self.register(h.first)?;
+        let element = |v: &[u8; 64], bytes: usize, lane: usize| {
+            (0..bytes).fold(0u64, |bits, k| bits | u64::from(v[bytes * lane + k]) << (8 * k))
+        };
+        match (h.op, h.second) {
+            (Op::Compare(_) | Op::Class(_), _) => {
+                let of = |lane: usize| half::element(h.op, 0, element(&first, 2, lane), element(&second, 2, lane));
+                let bits = (0..lanes).filter(|&k| on(k)).fold(0u64, |bits, k| bits | of(k) << k);
+                return self.set_part(MASKS, 8 * usize::from(h.out), &bits.to_le_bytes());
+            }
+            (Op::Flags, _) => {
+                let x = self.register(h.out)?;
+                let order = half::order(half::value(element(&x, 2, 0) as u16), half::value(element(&second, 2, 0) as u16));
+                // Carry, parity and zero; the others become 0.
+                let flags = [(1, 1), (2, 0x40), (4, 0), (8, 0x45)].iter().find(|f| f.0 == order).map_or(0, |f| f.1);
+                let all = &mut self.context.uc_mcontext.gregs[libc::REG_EFL as usize];
+                *all = *all & !0x8d5 | flags;
+                return Ok(());
+            }
+            (Op::Store | Op::ToGeneral, Right::Memory(place)) => {
+                let x = self.register(h.out)?;
+                if on(0) {
+                    // Safety: the instruction writes these two bytes.
+                    unsafe { std::ptr::copy_nonoverlapping(x.as_ptr(), self.address(&place), 2) };
+                }
+                return Ok(());
+            }
+            (Op::ToGeneral, Right::Register(number)) => {
+                let x = self.register(h.out)?;
+                self.context.uc_mcontext.gregs[GENERAL[usize::from(number)] as usize] = element(&x, 2, 0) as i64;
+                return Ok(());
+            }
+            _ if general(to) && h.op != Op::FromGeneral => {
+                let bits = half::element(h.op, 0, 0, element(&second, read, 0));
+                self.context.uc_mcontext.gregs[GENERAL[usize::from(h.out)] as usize] = bits as i64;
+                return Ok(());
+            }
+            _ => {}
+        }
+        let old = self.register(h.out)?;
+        let mut value = [0; 64];
+        if h.scalar && !matches!((h.op, h.second), (Op::Move, Right::Memory(_)) | (Op::FromGeneral, _)) {
+            value[..16].copy_from_slice(&first[..16]);
+        }
+        for lane in 0..lanes {
+            let before = element(&old, made, lane);
+            let bits = match (on(lane), h.zeroing) {
+                (true, _) => half::element(h.op, before, element(&first, 2, lane), element(&second, read, lane)),
+                (false, true) => 0,
+                (false, false) => before,
+            };
+            value[made * lane..made * (lane + 1)].copy_from_slice(&bits.to_le_bytes()[..made]);
+        }
+        self.set_register(h.out, &value)
+    }
+}
+
+/// A word in the first bytes of a vector.
+fn widened(word: u64) -> [u8; 64] {
+    let mut value = [0; 64];
+    value[..8].copy_from_slice(&word.to_le_bytes());
+    value
 }
