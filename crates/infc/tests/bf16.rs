@@ -1,4 +1,4 @@
-//! `--math bf16` on CPUs, end to end: what is rounded, what stays, what is told.
+//! `--math bf16` (and what the command line says of `--math f16`) on CPUs, end to end: what is rounded, what stays, what is told.
 
 #![cfg(feature = "llvm")]
 
@@ -164,6 +164,14 @@ fn the_command_line_tells_what_it_does() {
     // Without the rounding's tolerance it is not the same.
     check(&["verify", &folder, "--backend", "loops", "--target", MACHINE, "--math", "bf16", "--strict"], 1, &["differ too much"]);
     check(&["verify", &folder, "--math", "bf16"], 2, &["--math is for compiled code"]);
+    let out16 = dir.path("f16.infc");
+    check(&["compile", &file, "--cpu", "x86-64-v4-fp16", "--math", "f16", "-o", &out16], 0, &["x86-64-v4-fp16"]);
+    check(&["inspect", &out16], 0, &["factors rounded to f16"]);
+    if !infc_runtime::cpu::has("avx512fp16") {
+        check(&["run", &out16], 3, &["this CPU lacks avx512fp16"]);
+    }
+    let f16 = ["verify", &folder, "--backend", "loops", "--target", "x86-64-v4-fp16", "--math", "f16"];
+    check(&f16, 0, &["1 passed"]);
     for (machine, math) in [("x86-64-v4-vnni", "bf16"), ("c99", "bf16"), (MACHINE, "f16")] {
         check(
             &["compile", &file, "--target", machine, "--math", math, "-o", &dir.path("no.infc")],
@@ -172,6 +180,7 @@ fn the_command_line_tells_what_it_does() {
         );
     }
     check(&["compile", &file, "--target", "x86-64-v3", "--math", "bf16"], 2, &["x86-64-v4-bf16"]);
+    check(&["compile", &file, "--target", "x86-64-v3", "--math", "f16"], 2, &["x86-64-v4-fp16", "x86-64-v4-amx-fp16"]);
     // A machine file is held to the same.
     let text = include_str!("../../../targets/cpu-llvm/machines/x86-64-v4.toml").to_owned() + "math = \"bf16\"\n";
     check(
@@ -179,5 +188,5 @@ fn the_command_line_tells_what_it_does() {
         3,
         &["no instructions for products in bf16"],
     );
-    assert_eq!(dir.files(), ["model.infc", "own.toml"]);
+    assert_eq!(dir.files(), ["f16.infc", "model.infc", "own.toml"]);
 }

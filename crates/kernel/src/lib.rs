@@ -8,7 +8,6 @@
 pub mod attention;
 pub mod backend;
 pub mod batch;
-pub mod bf16;
 pub mod build;
 pub mod byte_groups;
 pub mod cost;
@@ -19,6 +18,7 @@ pub mod math;
 pub mod place;
 pub mod plan;
 pub mod program;
+pub mod rounded;
 pub mod rows;
 pub mod split;
 pub mod target;

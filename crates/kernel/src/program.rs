@@ -7,7 +7,7 @@ use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
 use crate::tuning::{Choices, Room, Sizes, Tunable};
 use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
-use crate::{attention, batch, bf16, cost, fuse, known, place, split, work, zero_point};
+use crate::{attention, batch, cost, fuse, known, place, rounded, split, work, zero_point};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
 use infc_artifact::program::{
@@ -71,7 +71,7 @@ pub fn lower_with(graph: &Graph, target: &TargetDesc, states: &States, choices: 
     let mut work = work::from_graph(graph)?;
     known::fold(&mut work);
     zero_point::lift(&mut work, target);
-    bf16::round(&mut work, target);
+    rounded::round(&mut work, target);
     fuse::simplify(&mut work);
     fuse::fuse(&mut work);
     place::place(&mut work, target);

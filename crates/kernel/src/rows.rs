@@ -16,6 +16,9 @@ pub struct Row {
     /// How many products a step adds: neighbours along k, of both factors. With more than one, the vector factor lies in groups of
     /// as many for each column.
     pub depth: usize,
+    /// How many steps make a sum of its own, from zero on, of the factors' own dtype as they lie in memory; it is then widened and added to the sum. With 1, steps
+    /// add to the sum itself.
+    pub block: usize,
     /// The sum after a step, of the sum before and `depth` pairs of factors of its dtype.
     pub step: fn(sum: Scalar, a: &[Scalar], b: &[Scalar]) -> Scalar,
     /// May it make these sums on this machine?
@@ -26,6 +29,8 @@ pub struct Row {
     pub latency: f64,
     /// Registers that a step takes beside the sums: for each vector of the one factor, and for the other factor and what lies between.
     pub registers: [usize; 2],
+    /// Cycles of the same units that it takes to bring an element to all lanes, where reading it from memory does not do that by itself.
+    pub broadcast: f64,
 }
 
 /// What is to be added up.
@@ -39,6 +44,18 @@ pub struct Sums {
     pub vector: DType,
     /// Groups of so many neighbours along k can be read: their places follow each other, and k is a multiple of it.
     pub groups: usize,
+    /// The factor in vectors is constant, in panels, and none of its numbers is beyond [`SMALL`].
+    pub small: bool,
+}
+
+/// With factors of this size at most, no sum of 16 products with numbers of f16 leaves its range, rounding included: it stays below half of the largest one.
+pub const SMALL: f64 = 1.0 / 32.0;
+
+impl Row {
+    /// Lanes of a vector of its steps on a machine, for sums of so many bytes.
+    pub fn lanes(&self, target: &TargetDesc, bytes: usize) -> usize {
+        target.lanes(if self.block > 1 { bytes / 2 } else { bytes })
+    }
 }
 
 fn products(sum: Scalar, a: &[Scalar], b: &[Scalar]) -> Scalar {
@@ -53,6 +70,11 @@ fn tensor_core(s: &Sums, t: &TargetDesc, factors: DType) -> bool {
 /// Factors of f32 that may be rounded, on a GPU.
 fn rounded(s: &Sums, t: &TargetDesc, math: Math) -> bool {
     t.math == math && tensor_core(s, t, DType::F32)
+}
+
+/// Sums in f32 of products of f16.
+fn halves(s: &Sums) -> bool {
+    (s.dtype, s.broadcast, s.vector) == (DType::F32, DType::F16, DType::F16)
 }
 
 /// The number, or a zero of its sign where it is subnormal.
@@ -97,7 +119,7 @@ pub fn pair_of(s: Scalar) -> Option<Pair> {
     Some(Pair { sum: unflushed(sum)?, a: [a0, a1], b: [b0, b1] })
 }
 
-/// The step of `amx_bf16`, as Intel's manual has TDPBF16PS: products of even members and of odd ones are summed up apart, from zero on, each added
+/// The step of `amx_bf16` and `amx_f16`, as Intel's manual has TDPBF16PS and TDPFP16PS: products of even members and of odd ones are summed up apart, from zero on, each added
 /// with one rounding to nearest even; then both sums are added, and then that to the sum before. Subnormal numbers count as zeros, and so
 /// do subnormal results.
 fn apart(sum: Scalar, a: &[Scalar], b: &[Scalar]) -> Scalar {
@@ -122,7 +144,7 @@ pub struct TileStep {
     pub b: Vec<Scalar>,
 }
 
-/// The step of a row for tiles that a sum is: of bf16 or of bytes, as the factors' casts from memory say.
+/// The step of a row for tiles that a sum is: of bf16, f16 or bytes, as the factors' casts from memory say.
 pub fn tile_step_of(s: Scalar) -> Option<TileStep> {
     let (sum, a, b) = if s.dtype() == DType::F32 { parts_of_apart(s)? } else { parts_of_products(s)? };
     let narrow = |s: &Scalar| match s.kind() {
@@ -172,6 +194,7 @@ fn parts_of_products(s: Scalar) -> Option<(Scalar, Vec<Scalar>, Vec<Scalar>)> {
 fn tile_row(broadcast: DType, vector: DType) -> &'static str {
     match (broadcast, vector) {
         (DType::BF16, DType::BF16) => "amx_bf16",
+        (DType::F16, DType::F16) => "amx_f16",
         (DType::U8, DType::I8) => "amx_u8s8",
         (DType::I8, DType::I8) => "amx_s8s8",
         (DType::U8, DType::U8) => "amx_u8u8",
@@ -200,72 +223,97 @@ pub static ROWS: &[Row] = &[
     Row {
         name: "wgmma_f16",
         depth: 16,
+        block: 1,
         step: products,
         legal: |s, t| t.warpgroups && (tensor_core(s, t, DType::F16) || rounded(s, t, Math::F16)),
         per_cycle: 4.0,
         latency: 32.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
     Row {
         name: "wgmma_bf16",
         depth: 16,
+        block: 1,
         step: products,
         legal: |s, t| t.warpgroups && (tensor_core(s, t, DType::BF16) || rounded(s, t, Math::Bf16)),
         per_cycle: 4.0,
         latency: 32.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
     Row {
         name: "wgmma_tf32",
         depth: 8,
+        block: 1,
         step: products,
         legal: |s, t| t.warpgroups && rounded(s, t, Math::Tf32),
         per_cycle: 4.0,
         latency: 32.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
     Row {
         name: "wgmma_i8",
         depth: 32,
+        block: 1,
         step: products,
         legal: |s, t| t.warpgroups && tensor_bytes(s, t),
         per_cycle: 4.0,
         latency: 32.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
     Row {
         name: "mma_f16",
         depth: 16,
+        block: 1,
         step: products,
         legal: |s, t| tensor_core(s, t, DType::F16) || rounded(s, t, Math::F16),
         per_cycle: 1.0,
         latency: 18.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
     Row {
         name: "mma_bf16",
         depth: 16,
+        block: 1,
         step: products,
         legal: |s, t| tensor_core(s, t, DType::BF16) || rounded(s, t, Math::Bf16),
         per_cycle: 1.0,
         latency: 18.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
     Row {
         name: "mma_tf32",
         depth: 8,
+        block: 1,
         step: products,
         legal: |s, t| rounded(s, t, Math::Tf32),
         per_cycle: 1.0,
         latency: 18.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
-    Row { name: "mma_i8", depth: 32, step: products, legal: tensor_bytes, per_cycle: 1.0, latency: 18.0, registers: [1, 1] },
+    Row {
+        name: "mma_i8",
+        depth: 32,
+        block: 1,
+        step: products,
+        legal: tensor_bytes,
+        per_cycle: 1.0,
+        latency: 18.0,
+        registers: [1, 1],
+        broadcast: 0.0,
+    },
     // Tiles of AMX: 16 rows of sums in 16 columns, and up to 64 bytes along k. The figures are those of Intel's optimisation manual (chapter 20): a
     // product of tiles begins every 16 cycles and takes 52. They were not measured.
     Row {
         name: "amx_bf16",
         depth: 32,
+        block: 1,
         step: apart,
         legal: |s, t| {
             let factors = (s.dtype, s.broadcast, s.vector) == (DType::F32, DType::BF16, DType::BF16);
@@ -274,46 +322,67 @@ pub static ROWS: &[Row] = &[
         per_cycle: 1.0 / 16.0,
         latency: 52.0,
         registers: [1, 1],
+        broadcast: 0.0,
+    },
+    Row {
+        name: "amx_f16",
+        depth: 32,
+        block: 1,
+        step: apart,
+        legal: |s, t| t.tile_f16 && t.block_threads == 0 && halves(s) && s.groups > 4,
+        per_cycle: 1.0 / 16.0,
+        latency: 52.0,
+        registers: [1, 1],
+        broadcast: 0.0,
     },
     Row {
         name: "amx_u8s8",
         depth: 64,
+        block: 1,
         step: products,
         legal: |s, t| tile_bytes(s, t, "amx_u8s8"),
         per_cycle: 1.0 / 16.0,
         latency: 52.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
     Row {
         name: "amx_s8s8",
         depth: 64,
+        block: 1,
         step: products,
         legal: |s, t| tile_bytes(s, t, "amx_s8s8"),
         per_cycle: 1.0 / 16.0,
         latency: 52.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
     Row {
         name: "amx_u8u8",
         depth: 64,
+        block: 1,
         step: products,
         legal: |s, t| tile_bytes(s, t, "amx_u8u8"),
         per_cycle: 1.0 / 16.0,
         latency: 52.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
     Row {
         name: "amx_s8u8",
         depth: 64,
+        block: 1,
         step: products,
         legal: |s, t| tile_bytes(s, t, "amx_s8u8"),
         per_cycle: 1.0 / 16.0,
         latency: 52.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
     Row {
         name: "byte_dot",
         depth: 4,
+        block: 1,
         step: |sum, a, b| a.iter().zip(b).fold(sum, |sum, (&a, &b)| sum + a * b),
         legal: |sums, target| {
             target.byte_dot && sums.groups == 4 && (sums.dtype, sums.broadcast, sums.vector) == (DType::I32, DType::U8, DType::I8)
@@ -321,11 +390,13 @@ pub static ROWS: &[Row] = &[
         per_cycle: 2.0,
         latency: 4.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
     // Bytes widened to 16 bits, even and odd ones apart: two products of pairs.
     Row {
         name: "byte_pairs",
         depth: 4,
+        block: 1,
         step: products,
         legal: |sums, target| {
             let factors = (sums.dtype, sums.broadcast, sums.vector) == (DType::I32, DType::U8, DType::I8);
@@ -334,10 +405,12 @@ pub static ROWS: &[Row] = &[
         per_cycle: 0.5,
         latency: 2.0,
         registers: [2, 3],
+        broadcast: 0.0,
     },
     Row {
         name: "bf16_dot",
         depth: 2,
+        block: 1,
         step: pair,
         legal: |s, t| {
             let factors = (s.dtype, s.broadcast, s.vector) == (DType::F32, DType::BF16, DType::BF16);
@@ -346,24 +419,43 @@ pub static ROWS: &[Row] = &[
         per_cycle: 1.0,
         latency: 6.0,
         registers: [1, 1],
+        broadcast: 0.0,
+    },
+    // Sums in f16 of a few products each, from zero on, that are added to the f32 before they lose more. A step takes half a cycle, and for each block
+    // both halves of a vector are widened and added, in seven instructions of the same units, as is the one that brings 16 bits to all lanes. Machines with
+    // tiles for f16 need none of it.
+    Row {
+        name: "f16_blocks",
+        depth: 1,
+        block: 16,
+        step: |sum, a, b| Scalar::fma(a[0], b[0], sum),
+        legal: |s, t| t.f16_fma && !t.tile_f16 && t.math == Math::F16 && t.block_threads == 0 && halves(s) && s.small,
+        per_cycle: 1.0 / (0.5 + 3.5 / 16.0),
+        latency: 4.0,
+        registers: [1, 1],
+        broadcast: 0.5,
     },
     Row {
         name: "fma",
         depth: 1,
+        block: 1,
         step: |sum, a, b| Scalar::fma(a[0], b[0], sum),
         legal: |sums, target| target.fma && sums.dtype.is_float(),
         per_cycle: 2.0,
         latency: 4.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
     Row {
         name: "mul_add",
         depth: 1,
+        block: 1,
         step: |sum, a, b| Scalar::binary(Binary::Add, sum, a[0] * b[0]),
         legal: |_, _| true,
         per_cycle: 1.0, // two instructions, of which only the sum is in the chain
         latency: 4.0,
         registers: [1, 1],
+        broadcast: 0.0,
     },
 ];
 
@@ -388,7 +480,7 @@ mod tests {
         for dtype in [DType::F32, DType::F64, DType::I32, DType::I64] {
             let takes = |r: &&Row| match r.name {
                 "fma" => dtype.is_float(),
-                "bf16_dot" | "amx_bf16" => dtype == DType::F32,
+                "bf16_dot" | "amx_bf16" | "amx_f16" => dtype == DType::F32,
                 _ => true,
             };
             for row in ROWS.iter().filter(takes) {
@@ -405,7 +497,7 @@ mod tests {
              fma = true\nl1_bytes = 32768\nl2_bytes = 524288\nl3_bytes = 2097152\n",
         )
         .expect("a machine file");
-        let sums = |dtype, broadcast, vector| Sums { dtype, broadcast, vector, groups: 4 };
+        let sums = |dtype, broadcast, vector| Sums { dtype, broadcast, vector, groups: 4, small: false };
         let (floats, bytes) = (sums(DType::F32, DType::F32, DType::F32), sums(DType::I32, DType::U8, DType::I8));
         let signed = sums(DType::I32, DType::I8, DType::I8);
         assert_eq!([floats, bytes, signed].map(|s| choose(&s, &target).name), ["fma", "mul_add", "mul_add"]);
@@ -432,6 +524,21 @@ mod tests {
             ["byte_dot", "bf16_dot", "fma"]
         );
         (target.tile_bf16, target.tile_bytes) = (false, false);
+        // f16: in tiles whatever the mode, in blocks where the mode allows it and no sum can leave the range.
+        let halves = Sums { groups: 16, small: true, ..sums(DType::F32, DType::F16, DType::F16) };
+        (target.f16_fma, target.tile_f16) = (true, true);
+        for math in [Math::F32, Math::F16] {
+            target.math = math;
+            assert_eq!([halves, Sums { groups: 4, ..halves }].map(|s| choose(&s, &target).name), ["amx_f16", "fma"]);
+        }
+        target.tile_f16 = false;
+        assert_eq!(
+            [halves, Sums { small: false, ..halves }, floats].map(|s| choose(&s, &target).name),
+            ["f16_blocks", "fma", "fma"]
+        );
+        target.math = Math::F32;
+        assert_eq!(choose(&halves, &target).name, "fma");
+        target.f16_fma = false;
         // GPUs: those with warpgroups take their instructions first.
         (target.block_threads, target.math) = (128, Math::F32);
         let of = |d| sums(DType::F32, d, d);
@@ -497,12 +604,13 @@ mod tests {
         for row in ROWS.iter().filter(|r| r.name.starts_with("amx_")) {
             let [a, b] = match row.name {
                 "amx_bf16" => [DType::BF16; 2],
+                "amx_f16" => [DType::F16; 2],
                 "amx_u8s8" => [DType::U8, DType::I8],
                 "amx_s8s8" => [DType::I8; 2],
                 "amx_u8u8" => [DType::U8; 2],
                 _ => [DType::I8, DType::U8],
             };
-            let dtype = if a == DType::BF16 { DType::F32 } else { DType::I32 };
+            let dtype = if a.is_float() { DType::F32 } else { DType::I32 };
             for count in [4, 6, row.depth] {
                 let reads = |source: usize, of: DType| {
                     (0..count as i64).map(|k| Scalar::read_at(of, source, &[Expr::int(k)]).cast(dtype)).collect::<Vec<_>>()

@@ -34,9 +34,15 @@ pub struct TargetDesc {
     /// An instruction that adds two products of bf16 to each f32 of a vector.
     #[serde(default)]
     pub bf16_dot: bool,
+    /// Fused multiply-add and the other arithmetic on vectors of f16.
+    #[serde(default)]
+    pub f16_fma: bool,
     /// Tiles of 16 rows of 64 bytes, and instructions that add the products of two of them in bf16 to a third one.
     #[serde(default)]
     pub tile_bf16: bool,
+    /// The same for f16.
+    #[serde(default)]
+    pub tile_f16: bool,
     /// The same for bytes, signed and unsigned ones.
     #[serde(default)]
     pub tile_bytes: bool,
@@ -53,7 +59,8 @@ pub struct TargetDesc {
     /// Matrix instructions of four warps together, with factors in shared memory (`wgmma`).
     #[serde(default)]
     pub warpgroups: bool,
-    /// In what products of f32 may be taken: `tf32`, `bf16` or `f16` for the matrix instructions of GPUs, `bf16` where there is `bf16_dot`.
+    /// In what products of f32 may be taken: `tf32`, `bf16` or `f16` for the matrix instructions of GPUs, `bf16` where there is `bf16_dot`,
+    /// `f16` where there is `f16_fma` or `tile_f16`.
     #[serde(default)]
     pub math: Math,
     /// Weights stay as narrow as their values are, also where widening them costs time.
@@ -107,8 +114,13 @@ impl TargetDesc {
         match math {
             Math::F32 => true,
             Math::Bf16 => self.block_threads > 0 || self.bf16_dot,
-            Math::Tf32 | Math::F16 => self.block_threads > 0,
+            Math::F16 => self.block_threads > 0 || self.f16_fma || self.tile_f16,
+            Math::Tf32 => self.block_threads > 0,
         }
+    }
+    /// Has it tiles for any products?
+    pub fn tiles(&self) -> bool {
+        self.tile_bf16 || self.tile_f16 || self.tile_bytes
     }
     /// Do rows that are so many bytes apart share lines of L1? So they do at a multiple of the size of a way.
     pub fn rows_collide(&self, apart: i64) -> bool {

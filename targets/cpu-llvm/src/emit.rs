@@ -92,6 +92,7 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
     let mut f = Fun::new();
     f.fma = target.fma;
     f.f16c = target.features.iter().any(|x| x == "f16c");
+    f.f16_fma = target.f16_fma;
     let mut e = Emit {
         f,
         kernel,
@@ -113,7 +114,7 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
         scratches: vec![],
         scratch: 0,
         tiles: Tiles::default(),
-        matrix: target.tile_bf16 || target.tile_bytes,
+        matrix: target.tiles(),
     };
     if e.matrix {
         e.tiles = Tiles::of(kernel);

@@ -196,6 +196,8 @@ pub struct Fun {
     pub fma: bool,
     /// Does it convert half precision?
     pub f16c: bool,
+    /// Has it arithmetic on it?
+    pub f16_fma: bool,
     texts: Vec<String>,
     temps: u32,
     labels: u32,

@@ -3,14 +3,16 @@
 use infc_kernel::target::TargetDesc;
 
 /// The machine files, from the least to the most capable.
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     include_str!("../machines/x86-64-v2.toml"),
     include_str!("../machines/x86-64-v3.toml"),
     include_str!("../machines/x86-64-v3-vnni.toml"),
     include_str!("../machines/x86-64-v4.toml"),
     include_str!("../machines/x86-64-v4-vnni.toml"),
     include_str!("../machines/x86-64-v4-bf16.toml"),
+    include_str!("../machines/x86-64-v4-fp16.toml"),
     include_str!("../machines/x86-64-v4-amx.toml"),
+    include_str!("../machines/x86-64-v4-amx-fp16.toml"),
 ];
 
 /// All machines, from the least to the most capable.
@@ -37,23 +39,24 @@ fn has(feature: &str) -> bool {
     match feature {
         // No detection macro in std; every CPU with the other features of these machines has it.
         "sahf" => true,
-        // None in stable std either: bits of EDX of leaf 7.
-        "amx-bf16" => tiles(22),
-        "amx-tile" => tiles(24),
-        "amx-int8" => tiles(25),
+        // None in stable std either: bits of leaf 7.
+        "amx-bf16" => tiles(0, 22),
+        "amx-tile" => tiles(0, 24),
+        "amx-int8" => tiles(0, 25),
+        "amx-fp16" => tiles(1, 21),
         _ => table! {
             "cx16" "cmpxchg16b", "popcnt" "popcnt", "sse3" "sse3", "ssse3" "ssse3", "sse4.1" "sse4.1", "sse4.2" "sse4.2",
             "avx" "avx", "avx2" "avx2", "bmi" "bmi1", "bmi2" "bmi2", "f16c" "f16c", "fma" "fma", "lzcnt" "lzcnt", "movbe" "movbe",
             "avx512f" "avx512f", "avx512bw" "avx512bw", "avx512cd" "avx512cd", "avx512dq" "avx512dq", "avx512vl" "avx512vl",
-            "avx512vnni" "avx512vnni", "avx512bf16" "avx512bf16", "avxvnni" "avxvnni",
+            "avx512vnni" "avx512vnni", "avx512bf16" "avx512bf16", "avx512fp16" "avx512fp16", "avxvnni" "avxvnni",
         },
     }
 }
 
-/// Has the CPU this feature of AMX, and does the operating system save tiles?
+/// Has the CPU this feature of AMX (a bit of EDX of subleaf 0 of leaf 7, or of EAX of subleaf 1), and does the operating system save tiles?
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code, reason = "there is no safe way to read XCR0")]
-fn tiles(bit: u32) -> bool {
+fn tiles(subleaf: u32, bit: u32) -> bool {
     use std::arch::x86_64::{__cpuid_count, _xgetbv};
     #[target_feature(enable = "xsave")]
     fn saved() -> u64 {
@@ -65,8 +68,14 @@ fn tiles(bit: u32) -> bool {
     if __cpuid_count(0, 0).eax < 7 || __cpuid_count(1, 0).ecx & OSXSAVE == 0 {
         return false;
     }
+    let first = __cpuid_count(7, 0);
+    let word = match subleaf {
+        0 => first.edx,
+        _ if first.eax >= 1 => __cpuid_count(7, 1).eax,
+        _ => 0,
+    };
     // Safety: with OSXSAVE there is XSAVE.
-    __cpuid_count(7, 0).edx >> bit & 1 == 1 && unsafe { saved() } & TILES == TILES
+    word >> bit & 1 == 1 && unsafe { saved() } & TILES == TILES
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -81,7 +90,17 @@ mod tests {
         let names: Vec<_> = super::machines().into_iter().map(|m| m.name).collect();
         assert_eq!(
             names,
-            ["x86-64-v2", "x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni", "x86-64-v4-bf16", "x86-64-v4-amx"]
+            [
+                "x86-64-v2",
+                "x86-64-v3",
+                "x86-64-v3-vnni",
+                "x86-64-v4",
+                "x86-64-v4-vnni",
+                "x86-64-v4-bf16",
+                "x86-64-v4-fp16",
+                "x86-64-v4-amx",
+                "x86-64-v4-amx-fp16"
+            ]
         );
         assert_eq!(super::machine("x86-64-v3").unwrap().lanes(4), 8);
     }

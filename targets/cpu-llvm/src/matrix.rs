@@ -1,7 +1,7 @@
 //! Matrix loops as instructions of AMX: tiles of sums stay in TMM registers, tiles of factors are loaded where a step needs others than are loaded.
 //!
 //! A matrix loop runs over the rows of a tile, and a loop of 16 columns in it over one store: zero into a sum (TILEZERO), the step of a row of
-//! [`infc_kernel::rows`] for tiles (TDPBF16PS and those of bytes), or a sum into memory (TILESTORED). Sums lie in one `Reg` buffer of four
+//! [`infc_kernel::rows`] for tiles (TDPBF16PS, TDPFP16PS and those of bytes), or a sum into memory (TILESTORED). Sums lie in one `Reg` buffer of four
 //! dims: tiles down, tiles across, rows, columns; it has no memory. Registers are given out here, and LLVM's intrinsics take their numbers, so its
 //! own allocation of tiles takes no part. The entry of the kernel loads the one configuration that its loops need, and releases the tiles at the end.
 
@@ -127,7 +127,7 @@ impl Emit<'_> {
             _ => return Err(fault!("a tile adds to another sum than its own: {}", step.sum)),
         }
         let read = |s: &Scalar| match s.kind() {
-            Kind::Cast(x) if x.dtype() == DType::BF16 => Some(*x),
+            Kind::Cast(x) if matches!(x.dtype(), DType::BF16 | DType::F16) => Some(*x),
             Kind::Cast(x) => byte_read(*x).filter(|(_, flipped)| !flipped).map(|(read, _)| read),
             _ => None,
         };
@@ -153,6 +153,7 @@ impl Emit<'_> {
         let right = self.tile_loaded(&b, group, lines, true)?;
         let name = match step.row.name {
             "amx_bf16" => "tdpbf16ps",
+            "amx_f16" => "tdpfp16ps",
             "amx_u8s8" => "tdpbusd",
             "amx_s8s8" => "tdpbssd",
             "amx_u8u8" => "tdpbuud",

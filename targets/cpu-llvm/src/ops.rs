@@ -99,6 +99,11 @@ pub fn unary(f: &mut Fun, op: Unary, dtype: DType, x: Val) -> Result<Val, Fault>
         Unary::Ceil => f.same("llvm.ceil", [x]),
         Unary::Trunc => f.same("llvm.trunc", [x]),
         Unary::Round => f.same("llvm.roundeven", [x]),
+        Unary::Sqrt if dtype == DType::F16 && f.f16_fma => {
+            let half = f.cast("fptrunc", x, Elem::Half);
+            let root = f.same("llvm.sqrt", [half]);
+            return Ok(f.cast("fpext", root, Elem::F32));
+        }
         Unary::Sqrt => f.same("llvm.sqrt", [x]),
         Unary::IsNan => return Ok(f.cmp("fcmp uno", x, zero(x))),
         Unary::IsInf => {
@@ -340,6 +345,12 @@ pub fn fma(f: &mut Fun, dtype: DType, a: Val, b: Val, c: Val) -> Result<Val, Fau
     if !dtype.is_float() {
         let p = binary(f, Binary::Mul, dtype, a, b)?;
         return binary(f, Binary::Add, dtype, p, c);
+    }
+    if dtype == DType::F16 && f.f16_fma {
+        // The values are those of f16 already. One rounding is what the arithmetic in f64 below comes to: where its sum is inexact, it lies far from every tie.
+        let [a, b, c] = [a, b, c].map(|v| f.cast("fptrunc", v, Elem::Half));
+        let r = f.same("llvm.fma", [a, b, c]);
+        return Ok(f.cast("fpext", r, Elem::F32));
     }
     if is_narrow(dtype) {
         // The product of narrow values is exact in f64, so this is one rounding to f64 and one to the dtype, as eval does it.

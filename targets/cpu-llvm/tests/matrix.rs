@@ -14,8 +14,9 @@ use infc_kernel::target::{Math, TargetDesc};
 use proptest::prelude::*;
 use support::*;
 
+/// The machine with all tiles, in a mode in which both kinds of 16 bits are taken.
 fn target() -> TargetDesc {
-    TargetDesc { math: Math::Bf16, ..machine("x86-64-v4-amx").expect("a machine of this backend") }
+    TargetDesc { math: Math::Bf16, ..machine("x86-64-v4-amx-fp16").expect("a machine of this backend") }
 }
 
 /// The backend, where this computer can run its code.
@@ -82,7 +83,7 @@ fn compare(nest: &Nest, x: &[u8], want: &[u32], sums: DType, symbols: &[i64]) {
 
 /// `out[m, n] = sum over k of x[m, k] * w[k, n]`; `symbolic`: the number of rows is known when it runs.
 fn product([m, k, n]: [usize; 3], [x, w]: [DType; 2], weights: &[u8], symbolic: bool) -> Case {
-    let sums = if x == DType::BF16 { DType::F32 } else { DType::I32 };
+    let sums = if x.is_float() { DType::F32 } else { DType::I32 };
     let rows = if symbolic { Expr::sym("rows") } else { Expr::from(m) };
     let step = Compute::reduce(
         &[rows, Expr::from(n)],
@@ -110,12 +111,26 @@ fn short() -> impl Strategy<Value = u16> {
     ]
 }
 
+/// The same for f16.
+fn half() -> impl Strategy<Value = u16> {
+    prop_oneof![
+        6 => (0u16..0x1000).prop_map(|v| 0x3800 + (v & 0x7ff) + ((v >> 11) << 15)),
+        1 => any::<u16>(),
+        1 => prop::sample::select(vec![0, 0x8000, 1, 0x3ff, 0x8001, 0x400, 0x7c00, 0xfc00, 0x7e00, 0x7bff, 0xfbff]),
+    ]
+}
+
 fn float(v: u16) -> f32 {
     f32::from_bits(u32::from(v) << 16)
 }
 
 /// A sum as Intel's manual has TDPBF16PS, for as many products at a time as an instruction takes.
 fn sum_of_pairs(pairs: &[(u16, u16)], products: usize) -> f32 {
+    sum_of(pairs, products, &float)
+}
+
+/// The same for factors that are so many floats: TDPFP16PS does not count subnormal ones of f16 as zeros, and they are none of f32.
+fn sum_of(pairs: &[(u16, u16)], products: usize, float: &dyn Fn(u16) -> f32) -> f32 {
     let flush = |x: f32| if x.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(x) } else { x };
     let mut sum = 0.0f32;
     for step in pairs.chunks(products) {
@@ -158,6 +173,31 @@ proptest! {
             let (i, j) = (at / n, at % n);
             let pairs: Vec<(u16, u16)> = (0..k).map(|q| (x[i * k + q], w[q * n + j])).collect();
             if few { dots_of_pairs(&pairs) } else { sum_of_pairs(&pairs, p.products) }.to_bits()
+        }).collect();
+        compare(&nest, &shorts(x), &want, case.sums, &vec![m as i64; usize::from(symbolic)]);
+    }
+
+    /// Whatever the mode: products of f16 are exact in f32.
+    #[test]
+    fn sums_of_f16_are_the_same_bits(
+        m in 1usize..70, pairs in 1usize..40, n in 4usize..70, symbolic: bool,
+        xs in prop::collection::vec(half(), 5600), ws in prop::collection::vec(half(), 5600),
+    ) {
+        let k = 2 * pairs;
+        let (x, w) = (&xs[..m * k], &ws[..k * n]);
+        let case = product([m, k, n], [DType::F16; 2], &shorts(w), symbolic);
+        let Some((p, nest)) = planned(&case) else {
+            prop_assert!(k <= 4 || (1..=32).all(|d| d <= 4 || d % 2 != 0 || k % d != 0), "{m} {k} {n}");
+            return Ok(());
+        };
+        // Fewer rows than a tile has are summed up on vectors, one after another.
+        let few = symbolic && m < p.rows;
+        let value = |v: u16| half::f16::from_bits(v).to_f32();
+        let want: Vec<u32> = (0..m * n).map(|at| {
+            let (i, j) = (at / n, at % n);
+            let pairs: Vec<(u16, u16)> = (0..k).map(|q| (x[i * k + q], w[q * n + j])).collect();
+            let chain = || pairs.iter().fold(0f32, |sum, &(a, b)| value(a).mul_add(value(b), sum));
+            if few { chain() } else { sum_of(&pairs, p.products, &value) }.to_bits()
         }).collect();
         compare(&nest, &shorts(x), &want, case.sums, &vec![m as i64; usize::from(symbolic)]);
     }
@@ -248,7 +288,12 @@ fn dots_of_pairs(pairs: &[(u16, u16)]) -> f32 {
 #[test]
 fn the_inner_loop_is_four_products_and_four_loads() {
     let llvm = Llvm::new(target());
-    for (dtypes, name) in [([DType::BF16; 2], "tdpbf16ps"), ([DType::U8, DType::I8], "tdpbusd"), ([DType::I8; 2], "tdpbssd")] {
+    for (dtypes, name) in [
+        ([DType::BF16; 2], "tdpbf16ps"),
+        ([DType::F16; 2], "tdpfp16ps"),
+        ([DType::U8, DType::I8], "tdpbusd"),
+        ([DType::I8; 2], "tdpbssd"),
+    ] {
         let bytes = dtypes[0].bytes();
         let case = product([64, 256, 64], dtypes, &vec![1; 256 * 64 * bytes], false);
         let (p, nest) = planned(&case).expect("it fits");
@@ -272,6 +317,11 @@ fn tiles_are_for_products_that_are_large_enough() {
     };
     let (bf16, bytes, signed) = ([DType::BF16; 2], [DType::U8, DType::I8], [DType::I8; 2]);
     assert_eq!([bf16, bytes, signed].map(|d| row([64, 256, 64], d)), ["amx_bf16", "amx_u8s8", "amx_s8s8"]);
+    let halves = [DType::F16; 2];
+    assert_eq!(
+        [[64, 256, 64], [1, 256, 64], [64, 4, 64], [64, 254, 64]].map(|s| row(s, halves)),
+        ["amx_f16", "fma", "fma", "fma"]
+    );
     // One row, or few neighbours along k.
     assert_eq!([bf16, bytes].map(|d| row([1, 256, 64], d)), ["bf16_dot", "byte_dot"]);
     assert_eq!([bf16, bytes].map(|d| row([64, 4, 64], d)), ["bf16_dot", "byte_dot"]);

@@ -83,7 +83,7 @@ pub enum Products {
     Bf16,
     /// Bytes in tiles.
     TilesOfBytes,
-    /// bf16 in tiles.
+    /// bf16 in tiles, or f16, of which they take as many.
     TilesOfBf16,
 }
 
@@ -278,7 +278,7 @@ fn products(plan: &str) -> Products {
     match () {
         () if has("row=byte_dot") || has("taps=") => Products::Bytes,
         () if has("row=bf16_dot") => Products::Bf16,
-        () if has("row=amx_bf16") => Products::TilesOfBf16,
+        () if has("row=amx_bf16") || has("row=amx_f16") => Products::TilesOfBf16,
         () if has("row=amx_") => Products::TilesOfBytes,
         () => Products::Plain,
     }

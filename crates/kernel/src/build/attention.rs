@@ -81,7 +81,7 @@ pub fn plan(a: &Attention, target: &TargetDesc) -> Option<Flash> {
     if a.product.dtype() != DType::F32 || a.values.dtype() != DType::F32 || a.score.dtype() != DType::F32 {
         return None;
     }
-    let sums = |x: DType, y: DType| Sums { dtype: DType::F32, broadcast: x, vector: y, groups: 1 };
+    let sums = |x: DType, y: DType| Sums { dtype: DType::F32, broadcast: x, vector: y, groups: 1, small: false };
     // Tiles are those of warps.
     let target = &TargetDesc { warpgroups: false, ..target.clone() };
     let row = rows::choose(&sums(factor_dtype(&f[s.query]), factor_dtype(&f[1 - s.query])), target);

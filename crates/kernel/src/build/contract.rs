@@ -19,7 +19,7 @@ use super::stored::{self, Table};
 use super::{Cx, Operand, for_each, matrix, pack};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::{Brgemm, Matrix, Panels, guess};
-use crate::rows::{self, Sums};
+use crate::rows::{self, Row, Sums};
 use crate::target::LINE;
 use crate::zero_point::byte_read;
 use infc_ir::compute::{Compute, Reducer};
@@ -164,7 +164,9 @@ pub(super) fn short(cx: &mut Cx, c: &Compute, p: &Matrix, f: &[Factor; 2], axes:
     let (a, b) = (&f[p.broadcast], &f[1 - p.broadcast]);
     let members = 4 / b.read.dtype().bytes();
     let sums = c.reduction.as_ref().expect("a contraction reduces").body.dtype();
-    let row = rows::choose(&Sums { dtype: sums, broadcast: a.dtype(), vector: b.dtype(), groups: members }, cx.target).name;
+    let row =
+        rows::choose(&Sums { dtype: sums, broadcast: a.dtype(), vector: b.dtype(), groups: members, small: false }, cx.target)
+            .name;
     let (mr, nr) = (SHORT, p.tiles[1] * matrix::TILE);
     let plan = Brgemm {
         broadcast: p.broadcast,
@@ -286,6 +288,14 @@ struct Tile<'a> {
     source: Source,
     /// Neighbours along k that lie side by side in packed panels.
     members: i64,
+}
+
+/// What is read, before it is widened.
+fn as_read(s: Scalar) -> Scalar {
+    match s.kind() {
+        Kind::Cast(x) => *x,
+        _ => s,
+    }
 }
 
 impl Tile<'_> {
@@ -538,43 +548,22 @@ impl Tile<'_> {
     fn tile(&self, cx: &mut Cx, tail: bool) -> Vec<Stmt> {
         let (mr, nr) = (Expr::from(self.p.mr), Expr::from(self.p.nr));
         let dtype = self.c.reduction.as_ref().expect("a contraction reduces").body.dtype();
-        let acc = cx.scratch("acc", dtype, &[self.p.mr, self.p.nr], Space::Reg);
-        let two = |cx: &mut Cx| (cx.var("m"), cx.var("n"));
-        let each =
-            |i: Expr, v: Expr, body: Vec<Stmt>| for_each(i, mr, LoopKind::Unroll, vec![for_each(v, nr, LoopKind::Vector, body)]);
-        let (i, v) = two(cx);
-        let (value, start) = self.started(dtype, tail);
-        let start = start.map_or(Scalar::number(dtype, 0.0), |s| {
-            let mut axes = self.row(i);
-            axes[self.p.n] = self.n0 + v;
-            s.subst(&axes)
-        });
-        let clear = each(i, v, vec![cx.put(acc, &[i, v], start)]);
-
-        let (i, v) = two(cx);
-        let steps = cx.vars(&["k"], self.k_axes().len());
-        let ranges = self.k_ranges();
-        let k: Vec<Expr> = steps.iter().zip(&ranges).map(|(&v, r)| r.0 + v).collect();
         let row = rows::named(self.p.row).expect("a plan names a row of the table");
-        let group = match self.source {
-            Source::Narrow(table) => table.stored.members() as i64,
-            _ => row.depth as i64,
-        };
-        let (left, right): (Vec<Scalar>, Vec<Scalar>) =
-            (0..group).map(|j| self.factors_at(cx, &k, (i, v), (j, group), tail)).unzip();
-        let (x, y) = if self.p.broadcast == 0 || row.depth > 1 { (left, right) } else { (right, left) };
-        let steps_of = x.chunks(row.depth).zip(y.chunks(row.depth));
-        let next = steps_of.fold(cx.at(acc, &[i, v]), |sum, (x, y)| (row.step)(sum, x, y));
-        let sum = each(i, v, vec![cx.put(acc, &[i, v], next)]);
-        let ahead = self.next_panel(group, &k).filter(|_| !tail && group == self.members);
-        let mut sum: Vec<Stmt> = ahead.into_iter().chain([sum]).collect();
-        let mut extents: Vec<Expr> = ranges.into_iter().map(|r| r.1).collect();
-        if let Some(last) = extents.last_mut().filter(|_| group > 1) {
-            *last = last.div(Expr::int(group));
-        }
-        for (&var, &e) in steps.iter().zip(&extents).rev() {
-            sum = vec![for_each(var, e, LoopKind::Serial, sum)];
-        }
+        // Sums that blocks are added to are used once a block: they leave the registers to those of the blocks.
+        let space = if row.block > 1 { Space::Tile } else { Space::Reg };
+        let acc = cx.scratch("acc", dtype, &[self.p.mr, self.p.nr], space);
+        let two = |cx: &mut Cx| (cx.var("m"), cx.var("n"));
+        let (value, start) = self.started(dtype, tail);
+        let clear = self.each(cx, 0, |cx, i, v| {
+            let start = start.map_or(Scalar::number(dtype, 0.0), |s| {
+                let mut axes = self.row(i);
+                axes[self.p.n] = self.n0 + v;
+                s.subst(&axes)
+            });
+            cx.put(acc, &[i, v], start)
+        });
+
+        let sum = if row.block > 1 { self.blocks(cx, row, acc, tail) } else { self.steps(cx, row, acc, tail) };
 
         let (i, v) = two(cx);
         let mut axes = self.row(i);
@@ -590,6 +579,90 @@ impl Tile<'_> {
         let finish = for_each(i, mr, LoopKind::Unroll, rows);
         let ends = if tail { vec![] } else { self.ends(cx) };
         [vec![Stmt::Alloc { buffer: acc }], ends, vec![clear], sum, vec![finish]].concat()
+    }
+
+    /// What `body` makes of a row and a column of the tile, for each of its sums: rows unrolled, columns in vectors of `lanes`, or in one where that is 0.
+    fn each(&self, cx: &mut Cx, lanes: usize, body: impl FnOnce(&mut Cx, Expr, Expr) -> Stmt) -> Stmt {
+        let (i, v) = (cx.var("m"), cx.var("n"));
+        let (mr, nr) = (Expr::from(self.p.mr), self.p.nr);
+        let columns = if lanes == 0 || nr <= lanes || nr % lanes != 0 {
+            for_each(v, Expr::from(nr), LoopKind::Vector, vec![body(cx, i, v)])
+        } else {
+            let part = cx.var("n");
+            let inner = vec![body(cx, i, part * lanes as i64 + v)];
+            let inner = for_each(v, Expr::from(lanes), LoopKind::Vector, inner);
+            for_each(part, Expr::from(nr / lanes), LoopKind::Unroll, vec![inner])
+        };
+        for_each(i, mr, LoopKind::Unroll, vec![columns])
+    }
+
+    /// The loops over k, with a step of the row for each sum in them.
+    fn steps(&self, cx: &mut Cx, row: &Row, acc: u32, tail: bool) -> Vec<Stmt> {
+        let steps = cx.vars(&["k"], self.k_axes().len());
+        let ranges = self.k_ranges();
+        let k: Vec<Expr> = steps.iter().zip(&ranges).map(|(&v, r)| r.0 + v).collect();
+        let group = match self.source {
+            Source::Narrow(table) => table.stored.members() as i64,
+            _ => row.depth as i64,
+        };
+        let sum = self.each(cx, 0, |cx, i, v| {
+            let (left, right): (Vec<Scalar>, Vec<Scalar>) =
+                (0..group).map(|j| self.factors_at(cx, &k, (i, v), (j, group), tail)).unzip();
+            let (x, y) = if self.p.broadcast == 0 || row.depth > 1 { (left, right) } else { (right, left) };
+            let steps_of = x.chunks(row.depth).zip(y.chunks(row.depth));
+            let next = steps_of.fold(cx.at(acc, &[i, v]), |sum, (x, y)| (row.step)(sum, x, y));
+            cx.put(acc, &[i, v], next)
+        });
+        let ahead = self.next_panel(group, &k).filter(|_| !tail && group == self.members);
+        let mut sum: Vec<Stmt> = ahead.into_iter().chain([sum]).collect();
+        let mut extents: Vec<Expr> = ranges.into_iter().map(|r| r.1).collect();
+        if let Some(last) = extents.last_mut().filter(|_| group > 1) {
+            *last = last.div(Expr::int(group));
+        }
+        for (&var, &e) in steps.iter().zip(&extents).rev() {
+            sum = vec![for_each(var, e, LoopKind::Serial, sum)];
+        }
+        sum
+    }
+
+    /// The loops over k of a row with blocks: the last axis in blocks of neighbours, whose sums are made in the factors' own dtype, widened and added.
+    fn blocks(&self, cx: &mut Cx, row: &Row, acc: u32, tail: bool) -> Vec<Stmt> {
+        let dtype = self.b.read.dtype();
+        let (last, outer) = self.k_axes().split_last().expect("a contraction has an axis");
+        let ranges = self.k_ranges();
+        let vars = cx.vars(&["k"], outer.len());
+        let before: Vec<Expr> = vars.iter().zip(&ranges).map(|(&v, r)| r.0 + v).collect();
+        let lanes = row.lanes(cx.target, self.c.reduction.as_ref().map_or(4, |r| r.body.dtype().bytes()));
+        let block = |cx: &mut Cx, first: Expr, count: Expr| {
+            let part = cx.scratch("part", dtype, &[self.p.mr, self.p.nr], Space::Reg);
+            let clear = self.each(cx, lanes, |cx, i, v| cx.put(part, &[i, v], Scalar::number(dtype, 0.0)));
+            let step = cx.var("k");
+            let k: Vec<Expr> = before.iter().copied().chain([first + step]).collect();
+            let sum = self.each(cx, lanes, |cx, i, v| {
+                let (x, y) = self.factors_at(cx, &k, (i, v), (0, 1), tail);
+                let next = (row.step)(cx.at(part, &[i, v]), &[as_read(x)], &[as_read(y)]);
+                cx.put(part, &[i, v], next)
+            });
+            let body = self.next_panel(1, &k).filter(|_| !tail).into_iter().chain([sum]).collect();
+            let add = self.each(cx, lanes, |cx, i, v| {
+                let sum = cx.at(acc, &[i, v]);
+                let wide = cx.at(part, &[i, v]).cast(sum.dtype());
+                cx.put(acc, &[i, v], sum + wide)
+            });
+            vec![Stmt::Alloc { buffer: part }, clear, for_each(step, count, LoopKind::Serial, body), add]
+        };
+        let size = Expr::from(row.block);
+        let (whole, rest) = (last.div(size), last.rem(size));
+        let number = cx.var("k");
+        let body = block(cx, number * size, size);
+        let mut sum = vec![for_each(number, whole, LoopKind::Serial, body)];
+        if !rest.is(0) {
+            sum.extend(block(cx, whole * size, rest));
+        }
+        for (&var, r) in vars.iter().zip(&ranges).rev() {
+            sum = vec![for_each(var, r.1, LoopKind::Serial, sum)];
+        }
+        sum
     }
 }
 

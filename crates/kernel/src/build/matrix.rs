@@ -51,7 +51,7 @@ fn group(dtype: DType) -> usize {
 /// A factor that lies in memory as it is multiplied.
 fn plain(f: &Factor) -> bool {
     match f.scalar.kind() {
-        Kind::Cast(x) => *x == f.read && (x.dtype() == DType::BF16 || byte_read(*x).is_some()),
+        Kind::Cast(x) => *x == f.read && (matches!(x.dtype(), DType::BF16 | DType::F16) || byte_read(*x).is_some()),
         _ => false,
     }
 }
@@ -127,7 +127,7 @@ pub fn plan(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDesc) 
 
 /// The plan in tiles, if there is one, and its cycles.
 pub fn fitting(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDesc) -> Option<(Matrix, f64)> {
-    if !(target.tile_bf16 || target.tile_bytes) || p.panels != Panels::Packed {
+    if !target.tiles() || p.panels != Panels::Packed {
         return None;
     }
     let f = factors(c)?;
@@ -145,7 +145,7 @@ pub fn fitting(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDes
     let members = group(a.read.dtype());
     let products = (1..=most).rev().find(|&d| d % members == 0 && l.run % d as i64 == 0)?;
     let last = c.reduction.as_ref()?.axes.last()?.known()?;
-    let sums = Sums { dtype, broadcast: a.dtype(), vector: b.dtype(), groups: products };
+    let sums = Sums { dtype, broadcast: a.dtype(), vector: b.dtype(), groups: products, small: false };
     let row = rows::named(rows::choose(&sums, target).name).filter(|r| r.name.starts_with("amx_"))?;
     let rows = match l.line.known() {
         Some(line) => rows_of(line).max(1),

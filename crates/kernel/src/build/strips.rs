@@ -97,7 +97,8 @@ pub fn plan(a: &Attention, offset: Offset, target: &TargetDesc) -> Option<Strips
     if a.product.dtype() != DType::F32 || a.values.dtype() != DType::F32 || a.score.dtype() != DType::F32 {
         return None;
     }
-    let row = rows::choose(&Sums { dtype: DType::F32, broadcast: DType::F32, vector: DType::F32, groups: 1 }, target);
+    let row =
+        rows::choose(&Sums { dtype: DType::F32, broadcast: DType::F32, vector: DType::F32, groups: 1, small: false }, target);
     let rank = a.dims.len() as u32;
     let depth: i64 = a.depth.iter().map(|e| e.known()).product::<Option<i64>>()?;
     let columns = usize::try_from(a.dims[n].known()?).ok()?;

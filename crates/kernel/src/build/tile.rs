@@ -62,8 +62,13 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
     if !fits(rows, columns, depth) {
         return None;
     }
-    let sums =
-        Sums { dtype: r.body.dtype(), broadcast: factor_dtype(&f[rows_of]), vector: factor_dtype(&f[1 - rows_of]), groups: 1 };
+    let sums = Sums {
+        dtype: r.body.dtype(),
+        broadcast: factor_dtype(&f[rows_of]),
+        vector: factor_dtype(&f[1 - rows_of]),
+        groups: 1,
+        small: false,
+    };
     let row = rows::choose(&sums, target);
     let row = match row.name.starts_with("wgmma") {
         true => {

@@ -7,9 +7,9 @@ use crate::plan::{Brgemm, Panels, guess};
 use crate::rows::{self, Row, Sums};
 use crate::target::TargetDesc;
 use crate::zero_point::byte_read;
-use infc_ir::Expr;
 use infc_ir::compute::Compute;
 use infc_ir::scalar::{Kind, Scalar};
+use infc_ir::{DType, Expr};
 
 /// The plan of a contraction; `None` if it has no n axis or its vector factor cannot be brought into panels.
 pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Brgemm> {
@@ -113,7 +113,7 @@ impl Frame {
         sides.sort_by_key(|&k| !constant(k));
         // Where the contiguous side cannot be brought into panels, the result's columns are stored one by one; so they are where pairs of bf16
         // want the constant side in panels.
-        let short = Sums { dtype: r.body.dtype(), broadcast: f[0].dtype(), vector: f[1].dtype(), groups: 2 };
+        let short = Sums { dtype: r.body.dtype(), broadcast: f[0].dtype(), vector: f[1].dtype(), groups: 2, small: false };
         let pairs = rows::choose(&short, target).name == "bf16_dot";
         let ways = contiguous.and_then(|a| Some((side_of(a)?, a))).filter(|w| !pairs || constant(w.0)).into_iter();
         let mut ways = ways.chain(sides.into_iter().filter_map(|k| Some((k, widest(k)?))));
@@ -133,14 +133,18 @@ impl Frame {
         let mut m: Vec<usize> = only[broadcast].clone();
         m.sort_by_key(|&a| (std::cmp::Reverse(out.buffer.strides[a].known().unwrap_or(i64::MAX)), a));
         let rows: i64 = m.iter().map(|&a| guess(c.dims[a])).product();
+        let taps = taps(c, (broadcast, &m), &f, operands);
+        // Blocks of neighbours along k are the same for every tile.
+        let cut = taps.iter().any(|t| t.k + 1 == r.axes.len());
         let sums = Sums {
             dtype: r.body.dtype(),
             broadcast: f[broadcast].dtype(),
             vector: f[vector].dtype(),
             groups: if panels_of == Panels::Packed { groups(c, &f[broadcast], &operands[f[broadcast].source]) } else { 1 },
+            small: panels_of == Panels::Packed && !cut && is_small(&f[vector], &operands[f[vector].source], target),
         };
         let row_of_sums = rows::choose(&sums, target);
-        let taps = taps(c, (broadcast, &m), &f, operands);
+        let lanes = row_of_sums.lanes(target, bytes);
         let narrow = panels_of == Panels::Packed && row_of_sums.depth == 1 && taps.is_empty();
         let stored = || {
             let found = narrow_factor(c, n, &f[vector], &operands[f[vector].source])?.stored;
@@ -179,7 +183,7 @@ impl Frame {
         let (l1_bytes, l2_bytes) = (target.l1_bytes as i64, target.l2_bytes as i64);
         let vector_bytes = f[vector].dtype().bytes() as i64;
         // Units for vectors of 32 bytes take those of 64 in two halves; half a vector of 32 bytes gains nothing anywhere.
-        let halves = lanes >= 8 && target.vector_bytes >= 64;
+        let halves = lanes >= 8 && target.vector_bytes >= 64 && row_of_sums.block == 1;
         let bytes = bytes as i64;
         let row = row_of_sums;
         Some(Frame {
@@ -258,7 +262,7 @@ impl Frame {
         let tiles = (rows / mr as f64).ceil() * (columns / nr as f64).ceil();
         let vectors = nr.div_ceil(self.lanes);
         let computed = (nr / self.lanes) as f64 + if nr % self.lanes == 0 { 0.0 } else { HALF };
-        let steps = mr as f64 * computed / self.row.per_cycle;
+        let steps = mr as f64 * (computed / self.row.per_cycle + self.row.broadcast);
         let loads = (mr + vectors) as f64 / 2.0;
         // Neighbouring tiles leave out the same of it.
         let panel = (self.depth as f64 * shares[mr - 1]) as i64 * nr as i64 * self.vector_bytes;
@@ -374,6 +378,12 @@ pub(super) fn narrow_factor(c: &Compute, n: usize, b: &Factor, operand: &Operand
     stored::find(operand.constant.as_ref()?, &pack_index(b, n, c, r.axes.len())?, columns, &depth)
 }
 
+/// Is every number of a factor of f16 small enough for sums in f16?
+fn is_small(b: &Factor, operand: &Operand, target: &TargetDesc) -> bool {
+    let wanted = target.f16_fma && b.dtype() == DType::F16 && matches!(b.scalar.kind(), Kind::Cast(x) if *x == b.read);
+    wanted && operand.constant.as_ref().is_some_and(|t| (0..t.len()).all(|i| t.float(i).abs() <= rows::SMALL))
+}
+
 /// Neighbours along k that the broadcast factor has side by side, four at most, or two; 1 if that is not so for all of k.
 fn groups(c: &Compute, a: &Factor, operand: &Operand) -> usize {
     let axes = &c.reduction.as_ref().expect("a contraction reduces").axes;
@@ -399,7 +409,7 @@ fn fewest(tiles: &[([usize; 2], f64)]) -> Option<[usize; 2]> {
 /// Cycles of one round of the k loop, over all tiles.
 fn rounds((rows, columns): (i64, i64), (mr, nr): (usize, usize), vectors: usize, row: &Row) -> f64 {
     let tiles = (rows.max(1) as f64 / mr as f64).ceil() * (columns.max(1) as f64 / nr as f64).ceil();
-    let steps = (mr * vectors) as f64 / row.per_cycle;
+    let steps = mr as f64 * (vectors as f64 / row.per_cycle + row.broadcast);
     let loads = (mr + vectors) as f64 / 2.0;
     tiles * (steps.max(loads).max(row.latency) + 1.0)
 }
@@ -411,7 +421,7 @@ pub(crate) fn cycles(c: &Compute, p: &Brgemm, target: &TargetDesc) -> f64 {
     let batch: Vec<usize> = (0..c.dims.len()).filter(|a| *a != p.n && !p.m.contains(a)).collect();
     let row = rows::named(p.row).expect("a plan names a row of the table");
     let depth = r.axes.iter().map(|&e| guess(e)).product::<i64>() as f64 / row.depth as f64;
-    let lanes = target.lanes(r.body.dtype().bytes()).clamp(1, p.nr);
+    let lanes = row.lanes(target, r.body.dtype().bytes()).clamp(1, p.nr);
     rounds((extent(&p.m), guess(c.dims[p.n])), (p.mr, p.nr), p.nr / lanes, row) * depth * extent(&batch) as f64
 }
 

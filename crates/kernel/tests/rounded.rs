@@ -1,9 +1,9 @@
-//! Products of f32 in bf16: what is rounded, and that nothing else changes.
+//! Products of f32 in fewer bits: what is rounded, and that nothing else changes.
 
 use infc_ir::compute::{Compute, Reducer, Step};
 use infc_ir::interp::run_step;
 use infc_ir::{DType, Expr, Scalar, Tensor, TensorType};
-use infc_kernel::bf16::round;
+use infc_kernel::rounded::round;
 use infc_kernel::target::{Math, TargetDesc};
 use infc_kernel::work::{Id, Item, Memory, Task, Work};
 use proptest::prelude::*;
@@ -15,6 +15,28 @@ fn machine(math: Math, bf16_dot: bool) -> TargetDesc {
         math.name()
     );
     TargetDesc::from_toml(&text).expect("a machine file")
+}
+
+/// A machine for products of f16, in tiles or in blocks.
+fn halves(tiles: bool) -> TargetDesc {
+    TargetDesc { f16_fma: true, tile_f16: tiles, ..machine(Math::F16, false) }
+}
+
+/// The obvious rounding to f16: of all its numbers the nearest, the even one of two.
+fn halved(v: f64) -> f64 {
+    let all = |bits: u16| if bits == 0x7c00 { 65536.0 } else { half::f16::from_bits(bits).to_f64() };
+    let (mut low, mut high) = (0u16, 0x7c00u16);
+    if v.is_nan() {
+        return v;
+    }
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if all(middle) <= v.abs() { low = middle } else { high = middle }
+    }
+    let (below, above) = (v.abs() - all(low), all(high) - v.abs());
+    let nearest = if below < above || below == above && low % 2 == 0 { low } else { high };
+    let size = if nearest == 0x7c00 { f64::INFINITY } else { all(nearest) };
+    size.copysign(v)
 }
 
 /// A work list of one step; the sources that are `true` are constant.
@@ -147,6 +169,96 @@ proptest! {
     }
 }
 
+/// `sum x * w` over k; `swap`: the other way round.
+fn matrix_product([m, k, n]: [usize; 3], dtype: DType, swap: bool) -> Step {
+    let read = |source: usize, at: &[Expr]| Scalar::read_at(dtype, source, at).cast(DType::F32);
+    Step::Compute(Compute::reduce(
+        &[m, n].map(Expr::from),
+        &[Expr::from(k)],
+        Reducer::Sum,
+        |o, r| {
+            let (x, w) = (read(0, &[o[0], r[0]]), read(1, &[r[0], o[1]]));
+            if swap { w * x } else { x * w }
+        },
+        |_, acc| acc,
+    ))
+}
+
+proptest! {
+    #[test]
+    fn products_for_tiles_are_those_of_factors_in_f16(
+        m in 1usize..4, k in 1usize..8, n in 1usize..5, swap: bool, xs in prop::collection::vec(number(), 40), ws in prop::collection::vec(number(), 40),
+    ) {
+        let sources = [(tensor(&[m, k], &xs), false), (tensor(&[k, n], &ws), true)];
+        let step = matrix_product([m, k, n], DType::F32, swap);
+        let (mut work, ids) = work_of(&step, &sources, &[m, n]);
+        round(&mut work, &halves(true));
+        let exact = |t: &Tensor| Tensor::from_vec(t.dims.clone(), t.to_vec::<f32>().into_iter().map(|v| halved(f64::from(v)) as f32).collect::<Vec<f32>>());
+        let exact: Vec<Option<Tensor>> = sources.iter().map(|s| Some(exact(&s.0))).collect();
+        if k < 2 {
+            prop_assert_eq!(factors(&work), [DType::F32, DType::F32]);
+        } else {
+            prop_assert!(same(&run(&work, &ids, &sources), &run_step(&step, &exact).expect("runs")));
+            prop_assert_eq!(factors(&work), [DType::F16, DType::F16]);
+            prop_assert_eq!(depth(&work), [k.next_multiple_of(2) as i64]);
+        }
+    }
+
+    /// Each column of weights is as large as sums in f16 allow, and the sum is brought back; so it is for weights that are f16 from the beginning.
+    #[test]
+    fn columns_for_blocks_are_scaled(
+        m in 1usize..4, k in 6usize..20, n in 1usize..5, swap: bool, short: bool, size in -40i32..40,
+        xs in prop::collection::vec(number(), 80), ws in prop::collection::vec(-4f32..4.0, 100), special in prop::option::weighted(0.1, prop::sample::select(vec![f32::NAN, f32::INFINITY, f32::MAX, 1e-44])),
+    ) {
+        let mut ws: Vec<f32> = ws.iter().enumerate().map(|(i, &w)| if i % 7 == 3 { 0.0 } else { w * (size as f32 / 4.0 * (i % 3) as f32).exp2() }).collect();
+        if let Some(v) = special {
+            ws[n] = v;
+        }
+        let as_short = |t: Tensor| match short {
+            true => Tensor::from_vec(t.dims.clone(), t.to_vec::<f32>().into_iter().map(half::f16::from_f32).collect::<Vec<_>>()),
+            false => t,
+        };
+        let dtype = if short { DType::F16 } else { DType::F32 };
+        let sources = [(as_short(tensor(&[m, k], &xs)), false), (as_short(tensor(&[k, n], &ws)), true)];
+        let step = matrix_product([m, k, n], dtype, swap);
+        let (mut work, ids) = work_of(&step, &sources, &[m, n]);
+        round(&mut work, &halves(false));
+        let (x, w) = (&sources[0].0, &sources[1].0);
+        let column = |j: usize| (0..k).map(move |q| w.float(q * n + j).abs());
+        let largest: Vec<f64> = (0..n).map(|j| column(j).fold(0.0, f64::max)).collect();
+        let reason = (0..n).all(|j| column(j).all(f64::is_finite)) && largest.iter().all(|&v| v == 0.0 || (1e-29..1e29).contains(&v));
+        if k < 8 || !reason {
+            prop_assert!(factors(&work).iter().all(|&d| d == dtype) && work.items.len() == 1);
+            return Ok(());
+        }
+        let Some(Item::Task(task)) = work.items.last() else { unreachable!("a step") };
+        let scaled = task.sources.iter().find_map(|&id| match &work.tensor(id).memory {
+            Memory::Constant(t) if t.dtype == DType::F16 && t.dims == [k, n] => Some(t.clone()),
+            _ => None,
+        });
+        let scaled = scaled.expect("weights in f16");
+        let made = run(&work, &ids, &sources).to_vec::<f32>();
+        for j in 0..n {
+            // The power of two that brings the largest one to (2^-6, 2^-5].
+            let mut scale = 1.0;
+            while largest[j] != 0.0 && largest[j] * scale > 1.0 / 32.0 {
+                scale /= 2.0;
+            }
+            while largest[j] != 0.0 && largest[j] * scale <= 1.0 / 64.0 {
+                scale *= 2.0;
+            }
+            for q in 0..k {
+                prop_assert_eq!(scaled.float(q * n + j), halved(w.float(q * n + j) * scale));
+            }
+            for i in 0..m {
+                let sum = (0..k).fold(0f32, |sum, q| sum + (halved(x.float(i * k + q)) * scaled.float(q * n + j)) as f32);
+                let (got, want) = (made[i * n + j], sum * (1.0 / scale) as f32);
+                prop_assert!(got == want || got.is_nan() && want.is_nan(), "{got:e} instead of {want:e}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_the_row_cannot_take_stays_as_it_is() {
     let read = |source: usize, at: &[Expr]| Scalar::read_at(DType::F32, source, at);
@@ -167,4 +279,5 @@ fn what_the_row_cannot_take_stays_as_it_is() {
     assert!(!rounds(&plain, false, &able) && !rounds(&across, true, &able) && !rounds(&depthwise, true, &able));
     assert!(!rounds(&plain, true, &machine(Math::F32, true)));
     assert!(!machine(Math::Bf16, false).takes(Math::Bf16) && able.takes(Math::Bf16) && !able.takes(Math::F16));
+    assert!([true, false].map(halves).iter().all(|t| t.takes(Math::F16) && !t.takes(Math::Bf16) && !t.takes(Math::Tf32)));
 }

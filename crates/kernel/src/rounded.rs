@@ -1,0 +1,293 @@
+//! Products of f32 in fewer bits: `--math bf16` and `--math f16` on CPUs with instructions for them.
+//!
+//! `sum x * w` with constant weights becomes `sum f32(x') * f32(w')`, where `x'` and `w'` are rounded: the weights here, the data
+//! by a step of its own, which fusion puts into the end of the step that makes the data, so that it is stored rounded. Sums
+//! stay f32, and so does all that follows them. Weights lie in 16 bits, half as many bytes.
+//!
+//! Where instructions take pairs (the rows `bf16_dot`, `amx_bf16`, `amx_f16`), the k axis gets whole ones. Where a few products are summed up in f16
+//! (`f16_blocks`), each column of weights is multiplied by a power of two that makes its largest one as large as it may be, so that no such sum
+//! leaves the range of f16; the sum is multiplied by the inverse. Both are exact. So are products of tensors that are f16 from the beginning.
+//!
+//! This is the one place that decides which sums are taken so: those whose factors are read side by side along k as the row wants them. Others
+//! stay as they are: both factors from data, depthwise and grouped convolutions, data that lies across, an odd row of taps over one channel.
+//! Knows no operator: it looks at computes only. Class: factors rounded to 8 or 11 bits, sums reassociated; in blocks of f16, each step of a block rounded to 11 bits.
+
+use crate::byte_groups::{filled, index_of, neighbours, source_of};
+use crate::fuse::is_contraction;
+use crate::place::{channels_last, is_convolution};
+use crate::rows::{SMALL, flushed};
+use crate::target::{Math, TargetDesc};
+use crate::work::{Id, Item, Memory, Task, Work};
+use infc_ir::compute::{Compute, Step};
+use infc_ir::scalar::{Binary, Kind, Scalar};
+use infc_ir::{DType, Expr, Tensor, TensorType};
+use std::collections::HashMap;
+
+/// How factors are rounded.
+#[derive(Clone, Copy)]
+struct Form {
+    dtype: DType,
+    /// Neighbours along k that an instruction takes.
+    group: i64,
+    /// So many there must be: with fewer in f16, widening the sums takes as long as f32 products.
+    fewest: i64,
+    /// Subnormal numbers are zeros, as the instruction takes them.
+    flush: bool,
+    /// Weights are as large as sums in f16 allow.
+    scaled: bool,
+}
+
+const BF16: Form = Form { dtype: DType::BF16, group: 2, fewest: 2, flush: true, scaled: false };
+const F16_PAIRS: Form = Form { dtype: DType::F16, flush: false, ..BF16 };
+const F16_BLOCKS: Form = Form { group: 1, fewest: 8, scaled: true, ..F16_PAIRS };
+
+impl Form {
+    fn of(target: &TargetDesc) -> Option<Form> {
+        match target.math {
+            _ if target.block_threads > 0 => None,
+            Math::Bf16 => target.bf16_dot.then_some(BF16),
+            Math::F16 if target.tile_f16 => Some(F16_PAIRS),
+            Math::F16 => target.f16_fma.then_some(F16_BLOCKS),
+            Math::F32 | Math::Tf32 => None,
+        }
+    }
+    /// An f32, rounded.
+    fn round(self, x: Scalar) -> Scalar {
+        if self.flush { flushed(x) } else { x }.cast(self.dtype)
+    }
+}
+
+/// Rounds factors in all blocks of the work list, if the machine's products of f32 are taken in fewer bits.
+pub fn round(work: &mut Work, target: &TargetDesc) {
+    let Some(form) = Form::of(target) else { return };
+    let mut items = std::mem::take(&mut work.items);
+    walk(work, form, &mut items, &mut HashMap::new());
+    work.items = items;
+}
+
+/// What is rounded already, by the tensor that was rounded.
+type Rounded = HashMap<Id, Id>;
+
+/// Weights that are rounded already, by the tensor and, where columns are scaled, its axis of columns; with the factors of columns.
+type Weights = HashMap<(Id, Option<usize>), (Id, Option<Id>)>;
+
+fn walk(work: &mut Work, form: Form, items: &mut Vec<Item>, weights: &mut Weights) {
+    let mut out = Vec::with_capacity(items.len());
+    // Data that is rounded already and was not written since.
+    let mut data = Rounded::new();
+    for mut item in std::mem::take(items) {
+        match &mut item {
+            Item::Task(task) => {
+                if let Some(better) = rounded(work, form, task, weights, &mut data, &mut out) {
+                    *task = better;
+                }
+                let written = work.root(task.out);
+                data.retain(|&x, _| work.root(x) != written);
+            }
+            Item::If { then, otherwise, .. } => {
+                walk(work, form, then, weights);
+                walk(work, form, otherwise, weights);
+                data.clear();
+            }
+            Item::Loop { body, .. } => {
+                walk(work, form, body, weights);
+                data.clear();
+            }
+            Item::Host { .. } => data.clear(),
+            Item::Bind { .. } | Item::Require { .. } => {}
+        }
+        out.push(item);
+    }
+    *items = out;
+}
+
+/// A product that is taken in fewer bits.
+struct Product {
+    /// The factors, data and weights, with what widens them; and what they read.
+    factors: [Scalar; 2],
+    reads: [Scalar; 2],
+    /// The axis of columns in the result, and in the weights where these have no other that goes with it.
+    n: usize,
+    column: Option<usize>,
+}
+
+/// `sum x * w` of data and constant weights, if the row can take it.
+fn product(work: &Work, form: Form, task: &Task) -> Option<Product> {
+    let Step::Compute(c) = &task.step else { return None };
+    let r = c.reduction.as_ref().filter(|r| is_contraction(c) && r.body.dtype() == DType::F32)?;
+    let Kind::Binary(Binary::Mul, a, b) = r.body.kind() else { return None };
+    // f16 from the beginning is as good as rounded where it must be scaled; elsewhere the row takes it as it is.
+    let read = |s: Scalar| match s.kind() {
+        Kind::Read { .. } if s.dtype() == DType::F32 => Some(s),
+        Kind::Cast(x) if form.scaled && x.dtype() == DType::F16 && matches!(x.kind(), Kind::Read { .. }) => Some(*x),
+        _ => None,
+    };
+    let (a_read, b_read) = (read(*a)?, read(*b)?);
+    if source_of(a_read) == source_of(b_read) {
+        return None;
+    }
+    let constant = |s: Scalar| matches!(work.tensor(task.sources[source_of(s)]).memory, Memory::Constant(_));
+    let (factors, [x, w]) = match (constant(a_read), constant(b_read)) {
+        (false, true) => ([*a, *b], [a_read, b_read]),
+        (true, false) => ([*b, *a], [b_read, a_read]),
+        _ => return None,
+    };
+    let (Kind::Read { guard: x_guard, .. }, Kind::Read { guard: None, .. }) = (x.kind(), w.kind()) else { return None };
+    if x_guard.is_some_and(|(_, fill)| !matches!(fill.kind(), Kind::Const(_))) {
+        return None;
+    }
+    let (at, along) = (index_of(x)?, index_of(w)?);
+    let data = task.sources[source_of(x)];
+    let (k, dim) = neighbours(c, &at, &along, work, data)?;
+    let known = r.axes.iter().all(|e| e.known().is_some());
+    // The weights move along one axis of the result, the data does not.
+    let uses = |index: &[Expr], axis: usize| index.iter().any(|e| e.uses_var(axis as u32));
+    let mut columns = (0..c.dims.len()).filter(|&axis| uses(&along, axis));
+    let (n, None) = (columns.next()?, columns.next()) else { return None };
+    // What an odd axis would read further on must be beyond the data: a number there, times zero, may be NaN.
+    let beyond = at[dim] == Expr::var(c.dims.len() + k) && work.tensor(data).ty.dims[dim] == r.axes[k];
+    let groups = r.axes[k].known().is_some_and(|e| e >= form.fewest && (e % form.group == 0 || beyond));
+    let good = known && groups && c.dims[n].known().is_some() && !uses(&at, n);
+    let column = along.iter().position(|&e| e == Expr::var(n));
+    (good && (column.is_some() || !form.scaled)).then_some(Product { factors, reads: [x, w], n, column })
+}
+
+/// The task with factors rounded; the steps that round its data go before it.
+fn rounded(
+    work: &mut Work,
+    form: Form,
+    task: &Task,
+    weights: &mut Weights,
+    data: &mut Rounded,
+    before: &mut Vec<Item>,
+) -> Option<Task> {
+    let p = product(work, form, task)?;
+    let [x, w] = p.reads;
+    let (x_id, w_id) = (task.sources[source_of(x)], task.sources[source_of(w)]);
+    let (new_w, scales) = narrow_weights(work, form, w_id, p.column, weights)?;
+    let convolution = is_convolution(work, task);
+    let new_x = match x.dtype() == form.dtype {
+        true => x_id,
+        false => *data.entry(x_id).or_insert_with(|| {
+            let (id, step) = rounding(work, form, x_id);
+            let (name, node) = (form.dtype.name().into(), task.node.clone());
+            before.push(Item::Task(Task { step, sources: vec![x_id], out: id, name, node }));
+            id
+        }),
+    };
+    if convolution && new_x != x_id {
+        let rank = work.tensor(new_x).ty.rank();
+        work.tensors[new_x.index()].order = channels_last(rank);
+    }
+    let mut out = task.clone();
+    out.sources.extend([new_x, new_w]);
+    let place = out.sources.len();
+    let short = |read: Scalar, source: usize| match read.kind() {
+        Kind::Read { index, guard: None, .. } => Scalar::read(form.dtype, source, index.iter().copied()),
+        Kind::Read { index, guard: Some((cond, fill)), .. } => {
+            let fill = if fill.dtype() == form.dtype { *fill } else { form.round(*fill) };
+            Scalar::read_if(source, index.iter().copied(), *cond, fill)
+        }
+        _ => unreachable!("a read"),
+    };
+    let (x_read, w_read) = (short(x, place - 2), short(w, place - 1));
+    let Step::Compute(c) = &task.step else { return None };
+    let mut reduction = c.reduction.clone()?;
+    let [old_x, old_w] = p.factors;
+    reduction.body = reduction.body.rewrite(&mut |n| {
+        if n == old_x {
+            x_read.cast(DType::F32)
+        } else if n == old_w {
+            w_read.cast(DType::F32)
+        } else {
+            n
+        }
+    });
+    let value = match scales {
+        None => c.value,
+        Some(id) => {
+            out.sources.push(id);
+            let scale = Scalar::read_at(DType::F32, place, &[Expr::var(p.n)]);
+            c.value.rewrite(&mut |n| if matches!(n.kind(), Kind::Local(0)) { n * scale } else { n })
+        }
+    };
+    out.step = Step::Compute(Compute { dims: c.dims.clone(), reduction: Some(reduction), value });
+    // Filling drops what is no longer read, and so must what needs none.
+    let whole = filled(work, &out, (x_read, w_read), form.group, Scalar::float(form.dtype, 0.0));
+    Some(whole.unwrap_or_else(|| {
+        out.prune();
+        out
+    }))
+}
+
+/// A new tensor that is `x` rounded, and the step that makes it.
+fn rounding(work: &mut Work, form: Form, x: Id) -> (Id, Step) {
+    let dims = work.tensor(x).ty.dims.clone();
+    let step = Compute::map(&dims, |axes| form.round(Scalar::read_at(DType::F32, 0, axes)));
+    (work.add(TensorType::new(form.dtype, dims), Memory::Temp, ""), Step::Compute(step))
+}
+
+/// The constant rounded, and what sums of its columns are multiplied by, if they are scaled; `None` if they cannot be.
+fn narrow_weights(work: &mut Work, form: Form, w: Id, column: Option<usize>, weights: &mut Weights) -> Option<(Id, Option<Id>)> {
+    let column = column.filter(|_| form.scaled);
+    if let Some(&found) = weights.get(&(w, column)) {
+        return Some(found);
+    }
+    let Memory::Constant(t) = &work.tensor(w).memory else { return None };
+    let (narrow, scales) = match column {
+        Some(column) => {
+            let exponents = exponents(t, column)?;
+            let inverse = exponents.iter().map(|&e| (-f64::from(e)).exp2() as f32).collect();
+            let scale = |i: usize| f64::from(exponents[along(t, column, i)]).exp2();
+            (narrow(t, form, &scale), Some(Tensor::from_vec([exponents.len()], inverse)))
+        }
+        None => (narrow(t, form, &|_| 1.0), None),
+    };
+    let mut add = |t: Tensor, name: &str| {
+        let ty = TensorType::new(t.dtype, t.dims.iter().map(|&d| Expr::from(d)));
+        work.add(ty, Memory::Constant(t), name)
+    };
+    let found = (add(narrow, &format!("weights in {}", form.dtype)), scales.map(|s| add(s, "factors of columns")));
+    weights.insert((w, column), found);
+    Some(found)
+}
+
+/// Where element `i` of a tensor is along an axis.
+fn along(t: &Tensor, axis: usize, i: usize) -> usize {
+    let inner: usize = t.dims[axis + 1..].iter().product();
+    i / inner.max(1) % t.dims[axis]
+}
+
+/// For each column the largest power of two that leaves it [`SMALL`]. `None` where that is beyond reason: numbers near the ends of f32, infinities, NaN.
+fn exponents(t: &Tensor, column: usize) -> Option<Vec<i32>> {
+    let mut largest = vec![0f64; t.dims[column]];
+    for i in 0..t.len() {
+        let v = t.float(i).abs();
+        if !v.is_finite() {
+            return None;
+        }
+        let most = &mut largest[along(t, column, i)];
+        *most = most.max(v);
+    }
+    // Rounding to f16 may bring a number up to the next power of two, never beyond.
+    let exponent = |v: f64| match v {
+        0.0 => Some(0),
+        _ => Some((SMALL / v).log2().floor() as i32).filter(|e| e.abs() < 100),
+    };
+    let all: Option<Vec<i32>> = largest.iter().map(|&v| exponent(v)).collect();
+    let fits = |(&v, &e): (&f64, &i32)| v * f64::from(e).exp2() <= SMALL;
+    all.filter(|all| largest.iter().zip(all).all(fits))
+}
+
+/// Multiplied and rounded to nearest even; NaN stays NaN.
+fn narrow(t: &Tensor, form: Form, scale: &dyn Fn(usize) -> f64) -> Tensor {
+    let values = (0..t.len()).map(|i| t.float(i) * scale(i));
+    match form.dtype {
+        // Times a power of two it is still an f32, or so small that it becomes a zero.
+        DType::F16 => Tensor::from_vec(t.dims.clone(), values.map(|v| half::f16::from_f32(v as f32)).collect::<Vec<_>>()),
+        _ => {
+            let flushed = |v: f32| if v.abs() < f32::MIN_POSITIVE { v * 0.0 } else { v };
+            Tensor::from_vec(t.dims.clone(), values.map(|v| half::bf16::from_f32(flushed(v as f32))).collect::<Vec<_>>())
+        }
+    }
+}
