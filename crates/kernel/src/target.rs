@@ -46,6 +46,9 @@ pub struct TargetDesc {
     /// The same for bytes, signed and unsigned ones.
     #[serde(default)]
     pub tile_bytes: bool,
+    /// An instruction that widens a vector of f16 to f32.
+    #[serde(default)]
+    pub widens_f16: bool,
     /// Registers of 32-bit elements from which one instruction takes an element for each lane, by an index in that lane: 2 (VPERMT2PS), 1
     /// (VPERMPS), or 0 where there is none.
     #[serde(default)]

@@ -36,6 +36,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         warpgroups: false,
         math: infc_kernel::target::Math::F32,
         small: false,
+        widens_f16: false,
         l1_bytes: 32 << 10,
         l1_way_bytes: 0,
         l2_bytes: 512 << 10,

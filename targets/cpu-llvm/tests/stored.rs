@@ -34,6 +34,32 @@ fn product(llvm: &Llvm, [m, k, n]: [usize; 3], w: &[f32], x: &[f32], compiled: b
     (memory.pop().expect("the result"), plan.to_string())
 }
 
+fn hash(i: usize) -> u32 {
+    (i as u32).wrapping_mul(0x85eb_ca6b).rotate_left(13).wrapping_mul(0xc2b2_ae35) >> 11
+}
+
+/// All machines that run here give the same bits with the weights in that form as in f32, and so does the interpreter.
+fn check(form: &str, [m, k, n]: [usize; 3], w: &[f32]) {
+    let x: Vec<f32> = (0..m * k).map(|i| (hash(i + 77) % 401) as f32 * 0.005 - 1.0).collect();
+    // Which NaN comes out of several is the machine's choice.
+    let numbers = |bytes: &[u8]| -> Vec<u32> {
+        to_floats(bytes).iter().map(|v| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }).collect()
+    };
+    for machine in machines().into_iter().filter(supported) {
+        let wide = Llvm::new(machine.clone());
+        let narrow = Llvm::new(infc_kernel::target::TargetDesc { small: true, ..machine });
+        let name = &narrow.target().name;
+        let (got, plan) = product(&narrow, [m, k, n], w, &x, true);
+        assert!(plan.ends_with(&format!("stored={form}")), "{form}, {m} rows on {name}: {plan}");
+        let (slow, _) = product(&narrow, [m, k, n], w, &x, false);
+        assert_eq!(numbers(&got), numbers(&slow), "{form}, {m} rows on {name}: the interpreter");
+        // The same row of products, so the same sums.
+        let (want, _) = product(&wide, [m, k, n], w, &x, true);
+        let same = if w.iter().all(|v| v.is_finite()) { got == want } else { numbers(&got) == numbers(&want) };
+        assert!(same, "{form}, {m} rows on {name}: f32");
+    }
+}
+
 #[test]
 fn bits_are_those_of_f32() {
     let hash = |i: usize| (i as u32).wrapping_mul(0x85eb_ca6b).rotate_left(13).wrapping_mul(0xc2b2_ae35) >> 11;
@@ -56,18 +82,57 @@ fn bits_are_those_of_f32() {
             }
         };
         let w: Vec<f32> = (0..k * n).map(weight).collect();
-        let x: Vec<f32> = (0..m * k).map(|i| (hash(i + 77) % 401) as f32 * 0.005 - 1.0).collect();
-        for machine in machines().into_iter().filter(supported) {
-            let wide = Llvm::new(machine.clone());
-            let narrow = Llvm::new(infc_kernel::target::TargetDesc { small: true, ..machine });
-            let name = &narrow.target().name;
-            let (got, plan) = product(&narrow, [m, k, n], &w, &x, true);
-            assert!(plan.ends_with(&format!("stored={form}")), "{form}, {m} rows on {name}: {plan}");
-            let (slow, _) = product(&narrow, [m, k, n], &w, &x, false);
-            assert_eq!(got, slow, "{form}, {m} rows on {name}: the interpreter");
-            // The same row of products, so the same sums.
-            let (want, _) = product(&wide, [m, k, n], &w, &x, true);
-            assert_eq!(got, want, "{form}, {m} rows on {name}: f32");
+        check(form, [m, k, n], &w);
+    }
+}
+
+#[test]
+fn bits_of_narrow_floats_are_those_of_f32() {
+    let value = |dtype: DType, bits: u32| f64::from_bits(infc_ir::eval::from_memory(dtype, u64::from(bits))) as f32;
+    let (e4, e5) = (DType::F8E4M3FN, DType::F8E5M2);
+    // The form, the dtype of the weights, terms of each sum, terms that share a scale, and whether some weights are no numbers.
+    let cases = [
+        ("e4m3", e4, 200, 200, false),
+        ("e4m3", DType::F8E4M3FNUZ, 200, 200, false),
+        ("e4m3/128", e4, 384, 128, false),
+        ("e5m2", e5, 200, 200, false),
+        ("e5m2", DType::F8E5M2FNUZ, 200, 200, false),
+        ("f8e4m3fn", e4, 77, 77, true),
+        ("f8e5m2", e5, 77, 77, true),
+        ("bf16", DType::BF16, 77, 77, true),
+        ("bf16", DType::BF16, 76, 76, true),
+        ("f16", DType::F16, 77, 77, true),
+    ];
+    for ((form, dtype, k, block, odd), m) in cases.into_iter().flat_map(|c| [1usize, 3, 9, 40].map(|m| (c, m))) {
+        let n = 75;
+        let weight = |i: usize| {
+            let (row, column) = (i / n, i % n);
+            // All codes of 8 bits, subnormal ones of 16 too.
+            let mut bits = hash(i) & if dtype.bytes() == 1 { 0xff } else { 0xffff };
+            if dtype == DType::F16 && column % 3 == 0 {
+                bits &= 0x83ff;
+            }
+            let mut v = value(dtype, bits);
+            let scaled = form.starts_with("e4m3") || form.starts_with("e5m2");
+            if scaled && !v.is_finite() {
+                v = 0.5;
+            }
+            match v.is_finite() && v.abs() < 1e6 {
+                true if scaled => v * (0.0137 / (1.0 + (column * 7 + row / block * 3) as f32 * 0.21)),
+                true => v,
+                false if odd && column % 11 == 0 && row == 5 => f32::NAN.copysign(v),
+                false if odd && column % 11 == 1 && row == 6 && form != "f8e4m3fn" => f32::INFINITY.copysign(v),
+                false => 0.5,
+            }
+        };
+        let mut w: Vec<f32> = (0..k * n).map(weight).collect();
+        if odd {
+            // One at least of each.
+            (w[5 * n], w[5 * n + 11]) = (f32::NAN, -f32::NAN);
+            if form != "f8e4m3fn" {
+                (w[6 * n + 1], w[6 * n + 12]) = (f32::INFINITY, f32::NEG_INFINITY);
+            }
         }
+        check(form, [m, k, n], &w);
     }
 }

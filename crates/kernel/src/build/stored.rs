@@ -1,17 +1,20 @@
-//! Constant factors of f32 that have few values, kept as narrow as they are: integers of 2, 4 or 8 bits with scales, or bf16, widened where they are read.
+//! Constant factors of f32 that have few values, kept as narrow as they are and widened where they are read: integers of 2, 4 or 8 bits and floats
+//! of 8 bits with scales, f16, bf16.
 //!
-//! Weights that were quantised (DequantizeLinear of a constant, `infc quantize --scheme int4|int8|bf16`) come as f32. Here it is found again that
-//! each is `(u - z) * s` in f32 for a small integer `u`, with `s` and `z` of its column or of its column's block along k, or that it is a bf16. It
+//! Weights that were stored narrow (DequantizeLinear or Cast of a constant, `infc quantize --scheme int4|int8|f16|bf16|f8e4m3fn|f8e5m2`) come as f32. Here
+//! it is found again that each is `(u - z) * s` in f32 for a small integer `u`, or `u * s` for a small float, with `s` and `z` of its column or
+//! of its column's block along k, or that it is an f16 or a bf16. It
 //! looks at values, not at where they come from. Class: exact: each weight is the number that it was, and sums are those of f32.
 //!
 //! Words of 32 bits hold neighbours along k of a column, so that one load serves several steps. A table has for each tile of columns and
-//! each block a row of scales, one of zero points where they differ, and the rows of words.
+//! each block a row of scales, one of zero points where they differ, and the rows of words. Floats that an instruction or a cast of the backend widens
+//! lie one by one.
 
 use crate::build::{Cx, pack};
 use crate::target::TargetDesc;
 use infc_ir::compute::Compute;
 use infc_ir::scalar::{Binary, Scalar};
-use infc_ir::{DType, Expr, Tensor};
+use infc_ir::{DType, Expr, Tensor, eval};
 use std::fmt;
 
 /// How a constant is stored.
@@ -41,8 +44,13 @@ pub enum Zeros {
 pub enum Form {
     /// An integer of so many bits.
     Int(usize),
-    /// A float with the exponent of f32.
+    /// A float with the exponent of f32, two in a word.
     Bf16,
+    /// A float of 8 bits with so many of mantissa and a scale. All codes are numbers, those of exponent 0 subnormal: of the formats
+    /// with 4 and 5 bits of exponent it has the finite numbers, whatever their bias.
+    Float8(u32),
+    /// A number of a float dtype, by itself.
+    Plain(DType),
 }
 
 impl fmt::Display for Stored {
@@ -50,6 +58,8 @@ impl fmt::Display for Stored {
         match self.form {
             Form::Int(bits) => write!(f, "u{bits}")?,
             Form::Bf16 => f.write_str("bf16")?,
+            Form::Float8(mantissa) => write!(f, "e{}m{mantissa}", 7 - mantissa)?,
+            Form::Plain(dtype) => write!(f, "{dtype}")?,
         }
         if self.block > 0 {
             write!(f, "/{}", self.block)?;
@@ -63,21 +73,27 @@ impl fmt::Display for Stored {
 }
 
 impl Stored {
+    fn float(form: Form) -> Stored {
+        Stored { form, block: 0, zeros: Zeros::Middle }
+    }
     fn bits(self) -> usize {
         match self.form {
             Form::Int(bits) => bits,
             Form::Bf16 => 16,
+            Form::Float8(_) => 8,
+            Form::Plain(dtype) => 8 * dtype.bytes(),
         }
     }
     /// Weights of a word: neighbours along k.
     pub fn members(self) -> usize {
-        32 / self.bits()
+        if matches!(self.form, Form::Plain(_)) { 1 } else { 32 / self.bits() }
     }
     /// Rows of a block that are no words.
     fn head(self) -> usize {
         match self.form {
             Form::Int(_) => 1 + usize::from(self.zeros == Zeros::Row),
-            Form::Bf16 => 0,
+            Form::Float8(_) => 1,
+            Form::Bf16 | Form::Plain(_) => 0,
         }
     }
     /// What stands for 0, where that is the middle: a power of two.
@@ -92,11 +108,14 @@ impl Stored {
         [1 + self.head() + usize::from(self.head() == 1), 8]
     }
     /// Instructions that make a vector of weights.
-    fn work(self) -> f64 {
+    fn work(self, target: &TargetDesc) -> f64 {
         match self.form {
             Form::Int(8) => 3.0,
-            Form::Int(_) => 4.0,
+            Form::Int(_) | Form::Float8(_) => 4.0,
             Form::Bf16 => 1.0,
+            Form::Plain(DType::BF16) => 2.0,
+            Form::Plain(DType::F16) if target.widens_f16 => 2.0,
+            Form::Plain(_) => 10.0,
         }
     }
 }
@@ -150,6 +169,73 @@ fn range(values: &[f32], hint: &mut i32) -> Option<Range> {
     None
 }
 
+/// The greatest exponent of a float of 8 bits.
+fn top(mantissa: u32) -> i32 {
+    (1 << (7 - mantissa)) - 1
+}
+
+/// The code of a multiple of `unit` as a float of 8 bits; `unit` is the least one.
+fn code(v: f32, unit: f32, mantissa: u32) -> Option<u32> {
+    let ratio = f64::from(v.abs()) / f64::from(unit);
+    let mut exponent = if ratio < 1.0 { 0 } else { (ratio.log2().floor() as i32 - mantissa as i32).max(0) };
+    let mut digits = (ratio / f64::from(exponent).exp2()).round() as u32;
+    if digits >> (mantissa + 1) > 0 {
+        (digits, exponent) = (digits / 2, exponent + 1);
+    }
+    let same = (f64::from(digits) * f64::from(exponent).exp2() * f64::from(unit)) as f32;
+    if exponent >= top(mantissa) || same != v.abs() {
+        return None;
+    }
+    // A number with the leading digit, or a subnormal one.
+    let place = if digits >> mantissa > 0 { ((exponent as u32) << mantissa) + digits } else { digits };
+    Some(place | (u32::from(v.is_sign_negative()) << 7))
+}
+
+/// The least number of which all values are multiples as floats of 8 bits, if there is one. `hint`: the digits of the greatest in a block before.
+fn unit(values: &[f32], mantissa: u32, hint: &mut u32) -> Option<f32> {
+    let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+    if largest == 0.0 {
+        return Some(1e-20);
+    }
+    // Their scale must be a number, and so must what it is a multiple of.
+    if !largest.is_finite() || largest > 1e4 || largest < 1e-20 {
+        return None;
+    }
+    for digits in std::iter::once(*hint).chain(1 << mantissa..2 << mantissa).filter(|d| *d > 0) {
+        let near = largest / digits as f32 / f64::from(top(mantissa) - 1).exp2() as f32;
+        let short = near.to_bits().saturating_add(LOW / 2) & !LOW;
+        let others = [0i32, 1, -1, 2, -2].map(|d| near.to_bits().wrapping_add_signed(d));
+        for unit in std::iter::once(short).chain(others).map(f32::from_bits) {
+            if unit.is_normal() && values.iter().all(|&v| code(v, unit, mantissa).is_some()) {
+                *hint = digits;
+                return Some(unit);
+            }
+        }
+    }
+    None
+}
+
+/// What a float of 8 bits has to be multiplied with, once exponent and mantissa are at the end of those of an f32.
+fn float8_scale(unit: f32, mantissa: u32) -> f32 {
+    (f64::from(unit) * f64::from(126 + mantissa).exp2()) as f32
+}
+
+/// The memory of a number in a float dtype, if it is one there.
+fn plain(v: f32, dtype: DType) -> Option<u64> {
+    let bits = match dtype {
+        DType::F16 => u64::from(half::f16::from_f32(v).to_bits()),
+        _ => eval::to_memory(dtype, f64::from(v).to_bits()),
+    };
+    let back = match dtype {
+        DType::F16 => half::f16::from_bits(bits as u16).to_f32(),
+        _ => f64::from_bits(eval::from_memory(dtype, bits)) as f32,
+    };
+    (back.to_bits() == v.to_bits()).then_some(bits)
+}
+
+/// Float dtypes that are tried, those with less bits first. What they stand for as NaN has its sign, so that all backends agree on it.
+const FLOATS: [DType; 4] = [DType::F8E4M3FN, DType::F8E5M2, DType::BF16, DType::F16];
+
 /// Bits of the integers in these ranges.
 fn bits_of(ranges: &[Range]) -> Option<usize> {
     [2, 4, 8].into_iter().find(|&bits| ranges.iter().all(|r| r.most - r.least < 1 << bits))
@@ -171,6 +257,46 @@ pub struct Found {
 /// Blocks that are tried, if not all of a column has one scale.
 const BLOCKS: [usize; 7] = [1024, 512, 256, 128, 64, 32, 16];
 
+/// Scales of the blocks of some columns, one after another.
+fn scales(columns: &[f32], depth: usize, form: Form, block: usize) -> Option<Vec<Range>> {
+    let size = if block == 0 { depth } else { block };
+    let of = |column: &[f32]| -> Option<Vec<Range>> {
+        let (mut most, mut digits) = (0, 0);
+        let one = |values: &[f32]| match form {
+            Form::Float8(mantissa) => Some(Range { scale: unit(values, mantissa, &mut digits)?, least: 0, most: 0 }),
+            _ => range(values, &mut most),
+        };
+        column.chunks(size).map(one).collect()
+    };
+    Some(columns.chunks(depth).map(of).collect::<Option<Vec<_>>>()?.concat())
+}
+
+/// The form of some columns that was thought of from the first one, with the scales of their blocks.
+fn as_form(columns: &[f32], depth: usize, form: Form, block: usize) -> Option<(Stored, Vec<Range>)> {
+    match form {
+        Form::Int(_) => {
+            let mut ranges = scales(columns, depth, form, block)?;
+            let bits = bits_of(&ranges)?;
+            // Zero itself is among the integers where there is room.
+            ranges.iter_mut().filter(|r| r.most < 1 << bits).for_each(|r| r.least = r.least.min(0));
+            let half = 1 << (bits - 1);
+            let middle = ranges.iter().all(|r| r.least >= -half && r.most < half);
+            let short = ranges.iter().all(|r| r.scale.to_bits() & LOW == 0 && (-(LOW as i32)..=0).contains(&r.least));
+            let zeros = if middle {
+                Zeros::Middle
+            } else if short {
+                Zeros::WithScales
+            } else {
+                Zeros::Row
+            };
+            Some((Stored { form: Form::Int(bits), block, zeros }, ranges))
+        }
+        Form::Float8(_) => Some((Stored { block, ..Stored::float(form) }, scales(columns, depth, form, block)?)),
+        Form::Plain(dtype) => columns.iter().all(|&v| plain(v, dtype).is_some()).then_some((Stored::float(form), vec![])),
+        Form::Bf16 => columns.iter().all(|v| v.to_bits() & 0xffff == 0).then_some((Stored::float(form), vec![])),
+    }
+}
+
 /// Looks for a narrow form of a constant factor. `index` is that of [`pack::panels`]: variable 0 is n, the others are k.
 pub fn find(t: &Tensor, index: &[Expr], n: usize, k: &[usize]) -> Option<Found> {
     let depth: usize = k.iter().product();
@@ -179,48 +305,33 @@ pub fn find(t: &Tensor, index: &[Expr], n: usize, k: &[usize]) -> Option<Found> 
     }
     // Floats as they come from training fail in the first column.
     let first = pack::panels(t, index, 1, k, 1)?.to_vec::<f32>();
-    let bf16 = |values: &[f32]| values.iter().all(|v| v.to_bits() & 0xffff == 0);
     let inner = *k.last()?;
-    let blocks = std::iter::once(0).chain(BLOCKS.into_iter().filter(|b| depth == inner && depth % b == 0 && depth > *b));
-    let of = |values: &[f32], block: usize| {
-        let mut hint = 0;
-        let size = if block == 0 { depth } else { block };
-        values.chunks(size).map(|c| range(c, &mut hint)).collect::<Option<Vec<_>>>()
-    };
-    // The block with the fewest bits.
-    let block = blocks
-        .filter_map(|b| {
-            let ranges = of(&first, b)?;
-            Some((bits_of(&ranges)? * depth + 32 * ranges.len(), b))
+    let blocks: Vec<usize> =
+        std::iter::once(0).chain(BLOCKS.into_iter().filter(|b| depth == inner && depth % b == 0 && depth > *b)).collect();
+    let scaled = [Form::Int(8), Form::Float8(3), Form::Float8(2)];
+    let scaled = scaled.into_iter().flat_map(|form| blocks.iter().map(move |&block| (form, block)));
+    let mut likely: Vec<(usize, Form, usize)> = scaled
+        .filter_map(|(form, block)| {
+            let (stored, ranges) = as_form(&first, depth, form, block)?;
+            Some((stored.bits() * depth + 32 * ranges.len(), form, block))
         })
-        .min()
-        .map(|(_, b)| b);
-    if block.is_none() && !bf16(&first) {
+        .collect();
+    // Plain 8-bit floats take more time than those with a scale, and are for infinities and what is no number.
+    let floats = FLOATS.into_iter().map(Form::Plain).filter(|&form| as_form(&first, depth, form, 0).is_some());
+    likely.extend(floats.map(|form| (Stored::float(form).bits() * depth + 64, form, 0)));
+    likely.sort_by_key(|l| l.0);
+    if likely.is_empty() {
         return None;
     }
     let columns = pack::panels(t, index, n, k, 1)?;
     let values = columns.to_vec::<f32>();
-    let integers = block.and_then(|block| {
-        let mut ranges = values.chunks(depth).map(|c| of(c, block)).collect::<Option<Vec<_>>>()?.concat();
-        let bits = bits_of(&ranges)?;
-        // Zero itself is among the integers where there is room.
-        ranges.iter_mut().filter(|r| r.most < 1 << bits).for_each(|r| r.least = r.least.min(0));
-        let half = 1 << (bits - 1);
-        let middle = ranges.iter().all(|r| r.least >= -half && r.most < half);
-        let short = ranges.iter().all(|r| r.scale.to_bits() & LOW == 0 && (-(LOW as i32)..=0).contains(&r.least));
-        let zeros = if middle {
-            Zeros::Middle
-        } else if short {
-            Zeros::WithScales
-        } else {
-            Zeros::Row
-        };
-        Some((Stored { form: Form::Int(bits), block, zeros }, ranges))
-    });
-    let shorts = || bf16(&values).then_some((Stored { form: Form::Bf16, block: 0, zeros: Zeros::Middle }, vec![]));
-    let (stored, ranges) = integers.or_else(shorts)?;
-    let whole = if stored.block == 0 { inner } else { stored.block } % stored.members() == 0;
-    whole.then_some(Found { stored, columns, depth, ranges })
+    // The first that fits all columns, of those that have the fewest bits in the first one.
+    likely.into_iter().find_map(|(_, form, block)| {
+        let pairs = form == Form::Plain(DType::BF16) && inner.is_multiple_of(2);
+        let (stored, ranges) = as_form(&values, depth, if pairs { Form::Bf16 } else { form }, block)?;
+        let whole = if stored.block == 0 { inner } else { stored.block }.is_multiple_of(stored.members());
+        whole.then(|| Found { stored, columns: columns.clone(), depth, ranges })
+    })
 }
 
 /// Fewer weights than this are not worth a look.
@@ -242,7 +353,7 @@ pub fn gains(stored: Stored, weights: usize, rows: i64, per_cycle: f64, target: 
         (lanes * bits as f64 / 8.0 / rate).max((rows as f64 + widen) / per_cycle)
     };
     let moved = if few(rows) { 0.0 } else { 2.0 };
-    target.small || time(stored.bits(), stored.work() + moved) < time(32, 1.0)
+    target.small || time(stored.bits(), stored.work(target) + moved) < time(32, 1.0)
 }
 
 /// So few rows that all are in one tile: weights are widened in the loop over k. Else a task widens a panel, and all its rows read that.
@@ -260,23 +371,31 @@ impl Found {
         let (blocks, rows) = (self.depth / block, head + block / members);
         let columns = values.len() / self.depth.max(1);
         let tiles = columns.div_ceil(nr);
+        if let Form::Plain(dtype) = form {
+            return plain_table(&values, [tiles, self.depth, nr], dtype);
+        }
         let mut words = vec![0u32; tiles * blocks * rows * nr];
         for (c, column) in values.chunks(self.depth).enumerate() {
             for (b, part) in column.chunks(block).enumerate() {
                 let start = ((c / nr * blocks + b) * rows) * nr + c % nr;
                 let range = self.ranges.get(c * blocks + b);
                 let zero = range.map_or(0, |r| self.zero(*r));
-                if let (Form::Int(_), Some(range)) = (form, range) {
-                    words[start] = range.scale.to_bits();
-                    match zeros {
-                        Zeros::Middle => {}
-                        Zeros::WithScales => words[start] |= zero as u32,
-                        Zeros::Row => words[start + nr] = (zero as f32).to_bits(),
+                match (form, range) {
+                    (Form::Int(_), Some(range)) => {
+                        words[start] = range.scale.to_bits();
+                        match zeros {
+                            Zeros::Middle => {}
+                            Zeros::WithScales => words[start] |= zero as u32,
+                            Zeros::Row => words[start + nr] = (zero as f32).to_bits(),
+                        }
                     }
+                    (Form::Float8(mantissa), Some(range)) => words[start] = float8_scale(range.scale, mantissa).to_bits(),
+                    _ => {}
                 }
                 for (k, &v) in part.iter().enumerate() {
                     let narrow = match (form, range) {
                         (Form::Int(_), Some(range)) => ((v / range.scale).round() as i32 + zero) as u32,
+                        (Form::Float8(mantissa), Some(range)) => code(v, range.scale, mantissa).expect("it was found"),
                         _ => v.to_bits() >> 16,
                     };
                     words[start + (head + k / members) * nr] |= narrow << (k % members * self.stored.bits());
@@ -290,9 +409,23 @@ impl Found {
     fn zero(&self, range: Range) -> i32 {
         match self.stored.form {
             Form::Int(_) => self.stored.middle().map_or(-range.least, |m| m as i32),
-            Form::Bf16 => 0,
+            Form::Bf16 | Form::Float8(_) | Form::Plain(_) => 0,
         }
     }
+}
+
+/// Columns one after another as a table of tiles of a float dtype.
+fn plain_table(columns: &[f32], [tiles, depth, nr]: [usize; 3], dtype: DType) -> Tensor {
+    let width = dtype.bytes();
+    let mut bytes = vec![0u8; tiles * depth * nr * width];
+    for (c, column) in columns.chunks(depth).enumerate() {
+        for (k, &v) in column.iter().enumerate() {
+            let place = ((c / nr * depth + k) * nr + c % nr) * width;
+            let narrow = plain(v, dtype).expect("it was found").to_le_bytes();
+            bytes[place..place + width].copy_from_slice(&narrow[..width]);
+        }
+    }
+    Tensor::from_bytes(dtype, vec![tiles, depth, nr], bytes)
 }
 
 /// The step with its only k axis of more than one element cut into blocks with one scale.
@@ -337,12 +470,22 @@ impl Table {
         let flat = (inner..k.len()).fold(Expr::int(0), |flat, a| flat * words(a) + k[a]);
         let rows = (inner..k.len()).map(words).fold(Expr::int(1), |a, b| a * b) + s.head() as i64;
         let block = (0..outer).fold(Expr::int(0), |flat, a| flat * axes[a] + k[a]);
-        let at = |row: Expr| Scalar::read_at(DType::U32, self.source, &[tile, block * rows + row, v]);
+        let read = |dtype: DType, row: Expr| Scalar::read_at(dtype, self.source, &[tile, block * rows + row, v]);
+        let at = |row: Expr| read(DType::U32, row);
         let word = at(flat + s.head() as i64);
         let number = |n: u32| Scalar::number(DType::U32, f64::from(n));
         match s.form {
             Form::Bf16 if j == 0 => Scalar::binary(Binary::Shl, word, number(16)).bitcast(DType::F32),
             Form::Bf16 => Scalar::binary(Binary::And, word, number(0xffff_0000)).bitcast(DType::F32),
+            Form::Plain(dtype) => read(dtype, flat).cast(DType::F32),
+            Form::Float8(mantissa) => {
+                // The sign at its place, exponent and mantissa behind the places that only larger exponents need.
+                let high = 24 - 8 * j as u32;
+                let high = if high == 0 { word } else { Scalar::binary(Binary::Shl, word, number(high)) };
+                let apart = Scalar::binary(Binary::Shr, high.bitcast(DType::I32), Scalar::number(DType::I32, f64::from(mantissa + 1)));
+                let field = Scalar::binary(Binary::And, apart.bitcast(DType::U32), number(0x8000_0000 | 0x7f << (23 - mantissa)));
+                field.bitcast(DType::F32) * at(Expr::int(0)).bitcast(DType::F32)
+            }
             Form::Int(bits) => {
                 let moved = if j == 0 { word } else { Scalar::binary(Binary::Shr, word, number((bits * j) as u32)) };
                 let last = j + 1 == s.members();
@@ -404,12 +547,38 @@ mod tests {
         assert_eq!(stored(&shifted), Some(Stored { form: Form::Int(4), block: 0, zeros: Zeros::WithScales }));
         let shorts = columns(48, 64, |n, k| f32::from_bits((0.3f32 / (1 + n * k) as f32).to_bits() & 0xffff_0000));
         assert_eq!(stored(&shorts), Some(Stored { form: Form::Bf16, block: 0, zeros: Zeros::Middle }));
+        // Floats of 8 bits, with scales of columns and of blocks.
+        let small = |dtype: DType, n: usize, k: usize| {
+            let bits = integer(n, k, 8) as u64 & 0xff;
+            let v = f64::from_bits(eval::from_memory(dtype, bits)) as f32;
+            if v.is_finite() { v } else { 1.0 }
+        };
+        for (dtype, mantissa) in [(DType::F8E4M3FN, 3), (DType::F8E4M3FNUZ, 3), (DType::F8E5M2, 2), (DType::F8E5M2FNUZ, 2)] {
+            let form = Form::Float8(mantissa);
+            let whole = columns(48, 512, |n, k| small(dtype, n, k) * scale(n));
+            assert_eq!(stored(&whole), Some(Stored::float(form)), "{dtype}");
+            let blocks = columns(48, 512, |n, k| small(dtype, n, k) * scale(n + 7 * (k / 256)));
+            assert_eq!(stored(&blocks), Some(Stored { block: 256, ..Stored::float(form) }), "{dtype}");
+        }
+        // What is no number, infinities and the smallest numbers need the formats themselves.
+        for (dtype, odd) in [(DType::F8E4M3FN, f32::NAN), (DType::F8E5M2, f32::NEG_INFINITY), (DType::F16, f32::NAN)] {
+            let make = |n: usize, k: usize| match dtype {
+                _ if n % 5 == 0 && k == 7 => odd,
+                DType::F16 => half::f16::from_f32(((n * 13 + k * 7 + 1) as f32).sin() * if k % 3 == 0 { 1e-6 } else { 1.0 }).to_f32(),
+                _ => small(dtype, n, k),
+            };
+            assert_eq!(stored(&columns(48, 77, make)), Some(Stored::float(Form::Plain(dtype))), "{dtype}");
+        }
+        let odd = columns(48, 65, |n, k| f32::from_bits((0.3f32 / (1 + n * k) as f32).to_bits() & 0xffff_0000));
+        assert_eq!(stored(&odd), Some(Stored::float(Form::Plain(DType::BF16))));
         let float = |n: usize, k: usize| ((n * 13 + k * 7 + 1) as f32).sin();
         assert_eq!(stored(&columns(48, 64, float)), None);
-        // One weight that is none of them; a zero with a sign; something that is no number.
-        for odd in [0.0131f32, -0.0, f32::NAN, f32::INFINITY] {
+        // One weight that is none of them; something that is no number. A zero with a sign is a float, of 8 bits where the others are.
+        for odd in [0.0131f32, f32::NAN, f32::INFINITY] {
             let t = columns(48, 64, |n, k| if (n, k) == (40, 33) { odd } else { integer(n, k, 4) as f32 * scale(n) });
             assert_eq!(stored(&t), None, "{odd}");
         }
+        let t = columns(48, 64, |n, k| if (n, k) == (40, 33) { -0.0 } else { integer(n, k, 4) as f32 * scale(n) });
+        assert_eq!(stored(&t), Some(Stored::float(Form::Float8(3))));
     }
 }
