@@ -181,6 +181,8 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
     let parameters = e.parameters(name);
     e.choose_registers();
     e.tasks()?;
+    // Sums of a thread's own beside indices of 64 bits.
+    let long = !e.is_small(kernel.tasks) && e.layouts.contains(&Layout::Thread);
     let Emit { a, scratch, mode, shared, mixed, .. } = e;
     let list = parameters.join(",\n\t");
     let body = a.finish();
@@ -188,7 +190,10 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
         Mode::Threads => (Block::Threads, String::new()),
         Mode::Warps => (Block::Warps, String::new()),
         Mode::Block(n) if body.contains("mma.sync") => {
-            (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n)))
+            (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, MATRIX_REGISTERS)))
+        }
+        Mode::Block(n) if long && !body.contains("wgmma") => {
+            (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, LONG_REGISTERS)))
         }
         Mode::Block(n) => (Block::Block(n), format!(".reqntid {n}\n")),
     };
@@ -196,13 +201,15 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
     Ok(Entry { text, scratch, block, shared, mixed })
 }
 
-/// Registers of a multiprocessor, and those that a thread of a product by matrix instructions takes.
+/// Registers of a multiprocessor, and those that a thread takes: of a product by matrix instructions, and of one whose number of tasks only the run
+/// tells, so that indices have 64 bits.
 const REGISTERS: f64 = 65536.0;
-const OWN_REGISTERS: f64 = 168.0;
+const MATRIX_REGISTERS: f64 = 168.0;
+const LONG_REGISTERS: f64 = 84.0;
 
 /// How many blocks of so many threads a multiprocessor should hold at least. Without a word, `ptxas` aims at more, and spills for it.
-fn blocks_at_once(threads: u32) -> u32 {
-    (REGISTERS / (f64::from(threads) * OWN_REGISTERS)).round().max(1.0) as u32
+fn blocks_at_once(threads: u32, own: f64) -> u32 {
+    (REGISTERS / (f64::from(threads) * own)).round().max(1.0) as u32
 }
 
 /// Is the loop written out?
@@ -408,6 +415,13 @@ impl Emit<'_> {
             && let Some(copy) = self.wide_copy(var, extent, body)
         {
             return self.copy(var, extent, &copy, body);
+        }
+        if kind == LoopKind::Vector
+            && self.side_by_side
+            && !self.by_elements
+            && let Some(tile) = self.wide_tile(var, extent, body)
+        {
+            return self.compute_tile(var, extent, &tile, body);
         }
         if unrolled(kind, extent) {
             self.ranges.extent(var, extent);

@@ -365,7 +365,7 @@ impl Emit<'_> {
 }
 
 /// The bits in memory of a constant.
-fn constant_bits(s: Scalar) -> Option<u64> {
+pub(crate) fn constant_bits(s: Scalar) -> Option<u64> {
     match s.kind() {
         Kind::Const(bits) => {
             let bits = eval::to_memory(s.dtype(), *bits);

@@ -342,11 +342,7 @@ impl Emit<'_> {
         self.a.line(format_args!("bra {end}"));
         self.a.place(&slow);
         self.copying = true;
-        for i in 0..extent.known().unwrap_or(0) {
-            self.vars.insert(lane, Var::Const(i));
-            self.list(body)?;
-        }
-        self.vars.remove(&lane);
+        self.by_lanes(lane, extent, body)?;
         self.a.place(&end);
         Ok(())
     }

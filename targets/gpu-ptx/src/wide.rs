@@ -1,11 +1,23 @@
-//! Neighbours in memory that a thread reads and writes with one instruction, where the parameters are aligned for it.
+//! Neighbours in memory that a thread reads and writes with one instruction, where the parameters are aligned for it: elementwise kernels, and
+//! tiles of shared memory whose elements are computed on the way.
 
 use crate::asm::{Class, Val};
 use crate::emit::{Emit, Var};
 use crate::ops;
+use crate::scalars::constant_bits;
 use infc_ir::scalar::Kind;
 use infc_ir::{Expr, Fault, Scalar, fault};
 use infc_kernel::loops::{Space, Stmt};
+
+/// Neighbours that become elements of a tile in shared memory.
+pub(crate) struct WideTile {
+    from: u32,
+    from_index: Vec<Scalar>,
+    /// Where it does not hold, nothing is read and the element has these bits.
+    guard: Option<(Scalar, u64)>,
+    to: u32,
+    to_index: Vec<Scalar>,
+}
 
 /// What a loop over lanes reads and writes several at once.
 pub(crate) struct Wide {
@@ -108,6 +120,109 @@ impl Emit<'_> {
         }
         self.vars.remove(&lane);
         self.a.place(&end);
+        Ok(())
+    }
+
+    /// A loop that computes neighbours in shared memory, each from one element of a parameter; these are neighbours too.
+    pub(crate) fn wide_tile(&self, lane: u32, extent: Expr, body: &[Stmt]) -> Option<WideTile> {
+        let [Stmt::Store { buffer: to, index: to_index, value }] = body else { return None };
+        let n = extent.known().filter(|n| matches!(n, 2 | 4))?;
+        let buffers = &self.kernel.buffers;
+        let mut reads = vec![];
+        value.visit(&mut |s| {
+            if let Kind::Read { source, index, guard } = s.kind()
+                && !reads.contains(&(*source, index, guard))
+            {
+                reads.push((*source, index, guard));
+            }
+        });
+        let [(from, from_index, guard)] = reads[..] else { return None };
+        let space = |b: u32| buffers[b as usize].space;
+        let bytes = |b: u32| n * buffers[b as usize].dtype.bytes() as i64;
+        let spaces = (space(*to), space(from)) == (Space::Shared, Space::Global);
+        if !spaces || bytes(*to) > 16 || bytes(from) > 16 || !self.aligned.contains_key(&from) {
+            return None;
+        }
+        if !self.neighbours(*to, to_index, lane, n) || !self.neighbours(from, from_index, lane, n) {
+            return None;
+        }
+        let guard = match guard {
+            None => None,
+            Some((cond, otherwise)) => {
+                let mut moves = false;
+                cond.visit(&mut |s| moves |= s.as_index().is_some_and(|e| e.uses_var(lane)));
+                if moves {
+                    return None;
+                }
+                Some((*cond, constant_bits(*otherwise)?))
+            }
+        };
+        Some(WideTile { from, from_index: from_index.clone(), guard, to: *to, to_index: to_index.clone() })
+    }
+
+    /// Such a loop with one read and one write where the parameter is aligned, else element by element.
+    pub(crate) fn compute_tile(&mut self, lane: u32, extent: Expr, tile: &WideTile, body: &[Stmt]) -> Result<(), Fault> {
+        let n = extent.known().unwrap_or(0);
+        let (from, to) = (&self.kernel.buffers[tile.from as usize], &self.kernel.buffers[tile.to as usize]);
+        let aligned = self.aligned.get(&tile.from).copied();
+        let aligned = aligned.ok_or_else(|| fault!("the alignment of a parameter was not looked at"))?;
+        let guard = match tile.guard {
+            Some((cond, bits)) => Some((self.scalar(cond)?, bits)),
+            None => None,
+        };
+        let (slow, end) = (self.a.label(), self.a.label());
+        self.a.line(format_args!("@!{aligned} bra {slow}"));
+        self.known.push(std::collections::HashMap::new());
+        self.vars.insert(lane, Var::Const(0));
+        let address = self.address(tile.from as usize, &tile.from_index)?.1;
+        let class = if from.dtype.bytes() == 8 { Class::Q } else { Class::R };
+        let raw: Vec<Val> = (0..n).map(|_| self.a.fresh(class)).collect();
+        for (i, &v) in raw.iter().enumerate() {
+            if let Some((_, bits)) = guard {
+                let start = self.a.constant(class, bits);
+                self.a.copy(v, start);
+            }
+            self.vars.insert(lane, Var::Const(i as i64));
+            let offset = self.offset(tile.from as usize, &tile.from_index).ok_or_else(|| fault!("an index from data"))?;
+            self.ahead.insert((tile.from, offset), v);
+        }
+        let names = |list: &[Val]| list.iter().map(Val::to_string).collect::<Vec<_>>().join(", ");
+        let when = guard.map_or(String::new(), |(g, _)| format!("@{g} "));
+        let ty = ops::memory_type(from.dtype)?;
+        self.a.line(format_args!("{when}ld.global.v{n}.{ty} {{{}}}, {address}", names(&raw)));
+        self.behind = Some(vec![]);
+        for i in 0..n {
+            self.vars.insert(lane, Var::Const(i));
+            self.list(body)?;
+        }
+        self.ahead.clear();
+        let made = self.behind.take().unwrap_or_default();
+        self.vars.insert(lane, Var::Const(0));
+        let address = self.address(tile.to as usize, &tile.to_index)?.1;
+        let ty = ops::memory_type(to.dtype)?.replace('s', "u");
+        self.a.line(format_args!("st.shared.v{n}.{ty} {address}, {{{}}}", names(&made)));
+        self.vars.remove(&lane);
+        self.known.pop();
+        self.a.line(format_args!("bra {end}"));
+        self.a.place(&slow);
+        self.by_lanes(lane, extent, body)?;
+        self.a.place(&end);
+        Ok(())
+    }
+
+    /// A loop over lanes as one over a counter, where it should be short rather than fast.
+    pub(crate) fn by_lanes(&mut self, lane: u32, extent: Expr, body: &[Stmt]) -> Result<(), Fault> {
+        let (ty, end, zero) = self.extent(extent)?;
+        let (counter, more, head) = (self.a.copied(zero), self.a.fresh(Class::P), self.a.label());
+        self.a.place(&head);
+        self.a.line(format_args!(".pragma \"nounroll\""));
+        self.ranges.extent(lane, extent);
+        self.vars.insert(lane, Var::Reg(counter));
+        self.list(body)?;
+        self.vars.remove(&lane);
+        self.a.line(format_args!("add.{ty} {counter}, {counter}, 1"));
+        self.a.line(format_args!("setp.lt.{ty} {more}, {counter}, {end}"));
+        self.a.line(format_args!("@{more} bra {head}"));
         Ok(())
     }
 }

@@ -271,8 +271,9 @@ fn lines_are_contiguous(cx: &Cx, f: &Factor, axes: &[usize]) -> bool {
     axes.last().is_some_and(|&a| contiguous(cx, f, a as u32))
 }
 
-/// Bytes of the widest copy.
+/// Bytes of the widest copy, and elements that are read and written at once where something is computed in between.
 const WIDEST: usize = 16;
+const COMPUTED: usize = 4;
 
 impl Parts<'_> {
     /// Brings a tile of a factor into shared memory. Neighbouring threads take neighbours in memory, as many at once as can be copied as
@@ -287,14 +288,17 @@ impl Parts<'_> {
         let dims: Vec<Expr> = axes.iter().map(|&a| self.c.dims[a]).collect();
         let dtype = shared_dtype(f, self.p.row);
         let k_moves = k_is_contiguous(cx, self.c, f);
-        // A copy must not pass the end of an axis.
-        let wide = (WIDEST / dtype.bytes()) as i64;
         let line_moves = !k_moves && lines_are_contiguous(cx, f, axes);
+        // Neighbours on both sides go together: as they are, or a few that are read, computed and written.
+        let wide = match is_plain(f) && f.read.dtype() == dtype && self.p.row != "mma_tf32" && self.p.row != "wgmma_tf32" {
+            true => (WIDEST / dtype.bytes()) as i64,
+            false => (WIDEST / f.read.dtype().bytes().max(dtype.bytes())).min(COMPUTED) as i64,
+        };
+        // They must not pass the end of an axis.
         let extent = if k_moves { r.axes.last() } else { dims.last() };
         let whole = extent.and_then(|e| e.known()).is_some_and(|n| n % wide == 0);
-        let as_it_is =
-            is_plain(f) && f.read.dtype() == dtype && (k_moves && self.k_last[side] || line_moves && !self.k_last[side]);
-        let wide = if as_it_is && whole { wide } else { 1 };
+        let neighbours = k_moves && self.k_last[side] || line_moves && !self.k_last[side];
+        let wide = if neighbours && whole { wide } else { 1 };
         let (thread, part, lane) = (cx.var("thread"), cx.var("part"), cx.var("lane"));
         let flat = part * self.threads as i64 + thread;
         let (line, k) = match k_moves {
