@@ -13,6 +13,7 @@ pub mod byte_groups;
 pub mod cost;
 pub mod fuse;
 pub mod known;
+mod lookups;
 pub mod loops;
 pub mod math;
 pub mod place;

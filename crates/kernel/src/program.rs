@@ -7,7 +7,7 @@ use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
 use crate::tuning::{Choices, Room, Sizes, Tunable};
 use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
-use crate::{attention, batch, cost, fuse, known, place, rounded, split, work, zero_point};
+use crate::{attention, batch, cost, fuse, known, lookups, place, rounded, split, work, zero_point};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
 use infc_artifact::program::{
@@ -74,6 +74,7 @@ pub fn lower_with(graph: &Graph, target: &TargetDesc, states: &States, choices: 
     rounded::round(&mut work, target);
     fuse::simplify(&mut work);
     fuse::fuse(&mut work);
+    lookups::narrow(&mut work);
     place::place(&mut work, target);
     let attentions = attention::take(&mut work, target);
     split::split(&mut work, target, &attentions);

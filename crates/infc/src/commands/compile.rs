@@ -211,7 +211,9 @@ impl How {
         if let Some(math) = self.math {
             more.iter_mut().try_for_each(|machine| set_math(machine, math))?;
         }
-        more.iter_mut().for_each(|machine| machine.small |= self.small);
+        if self.small {
+            more.iter_mut().try_for_each(set_small)?;
+        }
         let target = more.remove(0);
         let (dims, bounds) = self.given_dims();
         let mut options = Options { more, dims, bounds, states: self.states.clone(), ..Options::for_target(target) };
@@ -273,6 +275,23 @@ pub fn set_math(machine: &mut TargetDesc, math: Math) -> std::result::Result<(),
     }
     machine.math = math;
     Ok(())
+}
+
+/// Tells a machine to keep weights narrow wherever they can be; an error if its kernels take them as they come.
+fn set_small(machine: &mut TargetDesc) -> std::result::Result<(), Failure> {
+    if machine.block_threads > 0 {
+        let message = format!("--small: kernels for target '{}' read weights of f32 as f32", machine.name);
+        return Err(Failure::usage(message, small_help()));
+    }
+    machine.small = true;
+    Ok(())
+}
+
+/// What to do where weights cannot be narrow.
+fn small_help() -> String {
+    let all = target::machines();
+    let able: Vec<&str> = all.iter().filter(|m| m.block_threads == 0).map(|m| m.name.as_str()).collect();
+    format!("leave it out, or name a target whose kernels widen narrow weights: {}", able.join(", "))
 }
 
 /// A precision by its name.
@@ -381,6 +400,10 @@ fn streaming(args: &Args) -> Result {
     if args.how.target_name().is_some_and(|t| t != fpga::TARGET) || args.emit.is_some_and(|e| e != Emit::Hls) {
         let help = "--target fpga-hls and --emit hls go together; leave the other out";
         return Err(Failure::usage("HLS C++ is what the target fpga-hls is printed as, and nothing else", help));
+    }
+    if args.how.small {
+        let message = "--small: a streaming design has weights of the model's own integers or of formats of its own";
+        return Err(Failure::usage(message, small_help()));
     }
     let other = args.weights.is_some()
         || args.openmp

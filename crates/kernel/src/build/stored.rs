@@ -221,7 +221,7 @@ fn float8_scale(unit: f32, mantissa: u32) -> f32 {
 }
 
 /// The memory of a number in a float dtype, if it is one there.
-fn plain(v: f32, dtype: DType) -> Option<u64> {
+pub(crate) fn plain(v: f32, dtype: DType) -> Option<u64> {
     let bits = match dtype {
         DType::F16 => u64::from(half::f16::from_f32(v).to_bits()),
         _ => eval::to_memory(dtype, f64::from(v).to_bits()),
@@ -234,7 +234,7 @@ fn plain(v: f32, dtype: DType) -> Option<u64> {
 }
 
 /// Float dtypes that are tried, those with less bits first. What they stand for as NaN has its sign, so that all backends agree on it.
-const FLOATS: [DType; 4] = [DType::F8E4M3FN, DType::F8E5M2, DType::BF16, DType::F16];
+pub(crate) const FLOATS: [DType; 4] = [DType::F8E4M3FN, DType::F8E5M2, DType::BF16, DType::F16];
 
 /// Bits of the integers in these ranges.
 fn bits_of(ranges: &[Range]) -> Option<usize> {
@@ -414,18 +414,26 @@ impl Found {
     }
 }
 
+/// Numbers that are all of a float dtype in that.
+pub(crate) fn as_floats(values: &[f32], dims: Vec<usize>, dtype: DType) -> Tensor {
+    let width = dtype.bytes();
+    let mut bytes = vec![0u8; values.len() * width];
+    for (&v, place) in values.iter().zip(bytes.chunks_exact_mut(width)) {
+        let narrow = plain(v, dtype).expect("it was found").to_le_bytes();
+        place.copy_from_slice(&narrow[..width]);
+    }
+    Tensor::from_bytes(dtype, dims, bytes)
+}
+
 /// Columns one after another as a table of tiles of a float dtype.
 fn plain_table(columns: &[f32], [tiles, depth, nr]: [usize; 3], dtype: DType) -> Tensor {
-    let width = dtype.bytes();
-    let mut bytes = vec![0u8; tiles * depth * nr * width];
+    let mut values = vec![0f32; tiles * depth * nr];
     for (c, column) in columns.chunks(depth).enumerate() {
         for (k, &v) in column.iter().enumerate() {
-            let place = ((c / nr * depth + k) * nr + c % nr) * width;
-            let narrow = plain(v, dtype).expect("it was found").to_le_bytes();
-            bytes[place..place + width].copy_from_slice(&narrow[..width]);
+            values[(c / nr * depth + k) * nr + c % nr] = v;
         }
     }
-    Tensor::from_bytes(dtype, vec![tiles, depth, nr], bytes)
+    as_floats(&values, vec![tiles, depth, nr], dtype)
 }
 
 /// The step with its only k axis of more than one element cut into blocks with one scale.
@@ -482,7 +490,8 @@ impl Table {
                 // The sign at its place, exponent and mantissa behind the places that only larger exponents need.
                 let high = 24 - 8 * j as u32;
                 let high = if high == 0 { word } else { Scalar::binary(Binary::Shl, word, number(high)) };
-                let apart = Scalar::binary(Binary::Shr, high.bitcast(DType::I32), Scalar::number(DType::I32, f64::from(mantissa + 1)));
+                let apart =
+                    Scalar::binary(Binary::Shr, high.bitcast(DType::I32), Scalar::number(DType::I32, f64::from(mantissa + 1)));
                 let field = Scalar::binary(Binary::And, apart.bitcast(DType::U32), number(0x8000_0000 | 0x7f << (23 - mantissa)));
                 field.bitcast(DType::F32) * at(Expr::int(0)).bitcast(DType::F32)
             }
@@ -564,7 +573,9 @@ mod tests {
         for (dtype, odd) in [(DType::F8E4M3FN, f32::NAN), (DType::F8E5M2, f32::NEG_INFINITY), (DType::F16, f32::NAN)] {
             let make = |n: usize, k: usize| match dtype {
                 _ if n % 5 == 0 && k == 7 => odd,
-                DType::F16 => half::f16::from_f32(((n * 13 + k * 7 + 1) as f32).sin() * if k % 3 == 0 { 1e-6 } else { 1.0 }).to_f32(),
+                DType::F16 => {
+                    half::f16::from_f32(((n * 13 + k * 7 + 1) as f32).sin() * if k % 3 == 0 { 1e-6 } else { 1.0 }).to_f32()
+                }
                 _ => small(dtype, n, k),
             };
             assert_eq!(stored(&columns(48, 77, make)), Some(Stored::float(Form::Plain(dtype))), "{dtype}");

@@ -1,0 +1,152 @@
+//! Narrow constants in artifacts, end to end: how many bytes they take, and the bits of a model that has the same numbers in f32.
+
+#![cfg(feature = "llvm")]
+
+mod tool;
+
+use infc::engine::{Backend, prepare};
+use infc::{Options, compile, target};
+use infc_ir::interp::{Item, eval_op};
+use infc_ir::op::{Cast, DequantizeLinear};
+use infc_ir::{DType, Graph, Op, Tensor};
+use infc_onnx::proto::NodeProto;
+use tool::kit::*;
+use tool::*;
+
+fn hash(i: usize) -> u32 {
+    (i as u32 ^ 0x5bd1).wrapping_mul(0x85eb_ca6b).rotate_left(13).wrapping_mul(0xc2b2_ae35) >> 9
+}
+
+/// All kinds of numbers of a dtype, those that are no numbers among them; 4-bit integers have a byte each.
+fn stored(dtype: DType, dims: [usize; 2]) -> Tensor {
+    let bytes = (0..dims[0] * dims[1] * dtype.bytes()).map(|i| match dtype.bits() {
+        4 if dtype.is_signed() => ((hash(i) % 16) as i8 - 8) as u8,
+        4 => (hash(i) % 16) as u8,
+        _ => hash(i) as u8,
+    });
+    Tensor::from_bytes(dtype, dims.to_vec(), bytes.collect::<Vec<u8>>())
+}
+
+fn cast() -> Cast {
+    Cast { round_mode: "up".into(), saturate: 1, to: i64::from(DType::F32.onnx()) }
+}
+
+/// How constant `t` becomes f32 in a model, and the numbers that it is then.
+fn widened(t: &Tensor) -> (NodeProto, Vec<Tensor>, Vec<f32>) {
+    let (op, node, scale): (Op, _, _) = if t.dtype.is_int() {
+        let scale = Tensor::from_vec([t.dims[0]], (0..t.dims[0]).map(|r| 0.01 + r as f32 * 0.003).collect::<Vec<f32>>());
+        let op = DequantizeLinear { axis: 0, block_size: 0, output_dtype: 0 };
+        (op.into(), node("w = DequantizeLinear(t, s)", [int("axis", 0)]), vec![scale])
+    } else {
+        (cast().into(), node("w = Cast(t)", [int("to", i64::from(DType::F32.onnx()))]), vec![])
+    };
+    let inputs: Vec<Option<Tensor>> = [t].into_iter().chain(&scale).cloned().map(Some).collect();
+    let values = eval_op(&op, &inputs, 1).expect("it can be computed").remove(0).to_vec::<f32>();
+    (node, scale, values)
+}
+
+/// Bytes of the constants of a model for a target.
+fn constants(graph: &Graph, options: &Options) -> usize {
+    compile::lower(graph.clone(), options).unwrap_or_else(|e| panic!("{e}")).constants.len()
+}
+
+/// The first output, one NaN like another: which comes of several is the machine's choice.
+fn run(graph: &Graph, backend: Backend, options: &Options, input: &Tensor) -> Vec<u32> {
+    let mut engine = prepare(graph.clone(), backend, options).unwrap_or_else(|e| panic!("{} {e}", backend.name()));
+    let outputs = engine.run(&[Item::Tensor(input.clone())]).unwrap_or_else(|e| panic!("{} {e}", backend.name()));
+    let values = outputs[0].as_tensor().expect("a tensor").to_vec::<f32>();
+    values.iter().map(|v| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }).collect()
+}
+
+const BACKENDS: [Backend; 3] = [Backend::Loops, Backend::Llvm, Backend::C];
+
+#[test]
+fn tables_of_lookups_are_as_narrow_as_their_numbers() {
+    let rows = 300usize;
+    // The dtype, elements of a row, and bytes that a row may take.
+    let cases = [
+        (DType::I4, 96usize, 48usize),
+        (DType::U4, 75, 38),
+        (DType::I4, 32, 16),
+        (DType::F16, 75, 150),
+        (DType::BF16, 33, 66),
+        (DType::F8E4M3FN, 64, 64),
+        (DType::F8E5M2, 77, 77),
+    ];
+    let options = Options::native().expect("a known machine");
+    for (dtype, row, bytes) in cases {
+        let t = stored(dtype, [rows, row]);
+        let (wide, scale, mut values) = widened(&t);
+        let nodes = |first: Option<NodeProto>| {
+            let gather = node("y = Gather(w, ids)", []);
+            first.into_iter().chain([gather]).collect::<Vec<_>>()
+        };
+        let (from, to) = ("ids i64[7]".to_owned(), format!("y f32[7, {row}]"));
+        let held = [constant("t", &t)].into_iter().chain(scale.iter().map(|s| constant("s", s))).collect();
+        let narrow = import(&model(21, graph(&[&from], nodes(Some(wide)), &[&to], held))).expect("a good model");
+        // The twin has one number more, in a row that is not looked up.
+        values[0] = 0.1;
+        let table = constant("w", &Tensor::from_vec([rows, row], values));
+        let twin = import(&model(21, graph(&[&from], nodes(None), &[&to], vec![table]))).expect("a good model");
+        let ids = Tensor::from_vec([7], vec![1i64, 299, 17, 1, 255, 128, -1]);
+        let most = rows * (bytes + if dtype.is_int() { 4 } else { 0 }) + 512;
+        let got = constants(&narrow, &options);
+        assert!(got <= most, "{dtype}, rows of {row}: {got} bytes, at most {most} expected");
+        assert!(constants(&twin, &options) >= rows * row * 4);
+        for backend in BACKENDS {
+            let [a, b] = [&narrow, &twin].map(|g| run(g, backend, &options, &ids));
+            assert_eq!(a, b, "{dtype}, rows of {row}: {}", backend.name());
+        }
+    }
+}
+
+#[test]
+fn factors_are_as_narrow_as_their_numbers_where_a_small_file_is_asked_for() {
+    let (k, n) = (96usize, 75usize);
+    for (dtype, rows, name) in
+        [(DType::F16, 1, "native"), (DType::F8E5M2, 9, "native"), (DType::BF16, 9, "c99"), (DType::F16, 3, "c99")]
+    {
+        let t = stored(dtype, [k, n]);
+        let (wide, _, mut values) = widened(&t);
+        let product = || node("y = MatMul(x, w)", []);
+        let (from, to) = (format!("x f32[{rows}, {k}]"), format!("y f32[{rows}, {n}]"));
+        let narrow = graph(&[&from], vec![wide, product()], &[&to], vec![constant("t", &t)]);
+        let narrow = import(&model(21, narrow)).expect("a good model");
+        // The number that makes the twin wide is multiplied with 0 below.
+        let last = k * n - 1;
+        let other = values[last].is_finite();
+        values[last] = if other { 0.1 } else { values[last] };
+        let twin = graph(&[&from], vec![product()], &[&to], vec![constant("w", &Tensor::from_vec([k, n], values.clone()))]);
+        let twin = import(&model(21, twin)).expect("a good model");
+        let machine = if name == "native" { target::native().expect("known") } else { target::find(name).expect("known") };
+        let small = infc_kernel::target::TargetDesc { small: true, ..machine.clone() };
+        let (small, plain) = (Options::for_target(small), Options::for_target(machine));
+        let x = (0..rows * k).map(|i| if i % k == k - 1 { 0.0 } else { hash(i) as f32 * 1e-7 }).collect::<Vec<f32>>();
+        let x = Tensor::from_vec([rows, k], x);
+        // Columns are filled up to whole tiles.
+        let most = k * n.next_multiple_of(128) * dtype.bytes() + 512;
+        let got = constants(&narrow, &small);
+        assert!(got <= most, "{dtype} on {name}: {got} bytes, at most {most} expected");
+        assert!(constants(&twin, &plain) >= k * n * 4);
+        let backends = if name == "native" { vec![Backend::Loops, Backend::Llvm] } else { vec![Backend::Loops, Backend::C] };
+        for backend in backends {
+            let [a, b] = [(&narrow, &small), (&twin, &plain)].map(|(g, o)| run(g, backend, o, &x));
+            assert_eq!(a, b, "{dtype}, {rows} rows on {name}: {}", backend.name());
+        }
+    }
+}
+
+#[test]
+fn targets_that_keep_no_narrow_weights_refuse_to() {
+    let dir = Folder::new();
+    let file = examples().join("digits_mlp/model.onnx").display().to_string();
+    for target in [
+        "fpga-hls",
+        #[cfg(feature = "ptx")]
+        "nvidia-sm80",
+    ] {
+        let args = ["compile", &file, "--target", target, "--small", "-o", &dir.path("no.infc")];
+        check(&args, 2, &["--small", "x86-64-v3", "c99"]);
+    }
+    check(&["compile", &file, "--target", "c99", "--emit", "c", "--dim", "batch=1", "--small", "-o", &dir.path("c")], 0, &[]);
+}
