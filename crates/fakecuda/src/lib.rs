@@ -9,7 +9,7 @@
 #![allow(non_snake_case, reason = "names of the driver's functions")]
 #![allow(clippy::missing_safety_doc, reason = "every function is called as `cuda.h` says, which has the conditions")]
 
-use infc_ptxvm::{Grid, Kernel, Memory, Module, launch};
+use infc_ptxvm::{Grid, Kernel, Memory, Module, TensorMap, launch};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::io::Write;
@@ -348,6 +348,55 @@ pub unsafe extern "C" fn cuLaunchKernel(
     }
     let grid = Grid { blocks: [grid_x, grid_y, grid_z], threads: [block_x, block_y, block_z], shared: shared as usize };
     s.queue(stream, Work::Launch { kernel: function as u64, grid, parameters: bytes })
+}
+/// The map in a form of our own, which the interpreter reads. Only what the runtime asks for: the swizzle of 128 bytes, zeros outside.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuTensorMapEncodeTiled(
+    out: *mut c_void,
+    dtype: c_int,
+    rank: c_uint,
+    address: *mut c_void,
+    sizes: *const u64,
+    strides: *const u64,
+    parts: *const c_uint,
+    steps: *const c_uint,
+    interleave: c_int,
+    swizzle: c_int,
+    _: c_int,
+    fill: c_int,
+) -> c_int {
+    log("tensor_map");
+    let width = match dtype {
+        0 => 1,
+        1 | 6 | 9 => 2,
+        2 | 3 | 7 | 10..=12 => 4,
+        4 | 5 | 8 => 8,
+        _ => return INVALID_VALUE,
+    };
+    if (interleave, swizzle, fill) != (0, 3, 0) || !(1..=5).contains(&rank) || out as usize % 64 != 0 {
+        return INVALID_VALUE;
+    }
+    let (mut axes, mut plain) = (vec![], true);
+    for k in 0..rank as usize {
+        // Safety: by the caller there are `rank` sizes, extents of boxes and steps, and one stride less.
+        unsafe {
+            let stride = if k == 0 { width as u64 } else { *strides.add(k - 1) };
+            axes.push((*sizes.add(k), stride, *parts.add(k)));
+            plain &= *steps.add(k) == 1;
+        }
+    }
+    match (TensorMap { width, address: address as u64, axes }).encode() {
+        Ok(map) if plain => {
+            // Safety: by the caller a map has 128 bytes.
+            unsafe { std::ptr::copy_nonoverlapping(map.as_ptr(), out.cast(), map.len()) };
+            SUCCESS
+        }
+        Ok(_) => INVALID_VALUE,
+        Err(what) => {
+            eprintln!("fake driver: {what}");
+            INVALID_VALUE
+        }
+    }
 }
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreate(out: *mut *mut c_void, _: c_uint) -> c_int {

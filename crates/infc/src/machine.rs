@@ -8,7 +8,7 @@ use crate::replay;
 use crate::target;
 use infc_artifact::program::{self, Place, Program, Size, Step, View};
 use infc_ir::{DType, Expr, Problems, Scalar};
-use infc_kernel::loops::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
+use infc_kernel::loops::{Access, Axes, Boxes, Buffer, Kernel, LoopKind, Space, Stmt};
 use infc_kernel::rows;
 use infc_kernel::target::TargetDesc;
 use infc_runtime::{Session, StepTime};
@@ -228,7 +228,16 @@ fn kernel(
     let result = Scalar::read(dtype, acc as usize, at(&[r2, l2]));
     let finish = over(r2, l2, store(out, &[task, r2, l2], result));
     let body = vec![Stmt::Alloc { buffer: acc }, clear, sum, finish];
-    Kernel { name: name.into(), buffers, symbols: vec![], tasks: Expr::int(tasks), task: 0, body, axes: Axes::default() }
+    Kernel {
+        name: name.into(),
+        buffers,
+        symbols: vec![],
+        tasks: Expr::int(tasks),
+        task: 0,
+        body,
+        axes: Axes::default(),
+        boxes: Boxes::default(),
+    }
 }
 
 /// Multiply-adds that never leave registers, by a row or in f32.
@@ -293,7 +302,7 @@ fn in_tiles(dot: &Dot) -> Kernel {
     let rounds = each(Expr::var(1), TILE_ROUNDS, LoopKind::Serial, next);
     let body = [vec![Stmt::Alloc { buffer: 3 }], clear, vec![rounds], finish].concat();
     let axes = Axes::default();
-    Kernel { name: dot.row.into(), buffers, symbols: vec![], tasks: Expr::int(1), task: 0, body, axes }
+    Kernel { name: dot.row.into(), buffers, symbols: vec![], tasks: Expr::int(1), task: 0, body, axes, boxes: Boxes::default() }
 }
 
 /// Sums of all of a range, read over and over; each task has a range of its own.
@@ -316,7 +325,16 @@ fn filling(of: &Buffer) -> Kernel {
         body = vec![each(v, d.known().expect("sizes are known"), LoopKind::Serial, body)];
     }
     let axes = Axes::default();
-    Kernel { name: "fill".into(), buffers: vec![out], symbols: vec![], tasks: Expr::int(1), task: 0, body, axes }
+    Kernel {
+        name: "fill".into(),
+        buffers: vec![out],
+        symbols: vec![],
+        tasks: Expr::int(1),
+        task: 0,
+        body,
+        axes,
+        boxes: Boxes::default(),
+    }
 }
 
 /// The least time of each kernel.

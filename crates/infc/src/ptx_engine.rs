@@ -7,7 +7,7 @@ use infc_ir::Problems;
 use infc_kernel::loops::interp::Stop;
 use infc_kernel::program::Lowered;
 use infc_kernel::target::TargetDesc;
-use infc_ptxvm::{Grid, Memory, Module, launch};
+use infc_ptxvm::{Grid, MAP_BYTES, Memory, Module, TensorMap, launch};
 
 /// The most blocks, so that threads have several tasks where there are many.
 const BLOCKS: u32 = 64;
@@ -20,14 +20,23 @@ pub fn prepare(lowered: Lowered, target: &TargetDesc) -> Result<Box<dyn Engine>,
     let runner = move |number: u32, _: &_, extents: &[i64], tasks: i64, buffers: &mut [Vec<u8>]| {
         let entry = module.kernel(&format!("k{number}")).ok_or_else(|| Stop::Internal(format!("no entry k{number}")))?;
         let shape = text.shape(number as usize, tasks, BLOCKS);
-        run(entry, shape, extents, tasks, buffers)
+        run(entry, &|places| text.tensors(number as usize, places).collect(), shape, extents, tasks, buffers)
     };
     Ok(Box::new(Loops::with(lowered, Box::new(runner))))
+}
+
+/// Bytes of an element, address and axes of the tensor of a map.
+type Tensor = (usize, u64, Vec<(u64, u64, u32)>);
+
+/// The map of a tensor; of none, zeros.
+fn map((width, address, axes): Tensor) -> Result<[u8; MAP_BYTES], String> {
+    if address == 0 { Ok([0; MAP_BYTES]) } else { TensorMap { width, address, axes }.encode() }
 }
 
 /// One launch, in a memory of its own.
 fn run(
     entry: &infc_ptxvm::Kernel,
+    tensors: &dyn Fn(&[u64]) -> Vec<Tensor>,
     shape: infc_gpu_ptx::Shape,
     extents: &[i64],
     tasks: i64,
@@ -41,7 +50,9 @@ fn run(
     let error = memory.insert(vec![0; 4]);
     let scratch = memory.insert(vec![0xa5; shape.scratch as usize]);
     let values = places.iter().copied().chain(extents.iter().map(|&e| e as u64)).chain([tasks as u64, error, scratch]);
-    let parameters: Vec<u8> = values.flat_map(u64::to_le_bytes).collect();
+    let maps: Result<Vec<_>, String> = tensors(&places).into_iter().map(map).collect();
+    let maps = maps.map_err(Stop::Internal)?;
+    let parameters = entry.lay_out(&values.collect::<Vec<_>>(), &maps);
     let grid = Grid { blocks: [shape.blocks, 1, 1], threads: [shape.threads, 1, 1], shared: shape.shared as usize };
     let done = launch(entry, grid, &parameters, &mut memory);
     for (b, &p) in buffers.iter_mut().zip(&places) {

@@ -144,3 +144,20 @@ fn products_of_warpgroups_get_the_shared_memory_that_they_ask_for() {
     let log = std::fs::read_to_string(log).expect("the log");
     assert!(log.lines().any(|l| l == "function_attribute"), "{log}");
 }
+
+#[test]
+fn boxes_of_tensors_get_their_maps_from_the_driver() {
+    let nodes = vec![node("h = MatMul(x, w)", []), node("y = Relu(h)", [])];
+    let m = model(17, graph(&["x f16[140, 72]", "w f16[72, 136]"], nodes, &["y f16[140, 136]"], vec![]));
+    let dir = Folder::new();
+    let (path, log) = (dir.model(&m), dir.path("log"));
+    let hopper = [("INFC_FAKE_CUDA_CAPABILITY", "9.0"), ("INFC_FAKE_CUDA_LOG", log.as_str())];
+    for backend in ["gpu", "ptx"] {
+        let (code, text) = infc(&["verify", &path, "--backend", backend, "--target", "nvidia-sm90a"], &hopper);
+        assert!(code == 0 && text.contains("1 passed"), "{backend}: {text}");
+    }
+    let (code, text) = infc(&["compile", &path, "--emit", "ptx", "--target", "nvidia-sm90a"], &[]);
+    assert!(code == 0 && text.matches(" map ").count() == 2, "{text}");
+    let log = std::fs::read_to_string(log).expect("the log");
+    assert!(log.lines().filter(|l| *l == "tensor_map").count() >= 2, "{log}");
+}

@@ -7,7 +7,9 @@ use crate::convert;
 use crate::inst::{Inst, Kernel, Op, Shuffle, Space, Special, Start, Ty};
 use crate::matrix;
 use crate::memory::Memory;
-use crate::shared::{Bulk, CHUNK, Shared};
+use crate::parse::PARAMETERS;
+use crate::shared::{Bulk, CHUNK, Shared, Source};
+use crate::tensor::{MAP_BYTES, TensorMap};
 
 /// How many blocks of how many threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -431,7 +433,7 @@ impl<'a> Block<'a> {
                 }
                 return self.matrices(w, pc, i);
             }
-            Op::BarrierInit | Op::BarrierArrive { .. } | Op::BulkCopy | Op::ProxyFence => {
+            Op::BarrierInit | Op::BarrierArrive { .. } | Op::BulkCopy | Op::BoxCopy | Op::ProxyFence => {
                 for l in lanes_of(mask) {
                     if let Err(what) = self.asynchronous(w, l, i) {
                         return self.fail(w, l, pc, what);
@@ -681,8 +683,15 @@ impl<'a> Block<'a> {
             let mut over = self.shared.over(at, parity, thread);
             if over == Ok(false) {
                 for bulk in self.shared.due(at) {
-                    let Some(bytes) = self.memory.get(bulk.from, bulk.bytes).map(<[u8]>::to_vec) else {
-                        return self.outside(w, l, pc, Space::Global, bulk.from, bulk.bytes, "copies");
+                    let bytes = match &bulk.from {
+                        Source::Plain(from) => match self.memory.get(*from, bulk.bytes) {
+                            Some(bytes) => bytes.to_vec(),
+                            None => return self.outside(w, l, pc, Space::Global, *from, bulk.bytes, "copies"),
+                        },
+                        Source::Box(map, at) => match map.gather(at, bulk.to, self.memory) {
+                            Ok(bytes) => bytes,
+                            Err(what) => return self.fail(w, l, pc, what),
+                        },
                     };
                     self.shared.come(&bulk, &bytes);
                 }
@@ -715,7 +724,21 @@ impl<'a> Block<'a> {
                 if bytes % 16 != 0 || to % 16 != 0 || from % 16 != 0 || !fits {
                     return Err(format!("a bulk copy of {bytes} bytes from {from:#x} to {to:#x}"));
                 }
-                self.shared.ask(Bulk { to, from, bytes, barrier }, thread)
+                self.shared.ask(Bulk { to, from: Source::Plain(from), bytes, barrier }, thread)
+            }
+            Op::BoxCopy => {
+                let sum = |k: usize| r(i.more[2 * k]).wrapping_add(r(i.more[2 * k + 1]));
+                let (to, barrier) = (sum(0) as usize, sum(1) as usize);
+                let at = r(i.more[4]).checked_sub(PARAMETERS).map(|a| a as usize).filter(|a| a % 64 == 0);
+                let bytes = at.and_then(|a| self.parameters.get(a..a + MAP_BYTES));
+                let map = TensorMap::decode(bytes.ok_or("a tensor map that is no parameter at a multiple of 64 bytes")?)?;
+                let first: Vec<i32> = i.more[5..].iter().map(|&k| r(k) as u32 as i32).collect();
+                let bytes = map.box_bytes();
+                let fits = to.checked_add(bytes).is_some_and(|e| e <= self.shared.bytes.len());
+                if first.len() != map.axes.len() || to % 128 != 0 || bytes % 16 != 0 || !fits {
+                    return Err(format!("a copy of a box of {bytes} bytes and {} axes at {first:?} to {to:#x}", map.axes.len()));
+                }
+                self.shared.ask(Bulk { to, from: Source::Box(map, first), bytes, barrier }, thread)
             }
             _ => {
                 self.shared.fence(thread);

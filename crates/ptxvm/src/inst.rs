@@ -238,6 +238,8 @@ pub(crate) enum Op {
     BarrierTry,
     /// A copy of many bytes that an mbarrier counts.
     BulkCopy,
+    /// A copy of a box by a tensor map, that an mbarrier counts.
+    BoxCopy,
     /// What this thread knows was written to shared memory is seen by bulk copies and `wgmma`.
     ProxyFence,
     Nothing,

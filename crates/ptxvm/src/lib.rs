@@ -17,12 +17,28 @@ mod matrix;
 mod memory;
 mod parse;
 mod shared;
+mod tensor;
 #[cfg(test)]
 mod tests;
 
 pub use exec::{Grid, launch};
 pub use inst::{Kernel, Module};
 pub use memory::Memory;
+pub use tensor::{MAP_BYTES, TensorMap};
+
+impl Kernel {
+    /// Parameters laid out as the kernel has them: numbers of 64 bits, then tensor maps.
+    pub fn lay_out(&self, numbers: &[u64], maps: &[[u8; MAP_BYTES]]) -> Vec<u8> {
+        let mut out = vec![0; self.parameters_len()];
+        let all = numbers.iter().map(|n| n.to_le_bytes().to_vec()).chain(maps.iter().map(|m| m.to_vec()));
+        for (bytes, at) in all.zip(self.parameter_offsets()) {
+            if let Some(place) = out.get_mut(at..at + bytes.len()) {
+                place.copy_from_slice(&bytes);
+            }
+        }
+        out
+    }
+}
 
 /// Something that a kernel must not do, or text that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,9 @@ use crate::inst::{
 };
 use std::collections::HashMap;
 
+/// Generic addresses of parameters begin here.
+pub(crate) const PARAMETERS: u64 = 1 << 62;
+
 /// One statement: its words, with the line where it begins.
 struct Statement {
     line: usize,
@@ -159,10 +162,12 @@ impl Reader {
                 }
             }
         }
-        r.kernel.asynchronous =
-            r.kernel.code.iter().any(|i| {
-                matches!(i.op, Op::Wgmma(_) | Op::BarrierInit | Op::BarrierArrive { .. } | Op::BarrierTry | Op::BulkCopy)
-            });
+        r.kernel.asynchronous = r.kernel.code.iter().any(|i| {
+            matches!(
+                i.op,
+                Op::Wgmma(_) | Op::BarrierInit | Op::BarrierArrive { .. } | Op::BarrierTry | Op::BulkCopy | Op::BoxCopy
+            )
+        });
         let last = Inst { op: Op::Exit, guard: 0, d: 0, a: 0, b: 0, c: 0, more: Box::new([]), imm: 0, line };
         r.kernel.code.push(last);
         Ok(r.kernel)
@@ -177,6 +182,19 @@ impl Reader {
         let mut offset = 0usize;
         for p in list.split(',').map(str::trim).filter(|p| !p.is_empty()) {
             let words: Vec<&str> = p.split_whitespace().collect();
+            // `.param .align 64 .b8 name[128]`
+            if let [_, ".align", align, ".b8", array] = words[..] {
+                let array = array.strip_suffix(']').and_then(|a| a.split_once('['));
+                let size = array.and_then(|(name, n)| Some((name, n.parse::<usize>().ok()?)));
+                let (Some((name, bytes)), Ok(align)) = (size, align.parse::<usize>()) else {
+                    return self.fail(format!("cannot read parameter '{p}'"));
+                };
+                offset = offset.next_multiple_of(align.max(1));
+                self.symbols.insert(name.to_owned(), offset as u64);
+                self.kernel.params.push(Param { offset, bytes });
+                offset += bytes;
+                continue;
+            }
             let (Some(ty), Some(&name)) = (words.get(1).and_then(|t| Ty::parse(t.trim_start_matches('.'))), words.last()) else {
                 return self.fail(format!("cannot read parameter '{p}'"));
             };
@@ -424,6 +442,35 @@ impl Reader {
                 return Ok(i);
             }
             "prefetch" => return Ok(i),
+            "cvta" if has("param") => {
+                i.op = Op::Bin(Bin::Add, Ty::U64);
+                i.d = self.operand(&list[0])?;
+                i.a = self.operand(&list[1])?;
+                i.b = self.constant(Start::Const(PARAMETERS));
+                return Ok(i);
+            }
+            "cp" if has("tensor") => {
+                let rank = parts.iter().find_map(|p| p.strip_suffix('d')?.parse::<usize>().ok());
+                let whole = name.ends_with("shared::cluster.global.tile.mbarrier::complete_tx::bytes");
+                let (true, Some(rank), 3) = (whole, rank, list.len()) else { return self.fail(format!("unknown '{name}'")) };
+                // Shared memory and mbarrier with their offsets, the map, and coordinates.
+                let mut more = vec![];
+                for k in [0, 2] {
+                    let (base, offset) = self.address(&list[k])?;
+                    more.extend([base, self.constant(Start::Const(offset as u64))]);
+                }
+                let inner = list[1].trim().trim_start_matches('[').trim_end_matches(']');
+                let Some((map, at)) = inner.split_once(',') else { return self.fail(format!("cannot read '{}'", list[1])) };
+                more.push(self.operand(map)?);
+                let at = self.operands(&braces(at))?;
+                if at.len() != rank {
+                    return self.fail(format!("{} coordinates of {rank} axes", at.len()));
+                }
+                more.extend(at);
+                i.op = Op::BoxCopy;
+                i.more = more.into();
+                return Ok(i);
+            }
             "cp" if has("bulk") => {
                 if !name.contains("shared::cluster.global.mbarrier::complete_tx::bytes") || list.len() != 4 {
                     return self.fail(format!("unknown '{name}'"));

@@ -63,10 +63,18 @@ struct Barrier {
     over: Clock,
 }
 
+/// What a copy reads.
+pub(crate) enum Source {
+    /// Memory from an address on.
+    Plain(u64),
+    /// The box of a tensor that begins at these coordinates.
+    Box(crate::TensorMap, Vec<i32>),
+}
+
 /// A copy that an mbarrier counts.
 pub(crate) struct Bulk {
     pub to: usize,
-    pub from: u64,
+    pub from: Source,
     pub bytes: usize,
     pub barrier: usize,
 }

@@ -1,6 +1,6 @@
 //! Small kernels with what they must do, and what must be told.
 
-use crate::{Fault, Grid, Memory, Module, launch};
+use crate::{Fault, Grid, Memory, Module, TensorMap, launch};
 
 /// Runs the only kernel of a text on a buffer of u32, with its address as the parameter.
 fn run(body: &str, threads: u32, buffer: &[u32]) -> Result<Vec<u32>, Fault> {
@@ -339,4 +339,44 @@ fn mbarriers_order_threads_and_have_phases() {
     told(body(arrive, 1), "since the last barrier");
     told(body("", 0), "nobody completes");
     told(body(arrive, 0).replace("bar.sync 0;\n", ""), "mbarrier");
+}
+
+#[test]
+fn tensor_maps_bring_boxes_in_their_swizzle() {
+    let mut memory = Memory::default();
+    // 5 rows of 72 elements, 160 bytes apart.
+    let image: Vec<u8> = (0..5 * 80u16).flat_map(|k| (k + 1).to_le_bytes()).collect();
+    let address = memory.insert(image.clone());
+    let map = TensorMap { width: 2, address, axes: vec![(72, 2, 64), (5, 160, 4)] };
+    let bytes = map.encode().expect("it is as the manual wants it");
+    assert_eq!(TensorMap::decode(&bytes).as_ref(), Ok(&map));
+    for (first, to) in [([0, 0], 0usize), ([64, 3], 1024), ([-3, -1], 512)] {
+        let got = map.gather(&first, to, &memory).expect("it is inside");
+        assert_eq!(got.len(), 64 * 4 * 2);
+        for row in 0..4i32 {
+            for k in 0..64i32 {
+                let (x, y) = (first[0] + k, first[1] + row);
+                let inside = (0..72).contains(&x) && (0..5).contains(&y);
+                let want = if inside { (y * 80 + x + 1) as u16 } else { 0 };
+                // Pieces of 16 bytes, exchanged by the number of the row of 128 bytes in its pattern.
+                let line = to / 128 + row as usize;
+                let at = row as usize * 128 + ((k as usize / 8) ^ (line % 8)) * 16 + k as usize % 8 * 2;
+                assert_eq!(u16::from_le_bytes([got[at], got[at + 1]]), want, "{first:?}, row {row}, element {k}");
+            }
+        }
+    }
+    let wrong = |change: &dyn Fn(&mut TensorMap), what: &str| {
+        let mut map = map.clone();
+        change(&mut map);
+        let said = map.encode().expect_err(what);
+        assert!(said.contains(what), "{said}");
+    };
+    wrong(&|m| m.address += 8, "no multiple of 16");
+    wrong(&|m| m.axes[1].1 = 152, "152 bytes apart");
+    wrong(&|m| m.axes[1].2 = 257, "boxes of 257");
+    wrong(&|m| m.axes[0].2 = 72, "rows of 144 bytes");
+    wrong(&|m| m.axes = vec![(8, 16, 8); 6], "6 axes");
+    let taller = TensorMap { axes: vec![(72, 2, 64), (6, 160, 4)], ..map.clone() };
+    assert!(taller.gather(&[0, 4], 0, &memory).expect_err("row 5").contains("at offset 800"), "it reads behind the buffer");
+    assert!(TensorMap::decode(&[0; 128]).expect_err("zeros").contains("nobody encoded"));
 }

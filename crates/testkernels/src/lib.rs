@@ -5,7 +5,7 @@ pub mod nests;
 pub mod operations;
 
 use infc_ir::{DType, Expr, Scalar, eval};
-use infc_kernel::loops::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
+use infc_kernel::loops::{Access, Axes, Boxes, Buffer, Kernel, LoopKind, Space, Stmt};
 
 /// The variable that holds the task number in test kernels.
 pub const TASK: u32 = 1000;
@@ -25,6 +25,7 @@ pub fn kernel(buffers: Vec<Buffer>, symbols: &[&'static str], body: Vec<Stmt>) -
         task: TASK,
         body,
         axes: Axes::default(),
+        boxes: Boxes::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! One kernel as an `.entry`: tasks, loops and statements. What is computed in them is the business of `scalars`.
 
+use crate::Map;
 use crate::asm::{Asm, Class, Val};
 use crate::group::{Ring, Role};
 use crate::layout::{self, Layout, Mode};
@@ -21,6 +22,8 @@ pub struct Entry {
     pub shared: u64,
     /// Its matrix instructions take bytes with and without sign.
     pub mixed: bool,
+    /// Tensor maps that it takes behind its other parameters.
+    pub maps: Vec<Map>,
 }
 
 /// Who takes a task.
@@ -118,6 +121,9 @@ pub(crate) struct Emit<'a> {
     pub late: bool,
     /// Matrix instructions of warpgroups take bytes with and without sign.
     pub mixed: bool,
+    /// Tensor maps that the kernel takes behind its other parameters, whose names begin with this.
+    pub maps: Vec<Map>,
+    name: &'a str,
     shared: u64,
     /// Holds in the first lane of a warp.
     pub first_lane: Option<Val>,
@@ -138,7 +144,7 @@ const MOST_UNROLLED: i64 = 128;
 const MOST_LANES: i64 = 16;
 
 /// Prints a kernel as entry `name`.
-pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
+pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
     let mut a = Asm::default();
     let (error, scratch_base) = (a.fresh(Class::Q), a.fresh(Class::Q));
     let mut e = Emit {
@@ -171,6 +177,8 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
         by_elements: false,
         late: false,
         mixed: false,
+        maps: vec![],
+        name,
         shared: 0,
         first_lane: None,
         error,
@@ -178,12 +186,13 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
         scratch: 0,
         end: "END".into(),
     };
-    let parameters = e.parameters(name);
+    let mut parameters = e.parameters(name);
     e.choose_registers();
     e.tasks()?;
     // Sums of a thread's own beside indices of 64 bits.
     let long = !e.is_small(kernel.tasks) && e.layouts.contains(&Layout::Thread);
-    let Emit { a, scratch, mode, shared, mixed, .. } = e;
+    parameters.extend((0..e.maps.len()).map(|k| format!(".param .align 64 .b8 {}[128]", e.map_name(k))));
+    let Emit { a, scratch, mode, shared, mixed, maps, .. } = e;
     let list = parameters.join(",\n\t");
     let body = a.finish();
     let (block, limit) = match mode {
@@ -198,7 +207,7 @@ pub fn entry(kernel: &Kernel, name: &str) -> Result<Entry, Fault> {
         Mode::Block(n) => (Block::Block(n), format!(".reqntid {n}\n")),
     };
     let text = format!(".visible .entry {name}(\n\t{list}\n)\n{limit}{{\n{body}\tret;\n}}\n");
-    Ok(Entry { text, scratch, block, shared, mixed })
+    Ok(Entry { text, scratch, block, shared, mixed, maps })
 }
 
 /// Registers of a multiprocessor, and those that a thread takes: of a product by matrix instructions, and of one whose number of tasks only the run
@@ -245,6 +254,11 @@ impl Emit<'_> {
         }
         self.vars.insert(u32::MAX, Var::Reg(tasks));
         list
+    }
+
+    /// The parameter that is a tensor map.
+    pub(crate) fn map_name(&self, number: usize) -> String {
+        format!("{}_map{number}", self.name)
     }
 
     /// Buffers that are small and only indexed by numbers that are known here.
@@ -422,6 +436,9 @@ impl Emit<'_> {
             && let Some(tile) = self.wide_tile(var, extent, body)
         {
             return self.compute_tile(var, extent, &tile, body);
+        }
+        if kind == LoopKind::Vector && self.by_elements && extent.known().is_some_and(|n| n > 1) {
+            return self.by_lanes(var, extent, body);
         }
         if unrolled(kind, extent) {
             self.ranges.extent(var, extent);

@@ -8,6 +8,7 @@
 //! Tiles lie in rows of 128 bytes whose pieces of 16 bytes are exchanged (the swizzle of 128 bytes in the PTX ISA manual): bits 4 to 6
 //! of an address are those of the offset, xor bits 7 to 9.
 
+use crate::Map;
 use crate::asm::{Class, Val};
 use crate::emit::{Emit, Key, Place, Var};
 use crate::layout;
@@ -15,7 +16,7 @@ use crate::together::{FIRST, THREAD, WARP_NUMBER};
 use infc_ir::expr::Node;
 use infc_ir::scalar::Kind;
 use infc_ir::{DType, Expr, Fault, Scalar, fault};
-use infc_kernel::loops::{LoopKind, Space, Stmt};
+use infc_kernel::loops::{BoxCopy, LoopKind, Space, Stmt};
 
 /// The most shared memory of a block on Hopper.
 const MOST_SHARED: u64 = 227 << 10;
@@ -69,6 +70,8 @@ pub(crate) struct Ring {
     late: Val,
     /// The first lane of a warp.
     first: Val,
+    /// Where all tiles come by bulk copies: holds if all parameters are aligned for them, so that one thread asks for all and the others end.
+    alone: Option<Val>,
 }
 
 impl Ring {
@@ -112,12 +115,30 @@ impl Emit<'_> {
             a.line(format_args!("mov.b32 {counter}, 0"));
         }
         let (made, filler, end) = (a.label(), a.label(), a.label());
-        let bulks = self.bulks(loops.var);
+        let (bulks, fills_all) = self.bulks(loops.var);
+        let mut alone: Option<Val> = None;
+        for from in bulks.iter().filter(|_| fills_all) {
+            let one = self.aligned.get(from).copied().ok_or_else(|| fault!("the alignment of a parameter was not looked at"))?;
+            alone = Some(match alone {
+                None => one,
+                Some(all) => self.a.row("and", "pred", &[all, one])?,
+            });
+        }
         let a = &mut self.a;
+        let bulks = bulks.len() as u32;
+        let arrivals = (loops.fillers + bulks).to_string();
+        let arrivals = match alone {
+            None => arrivals,
+            Some(alone) => {
+                let count = a.fresh(Class::R);
+                a.line(format_args!("selp.b32 {count}, {bulks}, {arrivals}, {alone}"));
+                count.to_string()
+            }
+        };
         a.line(format_args!("setp.ne.u32 {other}, {thread}, 0"));
         a.line(format_args!("@{other} bra {made}"));
         for k in 0..slots {
-            a.line(format_args!("mbarrier.init.shared.b64 [{barriers}+{}], {}", 8 * k, loops.fillers + bulks));
+            a.line(format_args!("mbarrier.init.shared.b64 [{barriers}+{}], {arrivals}", 8 * k));
             a.line(format_args!("mbarrier.init.shared.b64 [{barriers}+{}], {}", 8 * (slots + k), loops.warps));
         }
         a.line(format_args!("fence.proxy.async.shared::cta"));
@@ -126,7 +147,7 @@ impl Emit<'_> {
         a.line(format_args!("setp.ge.u32 {fills}, {thread}, {}", 32 * loops.warps));
         a.line(format_args!("@{fills} bra {filler}"));
         let many = loops.sums > 64 && (loops.fillers, 32 * loops.warps) == (128, 256);
-        let ring = Ring { loops, tiles, slot_bytes, slots, base, barriers, slot, phase, asked, late, first };
+        let ring = Ring { loops, tiles, slot_bytes, slots, base, barriers, slot, phase, asked, late, first, alone };
         self.ring = Some(ring.clone());
         for role in [Role::Multiplies, Role::Fills] {
             self.role = Some(role);
@@ -144,6 +165,12 @@ impl Emit<'_> {
             }
             let (head, over) = (self.a.label(), self.a.fresh(Class::P));
             let done = self.a.label();
+            if let (Role::Fills, Some(alone)) = (role, alone) {
+                let other = self.a.fresh(Class::P);
+                self.a.line(format_args!("setp.ne.u32 {other}, {thread}, {}", 32 * ring.loops.warps));
+                self.a.line(format_args!("and.pred {other}, {other}, {alone}"));
+                self.a.line(format_args!("@{other} bra {done}"));
+            }
             self.a.place(&head);
             self.a.line(format_args!("setp.ge.s64 {over}, {task}, {tasks}"));
             self.a.line(format_args!("@{over} bra {done}"));
@@ -164,18 +191,70 @@ impl Emit<'_> {
         Ok(slots * slot_bytes + 16 * slots + PATTERN)
     }
 
-    /// Tiles that come by bulk copies, in the loop over `var`.
-    fn bulks(&self, var: u32) -> u32 {
-        let mut count = 0;
+    /// Parameters whose tiles come by bulk copies in the loop over `var`, and whether all tiles do.
+    fn bulks(&self, var: u32) -> (Vec<u32>, bool) {
+        let (mut from, mut all) = (vec![], true);
         layout::walk(&self.kernel.body, &mut |s| {
             if let Stmt::For { var: v, body, .. } = s
                 && *v == var
             {
-                let one = |s: &Stmt| matches!(s, Stmt::For { var, extent, body, .. } if self.bulk(*var, *extent, body).is_some());
-                count += body.iter().filter(|s| one(s)).count() as u32;
+                for s in body {
+                    let Stmt::For { var, extent, body, kind: LoopKind::Thread } = s else { continue };
+                    match (self.boxed(*var), self.bulk(*var, *extent, body)) {
+                        (Some(copy), _) => from.push(copy.from),
+                        (None, Some(bulk)) => from.push(bulk.from),
+                        (None, None) => all = false,
+                    }
+                }
             }
         });
-        count
+        (from, all)
+    }
+
+    /// The loop over threads copies boxes of a tensor.
+    pub(crate) fn boxed(&self, thread: u32) -> Option<&'_ BoxCopy> {
+        self.kernel.boxes.0.get(&thread).filter(|copy| self.aligned.contains_key(&copy.from))
+    }
+
+    /// Such a copy by a tensor map, which is a parameter of the kernel: the first of the threads asks for it. Where the tensor is not aligned, the loop as it is.
+    pub(crate) fn box_copy(&mut self, copy: &BoxCopy, body: &[Stmt]) -> Result<(), Fault> {
+        let dtype = self.kernel.buffers[copy.from as usize].dtype;
+        let width = dtype.bytes() as u64;
+        let axes = copy.axes.iter().map(|a| (a.size as u64, a.stride as u64 * width, a.part as u32)).collect();
+        let map = self.map(Map { buffer: copy.from, dtype, offset: copy.offset as u64 * width, axes });
+        let bytes = copy.axes.iter().map(|a| a.part).product::<i64>() * width as i64;
+        self.by_one((copy.from, copy.to), bytes * copy.count, body, &mut |this, to, full| {
+            let at = copy.axes.iter().map(|a| this.low(a.at)).collect::<Result<Vec<_>, Fault>>()?;
+            for k in 0..copy.count {
+                let mut at = at.clone();
+                if k > 0 {
+                    let step = this.a.r((k * copy.axes[0].part) as u32);
+                    at[0] = this.a.row("add", "u32", &[at[0], step])?;
+                }
+                let at = at.iter().map(Val::to_string).collect::<Vec<_>>().join(", ");
+                this.a.line(format_args!(
+                    "cp.async.bulk.tensor.{}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [{to}+{}], [{map}, {{{at}}}], [{full}]",
+                    copy.axes.len(),
+                    k * bytes
+                ));
+            }
+            Ok(())
+        })
+    }
+
+    /// The generic address of a tensor map, in a register.
+    fn map(&mut self, map: Map) -> Val {
+        let number = match self.maps.iter().position(|m| *m == map) {
+            Some(k) => k,
+            None => {
+                self.maps.push(map);
+                self.maps.len() - 1
+            }
+        };
+        let (at, address) = (self.a.fresh(Class::Q), self.a.fresh(Class::Q));
+        self.a.line(format_args!("mov.b64 {at}, {}", self.map_name(number)));
+        self.a.line(format_args!("cvta.param.u64 {address}, {at}"));
+        address
     }
 
     /// A loop over threads that copies a whole tile which lies in memory as it does in shared memory.
@@ -233,33 +312,48 @@ impl Emit<'_> {
         all.then(|| Bulk { to: *to, from: *from, from_index: from_index.clone(), bytes, vars })
     }
 
-    /// Such a copy: the first of the threads asks for it, and the slot's mbarrier counts its bytes. Where the parameter is not aligned, the loop as it is.
+    /// Such a copy: the first of the threads asks for it. Where the parameter is not aligned, the loop as it is.
     pub(crate) fn bulk_copy(&mut self, bulk: &Bulk, body: &[Stmt]) -> Result<(), Fault> {
+        self.by_one((bulk.from, bulk.to), bulk.bytes, body, &mut |this, to, full| {
+            let outer = bulk.vars.map(|v| this.vars.insert(v, Var::Const(0)));
+            let from = this.address(bulk.from as usize, &bulk.from_index);
+            for (v, before) in bulk.vars.into_iter().zip(outer) {
+                match before {
+                    Some(b) => this.vars.insert(v, b),
+                    None => this.vars.remove(&v),
+                };
+            }
+            let (from, bytes) = (from?.1, bulk.bytes);
+            this.a.line(format_args!(
+                "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [{to}], {from}, {bytes}, [{full}]"
+            ));
+            Ok(())
+        })
+    }
+
+    /// Asks for copies of so many bytes by the first of the threads, which the slot's mbarrier counts; `body` by all of them where the parameter is not
+    /// aligned to 16 bytes.
+    fn by_one(
+        &mut self,
+        (from, to): (u32, u32),
+        bytes: i64,
+        body: &[Stmt],
+        ask: &mut dyn FnMut(&mut Self, Val, Val) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let full = self.full.ok_or_else(|| fault!("a copy of a tile outside of the loop over tiles"))?;
-        let aligned = self.aligned.get(&bulk.from).copied();
+        let aligned = self.aligned.get(&from).copied();
         let aligned = aligned.ok_or_else(|| fault!("the alignment of a parameter was not looked at"))?;
-        let Place::Memory(_, to) = self.places[bulk.to as usize] else { return Err(fault!("a tile without a slot")) };
+        let Place::Memory(_, to) = self.places[to as usize] else { return Err(fault!("a tile without a slot")) };
         let thread = self.low(Expr::var(THREAD as usize))?;
         let (other, slow, end) = (self.a.fresh(Class::P), self.a.label(), self.a.label());
         self.a.line(format_args!("setp.ne.u32 {other}, {thread}, 0"));
         self.a.line(format_args!("@!{aligned} bra {slow}"));
         self.a.line(format_args!("@{other} bra {end}"));
         self.known.push(std::collections::HashMap::new());
-        let outer = bulk.vars.map(|v| self.vars.insert(v, Var::Const(0)));
-        let from = self.address(bulk.from as usize, &bulk.from_index);
-        for (v, before) in bulk.vars.into_iter().zip(outer) {
-            match before {
-                Some(b) => self.vars.insert(v, b),
-                None => self.vars.remove(&v),
-            };
-        }
-        let from = from?.1;
+        self.a.line(format_args!("mbarrier.arrive.expect_tx.shared.b64 _, [{full}], {bytes}"));
+        let asked = ask(self, to, full);
         self.known.pop();
-        self.a.line(format_args!("mbarrier.arrive.expect_tx.shared.b64 _, [{full}], {}", bulk.bytes));
-        self.a.line(format_args!(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [{to}], {from}, {}, [{full}]",
-            bulk.bytes
-        ));
+        asked?;
         self.a.line(format_args!("bra {end}"));
         self.a.place(&slow);
         self.by_elements = true;
@@ -369,8 +463,9 @@ impl Emit<'_> {
     /// What this thread wrote is there: now, or where copies are under way, that of some tiles before.
     fn tell(&mut self, ring: &Ring, full: Val) {
         if !std::mem::take(&mut self.copying) {
-            self.a.line(format_args!("fence.proxy.async.shared::cta"));
-            self.a.line(format_args!("mbarrier.arrive.shared.b64 _, [{full}]"));
+            let when = ring.alone.map_or(String::new(), |alone| format!("@!{alone} "));
+            self.a.line(format_args!("{when}fence.proxy.async.shared::cta"));
+            self.a.line(format_args!("{when}mbarrier.arrive.shared.b64 _, [{full}]"));
             return;
         }
         self.late = true;

@@ -21,7 +21,7 @@ pub use asm::Class;
 pub use emit::Block;
 
 use infc_artifact::program::Program;
-use infc_ir::Problems;
+use infc_ir::{DType, Problems};
 use infc_kernel::backend::{Backend, Code, Object};
 use infc_kernel::loops::Kernel;
 use infc_kernel::target::TargetDesc;
@@ -58,8 +58,8 @@ impl Ptx {
 pub struct Text {
     /// The text. It begins with a comment for each kernel that says how it is launched: `//@ k0 threads 128`, whose tasks are threads of
     /// blocks of this size; `//@ k1 warps 128`, whose tasks are warps of such blocks; or `//@ k2 blocks 256`, whose tasks are blocks, perhaps with
-    /// `shared 132160` behind it: bytes of shared memory that the launch gives. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
-    /// an error slot of 32 bits (0, or `code + 1` of a check that failed), the address of scratch memory; all of 64 bits.
+    /// `shared 132160` behind it: bytes of shared memory that the launch gives, and `map ...` for each tensor map. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
+    /// an error slot of 32 bits (0, or `code + 1` of a check that failed), the address of scratch memory, all of 64 bits; then the maps.
     pub text: String,
     /// Bytes of scratch memory that each thread of a launch needs.
     pub scratch: Vec<u64>,
@@ -67,6 +67,30 @@ pub struct Text {
     pub blocks: Vec<Block>,
     /// Bytes of shared memory that a launch of each kernel gives.
     pub shared: Vec<u64>,
+    /// Tensor maps that each kernel takes behind its other parameters.
+    pub maps: Vec<Vec<Map>>,
+}
+
+/// A tensor map of a kernel: a tensor in one of its buffers, and the box of it that a copy takes, in the swizzle of 128 bytes.
+///
+/// In the text: `map <buffer> <dtype> <offset> <extent>:<stride>:<part> ...`, offset and strides in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// The kernel's buffer.
+    pub buffer: u32,
+    /// What it holds.
+    pub dtype: DType,
+    /// Bytes before the tensor.
+    pub offset: u64,
+    /// For each axis, that of neighbours first: extent, distance in bytes, extent of the box.
+    pub axes: Vec<(u64, u64, u32)>,
+}
+
+impl std::fmt::Display for Map {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {}", self.buffer, self.dtype, self.offset)?;
+        self.axes.iter().try_for_each(|(size, stride, part)| write!(f, " {size}:{stride}:{part}"))
+    }
 }
 
 /// Threads of a block of a kernel whose tasks are for threads or warps.
@@ -86,6 +110,18 @@ pub struct Shape {
 }
 
 impl Text {
+    /// The tensors of a kernel's maps, by addresses of its buffers: bytes of an element, address (0 where the tensor is not at a multiple of 16
+    /// bytes: the kernel takes no map then), axes as in [`Map`].
+    pub fn tensors<'a>(
+        &'a self,
+        kernel: usize,
+        places: &'a [u64],
+    ) -> impl Iterator<Item = (usize, u64, Vec<(u64, u64, u32)>)> + 'a {
+        self.maps[kernel].iter().map(|m| {
+            let address = places[m.buffer as usize] + m.offset;
+            (m.dtype.bytes(), if address % 16 == 0 { address } else { 0 }, m.axes.clone())
+        })
+    }
     /// The shape of a launch of a kernel with so many tasks and at most `most` blocks.
     pub fn shape(&self, kernel: usize, tasks: i64, most: u32) -> Shape {
         let tasks = tasks.max(1) as u64;
@@ -107,23 +143,26 @@ impl Text {
 /// Prints kernels for a GPU of this architecture: `sm_80`, `sm_90a`.
 pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
     let (mut head, mut text) = (String::new(), String::new());
-    let (mut scratch, mut blocks, mut shared, mut problems) = (vec![], vec![], vec![], vec![]);
+    let (mut scratch, mut blocks, mut shared, mut maps, mut problems) = (vec![], vec![], vec![], vec![], vec![]);
     let mut mixed = false;
     for (k, kernel) in kernels.iter().enumerate() {
         match emit::entry(kernel, &format!("k{k}")) {
             Ok(entry) => {
                 let _ = write!(text, "\n// {}\n{}", kernel.name.replace(['\n', '\r'], " "), entry.text);
                 let _ = match entry.block {
-                    Block::Threads => writeln!(head, "//@ k{k} threads {THREADS}"),
-                    Block::Warps => writeln!(head, "//@ k{k} warps {THREADS}"),
-                    Block::Block(threads) if entry.shared > 0 => {
-                        writeln!(head, "//@ k{k} blocks {threads} shared {}", entry.shared)
-                    }
-                    Block::Block(threads) => writeln!(head, "//@ k{k} blocks {threads}"),
+                    Block::Threads => write!(head, "//@ k{k} threads {THREADS}"),
+                    Block::Warps => write!(head, "//@ k{k} warps {THREADS}"),
+                    Block::Block(threads) => write!(head, "//@ k{k} blocks {threads}"),
                 };
+                if entry.shared > 0 {
+                    let _ = write!(head, " shared {}", entry.shared);
+                }
+                entry.maps.iter().for_each(|m| head += &format!(" map {m}"));
+                head.push('\n');
                 scratch.push(entry.scratch);
                 blocks.push(entry.block);
                 shared.push(entry.shared);
+                maps.push(entry.maps);
                 mixed |= entry.mixed;
             }
             Err(e) => problems.extend(Problems::one(format!("kernel '{}'", kernel.name), e.0, "").0),
@@ -142,7 +181,7 @@ pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
     if shared.iter().any(|&s| s > 0) {
         head += ".extern .shared .align 1024 .b8 ring[];\n";
     }
-    Ok(Text { text: head + &text, scratch, blocks, shared })
+    Ok(Text { text: head + &text, scratch, blocks, shared, maps })
 }
 
 impl Backend for Ptx {

@@ -156,6 +156,15 @@ impl Emit<'_> {
         self.vars.insert(variable, Var::Expr(var(number)));
         self.parts.clear();
         if self.role == Some(Role::Fills)
+            && let Some(copy) = self.boxed(variable).cloned()
+        {
+            self.side_by_side = true;
+            let done = self.box_copy(&copy, body);
+            self.side_by_side = false;
+            self.vars.remove(&variable);
+            return done;
+        }
+        if self.role == Some(Role::Fills)
             && let Some(bulk) = self.bulk(variable, extent, body)
         {
             self.side_by_side = true;

@@ -6,10 +6,10 @@ use infc_gpu_ptx::{Block, Ptx, Text};
 use infc_ir::expr::Node;
 use infc_ir::{DType, Expr, eval};
 use infc_kernel::backend::Backend;
-use infc_kernel::loops::{Access, Kernel, Space, interp};
+use infc_kernel::loops::{Access, Boxes, Kernel, Space, interp};
 use infc_kernel::program::{Lowered, lower};
 use infc_kernel::target::{Math, TargetDesc};
-use infc_ptxvm::{Fault, Grid, Memory, Module, launch};
+use infc_ptxvm::{Fault, Grid, MAP_BYTES, Memory, Module, TensorMap, launch};
 
 /// The value of every symbol.
 const SIZE: i64 = 37;
@@ -56,21 +56,43 @@ fn memories(kernel: &Kernel) -> Vec<Vec<u8>> {
     globals.map(|b| bytes(b.dtype, number(b.span()), &mut next)).collect()
 }
 
+/// The map of a tensor.
+fn map((width, address, axes): (usize, u64, Vec<(u64, u64, u32)>)) -> [u8; MAP_BYTES] {
+    if address == 0 {
+        return [0; MAP_BYTES];
+    }
+    TensorMap { width, address, axes }.encode().unwrap_or_else(|e| panic!("{e}"))
+}
+
 /// Runs an entry with blocks of its own size, fewer of them than it has tasks for.
 fn run(text: &Text, module: &Module, k: usize, kernel: &Kernel, memories: &mut [Vec<u8>]) -> Result<(), Fault> {
+    run_behind(text, module, k, kernel, memories, 0)
+}
+
+/// The same with buffers that begin so many bytes behind a multiple of 256.
+fn run_behind(
+    text: &Text,
+    module: &Module,
+    k: usize,
+    kernel: &Kernel,
+    memories: &mut [Vec<u8>],
+    before: usize,
+) -> Result<(), Fault> {
     let tasks = number(kernel.tasks);
     let shape = text.shape(k, tasks, 3);
     let mut memory = Memory::default();
-    let places: Vec<u64> = memories.iter_mut().map(|m| memory.insert(std::mem::take(m))).collect();
+    let moved = |m: &mut Vec<u8>| [vec![0xa5; before], std::mem::take(m)].concat();
+    let places: Vec<u64> = memories.iter_mut().map(|m| memory.insert(moved(m)) + before as u64).collect();
     let (error, scratch) = (memory.insert(vec![0; 4]), memory.insert(vec![0xa5; shape.scratch as usize]));
     let symbols = kernel.symbols.iter().map(|_| SIZE as u64);
     let all = places.iter().copied().chain(symbols).chain([tasks as u64, error, scratch]);
-    let parameters: Vec<u8> = all.flat_map(u64::to_le_bytes).collect();
+    let maps: Vec<_> = text.tensors(k, &places).map(map).collect();
     let grid = Grid { blocks: [shape.blocks, 1, 1], threads: [shape.threads, 1, 1], shared: shape.shared as usize };
     let entry = module.kernel(&format!("k{k}")).expect("an entry for each kernel");
+    let parameters = entry.lay_out(&all.collect::<Vec<_>>(), &maps);
     let done = launch(entry, grid, &parameters, &mut memory);
     for (m, &p) in memories.iter_mut().zip(&places) {
-        *m = memory.remove(p).expect("a buffer");
+        *m = memory.remove(p - before as u64).expect("a buffer").split_off(before);
     }
     done
 }
@@ -309,9 +331,122 @@ fn larger_tiles_where_there_are_many() {
     assert_eq!(text.blocks, [Block::Block(384)]);
 }
 
+/// A product or convolution of data, and how many of its factors' tiles are boxes, of how many axes.
+fn boxes() -> Vec<(String, Vec<u32>)> {
+    // Channels last, as other layers have them.
+    let conv = |[n, c, h, w]: [i64; 4], [m, kh, kw]: [i64; 3], attributes: &str, [oh, ow]: [i64; 2]| {
+        format!(
+            "graph \"g\" {{ source 0 \"c\" \"Conv\" 13 source 1 \"t\" \"Transpose\" 13 \
+             region (%0: f16[{n}, {h}, {w}, {c}] \"x\", %1: f16[{m}, {c}, {kh}, {kw}] \"w\") {{ \
+             %5: f16[{n}, {c}, {h}, {w}] = Transpose(%0) {{perm = [0, 3, 1, 2]}} from [1] \
+             %3: f16[{n}, {m}, {oh}, {ow}] = Conv(%5, %1) {{{attributes}}} from [0] \
+             %4: f16[{n}, {oh}, {ow}, {m}] \"y\" = Transpose(%3) {{perm = [0, 2, 3, 1]}} from [1] yield %4 }} }}"
+        )
+    };
+    vec![
+        // Rows, columns and products that end within a box.
+        (product("f16", [1, 140, 200, 136], [false, false]), vec![2, 2]),
+        (product("bf16", [1, 257, 248, 136], [false, true]), vec![2, 2]),
+        // A batch is an axis more.
+        (product("bf16", [3, 130, 72, 136], [false, false]), vec![3, 3]),
+        // Rows of 134 bytes are at no multiple of 16; columns of 136 are.
+        (product("bf16", [1, 131, 67, 136], [false, false]), vec![2]),
+        (product("bf16", [1, 128, 67, 129], [false, false]), vec![]),
+        // Rows side by side are not as the instruction wants them.
+        (product("f16", [1, 136, 72, 136], [true, false]), vec![2]),
+        // Pixels of several pictures one behind the other; every second one of every second row.
+        (conv([2, 64, 9, 8], [136, 1, 1], "", [9, 8]), vec![2, 2]),
+        (conv([2, 64, 32, 32], [136, 1, 1], "strides = [2, 2]", [16, 16]), vec![3, 2]),
+        // Windows over a border (of weights that lie in another order), whose rows of pixels fill a box, or do not.
+        (conv([1, 64, 16, 16], [136, 1, 3], "pads = [0, 1, 0, 1]", [16, 16]), vec![3]),
+        (conv([2, 64, 8, 32], [136, 3, 1], "pads = [1, 0, 1, 0]", [8, 32]), vec![4]),
+        (conv([2, 64, 8, 9], [136, 1, 3], "pads = [0, 1, 0, 1]", [8, 9]), vec![]),
+    ]
+}
+
+#[test]
+fn boxes_of_tensors_come_by_tensor_maps() {
+    for (graph, axes) in boxes() {
+        let machine = hopper(Math::F32);
+        check_for(&machine, &["sm_90a"], &graph, &["row=wgmma"]);
+        let lowered = lowered_for(&graph, &machine);
+        let k =
+            lowered.plans.iter().position(|p| p.as_ref().is_some_and(|p| p.to_string().contains("wgmma"))).expect("a product");
+        let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+        let found: Vec<u32> = text.maps[k].iter().map(|m| m.axes.len() as u32).collect();
+        assert_eq!(found, axes, "{graph}\n{}", lowered.kernels[k]);
+        // The loops that the boxes stand for: as they are, and where no parameter is aligned.
+        let kernel = &lowered.kernels[k];
+        let mut plain = lowered.kernels.clone();
+        plain[k].boxes = Boxes::default();
+        let other = infc_gpu_ptx::module(&plain, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+        assert!(other.maps[k].is_empty() && !other.text.contains("cp.async.bulk.tensor"));
+        let results = [(&text, 0), (&other, 0), (&text, 8), (&other, 8)].map(|(text, before)| {
+            let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
+            let mut got = memories(kernel);
+            run_behind(text, &module, k, kernel, &mut got, before).unwrap_or_else(|f| panic!("{f}\n{kernel}"));
+            got
+        });
+        assert!(results.iter().all(|r| *r == results[0]), "{kernel}");
+    }
+}
+
+#[test]
+fn boxes_that_nobody_counts_are_told() {
+    let lowered = lowered_for(&product("bf16", [1, 384, 248, 256], [false, false]), &hopper(Math::F32));
+    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    let told = |from: &str, to: &str, what: &str| {
+        let broken = text.text.replace(from, to);
+        assert!(broken != text.text, "no '{from}'");
+        let module = Module::parse(&broken).unwrap_or_else(|f| panic!("{f}"));
+        let fault = run(&text, &module, 0, &lowered.kernels[0], &mut memories(&lowered.kernels[0])).expect_err(what);
+        assert!(fault.what.contains(what), "{from}: {fault}");
+    };
+    let line = text.text.lines().find(|l| l.contains("mbarrier.arrive.expect_tx")).expect("an arrival with bytes");
+    told(line, &line.replace(", 16384;", ", 16368;"), "nobody completes");
+    told(line, &line.replace(", 16384;", ", 16400;"), "nobody completes");
+    told("\twgmma.wait_group.sync.aligned 1;\n", "", "may still read");
+    told("\tcvta.param.u64", "\tmov.b64", "no parameter");
+    let parity =
+        text.text.lines().find(|l| l.contains("xor.b32") && l.ends_with(", 1;") && !l.contains('@')).expect("the parity");
+    told(parity, &parity.replace(", 1;", ", 0;"), "");
+    // A map of another tensor leads out of the buffer.
+    let mut wrong = text.clone();
+    wrong.maps[0][0].axes[1].0 += 1;
+    let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
+    let kernel = &lowered.kernels[0];
+    let mut got = memories(kernel);
+    run(&wrong, &module, 0, kernel, &mut got).expect("rows behind the last tile are not asked for");
+    wrong.maps[0][0].offset += 16;
+    let fault = run(&wrong, &module, 0, kernel, &mut memories(kernel)).expect_err("it reads behind the buffer");
+    assert!(fault.what.contains("a copy by a tensor map reads"), "{fault}");
+}
+
+#[test]
+fn rounded_factors_are_read_several_at_a_time() {
+    let graph = product("f32", [1, 130, 80, 136], [false, false]);
+    for (math, arch, machine) in [(Math::Bf16, "sm_80", machine(Math::Bf16)), (Math::Tf32, "sm_90a", hopper(Math::Tf32))] {
+        let lowered = lowered_for(&graph, &machine);
+        let text = infc_gpu_ptx::module(&lowered.kernels, arch).unwrap_or_else(|e| panic!("{e}"));
+        let stored = if math == Math::Tf32 { "st.shared.v4.b32" } else { "st.shared.v4.u16" };
+        assert!(text.text.contains(" ld.global.v4.b32 {") && text.text.contains(stored), "{}", text.text);
+        let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
+        for (k, kernel) in lowered.kernels.iter().enumerate() {
+            let results = [0, 4].map(|before| {
+                let mut got = memories(kernel);
+                run_behind(&text, &module, k, kernel, &mut got, before).unwrap_or_else(|f| panic!("{f}\n{kernel}"));
+                got
+            });
+            assert!(results[0] == results[1], "{kernel}");
+        }
+    }
+}
+
 #[test]
 fn warpgroups_that_do_not_wait_are_told() {
-    let lowered = lowered_for(&product("bf16", [1, 384, 248, 256], [false, false]), &hopper(Math::F32));
+    let mut lowered = lowered_for(&product("bf16", [1, 384, 248, 256], [false, false]), &hopper(Math::F32));
+    // By copies of threads.
+    lowered.kernels[0].boxes = Boxes::default();
     let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
     let changed = |from: &str, to: &str| {
         let broken = text.text.replace(from, to);

@@ -1,7 +1,7 @@
 //! The border builder: writes the fill value around a tensor that keeps a border for its readers.
 
 use super::{Nest, Operand, for_each};
-use crate::loops::{Access, Axes, Buffer, Kernel, LoopKind, Stmt};
+use crate::loops::{Access, Axes, Boxes, Buffer, Kernel, LoopKind, Stmt};
 use infc_ir::Expr;
 use infc_ir::expr::Node;
 use infc_ir::scalar::Scalar;
@@ -136,7 +136,8 @@ fn nest(name: &str, buffer: Buffer, tasks: Expr, body: Vec<Stmt>) -> Nest {
     });
     let symbols = symbols.into_iter().collect();
     let name = name.to_owned();
-    let kernel = Kernel { name, buffers: vec![buffer], symbols, tasks, task: 0, body, axes: Axes::default() };
+    let kernel =
+        Kernel { name, buffers: vec![buffer], symbols, tasks, task: 0, body, axes: Axes::default(), boxes: Boxes::default() };
     Nest { kernel, sources: vec![], packed: vec![] }
 }
 

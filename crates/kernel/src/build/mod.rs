@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod border;
+mod boxed;
 pub mod collapse;
 pub mod contract;
 pub mod decode;
@@ -26,7 +27,7 @@ pub mod tile;
 pub mod updates;
 
 use crate::attention::{Attention, Way};
-use crate::loops::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
+use crate::loops::{Access, Axes, BoxCopy, Boxes, Buffer, Kernel, LoopKind, Space, Stmt};
 use crate::plan::Plan;
 use crate::target::TargetDesc;
 use infc_ir::compute::{Reducer, Step, simplify_scalar};
@@ -125,6 +126,8 @@ pub struct Cx<'a> {
     packed: Vec<Packed>,
     vars: u32,
     axes: BTreeMap<u32, &'static str>,
+    /// Loops over threads that copy boxes.
+    boxes: BTreeMap<u32, BoxCopy>,
     locals: u32,
     /// Number of tasks.
     pub tasks: Expr,
@@ -145,6 +148,7 @@ impl<'a> Cx<'a> {
             packed: vec![],
             vars: 0,
             axes: BTreeMap::new(),
+            boxes: BTreeMap::new(),
             locals: 0,
             tasks: Expr::int(1),
             task: Expr::int(0),
@@ -159,6 +163,12 @@ impl<'a> Cx<'a> {
         self.axes.insert(self.vars, name);
         self.vars += 1;
         Expr::var(self.vars as usize - 1)
+    }
+    /// A loop over threads that does nothing but this copy.
+    fn boxed(&mut self, thread: Expr, copy: BoxCopy) {
+        if let Node::Var(v) = thread.node() {
+            self.boxes.insert(*v, copy);
+        }
     }
     /// New loop variables for as many axes.
     pub fn vars(&mut self, names: &[&'static str], axes: usize) -> Vec<Expr> {
@@ -272,12 +282,17 @@ impl<'a> Cx<'a> {
                 (true, true) => Access::ReadWrite,
             };
         }
+        let mut boxes = Boxes(self.boxes);
+        for copy in boxes.0.values_mut() {
+            (copy.from, copy.to) = (number[&copy.from], number[&copy.to]);
+        }
         let symbols = symbols(&body, &buffers, self.tasks);
         let task = match self.task.node() {
             Node::Var(v) => *v,
             _ => 0,
         };
-        let kernel = Kernel { name: name.to_owned(), buffers, symbols, tasks: self.tasks, task, body, axes: Axes(self.axes) };
+        let kernel =
+            Kernel { name: name.to_owned(), buffers, symbols, tasks: self.tasks, task, body, axes: Axes(self.axes), boxes };
         let packed = self.packed.into_iter().filter(|p| sources.contains(&p.source)).collect();
         Nest { kernel, sources, packed }
     }

@@ -10,7 +10,7 @@
 
 use super::contract::{Factor, factors};
 use super::elementwise::with_accumulator;
-use super::{Cx, Operand, accumulate, for_each, pack};
+use super::{Cx, Operand, accumulate, boxed, for_each, pack};
 use crate::loops::{LoopKind, Space, Stmt, WARP};
 use crate::plan::{Tile, guess};
 use crate::rows::{self, Sums};
@@ -290,7 +290,8 @@ impl Parts<'_> {
         let k_moves = k_is_contiguous(cx, self.c, f);
         let line_moves = !k_moves && lines_are_contiguous(cx, f, axes);
         // Neighbours on both sides go together: as they are, or a few that are read, computed and written.
-        let wide = match is_plain(f) && f.read.dtype() == dtype && self.p.row != "mma_tf32" && self.p.row != "wgmma_tf32" {
+        let as_it_is = is_plain(f) && f.read.dtype() == dtype && self.p.row != "mma_tf32" && self.p.row != "wgmma_tf32";
+        let wide = match as_it_is {
             true => (WIDEST / dtype.bytes()) as i64,
             false => (WIDEST / f.read.dtype().bytes().max(dtype.bytes())).min(COMPUTED) as i64,
         };
@@ -341,6 +342,19 @@ impl Parts<'_> {
             body = vec![Stmt::If { cond, then: body, otherwise: vec![] }];
         }
         let body = vec![for_each(part, Expr::from(count), LoopKind::Unroll, body)];
+        if self.p.row.starts_with("wgmma") && neighbours && as_it_is {
+            let wanted = boxed::Wanted {
+                lines: (axes, first, lines),
+                products: (step * bk, bk),
+                batch: &self.axes,
+                k_last: self.k_last[side],
+                dtype,
+                to: self.shared[side][buffer],
+            };
+            if let Some(copy) = boxed::copy(cx, self.c, f, &wanted) {
+                cx.boxed(thread, copy);
+            }
+        }
         for_each(thread, Expr::from(self.threads), LoopKind::Thread, body)
     }
 

@@ -1,6 +1,6 @@
 //! Random kernels for the tests of this level: they pass the verifier, but may leave buffers at run time.
 
-use super::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
+use super::{Access, Axes, Boxes, Buffer, Kernel, LoopKind, Space, Stmt};
 use infc_ir::scalar::{Binary, Unary};
 use infc_ir::{DType, Expr, Scalar};
 use proptest::prelude::*;
@@ -182,6 +182,7 @@ pub fn any_kernel() -> impl Strategy<Value = Kernel> {
             task: 0,
             body,
             axes: Axes::default(),
+            boxes: Boxes::default(),
         }
     })
 }

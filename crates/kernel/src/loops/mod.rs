@@ -37,6 +37,8 @@ pub struct Kernel {
     pub body: Vec<Stmt>,
     /// Names of its loop variables, where there are any.
     pub axes: Axes,
+    /// Which of its loops over threads copy boxes of tensors.
+    pub boxes: Boxes,
 }
 
 /// Readable names of loop variables, for backends that print text for people. No part of a kernel's identity, nor of its text
@@ -54,6 +56,52 @@ impl std::fmt::Debug for Axes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("_")
     }
+}
+
+/// Loops over threads that only copy a box of a parameter into shared memory, by their variable: the same said as data, for machines
+/// with an instruction for it. No part of a kernel's identity, nor of its text form: all of them are equal, and the loops are what counts.
+#[derive(Clone, Default)]
+pub struct Boxes(pub BTreeMap<u32, BoxCopy>);
+
+impl PartialEq for Boxes {
+    fn eq(&self, _: &Boxes) -> bool {
+        true
+    }
+}
+
+impl std::fmt::Debug for Boxes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("_")
+    }
+}
+
+/// A copy of a box of a tensor that lies in a parameter. Shared memory has the elements of the box one behind the other, those along the first axis next to
+/// each other; elements outside of the tensor are 0 there.
+#[derive(Clone, Debug)]
+pub struct BoxCopy {
+    /// The parameter.
+    pub from: u32,
+    /// The buffer in shared memory, which is filled.
+    pub to: u32,
+    /// Elements of the parameter before the tensor.
+    pub offset: i64,
+    /// The tensor's axes, the first one of neighbours.
+    pub axes: Vec<BoxAxis>,
+    /// So many such boxes, each behind the one before along the first axis, and in shared memory.
+    pub count: i64,
+}
+
+/// An axis of such a tensor.
+#[derive(Clone, Copy, Debug)]
+pub struct BoxAxis {
+    /// Its extent.
+    pub size: i64,
+    /// Distance of neighbours in elements.
+    pub stride: i64,
+    /// Extent of the box.
+    pub part: i64,
+    /// Where the box begins.
+    pub at: Expr,
 }
 
 /// A buffer of a kernel.

@@ -22,7 +22,7 @@
 //! Expressions are those of [`infc_ir::expr`] and scalars those of [`infc_ir::text::scalar`]. In an index, `=` marks a scalar.
 //! Loops without a kind are serial.
 
-use super::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
+use super::{Access, Axes, Boxes, Buffer, Kernel, LoopKind, Space, Stmt};
 use infc_ir::expr::Node;
 use infc_ir::text::cursor::Cursor;
 use infc_ir::text::scalar;
@@ -161,7 +161,7 @@ fn kernel(c: &mut Cursor) -> Result<Kernel, Problem> {
         buffers.push(b);
     }
     let body = body(c)?;
-    Ok(Kernel { name, buffers, symbols, tasks, task, body, axes: Axes::default() })
+    Ok(Kernel { name, buffers, symbols, tasks, task, body, axes: Axes::default(), boxes: Boxes::default() })
 }
 
 /// A name that is a letter and a number: `i3`, `b0`, `t12`.

@@ -16,10 +16,53 @@ pub(crate) type Address = u64;
 /// A pointer to something of the driver's.
 pub(crate) type Handle = *mut c_void;
 
+/// `cuTensorMapEncodeTiled`: map, dtype, axes, address, extents, strides, extents of boxes, steps, interleave, swizzle, promotion in L2, fill.
+type EncodeMap = unsafe extern "C" fn(
+    *mut MapBytes,
+    c_int,
+    c_uint,
+    *mut c_void,
+    *const u64,
+    *const u64,
+    *const c_uint,
+    *const c_uint,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+) -> Status;
+
+/// A tensor map, as kernels take it.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(crate) struct MapBytes([u8; 128]);
+
+/// The most axes of a tensor map.
+pub(crate) const MOST_AXES: usize = 5;
+
+/// What a tensor map says of its tensor; each list begins with the axis of neighbours, which has no stride.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Map {
+    /// The number of the dtype in `cuda.h`.
+    pub(crate) dtype: c_int,
+    /// Number of axes.
+    pub(crate) rank: usize,
+    /// Extents.
+    pub(crate) sizes: [u64; MOST_AXES],
+    /// Distances in bytes, from the second axis on.
+    pub(crate) strides: [u64; MOST_AXES],
+    /// Extents of boxes.
+    pub(crate) parts: [c_uint; MOST_AXES],
+}
+
 macro_rules! functions {
     ($($field:ident $name:literal ($($argument:ty),*);)*) => {
         /// The functions, as `cuda.h` declares them.
-        pub(crate) struct Driver { $($field: unsafe extern "C" fn($($argument),*) -> Status,)* }
+        pub(crate) struct Driver {
+            $($field: unsafe extern "C" fn($($argument),*) -> Status,)*
+            /// Not in drivers before CUDA 12.
+            encode_map: Option<EncodeMap>,
+        }
 
         impl Driver {
             fn open(library: &str) -> Result<Driver, String> {
@@ -41,7 +84,13 @@ macro_rules! functions {
                     }
                     // Safety: `cuda.h` declares the function with these arguments.
                     unsafe { core::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> Status>(found) }
-                },)* })
+                },)*
+                encode_map: {
+                    // Safety: as above.
+                    let found = unsafe { libc::dlsym(handle, c"cuTensorMapEncodeTiled".as_ptr()) };
+                    // Safety: as above.
+                    (!found.is_null()).then(|| unsafe { core::mem::transmute::<*mut c_void, EncodeMap>(found) })
+                } })
             }
         }
     };
@@ -236,6 +285,37 @@ impl Device {
         }
         Ok(Pinned { device: self, start: start.cast(), bytes })
     }
+    /// Has the driver tensor maps?
+    pub(crate) fn has_maps(&self) -> bool {
+        self.driver.encode_map.is_some()
+    }
+    /// The map of a tensor at an address. One that is no multiple of 16 bytes has none: the kernel sees that, and takes no map.
+    pub(crate) fn map(&self, map: &Map, address: Address) -> Result<MapBytes, Error> {
+        const SWIZZLE_128: c_int = 3;
+        const PROMOTE_256: c_int = 3;
+        let mut out = MapBytes([0; 128]);
+        let Some(encode) = self.driver.encode_map.filter(|_| address % 16 == 0) else { return Ok(out) };
+        let steps = [1 as c_uint; MOST_AXES];
+        // Safety: the lists have `rank` elements or more; the driver reads no memory of the device.
+        let status = unsafe {
+            encode(
+                &mut out,
+                map.dtype,
+                map.rank as c_uint,
+                address as *mut c_void,
+                map.sizes.as_ptr(),
+                map.strides.as_ptr(),
+                map.parts.as_ptr(),
+                steps.as_ptr(),
+                0,
+                SWIZZLE_128,
+                PROMOTE_256,
+                0,
+            )
+        };
+        self.check("cuTensorMapEncodeTiled", status)?;
+        Ok(out)
+    }
     /// A queue of work.
     pub(crate) fn stream(&'static self) -> Result<Stream, Error> {
         const NON_BLOCKING: c_uint = 1;
@@ -381,14 +461,16 @@ impl Stream {
         blocks: u32,
         (threads, shared): (u32, u32),
         parameters: &mut [u64],
+        maps: &mut [MapBytes],
     ) -> Result<(), Error> {
         let mut pointers: [*mut c_void; MOST_PARAMETERS] = [core::ptr::null_mut(); MOST_PARAMETERS];
-        if parameters.len() > MOST_PARAMETERS {
-            return Err(machine(format!("a kernel with {} parameters; a GPU takes {MOST_PARAMETERS}", parameters.len())));
+        let count = parameters.len() + maps.len();
+        if count > MOST_PARAMETERS {
+            return Err(machine(format!("a kernel with {count} parameters; a GPU takes {MOST_PARAMETERS}")));
         }
-        for (to, p) in pointers.iter_mut().zip(parameters.iter_mut()) {
-            *to = core::ptr::from_mut(p).cast();
-        }
+        let all = parameters.iter_mut().map(|p| core::ptr::from_mut(p).cast());
+        let all = all.chain(maps.iter_mut().map(|m| core::ptr::from_mut(m).cast()));
+        pointers.iter_mut().zip(all).for_each(|(to, p)| *to = p);
         let none = core::ptr::null_mut();
         // Safety: the driver copies the parameters, of which there are as many as the kernel has, before it returns.
         let status = unsafe {

@@ -2,7 +2,7 @@
 //! captured once as a graph and replayed.
 
 use super::Loaded;
-use super::driver::{Address, Graph, Mem, Pinned, Stream};
+use super::driver::{Address, Graph, MapBytes, Mem, Pinned, Stream};
 use crate::error::{Error, fail};
 use crate::exec::Exec;
 use alloc::sync::Arc;
@@ -35,6 +35,7 @@ pub(crate) struct Gpu {
     /// Steps need nothing of the host.
     capturable: bool,
     parameters: Vec<u64>,
+    maps: Vec<MapBytes>,
 }
 
 impl Gpu {
@@ -66,6 +67,7 @@ impl Gpu {
             bases: alloc::vec![0; program.buffers.len()],
             capturable: program.steps.iter().all(plain),
             parameters: Vec::new(),
+            maps: Vec::new(),
             loaded,
         })
     }
@@ -79,8 +81,8 @@ impl Gpu {
         if self.capturable {
             if self.graph.is_none() || self.captured != exec.plan.symbols {
                 self.graph = None;
-                let Gpu { stream, loaded, arena: _, bases, scratch, error, parameters, .. } = self;
-                let mut queue = Queue { stream, loaded, bases, scratch: scratch.address, error: error.address, parameters };
+                let Gpu { stream, loaded, arena: _, bases, scratch, error, parameters, maps, .. } = self;
+                let mut queue = Queue { stream, loaded, bases, scratch: scratch.address, error: error.address, parameters, maps };
                 self.graph = Some(stream.capture(|| {
                     queue.stream.zero(queue.error, 4)?;
                     exec.model.program.steps.iter().enumerate().try_for_each(|(n, s)| queue.plain(exec, s, n))
@@ -248,8 +250,8 @@ impl Gpu {
     fn step(&mut self, exec: &mut Exec<'_>, step: &Step, number: usize) -> Result<(), Error> {
         match step {
             Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. } => {
-                let Gpu { stream, loaded, bases, scratch, error, parameters, .. } = self;
-                Queue { stream, loaded, bases, scratch: scratch.address, error: error.address, parameters }
+                let Gpu { stream, loaded, bases, scratch, error, parameters, maps, .. } = self;
+                Queue { stream, loaded, bases, scratch: scratch.address, error: error.address, parameters, maps }
                     .plain(exec, step, number)
             }
             Step::Bind { symbol, from, bound } => {
@@ -347,6 +349,7 @@ struct Queue<'a> {
     scratch: Address,
     error: Address,
     parameters: &'a mut Vec<u64>,
+    maps: &'a mut Vec<MapBytes>,
 }
 
 impl Queue<'_> {
@@ -374,13 +377,22 @@ impl Queue<'_> {
         if tasks <= 0 {
             return Ok(());
         }
-        let f = self.loaded.functions[kernel];
+        let f = &self.loaded.functions[kernel];
         self.parameters.clear();
         for view in call.0 {
             self.parameters.push(address(self.bases, exec, number, view, 0)?);
         }
         self.parameters.extend(call.1.iter().map(|e| exec.value(e) as u64));
         self.parameters.extend([tasks as u64, self.error, self.scratch]);
+        self.maps.clear();
+        for tensor in &f.maps {
+            let Some(view) = call.0.get(tensor.buffer) else {
+                fail!(Run, "step {number}: a tensor map of buffer {} of {}", tensor.buffer, call.0.len());
+            };
+            let end = tensor.offset.saturating_add(tensor.bytes);
+            let at = address(self.bases, exec, number, view, usize::try_from(end).unwrap_or(usize::MAX))?;
+            self.maps.push(self.loaded.device.map(&tensor.map, at + tensor.offset)?);
+        }
         let wanted = (tasks as u64).div_ceil(u64::from(f.threads / f.together));
         // Threads of one block take one task after another where there are very many; scratch memory is made for so many blocks.
         let most = if let Some(fit) = SHARED_EACH.checked_div(f.shared) {
@@ -391,7 +403,7 @@ impl Queue<'_> {
         } else {
             u64::from(self.loaded.device.processors * BLOCKS_EACH)
         };
-        self.stream.launch(f.handle, wanted.min(most) as u32, (f.threads, f.shared), self.parameters)
+        self.stream.launch(f.handle, wanted.min(most) as u32, (f.threads, f.shared), self.parameters, self.maps)
     }
 }
 

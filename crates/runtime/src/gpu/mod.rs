@@ -9,7 +9,7 @@ pub(crate) use exec::Gpu;
 use crate::error::{Error, fail};
 use alloc::string::String;
 use alloc::vec::Vec;
-use driver::{Device, Handle, Mem, Module};
+use driver::{Device, Handle, MOST_AXES, Map, Mem, Module};
 use infc_artifact::program::Program;
 
 /// Is this the architecture of a GPU?
@@ -37,7 +37,6 @@ pub(crate) fn check(arch: &str) -> Result<(), Error> {
 }
 
 /// A kernel on the device.
-#[derive(Clone, Copy)]
 struct Function {
     handle: Handle,
     /// Threads of a block.
@@ -48,6 +47,19 @@ struct Function {
     scratch: u64,
     /// Bytes of shared memory that a launch gives each block.
     shared: u32,
+    /// Tensor maps that it takes behind its other parameters.
+    maps: Vec<Tensor>,
+}
+
+/// The tensor of a map.
+#[derive(Debug, PartialEq, Eq)]
+struct Tensor {
+    /// Which of the launch's buffers it lies in, and the bytes before it.
+    buffer: usize,
+    offset: u64,
+    /// Bytes from its first element to behind its last.
+    bytes: u64,
+    map: Map,
 }
 
 /// Code and weights of a model on the device.
@@ -79,14 +91,21 @@ impl Loaded {
         let text = core::str::from_utf8(&code[..code.len() - 1]).unwrap_or("");
         let mut functions = Vec::new();
         for (n, kernel) in program.kernels.iter().enumerate() {
-            let Some(Shape { threads, together, shared }) = shape(text, n) else {
+            let Some(Shape { threads, together, shared, maps }) = shape(text, n) else {
                 fail!(Artifact, "malformed: the code does not say how kernel {n} '{}' is launched", kernel.name);
             };
             let handle = module.function(&alloc::format!("k{n}"))?;
             if shared > 0 {
                 module.allow_shared(handle, shared)?;
             }
-            functions.push(Function { handle, threads, together, scratch: kernel.scratch, shared });
+            if !maps.is_empty() && !device.has_maps() {
+                fail!(
+                    Machine,
+                    "the driver of '{}' has no tensor maps, which the artifact needs: install that of CUDA 12 or newer",
+                    device.name
+                );
+            }
+            functions.push(Function { handle, threads, together, scratch: kernel.scratch, shared, maps });
         }
         let memory = device.alloc(constants.len() as u64)?;
         if !constants.is_empty() {
@@ -108,14 +127,53 @@ struct Shape {
     together: u32,
     /// Bytes of shared memory that the launch gives.
     shared: u32,
+    /// Tensor maps.
+    maps: Vec<Tensor>,
+}
+
+/// A tensor map from its words: `<buffer> <dtype> <offset>`, then `<extent>:<stride>:<part>` for each axis. Bytes but for extents and parts.
+fn tensor(words: &str) -> Option<Tensor> {
+    let mut words = words.split_whitespace();
+    let (buffer, dtype, offset) = (words.next()?.parse().ok()?, words.next()?, words.next()?.parse::<u64>().ok()?);
+    // Numbers of `cuda.h`.
+    let (dtype, width) = match dtype {
+        "u8" | "i8" => (0, 1),
+        "f16" => (6, 2),
+        "bf16" => (9, 2),
+        "f32" => (7, 4),
+        _ => return None,
+    };
+    let mut map = Map { dtype, rank: 0, sizes: [1; MOST_AXES], strides: [0; MOST_AXES], parts: [1; MOST_AXES] };
+    let mut bytes = width;
+    for word in words {
+        let mut numbers = word.split(':').map(|n| n.parse::<u64>().ok());
+        let (size, stride, part) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        let k = map.rank;
+        let fits =
+            if k == 0 { stride == width && part * width == 128 } else { stride % 16 == 0 && (16..1 << 40).contains(&stride) };
+        if k >= MOST_AXES || !fits || numbers.next().is_some() || !(1..=1 << 31).contains(&size) || !(1..=256).contains(&part) {
+            return None;
+        }
+        map.sizes[k] = size;
+        map.parts[k] = part as u32;
+        if k > 0 {
+            map.strides[k - 1] = stride;
+        }
+        map.rank += 1;
+        bytes = (size - 1).checked_mul(stride)?.checked_add(bytes)?;
+    }
+    (map.rank > 0 && offset % 16 == 0).then_some(Tensor { buffer, offset, bytes, map })
 }
 
 /// How kernel `n` is launched: from the line `//@ k<n> threads <count>`, where a task is for a thread, `warps` or `blocks`, and perhaps
-/// `shared <bytes>` behind it.
+/// `shared <bytes>` behind it, and `map ...` for each tensor map that it takes.
 fn shape(text: &str, n: usize) -> Option<Shape> {
     let mut lines = text.lines().take_while(|l| !l.contains(".entry")).filter_map(|l| l.strip_prefix("//@ "));
     let line = lines.find_map(|l| l.strip_prefix(&alloc::format!("k{n} ")))?;
     let (kind, count) = line.split_once(' ')?;
+    let mut parts = count.split(" map ");
+    let count = parts.next()?;
+    let maps = parts.map(tensor).collect::<Option<Vec<_>>>()?;
     let (count, shared) = match count.split_once(" shared ") {
         Some((count, bytes)) => (count, bytes.trim().parse().ok()?),
         None => (count, 0),
@@ -127,5 +185,5 @@ fn shape(text: &str, n: usize) -> Option<Shape> {
         "blocks" => count,
         _ => return None,
     };
-    (count % together == 0).then_some(Shape { threads: count, together, shared })
+    (count % together == 0).then_some(Shape { threads: count, together, shared, maps })
 }

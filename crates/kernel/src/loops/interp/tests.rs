@@ -1,7 +1,7 @@
 //! The loop interpreter on small kernels, and its two engines against each other.
 
 use super::{Stop, run};
-use crate::loops::{Access, Axes, Buffer, Kernel, LoopKind, Space, Stmt};
+use crate::loops::{Access, Axes, Boxes, Buffer, Kernel, LoopKind, Space, Stmt};
 use infc_ir::scalar::Binary;
 use infc_ir::{DType, Expr, Scalar};
 
@@ -29,6 +29,7 @@ fn doubled(n: i64) -> Kernel {
         task: 0,
         body: vec![Stmt::For { var: 1, extent: Expr::int(4), kind: LoopKind::Vector, body: vec![mask] }],
         axes: Axes::default(),
+        boxes: Boxes::default(),
     }
 }
 
