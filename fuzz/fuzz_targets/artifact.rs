@@ -34,7 +34,7 @@ fuzz_target!(|data: &[u8]| {
 fn load(program: &Program) {
     let _ = program.to_string();
     let requirements = Requirements::default();
-    let variant = Variant { requirements, program: encode(program), code: vec![0xc3; 64] };
+    let variant = Variant { requirements, program: encode(program), code: vec![0xc3; 64], host_code: vec![] };
     let bytes = Artifact { variants: &[variant], constants: &[&[7; 256]], ..Artifact::default() }.to_bytes();
     let Ok(model) = Model::from_bytes(&bytes) else { return };
     let symbols = vec![(0, DIM); program.symbols.len()];
@@ -86,6 +86,6 @@ fn plain(steps: &[Step]) -> bool {
     steps.iter().all(|step| match step {
         Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => true,
         Step::If { then, otherwise, .. } => plain(then) && plain(otherwise),
-        Step::Launch { .. } | Step::Loop { .. } => false,
+        Step::Launch { .. } | Step::Loop { .. } | Step::HostLaunch { .. } | Step::ToHost { .. } | Step::ToDevice { .. } => false,
     })
 }

@@ -19,6 +19,7 @@ use crate::abi;
 use crate::decode::{DecodeError, Decoder};
 use crate::encode::Encoder;
 use crate::hash::{Digest, Hasher, digest};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -52,10 +53,13 @@ pub enum Kind {
     Constants = 5,
     /// Text for people: names, sources. Not needed to run it.
     Debug = 6,
+    /// The machine code of a variant for the CPU beside its device.
+    HostCode = 7,
 }
 
 impl Kind {
-    const ALL: [Kind; 6] = [Kind::Manifest, Kind::Requirements, Kind::Program, Kind::Code, Kind::Constants, Kind::Debug];
+    const ALL: [Kind; 7] =
+        [Kind::Manifest, Kind::Requirements, Kind::Program, Kind::Code, Kind::Constants, Kind::Debug, Kind::HostCode];
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
@@ -65,10 +69,11 @@ impl Kind {
             Kind::Code => "code",
             Kind::Constants => "constants",
             Kind::Debug => "debug",
+            Kind::HostCode => "code for the host",
         }
     }
     fn align(self) -> u64 {
-        if self == Kind::Code { CODE_ALIGN } else { DATA_ALIGN }
+        if matches!(self, Kind::Code | Kind::HostCode) { CODE_ALIGN } else { DATA_ALIGN }
     }
 }
 
@@ -81,6 +86,8 @@ pub struct Requirements {
     pub arch: String,
     /// CPU features by LLVM's names: `avx2`, `fma`.
     pub features: Vec<String>,
+    /// What the CPU beside a device must have, for a variant some of whose steps run there. It has none itself.
+    pub host: Option<Box<Requirements>>,
 }
 
 /// One way to run the model, for one kind of machine.
@@ -92,6 +99,8 @@ pub struct Variant {
     pub program: Vec<u8>,
     /// Its machine code: one position-independent image.
     pub code: Vec<u8>,
+    /// The machine code for the CPU beside a device: an image too, there if the requirements speak of that CPU.
+    pub host_code: Vec<u8>,
 }
 
 /// What an artifact is made of.
@@ -118,6 +127,9 @@ impl Artifact<'_> {
             sections.push((Kind::Requirements, i, alloc::vec![&requirements[i as usize]]));
             sections.push((Kind::Program, i, alloc::vec![&variant.program]));
             sections.push((Kind::Code, i, alloc::vec![&variant.code]));
+            if variant.requirements.host.is_some() {
+                sections.push((Kind::HostCode, i, alloc::vec![&variant.host_code]));
+            }
         }
         sections.push((Kind::Constants, 0, self.constants.to_vec()));
         sections.push((Kind::Debug, 0, alloc::vec![self.debug]));
@@ -189,15 +201,23 @@ fn header_digest(start: &[u8], table: &[u8]) -> Digest {
 
 fn encode_requirements(r: &Requirements) -> Vec<u8> {
     let mut out = Encoder::default();
-    out.text(&r.name);
-    out.text(&r.arch);
-    out.list(&r.features, |out, f| out.text(f));
+    for r in [Some(r), r.host.as_deref()].into_iter().flatten() {
+        out.text(&r.name);
+        out.text(&r.arch);
+        out.list(&r.features, |out, f| out.text(f));
+    }
     out.bytes
 }
 
 fn decode_requirements(bytes: &[u8]) -> Result<Requirements, DecodeError> {
     let mut input = Decoder::new(bytes);
-    let requirements = Requirements { name: input.text()?, arch: input.text()?, features: input.list(Decoder::text)? };
+    let one = |input: &mut Decoder<'_>| {
+        Ok(Requirements { name: input.text()?, arch: input.text()?, features: input.list(Decoder::text)?, host: None })
+    };
+    let mut requirements = one(&mut input)?;
+    if input.end().is_err() {
+        requirements.host = Some(Box::new(one(&mut input)?));
+    }
     input.end()?;
     Ok(requirements)
 }
@@ -307,6 +327,10 @@ impl<'a> Reader<'a> {
             if reader.requirements.iter().any(|r| r.name == requirements.name) {
                 return Err(ContainerError::Malformed { offset: section.offset, what: "two variants have the same name" });
             }
+            if requirements.host.is_some() != reader.find(Kind::HostCode, variant).is_some() {
+                let what = "code for the host without requirements of its CPU, or these without code";
+                return Err(ContainerError::Malformed { offset: section.offset, what });
+            }
             reader.requirements.push(requirements);
         }
         Ok(reader)
@@ -339,6 +363,7 @@ impl<'a> Reader<'a> {
             Kind::Code => "there is no code of a variant",
             Kind::Constants => "there are no constants",
             Kind::Debug => "there is no debug text",
+            Kind::HostCode => "there is no code of a variant for the host",
         };
         self.find(kind, variant).ok_or(ContainerError::Malformed { offset: HEADER as u64, what: missing })
     }
@@ -434,7 +459,7 @@ fn check_variants(sections: &[Section]) -> Result<(), ContainerError> {
     for (i, section) in sections.iter().enumerate() {
         let (numbers, what) = match section.kind {
             Kind::Requirements => (variants, "the variants are not numbered one by one"),
-            Kind::Program | Kind::Code => (variants, "a program or code of a variant without requirements"),
+            Kind::Program | Kind::Code | Kind::HostCode => (variants, "a program or code of a variant without requirements"),
             Kind::Manifest | Kind::Constants | Kind::Debug => (1, "a section of a variant that is shared by all"),
         };
         if section.variant as usize >= numbers {

@@ -1,6 +1,6 @@
 //! Reads the binary form of a [`Program`] (see `encode.rs`) from untrusted bytes: every count, tag and nesting is checked.
 
-use crate::encode::VERSION;
+use crate::encode::{VERSION, VERSION_TWO_SIDED};
 use crate::program::*;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -32,7 +32,8 @@ pub fn decode(bytes: &[u8]) -> Result<Program, DecodeError> {
     let mut input = Decoder::new(bytes);
     match input.number()? {
         VERSION => {}
-        v if v > VERSION => return Err(DecodeError { at: 0, what: "a newer version of the program form" }),
+        VERSION_TWO_SIDED => input.two_sided = true,
+        v if v > VERSION_TWO_SIDED => return Err(DecodeError { at: 0, what: "a newer version of the program form" }),
         _ => return Err(DecodeError { at: 0, what: "an unknown version of the program form" }),
     }
     let program = Program {
@@ -40,15 +41,19 @@ pub fn decode(bytes: &[u8]) -> Result<Program, DecodeError> {
         outputs: input.list(Decoder::port)?,
         symbols: input.list(Decoder::symbol)?,
         buffers: input.list(Decoder::buffer)?,
-        kernels: input.list(|d| Ok(Kernel { name: d.text()?, entry: d.number()?, scratch: d.number()? }))?,
+        kernels: input.list(Decoder::kernel)?,
         steps: input.list(Decoder::step)?,
         messages: input.list(|d| Ok(Message { node: d.text()?, text: d.text()? }))?,
         states: input.list(|d| Ok((d.id()?, d.id()?)))?,
         arena: input.optional()?,
         threads: if input.flag()? { Some(input.id()?) } else { None },
         slots: input.list(|d| Ok(Slot { ty: d.host_type()?, place: d.slot_place()? }))?,
+        host_kernels: if input.two_sided { input.list(Decoder::kernel)? } else { Vec::new() },
     };
     input.end()?;
+    if input.two_sided != program.two_sided() {
+        return Err(DecodeError { at: 0, what: "the version of a program with steps beside a device, for one without" });
+    }
     Ok(program)
 }
 
@@ -57,13 +62,15 @@ pub(crate) struct Decoder<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
+    /// The program may have steps beside a device.
+    two_sided: bool,
 }
 
 type Decoded<T> = Result<T, DecodeError>;
 
 impl<'a> Decoder<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Decoder<'a> {
-        Decoder { bytes, at: 0, depth: 0 }
+        Decoder { bytes, at: 0, depth: 0, two_sided: false }
     }
     fn fail<T>(&self, at: usize, what: &'static str) -> Decoded<T> {
         Err(DecodeError { at, what })
@@ -161,6 +168,9 @@ impl<'a> Decoder<'a> {
         })?;
         Ok(Size(ops))
     }
+    fn kernel(&mut self) -> Decoded<Kernel> {
+        Ok(Kernel { name: self.text()?, entry: self.number()?, scratch: self.number()? })
+    }
     fn view(&mut self) -> Decoded<View> {
         Ok(View { buffer: self.id()?, offset: self.size()? })
     }
@@ -232,6 +242,15 @@ impl<'a> Decoder<'a> {
                 })?,
                 code: self.id()?,
             },
+            8 if self.two_sided => Step::HostLaunch {
+                kernel: self.id()?,
+                buffers: self.list(Decoder::view)?,
+                extents: self.list(Decoder::size)?,
+                tasks: self.size()?,
+                code: self.id()?,
+            },
+            9 if self.two_sided => Step::ToHost { buffer: self.id()? },
+            10 if self.two_sided => Step::ToDevice { buffer: self.id()? },
             _ => return self.fail(self.at - 1, "an unknown kind of step"),
         })
     }

@@ -7,20 +7,19 @@ use alloc::vec::Vec;
 
 /// The version of this form, its first number.
 pub const VERSION: u64 = 3;
+/// That of programs with launches and copies beside a device ([`Program::two_sided`]). All others keep the version before, and its bytes.
+pub const VERSION_TWO_SIDED: u64 = 4;
 
 /// The bytes of a program.
 pub fn encode(program: &Program) -> Vec<u8> {
     let mut out = Encoder::default();
-    out.number(VERSION);
+    let two_sided = program.two_sided();
+    out.number(if two_sided { VERSION_TWO_SIDED } else { VERSION });
     out.list(&program.inputs, Encoder::port);
     out.list(&program.outputs, Encoder::port);
     out.list(&program.symbols, Encoder::symbol);
     out.list(&program.buffers, Encoder::buffer);
-    out.list(&program.kernels, |out, k| {
-        out.text(&k.name);
-        out.number(k.entry);
-        out.number(k.scratch);
-    });
+    out.list(&program.kernels, Encoder::kernel);
     out.list(&program.steps, Encoder::step);
     out.list(&program.messages, |out, m| {
         out.text(&m.node);
@@ -33,6 +32,9 @@ pub fn encode(program: &Program) -> Vec<u8> {
     out.optional(program.arena);
     out.optional(program.threads.map(u64::from));
     out.list(&program.slots, Encoder::slot);
+    if two_sided {
+        out.list(&program.host_kernels, Encoder::kernel);
+    }
     out.bytes
 }
 
@@ -93,6 +95,11 @@ impl Encoder {
             SizeOp::Min => out.tag(6),
             SizeOp::Max => out.tag(7),
         });
+    }
+    fn kernel(&mut self, kernel: &Kernel) {
+        self.text(&kernel.name);
+        self.number(kernel.entry);
+        self.number(kernel.scratch);
     }
     fn view(&mut self, view: &View) {
         self.number(view.buffer.into());
@@ -201,6 +208,22 @@ impl Encoder {
                 });
                 self.list(outputs, Encoder::host_value);
                 self.number((*code).into());
+            }
+            Step::HostLaunch { kernel, buffers, extents, tasks, code } => {
+                self.tag(8);
+                self.number((*kernel).into());
+                self.list(buffers, Encoder::view);
+                self.list(extents, Encoder::size);
+                self.size(tasks);
+                self.number((*code).into());
+            }
+            Step::ToHost { buffer } => {
+                self.tag(9);
+                self.number((*buffer).into());
+            }
+            Step::ToDevice { buffer } => {
+                self.tag(10);
+                self.number((*buffer).into());
             }
         }
     }

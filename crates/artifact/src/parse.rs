@@ -233,11 +233,11 @@ impl Parser {
                 "threads" => out.threads = Some(self.number()?),
                 "kernel" => {
                     self.next_of(out.kernels.len())?;
-                    let name = self.text()?;
-                    self.expect("entry")?;
-                    let entry = self.number()?;
-                    self.expect("scratch")?;
-                    out.kernels.push(Kernel { name, entry, scratch: self.number()? });
+                    out.kernels.push(self.kernel()?);
+                }
+                "host_kernel" => {
+                    self.next_of(out.host_kernels.len())?;
+                    out.host_kernels.push(self.kernel()?);
                 }
                 "message" => {
                     self.next_of(out.messages.len())?;
@@ -251,6 +251,14 @@ impl Parser {
             return self.fail("text after the steps");
         }
         Ok(out)
+    }
+
+    fn kernel(&mut self) -> Parsed<Kernel> {
+        let name = self.text()?;
+        self.expect("entry")?;
+        let entry = self.number()?;
+        self.expect("scratch")?;
+        Ok(Kernel { name, entry, scratch: self.number()? })
     }
 
     fn port(&mut self) -> Parsed<Port> {
@@ -453,6 +461,22 @@ impl Parser {
     }
     fn step(&mut self) -> Parsed<Step> {
         Ok(match self.word()?.as_str() {
+            "host_launch" => {
+                let kernel = self.number()?;
+                self.text()?;
+                let buffers = self.list("(", ")", Parser::view)?;
+                let extents = self.list("[", "]", Parser::size)?;
+                self.expect("tasks")?;
+                let tasks = self.size()?;
+                self.expect("message")?;
+                Step::HostLaunch { kernel, buffers, extents, tasks, code: self.number()? }
+            }
+            kind @ ("to_host" | "to_device") => {
+                let to_host = kind == "to_host";
+                self.expect("@")?;
+                let buffer = self.number()?;
+                if to_host { Step::ToHost { buffer } } else { Step::ToDevice { buffer } }
+            }
             "launch" => {
                 let kernel = self.number()?;
                 self.text()?;

@@ -258,16 +258,39 @@ pub enum Step {
         /// The message with the node.
         code: u32,
     },
+    /// Runs a kernel on the CPU beside the device that all other launches of the program run on.
+    HostLaunch {
+        /// Which one of [`Program::host_kernels`].
+        kernel: u32,
+        /// Its buffers, in the order of its parameters.
+        buffers: Vec<View>,
+        /// Values of its symbols.
+        extents: Vec<Size>,
+        /// Number of tasks.
+        tasks: Size,
+        /// The message with the node, and why it is here.
+        code: u32,
+    },
+    /// Copies a buffer, as large as it is at this moment, from the device to the memory of the host that its steps use.
+    ToHost {
+        /// The buffer.
+        buffer: u32,
+    },
+    /// Copies a buffer from there to the device.
+    ToDevice {
+        /// The buffer.
+        buffer: u32,
+    },
 }
 
 /// All views of all steps.
 pub fn each_view(steps: &[Step], see: &mut dyn FnMut(&View)) {
     for step in steps {
         match step {
-            Step::Launch { buffers, .. } => buffers.iter().for_each(&mut *see),
+            Step::Launch { buffers, .. } | Step::HostLaunch { buffers, .. } => buffers.iter().for_each(&mut *see),
             Step::Copy { from, to, .. } => [from, to].into_iter().for_each(&mut *see),
             Step::Bind { from, .. } => see(from),
-            Step::Require { .. } => {}
+            Step::Require { .. } | Step::ToHost { .. } | Step::ToDevice { .. } => {}
             Step::If { cond, then, otherwise } => {
                 see(cond);
                 each_view(then, see);
@@ -333,15 +356,81 @@ pub struct Program {
     pub threads: Option<u32>,
     /// Places for values of the host.
     pub slots: Vec<Slot>,
+    /// Kernels for the CPU beside the device, in a code section of their own.
+    pub host_kernels: Vec<Kernel>,
+}
+
+/// Which buffers of a program for a device its steps touch there, and which on the host. Copies between the two sides are no touch, nor are
+/// reads of sizes and conditions, which are taken from the side that has the buffer: the device, where that touches it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sides {
+    /// On the device, by buffer.
+    pub device: Vec<bool>,
+    /// On the host.
+    pub host: Vec<bool>,
+    /// By a copy between them.
+    pub copied: Vec<bool>,
+}
+
+/// All steps in depth-first order, as they are numbered.
+pub fn each_step<'a>(steps: &'a [Step], see: &mut dyn FnMut(&'a Step)) {
+    for step in steps {
+        see(step);
+        match step {
+            Step::If { then, otherwise, .. } => {
+                each_step(then, see);
+                each_step(otherwise, see);
+            }
+            Step::Loop { body, .. } => each_step(body, see),
+            Step::Launch { .. }
+            | Step::Copy { .. }
+            | Step::Bind { .. }
+            | Step::Require { .. }
+            | Step::Host { .. }
+            | Step::HostLaunch { .. }
+            | Step::ToHost { .. }
+            | Step::ToDevice { .. } => {}
+        }
+    }
 }
 
 impl Program {
+    /// Does it have launches on the CPU beside a device, or copies between the two?
+    pub fn two_sided(&self) -> bool {
+        let mut found = !self.host_kernels.is_empty();
+        each_step(&self.steps, &mut |step| {
+            found |= matches!(step, Step::HostLaunch { .. } | Step::ToHost { .. } | Step::ToDevice { .. });
+        });
+        found
+    }
+
+    /// Where the steps of a program for a device touch its buffers. Views must be those of a program that was validated.
+    pub fn sides(&self) -> Sides {
+        let none = || alloc::vec![false; self.buffers.len()];
+        let mut sides = Sides { device: none(), host: none(), copied: none() };
+        each_step(&self.steps, &mut |step| match step {
+            Step::Launch { buffers, .. } => buffers.iter().for_each(|v| sides.device[v.buffer as usize] = true),
+            Step::Copy { from, to, .. } => [from, to].iter().for_each(|v| sides.device[v.buffer as usize] = true),
+            Step::HostLaunch { buffers, .. } => buffers.iter().for_each(|v| sides.host[v.buffer as usize] = true),
+            Step::Host { inputs, outputs, .. } => {
+                for value in inputs.iter().flatten().chain(outputs) {
+                    if let HostValue::Tensor { view, .. } = value {
+                        sides.host[view.buffer as usize] = true;
+                    }
+                }
+            }
+            Step::ToHost { buffer } | Step::ToDevice { buffer } => sides.copied[*buffer as usize] = true,
+            Step::Bind { .. } | Step::If { .. } | Step::Require { .. } | Step::Loop { .. } => {}
+        });
+        sides
+    }
+
     /// The nodes that run on the host, in the order of the steps, each once: `StringConcat 'join' (opset 20)`.
     pub fn host_nodes(&self) -> Vec<&str> {
         fn walk<'a>(program: &'a Program, steps: &[Step], out: &mut Vec<&'a str>) {
             for step in steps {
                 match step {
-                    Step::Host { code, .. } => {
+                    Step::Host { code, .. } | Step::HostLaunch { code, .. } => {
                         let node = program.messages.get(*code as usize).map_or("", |m| m.node.as_str());
                         if !out.contains(&node) {
                             out.push(node);
@@ -352,7 +441,12 @@ impl Program {
                         walk(program, otherwise, out);
                     }
                     Step::Loop { body, .. } => walk(program, body, out),
-                    Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => {}
+                    Step::Launch { .. }
+                    | Step::Copy { .. }
+                    | Step::Bind { .. }
+                    | Step::Require { .. }
+                    | Step::ToHost { .. }
+                    | Step::ToDevice { .. } => {}
                 }
             }
         }

@@ -73,8 +73,10 @@ impl fmt::Display for Program {
                 SlotPlace::Temp => writeln!(f, "temp")?,
             }
         }
-        for (i, k) in self.kernels.iter().enumerate() {
-            writeln!(f, "kernel {i} {:?} entry {:#x} scratch {}", k.name, k.entry, k.scratch)?;
+        for (kernels, word) in [(&self.kernels, "kernel"), (&self.host_kernels, "host_kernel")] {
+            for (i, k) in kernels.iter().enumerate() {
+                writeln!(f, "{word} {i} {:?} entry {:#x} scratch {}", k.name, k.entry, k.scratch)?;
+            }
         }
         for (i, m) in self.messages.iter().enumerate() {
             writeln!(f, "message {i} {:?} {:?}", m.node, m.text)?;
@@ -128,6 +130,14 @@ impl Printer<'_> {
             _ => format!("@{} + {}", view.buffer, self.size(&view.offset)),
         }
     }
+    /// A kernel with its operands.
+    fn call(&self, kernels: &[Kernel], kernel: u32, buffers: &[View], extents: &[Size], tasks: &Size) -> String {
+        let buffers: Vec<String> = buffers.iter().map(|v| self.view(v)).collect();
+        let extents: Vec<String> = extents.iter().map(|s| self.size(s)).collect();
+        let name = kernels.get(kernel as usize).map_or("", |k| &k.name);
+        let (buffers, extents, tasks) = (buffers.join(", "), extents.join(", "), self.size(tasks));
+        format!("{kernel} {name:?} ({buffers}) [{extents}] tasks {tasks}")
+    }
     fn host_value(&self, value: &HostValue) -> String {
         match value {
             HostValue::Slot(slot) => format!("&{slot}"),
@@ -149,12 +159,14 @@ impl Printer<'_> {
         let close = format!("{:1$}}}", "", 5 + 2 * depth);
         match step {
             Step::Launch { kernel, buffers, extents, tasks } => {
-                let buffers: Vec<String> = buffers.iter().map(|v| self.view(v)).collect();
-                let extents: Vec<String> = extents.iter().map(|s| self.size(s)).collect();
-                let name = self.program.kernels.get(*kernel as usize).map_or("", |k| &k.name);
-                let (buffers, extents, tasks) = (buffers.join(", "), extents.join(", "), self.size(tasks));
-                writeln!(f, "launch {kernel} {name:?} ({buffers}) [{extents}] tasks {tasks}")
+                writeln!(f, "launch {}", self.call(&self.program.kernels, *kernel, buffers, extents, tasks))
             }
+            Step::HostLaunch { kernel, buffers, extents, tasks, code } => {
+                let call = self.call(&self.program.host_kernels, *kernel, buffers, extents, tasks);
+                writeln!(f, "host_launch {call} message {code}")
+            }
+            Step::ToHost { buffer } => writeln!(f, "to_host @{buffer}"),
+            Step::ToDevice { buffer } => writeln!(f, "to_device @{buffer}"),
             Step::Copy { from, to, bytes } => {
                 writeln!(f, "copy {} -> {} bytes {}", self.view(from), self.view(to), self.size(bytes))
             }

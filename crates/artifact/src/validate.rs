@@ -39,7 +39,14 @@ pub fn count_steps(steps: &[Step]) -> usize {
     let nested = steps.iter().map(|step| match step {
         Step::If { then, otherwise, .. } => 1 + count_steps(then) + count_steps(otherwise),
         Step::Loop { body, .. } => 1 + count_steps(body),
-        Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => 1,
+        Step::Launch { .. }
+        | Step::Copy { .. }
+        | Step::Bind { .. }
+        | Step::Require { .. }
+        | Step::Host { .. }
+        | Step::HostLaunch { .. }
+        | Step::ToHost { .. }
+        | Step::ToDevice { .. } => 1,
     });
     nested.sum()
 }
@@ -47,6 +54,11 @@ pub fn count_steps(steps: &[Step]) -> usize {
 impl Program {
     /// Checks everything that can be checked before shapes are known, against the bytes of code and constants that come with it.
     pub fn validate(&self, code: u64, constants: u64) -> Checked {
+        self.validate_beside(code, 0, constants)
+    }
+
+    /// The same for a program with launches on the CPU beside a device, whose code has `host` bytes.
+    pub fn validate_beside(&self, code: u64, host: u64, constants: u64) -> Checked {
         self.check_ports()?;
         self.check_symbols()?;
         self.check_slots(constants)?;
@@ -57,13 +69,15 @@ impl Program {
             self.check_buffer(i, buffer, constants, steps)?;
         }
         self.check_overlap()?;
-        for (i, kernel) in self.kernels.iter().enumerate() {
-            let good = kernel.entry < code;
-            check(
-                good,
-                || format!("kernel {i} '{}'", kernel.name),
-                format!("entry {:#x} is not in {code} bytes of code", kernel.entry),
-            )?;
+        for (kernels, code, what) in [(&self.kernels, code, "kernel"), (&self.host_kernels, host, "kernel of the host")] {
+            for (i, kernel) in kernels.iter().enumerate() {
+                let good = kernel.entry < code;
+                check(
+                    good,
+                    || format!("{what} {i} '{}'", kernel.name),
+                    format!("entry {:#x} is not in {code} bytes of code", kernel.entry),
+                )?;
+            }
         }
         self.check_steps(&self.steps, &mut 0, 0)
     }
@@ -263,6 +277,18 @@ impl Program {
                     check((*kernel as usize) < self.kernels.len(), place, format!("there is no kernel {kernel}"))?;
                     buffers.iter().try_for_each(|v| view(v, Some(0), own))?;
                     extents.iter().chain([tasks]).try_for_each(|s| self.size(s, place))?;
+                }
+                Step::HostLaunch { kernel, buffers, extents, tasks, code } => {
+                    let known = (*kernel as usize) < self.host_kernels.len();
+                    check(known, place, format!("there is no kernel {kernel} of the host"))?;
+                    buffers.iter().try_for_each(|v| view(v, Some(0), own))?;
+                    extents.iter().chain([tasks]).try_for_each(|s| self.size(s, place))?;
+                    check((*code as usize) < self.messages.len(), place, format!("there is no message {code}"))?;
+                }
+                Step::ToHost { buffer } | Step::ToDevice { buffer } => {
+                    view(&View { buffer: *buffer, offset: Size::constant(0) }, Some(0), own)?;
+                    let fixed = matches!(self.buffers[*buffer as usize].place, Place::Constant(_) | Place::Input(_));
+                    check(!fixed, place, "it copies memory that is only read, which both sides have")?;
                 }
                 Step::Copy { from, to, bytes } => {
                     self.size(bytes, place)?;

@@ -50,6 +50,10 @@ fn step(size: BoxedStrategy<Size>) -> impl Strategy<Value = Step> {
         }),
         (".{0,4}", vec(any::<u8>(), 0..4), vec(prop::option::of(value.clone()), 0..3), vec(value, 0..3), any::<u32>())
             .prop_map(|(routine, attributes, inputs, outputs, code)| Step::Host { routine, attributes, inputs, outputs, code }),
+        (any::<u32>(), vec(view.clone(), 0..3), vec(size.clone(), 0..3), size.clone(), any::<u32>())
+            .prop_map(|(kernel, buffers, extents, tasks, code)| Step::HostLaunch { kernel, buffers, extents, tasks, code }),
+        any::<u32>().prop_map(|buffer| Step::ToHost { buffer }),
+        any::<u32>().prop_map(|buffer| Step::ToDevice { buffer }),
     ];
     leaf.prop_recursive(4, 20, 3, move |inner| {
         prop_oneof![
@@ -101,29 +105,29 @@ fn program(size: BoxedStrategy<Size>) -> impl Strategy<Value = Program> {
         any::<u32>().prop_map(Place::State),
     ];
     let buffer = (size.clone(), place).prop_map(|(bytes, place)| Buffer { bytes, place });
-    let kernel = (".{0,4}", any::<(u64, u64)>()).prop_map(|(name, (entry, scratch))| Kernel { name, entry, scratch });
+    let kernel = (".{0,4}", any::<(u64, u64)>()).prop_map(|(name, (entry, scratch))| Kernel { name, entry, scratch }).boxed();
     let message = (".{0,4}", ".{0,4}").prop_map(|(node, text)| Message { node, text });
-    let lists = (vec(port.clone(), 0..3), vec(port, 0..3), vec(symbol, 0..3), vec(buffer, 0..4), vec(kernel, 0..3));
-    let rest = (vec(message, 0..2), vec(any::<(u32, u32)>(), 0..2), any::<(Option<u64>, Option<u32>)>(), vec(slot(), 0..3));
+    let lists = (vec(port.clone(), 0..3), vec(port, 0..3), vec(symbol, 0..3), vec(buffer, 0..4), vec(kernel.clone(), 0..3));
+    let rest = (
+        vec(message, 0..2),
+        vec(any::<(u32, u32)>(), 0..2),
+        any::<(Option<u64>, Option<u32>)>(),
+        (vec(slot(), 0..3), vec(kernel, 0..2)),
+    );
     (lists, vec(step(size), 0..4), rest).prop_map(
-        |((inputs, outputs, symbols, buffers, kernels), steps, (messages, states, (arena, threads), slots))| Program {
-            inputs,
-            outputs,
-            symbols,
-            buffers,
-            kernels,
-            steps,
-            messages,
-            states,
-            arena,
-            threads,
-            slots,
+        |((inputs, outputs, symbols, buffers, kernels), steps, (messages, states, (arena, threads), (slots, host_kernels)))| {
+            Program { inputs, outputs, symbols, buffers, kernels, steps, messages, states, arena, threads, slots, host_kernels }
         },
     )
 }
 
 fn requirements(name: &str, features: &[&str]) -> Requirements {
-    Requirements { name: name.into(), arch: "x86_64".into(), features: features.iter().map(|f| f.to_string()).collect() }
+    Requirements {
+        name: name.into(),
+        arch: "x86_64".into(),
+        features: features.iter().map(|f| f.to_string()).collect(),
+        host: None,
+    }
 }
 
 /// A small artifact with two variants.
@@ -132,6 +136,7 @@ fn sample() -> Vec<u8> {
         requirements: requirements(name, features),
         program: encode(&Program { arena: Some(0), ..Program::default() }),
         code: code.to_vec(),
+        host_code: vec![],
     };
     let variants = [variant("new", &["avx2", "fma"], &[0xc3; 70]), variant("old", &[], &[0x90, 0xc3])];
     Artifact { manifest: b"how", variants: &variants, constants: &[&[7; 100], &[8; 28]], debug: b"names" }.to_bytes()
@@ -290,6 +295,32 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn code_for_the_host_goes_with_requirements_of_its_cpu() {
+    let device = Requirements { name: "gpu".into(), arch: "sm_80".into(), features: vec![], host: None };
+    let beside = Requirements { host: Some(Box::new(requirements("cpu", &["avx2"]))), ..device.clone() };
+    let variant = Variant { requirements: beside.clone(), code: vec![0; 3], host_code: vec![0xc3; 5], ..Variant::default() };
+    let bytes = Artifact { variants: &[variant], ..Artifact::default() }.to_bytes();
+    let reader = Reader::open(&bytes).unwrap();
+    assert_eq!(reader.requirements(), [beside]);
+    let code = reader.section(Kind::HostCode, 0).unwrap();
+    assert_eq!((code.offset % 65536, reader.bytes(code)), (0, &[0xc3; 5][..]));
+    // The table: manifest, requirements, program, code, code for the host, constants, debug.
+    let as_other = with_table(&bytes, |table| table[4 * 64 + 4] = 1);
+    let text = Reader::table(&as_other).unwrap_err().to_string();
+    assert!(text.starts_with("malformed: a program or code of a variant without requirements"), "{text}");
+    // A code section of the host without a word on its CPU.
+    let bare = Variant { requirements: device, ..Variant::default() };
+    let both = [bare, Variant { requirements: requirements("b", &[]), ..Variant::default() }];
+    let bytes = Artifact { variants: &both, ..Artifact::default() }.to_bytes();
+    let as_host = with_table(&bytes, |table| {
+        table[8 * 64] = Kind::HostCode as u8;
+        table[8 * 64 + 4] = 1;
+    });
+    let text = Reader::table(&as_host).unwrap_err().to_string();
+    assert!(text.contains("code for the host without requirements of its CPU"), "{text}");
 }
 
 #[test]

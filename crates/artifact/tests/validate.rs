@@ -45,6 +45,7 @@ fn good() -> Program {
         arena: Some(128),
         threads: None,
         slots: vec![],
+        host_kernels: vec![],
     }
 }
 
@@ -231,4 +232,66 @@ fn the_parts_of_the_constants_that_a_program_uses() {
     let program = Program { buffers, slots: vec![slot], ..Program::default() };
     assert_eq!(program.constants(), [(0, 32), (64, 128), (300, 7)]);
     assert_eq!(Program::default().constants(), []);
+}
+
+/// `y = g(f(x))` with `f` on a device and `g` on the CPU beside it.
+fn beside() -> Program {
+    let mut p = good();
+    p.host_kernels = vec![Kernel { name: "g".into(), entry: 8, scratch: 0 }];
+    let Step::Launch { buffers, .. } = &p.steps[1] else { panic!("a launch") };
+    let (buffers, tasks) = (buffers.clone(), Size::symbol(0));
+    p.steps[1] = Step::HostLaunch { kernel: 0, buffers, extents: vec![], tasks, code: 0 };
+    p.steps[2] = Step::ToDevice { buffer: 1 };
+    p.steps.insert(1, Step::ToHost { buffer: 3 });
+    p.buffers[3].place = Place::Arena { first: 0, last: 2, offset: Some(0) };
+    p.buffers[4].place = Place::Arena { first: 3, last: 3, offset: Some(0) };
+    p
+}
+
+#[test]
+fn launches_beside_a_device() {
+    let good = beside();
+    good.validate_beside(64, 16, 192).unwrap();
+    assert_eq!(infc_artifact::parse::parse(&good.to_string()), Ok(good.clone()), "{good}");
+    assert_eq!(infc_artifact::decode::decode(&infc_artifact::encode::encode(&good)), Ok(good.clone()));
+    let seed = include_str!("../../../fuzz/seeds/artifact/beside.txt");
+    let seed = infc_artifact::parse::parse(seed).expect("the seed of the fuzz target");
+    seed.validate_beside(1, 1, 0).unwrap();
+    assert_eq!(infc_artifact::decode::decode(&infc_artifact::encode::encode(&seed)), Ok(seed));
+    assert_eq!(good.host_nodes(), ["F 'f'"]);
+    let sides = good.sides();
+    assert_eq!(sides.device, [true, false, true, true, false]);
+    assert_eq!((sides.host, sides.copied), (vec![false, true, false, true, false], vec![false, true, false, true, false]));
+    let check = |change: fn(&mut Program), expected: &str| {
+        let mut program = beside();
+        change(&mut program);
+        assert_eq!(program.validate_beside(64, 16, 192).expect_err(expected).to_string(), expected);
+    };
+    fn launch(p: &mut Program) -> (&mut u32, &mut Vec<View>, &mut u32) {
+        let Step::HostLaunch { kernel, buffers, code, .. } = &mut p.steps[2] else { panic!("a launch on the host") };
+        (kernel, buffers, code)
+    }
+    check(|p| *launch(p).0 = 1, "step 2: there is no kernel 1 of the host");
+    check(|p| launch(p).1[0].buffer = 9, "step 2: there is no buffer 9");
+    check(|p| launch(p).1[0].buffer = 4, "step 2: it uses buffer 4, which lives only in steps 3..=3");
+    check(|p| *launch(p).2 = 1, "step 2: there is no message 1");
+    check(|p| p.steps[1] = Step::ToHost { buffer: 9 }, "step 1: there is no buffer 9");
+    check(|p| p.steps[1] = Step::ToHost { buffer: 4 }, "step 1: it uses buffer 4, which lives only in steps 3..=3");
+    let both = "step 1: it copies memory that is only read, which both sides have";
+    check(|p| p.steps[1] = Step::ToDevice { buffer: 0 }, both);
+    check(|p| p.steps[1] = Step::ToHost { buffer: 2 }, both);
+    check(|p| p.host_kernels[0].entry = 16, "kernel of the host 0 'g': entry 0x10 is not in 16 bytes of code");
+    let text = good.validate(64, 192).expect_err("no code of the host").to_string();
+    assert_eq!(text, "kernel of the host 0 'g': entry 0x8 is not in 0 bytes of code");
+}
+
+#[test]
+fn programs_without_steps_beside_a_device_keep_their_bytes() {
+    use infc_artifact::{decode::decode, encode::encode};
+    let (plain, two) = (encode(&good()), encode(&beside()));
+    assert_eq!((plain[0], two[0]), (3, 4));
+    // Neither form is taken for the other one.
+    let with = |bytes: &[u8], version: u8| decode(&[&[version][..], &bytes[1..]].concat());
+    assert!(with(&plain, 4).is_err() && with(&[&plain[..], &[0]].concat(), 4).is_err() && with(&two, 3).is_err());
+    assert!(with(&plain, 5).unwrap_err().what.contains("newer"));
 }

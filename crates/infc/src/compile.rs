@@ -1,11 +1,13 @@
 //! The straight road: model, graph, passes, program, code, artifact.
 
-use crate::target;
+use crate::{beside, target};
 use infc_artifact::container::{Artifact, Variant};
 use infc_artifact::encode::encode;
-use infc_artifact::program::{Place, Program, SlotPlace, Step};
+use infc_artifact::program::{Kernel, Place, Program, SlotPlace, Step, each_step};
 use infc_ir::{Graph, Problem, Problems};
-use infc_kernel::program::{self, Launch, Lowered};
+use infc_kernel::backend::Code;
+use infc_kernel::plan::Plan;
+use infc_kernel::program::{self, HostSide, Launch, Lowered};
 use infc_kernel::target::{Math, TargetDesc};
 use infc_kernel::tuning::Choices;
 use prost::Message;
@@ -31,10 +33,21 @@ pub struct Options {
     pub threads: Option<u32>,
     /// Sizes of plans that were measured for the machine.
     pub choices: Choices,
+    /// For a device: the CPU beside it.
+    pub host: Option<Host>,
     /// Store what each launch is for in the artifact, see [`Note`].
     pub notes: bool,
     /// The passes and what to watch of them. Its `bind` is set from `dims`.
     pub passes: infc_passes::Options,
+}
+
+/// The CPU beside a device: steps that cannot run there run on it, and those that are named.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// What it is.
+    pub target: TargetDesc,
+    /// Nodes, or operators, all whose steps shall run on it.
+    pub named: Vec<String>,
 }
 
 impl Options {
@@ -52,6 +65,7 @@ impl Options {
             states: vec![],
             threads: None,
             choices: Choices::default(),
+            host: None,
             notes: false,
             passes: infc_passes::Options::default(),
         }
@@ -86,6 +100,8 @@ pub struct Report {
     pub constant_bytes: u64,
     /// Bytes of memory for values inside the model; `None` if that depends on the shapes of a run.
     pub arena_bytes: Option<u64>,
+    /// What of a program for a device runs on the host, see [`beside::lines`].
+    pub host: Vec<String>,
 }
 
 /// How an artifact was made; stored in it as a protobuf message.
@@ -115,6 +131,12 @@ pub struct Manifest {
     /// In what products of f32 are taken, if not in f32: `tf32`.
     #[prost(string, optional, tag = "8")]
     pub math: Option<String>,
+    /// The CPU beside a device.
+    #[prost(string, optional, tag = "9")]
+    pub host: Option<String>,
+    /// Nodes and operators that were asked for to run on it.
+    #[prost(string, repeated, tag = "10")]
+    pub on_host: Vec<String>,
 }
 
 /// What a launch is for, for people: the debug text of an artifact is JSON, a list of these for each variant.
@@ -132,27 +154,19 @@ pub struct Note {
 
 /// Notes on the launches of a program, in depth-first order.
 pub fn notes(lowered: &Lowered) -> Vec<Note> {
-    let mut kernels = vec![];
-    each_launch(&lowered.program.steps, &mut |kernel| kernels.push(kernel as usize));
-    let note = |(launch, kernel): (&Launch, usize)| Note {
+    let mut plans = vec![];
+    each_step(&lowered.program.steps, &mut |step| match step {
+        Step::Launch { kernel, .. } => plans.push(&lowered.plans[*kernel as usize]),
+        Step::HostLaunch { kernel, .. } => plans.push(&lowered.host_plans[*kernel as usize]),
+        _ => {}
+    });
+    let note = |(launch, plan): (&Launch, &Option<Plan>)| Note {
         node: launch.node.clone(),
-        plan: lowered.plans[kernel].as_ref().map_or_else(String::new, |p| p.to_string()),
+        plan: plan.as_ref().map_or_else(String::new, |p| p.to_string()),
         operations: launch.operations.to_string(),
         bytes: launch.bytes.to_string(),
     };
-    lowered.launches.iter().zip(kernels).map(note).collect()
-}
-
-/// The kernels of all launches, in depth-first order.
-fn each_launch(steps: &[Step], see: &mut dyn FnMut(u32)) {
-    for step in steps {
-        match step {
-            Step::Launch { kernel, .. } => see(*kernel),
-            Step::If { then, otherwise, .. } => [then, otherwise].into_iter().for_each(|s| each_launch(s, see)),
-            Step::Loop { body, .. } => each_launch(body, see),
-            Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
-        }
-    }
+    lowered.launches.iter().zip(plans).map(note).collect()
 }
 
 /// Compiles a model file.
@@ -194,11 +208,12 @@ fn compile_from(graph: &Graph, options: &Options, mut clock: Clock) -> Result<Co
     let manifest = manifest(&graph.name, options).encode_to_vec();
     let mut report = Report {
         target: target_names(options),
-        kernels: lowered.kernels.len(),
+        kernels: lowered.kernels.len() + lowered.host_kernels.len(),
         launches: launches(&lowered.program.steps),
-        code_bytes: variants.iter().map(|v| v.code.len() as u64).sum(),
+        code_bytes: variants.iter().map(|v| (v.code.len() + v.host_code.len()) as u64).sum(),
         constant_bytes: constants.bytes.len() as u64,
         arena_bytes: lowered.program.arena,
+        host: beside::lines(&lowered.program),
         stages: vec![],
     };
     let artifact =
@@ -210,16 +225,48 @@ fn compile_from(graph: &Graph, options: &Options, mut clock: Clock) -> Result<Co
 
 /// The program for a machine, with its code.
 fn variant(graph: &Graph, target: &TargetDesc, options: &Options, clock: &mut Clock) -> Result<(Lowered, Variant), Problems> {
-    let mut lowered = program::lower_with(graph, target, &options.states, &options.choices)?;
+    let mut lowered = lower_for(graph, target, options)?;
     clock.stage("lower");
     lowered.program.threads = options.threads;
-    let code = target::backend(target)?.emit(&lowered.kernels)?;
+    let code = target::backend(target)?.emit(&lowered.kernels).map_err(|mut problems| {
+        if lowered.device && options.host.is_none() {
+            let help = "add --host x86-64-v3, or another CPU: what the GPU cannot have runs on it then";
+            problems.0.iter_mut().filter(|p| p.help.is_empty()).for_each(|p| p.help = help.to_owned());
+        }
+        problems
+    })?;
+    set_entries(&mut lowered.program.kernels, &code);
+    let mut requirements = target::requirements(target);
+    let mut host_code = vec![];
+    if let Some(host) = options.host.as_ref().filter(|_| !lowered.host_kernels.is_empty()) {
+        let code = target::backend(&host.target)?.emit(&lowered.host_kernels)?;
+        set_entries(&mut lowered.program.host_kernels, &code);
+        requirements.host = Some(Box::new(target::requirements(&host.target)));
+        host_code = code.image;
+    }
     clock.stage("code");
-    for ((kernel, &entry), &scratch) in lowered.program.kernels.iter_mut().zip(&code.entries).zip(&code.scratch) {
+    let variant = Variant { requirements, program: encode(&lowered.program), code: code.image, host_code };
+    Ok((lowered, variant))
+}
+
+/// Tells a program where its kernels are.
+fn set_entries(kernels: &mut [Kernel], code: &Code) {
+    for ((kernel, &entry), &scratch) in kernels.iter_mut().zip(&code.entries).zip(&code.scratch) {
         (kernel.entry, kernel.scratch) = (entry, scratch);
     }
-    let variant = Variant { requirements: target::requirements(target), program: encode(&lowered.program), code: code.image };
-    Ok((lowered, variant))
+}
+
+/// The program for a machine, with loop nests as kernels.
+fn lower_for(graph: &Graph, target: &TargetDesc, options: &Options) -> Result<Lowered, Problems> {
+    let Some(host) = &options.host else { return program::lower_with(graph, target, &options.states, &options.choices) };
+    if target.block_threads == 0 {
+        let message = format!("the target '{}' is itself a CPU, or C code for one", target.name);
+        return Err(Problems::one(format!("host '{}'", host.target.name), message, "it is for GPUs: --target nvidia"));
+    }
+    let backend = target::backend(target)?;
+    let refuses = |kernel: &infc_kernel::loops::Kernel| backend.refuses(kernel);
+    let beside = HostSide { target: &host.target, named: &host.named, refuses: &refuses };
+    program::lower_beside(graph, target, Some(beside), &options.states, &options.choices)
 }
 
 /// The constants of all variants of an artifact, equal ones stored once.
@@ -296,7 +343,7 @@ pub fn optimise(mut graph: Graph, options: &Options) -> Result<Graph, Problems> 
 
 /// The program with loop nests as kernels.
 pub fn lower(graph: Graph, options: &Options) -> Result<Lowered, Problems> {
-    program::lower_with(&optimise(graph, options)?, &options.target, &options.states, &options.choices)
+    lower_for(&optimise(graph, options)?, &options.target, options)
 }
 
 /// Dims and states must name what the model has.
@@ -349,6 +396,8 @@ fn manifest(model: &str, options: &Options) -> Manifest {
         states: options.states.iter().map(|(o, i)| format!("{o}={i}")).collect(),
         passes: options.passes.pipeline.clone(),
         threads: options.threads,
+        host: options.host.as_ref().map(|h| h.target.name.clone()),
+        on_host: options.host.as_ref().map_or(vec![], |h| h.named.clone()),
         math: Some(options.target.math).filter(|&m| m != Math::F32).map(|m| m.name().to_owned()),
     }
 }
@@ -356,7 +405,7 @@ fn manifest(model: &str, options: &Options) -> Manifest {
 /// Launches in a list of steps and in the lists of its steps.
 pub fn launches(steps: &[Step]) -> usize {
     let mut count = 0;
-    each_launch(steps, &mut |_| count += 1);
+    each_step(steps, &mut |step| count += usize::from(matches!(step, Step::Launch { .. } | Step::HostLaunch { .. })));
     count
 }
 

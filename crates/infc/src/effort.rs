@@ -27,10 +27,17 @@ fn total(steps: &[Step], launches: &mut std::slice::Iter<Launch>, symbols: &[(&s
     let mut sum = 0.0;
     for step in steps {
         sum += match step {
-            Step::Launch { .. } => launches.next().and_then(|l| l.operations.eval(&named)).unwrap_or(0).max(0) as f64,
+            Step::Launch { .. } | Step::HostLaunch { .. } => {
+                launches.next().and_then(|l| l.operations.eval(&named)).unwrap_or(0).max(0) as f64
+            }
             Step::If { then, otherwise, .. } => total(then, launches, symbols) + total(otherwise, launches, symbols),
             Step::Loop { count, body, .. } => size(count) * total(body, launches, symbols),
-            Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => 0.0,
+            Step::Copy { .. }
+            | Step::Bind { .. }
+            | Step::Require { .. }
+            | Step::Host { .. }
+            | Step::ToHost { .. }
+            | Step::ToDevice { .. } => 0.0,
         };
     }
     sum

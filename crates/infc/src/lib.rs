@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod beside;
 pub mod bisect;
 pub mod c_engine;
 pub mod cases;

@@ -92,6 +92,9 @@ impl Loops {
         let symbols = bind(program, inputs)?;
         let slots = self.slots(inputs)?;
         let ranges = ranges(program, &symbols)?;
+        let sides = program.sides();
+        // The side that scalars and outputs are read on.
+        let side_of: Vec<usize> = sides.device.iter().map(|&device| usize::from(self.lowered.device && !device)).collect();
         let (mut memory, mut growable) = (vec![], vec![]);
         for (i, buffer) in program.buffers.iter().enumerate() {
             let mut bytes = buffer.bytes.range(&ranges).map_or(0, |r| r.1).max(0) as usize;
@@ -109,13 +112,16 @@ impl Loops {
                 Place::Output(_) | Place::Arena { .. } => vec![0xa5; bytes],
             });
         }
-        let (kernels, runner) = (&self.lowered.kernels, &self.runner);
-        let mut run = Run { program, kernels, runner, symbols, memory, growable, slots, watch };
+        // A device has memory of its own, where nothing of the host's is seen unless it is copied.
+        let memory = if self.lowered.device { vec![memory.clone(), memory] } else { vec![memory] };
+        let (lowered, runner) = (&self.lowered, &self.runner);
+        let mut run = Run { program, lowered, runner, symbols, memory, side_of: &side_of, growable, slots, watch };
         run.list(&program.steps)?;
         let outputs = run.outputs()?;
-        let memory = run.memory;
-        for (buffer, bytes) in program.buffers.iter().zip(memory) {
+        let mut memory = run.memory;
+        for (b, buffer) in program.buffers.iter().enumerate() {
             if let Place::State(n) = buffer.place {
+                let bytes = std::mem::take(&mut memory[side_of[b]][b]);
                 self.states.resize(self.states.len().max(n as usize + 1), vec![]);
                 self.states[n as usize] = bytes;
             }
@@ -187,7 +193,13 @@ fn ranges(program: &Program, symbols: &[i64]) -> Result<Vec<(i64, i64)>, Problem
                     changed |= widen(then, ranges) | widen(otherwise, ranges);
                     continue;
                 }
-                Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. } | Step::Host { .. } => continue,
+                Step::Launch { .. }
+                | Step::Copy { .. }
+                | Step::Require { .. }
+                | Step::Host { .. }
+                | Step::HostLaunch { .. }
+                | Step::ToHost { .. }
+                | Step::ToDevice { .. } => continue,
             };
             let range = &mut ranges[symbol as usize];
             changed |= top > range.1;
@@ -208,12 +220,23 @@ fn internal(what: impl Into<String>) -> Problems {
     Problems::one("internal error in the lowered program", what, "please report this model")
 }
 
+/// Where a launch runs.
+#[derive(Clone, Copy)]
+enum Where {
+    /// As all launches of the program do.
+    Target,
+    /// On the CPU beside the device, by the loop interpreter.
+    Host,
+}
+
 struct Run<'a, 'w> {
     program: &'a Program,
-    kernels: &'a [Kernel],
+    lowered: &'a Lowered,
     runner: &'a Runner,
     symbols: Vec<i64>,
-    memory: Vec<Vec<u8>>,
+    /// The bytes of each buffer, on the side that launches run on and, for a device, on that of the host.
+    memory: Vec<Vec<Vec<u8>>>,
+    side_of: &'a [usize],
     /// Buffers that get their size when a step sets a symbol.
     growable: Vec<usize>,
     /// Values of the host.
@@ -229,11 +252,11 @@ impl Run<'_, '_> {
     fn step(&mut self, step: &Step) -> Result<(), Problems> {
         match step {
             Step::Launch { kernel, buffers, extents, tasks } => match self.watch.take() {
-                None => self.launch(*kernel, buffers, extents, tasks),
+                None => self.launch(Where::Target, *kernel, buffers, extents, tasks),
                 Some(watch) => {
                     let mut launch = self.describe(*kernel, buffers, extents, tasks)?;
-                    self.launch(*kernel, buffers, extents, tasks)?;
-                    launch.after = launch.before.iter().map(|&(b, _)| (b, self.memory[b as usize].clone())).collect();
+                    self.launch(Where::Target, *kernel, buffers, extents, tasks)?;
+                    launch.after = launch.before.iter().map(|&(b, _)| (b, self.memory[0][b as usize].clone())).collect();
                     if watch(&launch)? {
                         self.watch = Some(watch);
                     }
@@ -242,13 +265,26 @@ impl Run<'_, '_> {
             },
             Step::Copy { from, to, bytes } => {
                 let bytes = self.value(bytes)?;
-                let data = self.read(from, bytes)?.to_vec();
-                let at = self.offset(to, bytes)?;
-                self.memory[to.buffer as usize][at..at + bytes].copy_from_slice(&data);
+                let data = self.read(0, from, bytes)?.to_vec();
+                let at = self.offset(0, to, bytes)?;
+                self.memory[0][to.buffer as usize][at..at + bytes].copy_from_slice(&data);
+                Ok(())
+            }
+            Step::HostLaunch { kernel, buffers, extents, tasks, .. } => {
+                self.launch(Where::Host, *kernel, buffers, extents, tasks)
+            }
+            Step::ToHost { buffer } | Step::ToDevice { buffer } => {
+                let (b, to_host) = (*buffer as usize, matches!(step, Step::ToHost { .. }));
+                let [device, host] = &mut self.memory[..] else { return Err(internal("a copy beside a CPU")) };
+                if to_host {
+                    host[b].clone_from(&device[b])
+                } else {
+                    device[b].clone_from(&host[b])
+                }
                 Ok(())
             }
             Step::Bind { symbol, from, bound } => {
-                let raw = self.read(from, 8)?.try_into().expect("8 bytes");
+                let raw = self.scalar(from, 8)?.try_into().expect("8 bytes");
                 let (value, bound) = (i64::from_le_bytes(raw), self.size(bound)?);
                 if !(0..=bound).contains(&value) {
                     let name = &self.program.symbols[*symbol as usize].name;
@@ -268,7 +304,7 @@ impl Run<'_, '_> {
                 let routine = Routine::decode(routine, attributes).map_err(|f| internal(f.0))?;
                 self.host(&routine, inputs, outputs, *code)
             }
-            Step::If { cond, then, otherwise } => match self.read(cond, 1)? {
+            Step::If { cond, then, otherwise } => match self.scalar(cond, 1)? {
                 [0] => self.list(otherwise),
                 _ => self.list(then),
             },
@@ -278,7 +314,7 @@ impl Run<'_, '_> {
                     // Where any order is as good, another one than machine code takes.
                     let round = if *apart { count - 1 - round } else { round };
                     if let Some(cond) = cond
-                        && self.read(cond, 1)? == [0]
+                        && self.scalar(cond, 1)? == [0]
                     {
                         break;
                     }
@@ -298,7 +334,7 @@ impl Run<'_, '_> {
         outputs: &[HostValue],
         code: u32,
     ) -> Result<(), Problems> {
-        let mut operands = vec![];
+        let (mut operands, side) = (vec![], self.memory.len() - 1);
         for value in inputs {
             operands.push(match value {
                 None => None,
@@ -308,7 +344,7 @@ impl Run<'_, '_> {
                 Some(HostValue::Tensor { dtype, dims, view }) => {
                     let dims = dims.iter().map(|d| self.value(d)).collect::<Result<Vec<_>, _>>()?;
                     let width = infc_host::dtype::width(*dtype).unwrap_or(0);
-                    let bytes = self.read(view, dims.iter().product::<usize>() * width)?.to_vec();
+                    let bytes = self.read(side, view, dims.iter().product::<usize>() * width)?.to_vec();
                     let tensor = infc_host::Tensor::from_bytes(*dtype, dims, bytes).map_err(|f| internal(f.0))?;
                     Some(Value::Tensor(tensor))
                 }
@@ -325,8 +361,8 @@ impl Run<'_, '_> {
                     let tensor = made.as_tensor().filter(|t| t.dtype() == *dtype && t.dims() == dims);
                     let tensor = tensor.ok_or_else(|| Problems::one(node, format!("its result is {made}, not {dims:?}"), ""))?;
                     let bytes = tensor.bytes();
-                    let at = self.offset(view, bytes.len())?;
-                    self.memory[view.buffer as usize][at..at + bytes.len()].copy_from_slice(bytes);
+                    let at = self.offset(side, view, bytes.len())?;
+                    self.memory[side][view.buffer as usize][at..at + bytes.len()].copy_from_slice(bytes);
                 }
             }
         }
@@ -335,7 +371,7 @@ impl Run<'_, '_> {
 
     /// A launch that is about to happen.
     fn describe(&self, number: u32, views: &[View], extents: &[Size], tasks: &Size) -> Result<Launch, Problems> {
-        let kernel = &self.kernels[number as usize];
+        let kernel = &self.lowered.kernels[number as usize];
         let mut buffers: Vec<u32> = views.iter().map(|v| v.buffer).collect();
         buffers.sort_unstable();
         buffers.dedup();
@@ -346,7 +382,7 @@ impl Run<'_, '_> {
             extents: extents.iter().map(|e| self.size(e)).collect::<Result<_, _>>()?,
             tasks: self.size(tasks)?,
             written: written.collect(),
-            before: buffers.iter().map(|&b| (b, self.memory[b as usize].clone())).collect(),
+            before: buffers.iter().map(|&b| (b, self.memory[0][b as usize].clone())).collect(),
             after: vec![],
         })
     }
@@ -357,32 +393,40 @@ impl Run<'_, '_> {
             let (buffer, bytes) = (self.growable[i], &self.program.buffers[self.growable[i]].bytes);
             if bytes.symbols().any(|s| s == symbol) {
                 let bytes = self.value(bytes)?;
-                self.memory[buffer].resize(bytes, 0xa5);
+                self.memory.iter_mut().for_each(|side| side[buffer].resize(bytes, 0xa5));
             }
         }
         Ok(())
     }
 
     /// Runs a kernel on copies of its views. Only bytes that it changed are written back, so views of one buffer do not mix.
-    fn launch(&mut self, number: u32, views: &[View], extents: &[Size], tasks: &Size) -> Result<(), Problems> {
-        let kernel = &self.kernels[number as usize];
+    fn launch(&mut self, place: Where, number: u32, views: &[View], extents: &[Size], tasks: &Size) -> Result<(), Problems> {
+        let (kernels, side) = match place {
+            Where::Target => (&self.lowered.kernels, 0),
+            Where::Host => (&self.lowered.host_kernels, self.memory.len() - 1),
+        };
+        let kernel = &kernels[number as usize];
         let tasks = self.size(tasks)?;
         let extents = extents.iter().map(|e| self.size(e)).collect::<Result<Vec<_>, _>>()?;
         let mut buffers = vec![];
         for view in views {
-            let at = self.offset(view, 0)?;
-            buffers.push(self.memory[view.buffer as usize][at..].to_vec());
+            let at = self.offset(side, view, 0)?;
+            buffers.push(self.memory[side][view.buffer as usize][at..].to_vec());
         }
         let before: Vec<Option<Vec<u8>>> =
             kernel.buffers.iter().zip(&buffers).map(|(b, bytes)| (b.access != Access::Read).then(|| bytes.clone())).collect();
-        (self.runner)(number, kernel, &extents, tasks, &mut buffers).map_err(|stop| match stop {
+        let done = match place {
+            Where::Target => (self.runner)(number, kernel, &extents, tasks, &mut buffers),
+            Where::Host => interp::run(kernel, &extents, &mut buffers),
+        };
+        done.map_err(|stop| match stop {
             Stop::Check(code) => self.failed(code, ""),
             Stop::Internal(what) => internal(format!("kernel '{}': {what}", kernel.name)),
         })?;
         for ((view, before), after) in views.iter().zip(before).zip(buffers) {
             let Some(before) = before else { continue };
-            let at = self.offset(view, 0)?;
-            let place = &mut self.memory[view.buffer as usize][at..];
+            let at = self.offset(side, view, 0)?;
+            let place = &mut self.memory[side][view.buffer as usize][at..];
             for ((place, before), after) in place.iter_mut().zip(before).zip(after) {
                 if before != after {
                     *place = after;
@@ -405,7 +449,7 @@ impl Run<'_, '_> {
             let dtype = DType::from_onnx(i32::from(port.dtype)).ok_or_else(|| internal("an output has an unknown dtype"))?;
             let bytes = dims.iter().product::<usize>() * dtype.bytes();
             let view = View { buffer: port.buffer, offset: Size::constant(0) };
-            out.push(Item::Tensor(Tensor::from_bytes(dtype, dims, self.read(&view, bytes)?.to_vec())));
+            out.push(Item::Tensor(Tensor::from_bytes(dtype, dims, self.scalar(&view, bytes)?.to_vec())));
         }
         Ok(out)
     }
@@ -425,16 +469,21 @@ impl Run<'_, '_> {
         usize::try_from(self.size(size)?).map_err(|_| internal("a size is negative"))
     }
 
-    fn offset(&self, view: &View, bytes: usize) -> Result<usize, Problems> {
-        let (at, len) = (self.value(&view.offset)?, self.memory[view.buffer as usize].len());
+    fn offset(&self, side: usize, view: &View, bytes: usize) -> Result<usize, Problems> {
+        let (at, len) = (self.value(&view.offset)?, self.memory[side][view.buffer as usize].len());
         if at.checked_add(bytes).is_none_or(|end| end > len) {
             return Err(internal(format!("bytes {at}..+{bytes} of buffer {}, which has {len}", view.buffer)));
         }
         Ok(at)
     }
 
-    fn read(&self, view: &View, bytes: usize) -> Result<&[u8], Problems> {
-        let at = self.offset(view, bytes)?;
-        Ok(&self.memory[view.buffer as usize][at..at + bytes])
+    fn read(&self, side: usize, view: &View, bytes: usize) -> Result<&[u8], Problems> {
+        let at = self.offset(side, view, bytes)?;
+        Ok(&self.memory[side][view.buffer as usize][at..at + bytes])
+    }
+
+    /// Bytes of a buffer on the side that has it.
+    fn scalar(&self, view: &View, bytes: usize) -> Result<&[u8], Problems> {
+        self.read(self.side_of[view.buffer as usize], view, bytes)
     }
 }

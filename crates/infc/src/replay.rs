@@ -27,7 +27,7 @@ pub fn place(program: &mut Program, code: &Code) {
 /// Loads a program with its code, by way of the bytes of an artifact.
 pub fn load(program: &Program, code: &Code, constants: &[u8], options: &Options) -> Result<Arc<Model>, Problems> {
     let requirements = crate::target::requirements(&options.target);
-    let variants = [Variant { requirements, program: encode(program), code: code.image.clone() }];
+    let variants = [Variant { requirements, program: encode(program), code: code.image.clone(), host_code: vec![] }];
     let bytes = Artifact { manifest: &[], variants: &variants, constants: &[constants], debug: &[] }.to_bytes();
     Model::from_bytes(&bytes).map_err(|e| Problems::one("the artifact just made", e.to_string(), ""))
 }

@@ -33,7 +33,7 @@ pub fn native() -> Result<TargetDesc, Problems> {
 
 /// What a machine must have to run code for this one; such a variant of an artifact has the machine's name.
 pub fn requirements(target: &TargetDesc) -> Requirements {
-    Requirements { name: target.name.clone(), arch: target.arch.clone(), features: target.features.clone() }
+    Requirements { name: target.name.clone(), arch: target.arch.clone(), features: target.features.clone(), host: None }
 }
 
 /// Names of several machines, the preferred one first: an artifact for one of these has a variant for each.
@@ -87,6 +87,26 @@ pub fn find_cpus(names: &str) -> Result<Vec<TargetDesc>, Problems> {
     }
     found.sort_by_key(|machine| std::cmp::Reverse(machine.features.len()));
     Ok(found)
+}
+
+/// The CPU that runs beside a GPU where none is named.
+pub const DEFAULT_HOST: &str = "x86-64-v3";
+
+/// The CPU of this name or machine file, as `--host` takes it.
+pub fn find_host(name: &str) -> Result<TargetDesc, Problems> {
+    let at = format!("--host {name}");
+    if !machines().iter().any(|m| m.backend == "llvm") {
+        let help = "take an infc that was built with one (feature `llvm22` or `llvm19`), or leave all steps to the GPU";
+        return Err(Problems::one(at, "this infc was built without a code generator for CPUs", help));
+    }
+    let mut found = find_cpus(name).map_err(|mut problems| {
+        problems.0.iter_mut().for_each(|p| p.at = at.clone());
+        problems
+    })?;
+    match found.len() {
+        1 => Ok(found.swap_remove(0)),
+        n => Err(Problems::one(at, format!("{n} CPUs are named"), "name one, the oldest that the artifact shall run on")),
+    }
 }
 
 fn known_cpus() -> String {

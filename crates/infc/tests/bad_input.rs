@@ -107,8 +107,8 @@ fn artifacts_for_other_machines_are_refused() {
     let dir = Folder::new();
     let artifact = |arch: &str, features: &[&str]| {
         let features = features.iter().map(|f| (*f).to_owned()).collect();
-        let requirements = Requirements { name: "it".to_owned(), arch: arch.to_owned(), features };
-        let variants = [Variant { requirements, program: encode(&Program::default()), code: vec![] }];
+        let requirements = Requirements { name: "it".to_owned(), arch: arch.to_owned(), features, host: None };
+        let variants = [Variant { requirements, program: encode(&Program::default()), code: vec![], host_code: vec![] }];
         Artifact { manifest: &[], variants: &variants, constants: &[], debug: &[] }.to_bytes()
     };
     let other = dir.write("other.infc", artifact("s390x", &[]));

@@ -131,7 +131,14 @@ fn loops_of(graph: &Graph, machine: TargetDesc) -> Vec<(i64, usize)> {
                     walk(then, out);
                     walk(otherwise, out);
                 }
-                Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
+                Step::Launch { .. }
+                | Step::Copy { .. }
+                | Step::Bind { .. }
+                | Step::Require { .. }
+                | Step::Host { .. }
+                | Step::HostLaunch { .. }
+                | Step::ToHost { .. }
+                | Step::ToDevice { .. } => {}
             }
         }
     }

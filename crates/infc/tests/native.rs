@@ -251,6 +251,9 @@ fn the_driver_does_what_the_runtime_does() {
             constants: vec![],
             launches: vec![],
             tunables: vec![],
+            host_kernels: vec![],
+            host_plans: vec![],
+            device: false,
         };
         let options = infc_c::Options {
             name: "p".into(),

@@ -27,7 +27,12 @@ fn loaded(artifact: &[u8]) -> Arc<Model> {
         .map(|(r, v)| {
             let mut requirements = r.clone();
             requirements.features.retain(|f| !infc_trapvm::covers(f));
-            Variant { requirements, program: section(Kind::Program, v).to_vec(), code: section(Kind::Code, v).to_vec() }
+            Variant {
+                requirements,
+                program: section(Kind::Program, v).to_vec(),
+                code: section(Kind::Code, v).to_vec(),
+                host_code: vec![],
+            }
         })
         .collect();
     let whole = Artifact {

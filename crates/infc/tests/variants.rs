@@ -186,9 +186,15 @@ fn what_a_cpu_lacks_is_told_before_code_runs() {
 fn damaged_variants_are_refused() {
     let dir = Folder::new();
     let variant = |name: &str, program: Vec<u8>| Variant {
-        requirements: Requirements { name: name.to_owned(), arch: std::env::consts::ARCH.to_owned(), features: vec![] },
+        requirements: Requirements {
+            name: name.to_owned(),
+            arch: std::env::consts::ARCH.to_owned(),
+            features: vec![],
+            host: None,
+        },
         program,
         code: vec![],
+        host_code: vec![],
     };
     let file = |name: &str, variants: &[Variant]| dir.write(name, Artifact { variants, ..Artifact::default() }.to_bytes());
     let good = encode(&Program::default());

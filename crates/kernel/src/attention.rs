@@ -222,7 +222,8 @@ fn walk(
         let Item::Task(task) = item else { continue };
         let block = Block { work, facts, items, last, taken: all };
         let Some((mut found, members)) = block.find(task) else { continue };
-        if members.iter().any(|&m| gone.contains(&m) || overwrites.between(m, last)) {
+        let elsewhere = |k: usize| matches!(&items[k], Item::Task(t) if work.on_host.contains(&t.out));
+        if elsewhere(last) || members.iter().any(|&m| gone.contains(&m) || overwrites.between(m, last) || elsewhere(m)) {
             continue;
         }
         let passed = if moves.0 { block.without_moves(&mut found, &|m| overwrites.between(m, last)) } else { vec![] };

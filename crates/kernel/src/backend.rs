@@ -47,6 +47,10 @@ pub trait Backend: Send + Sync {
     fn target(&self) -> &TargetDesc;
     /// Machine code of the kernels. The functions follow the kernel ABI of `infc_artifact::abi`.
     fn emit(&self, kernels: &[Kernel]) -> Result<Code, Problems>;
+    /// Why a kernel can have no code, if that is so.
+    fn refuses(&self, _: &Kernel) -> Option<String> {
+        None
+    }
     /// An object file that runs the program, whose sizes are all known; its functions begin with `name`, an identifier of C.
     fn emit_object(&self, program: &Program, kernels: &[Kernel], constants: &[u8], name: &str) -> Result<Object, Problems>;
     /// Text for people: `llvm-ir`, `asm` and the like. An unknown kind is an error that lists the known ones.

@@ -145,6 +145,7 @@ fn block(work: &Work, facts: &Facts, items: &mut Vec<Item>) {
                 if !facts.private(work, t)
                     || !here.contains(&t)
                     || overwrites.between(p, c)
+                    || work.on_host.contains(&source.out) != work.on_host.contains(&consumer.out)
                     || hides_border(work, source, &consumer, slot)
                 {
                     return None;

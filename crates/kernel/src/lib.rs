@@ -10,6 +10,7 @@ pub mod backend;
 pub mod batch;
 pub mod build;
 pub mod byte_groups;
+pub mod copies;
 pub mod cost;
 pub mod fuse;
 pub mod known;

@@ -7,7 +7,7 @@ use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
 use crate::tuning::{Choices, Room, Sizes, Tunable};
 use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
-use crate::{attention, batch, cost, fuse, known, lookups, place, rounded, split, work, zero_point};
+use crate::{attention, batch, copies, copies::Side, cost, fuse, known, lookups, place, rounded, split, work, zero_point};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
 use infc_artifact::program::{
@@ -35,6 +35,23 @@ pub struct Lowered {
     pub launches: Vec<Launch>,
     /// Steps whose plans may have other sizes, if [`Choices::list`] asks for them or there are choices.
     pub tunables: Vec<Tunable>,
+    /// Kernels for the CPU beside the device, in the order of `program.host_kernels`, and their plans.
+    pub host_kernels: Vec<Kernel>,
+    /// The plans of these.
+    pub host_plans: Vec<Option<Plan>>,
+    /// The target has memory of its own: the program says what is copied between that and the host's.
+    pub device: bool,
+}
+
+/// The CPU beside a device, for steps that do not run there.
+#[derive(Clone, Copy)]
+pub struct HostSide<'a> {
+    /// What it is.
+    pub target: &'a TargetDesc,
+    /// Nodes, or operators, whose steps shall run on it.
+    pub named: &'a [String],
+    /// Why a kernel has no code for the device, if it has none.
+    pub refuses: &'a dyn Fn(&Kernel) -> Option<String>,
 }
 
 /// What a launch is for.
@@ -60,6 +77,17 @@ pub fn lower(graph: &Graph, target: &TargetDesc, states: &States) -> Result<Lowe
 
 /// As [`lower`], with sizes of plans that were chosen before.
 pub fn lower_with(graph: &Graph, target: &TargetDesc, states: &States, choices: &Choices) -> Result<Lowered, Problems> {
+    lower_beside(graph, target, None, states, choices)
+}
+
+/// As [`lower_with`], for a device with a CPU beside it.
+pub fn lower_beside(
+    graph: &Graph,
+    target: &TargetDesc,
+    host: Option<HostSide<'_>>,
+    states: &States,
+    choices: &Choices,
+) -> Result<Lowered, Problems> {
     if !target.takes(target.math) {
         let message = format!("it has no instructions for products in {}", target.math.name());
         return Err(Problems::one(
@@ -69,6 +97,12 @@ pub fn lower_with(graph: &Graph, target: &TargetDesc, states: &States, choices: 
         ));
     }
     let mut work = work::from_graph(graph)?;
+    if let Some(host) = &host {
+        let nodes = named_nodes(graph, host.named)?;
+        let mut items = std::mem::take(&mut work.items);
+        mark(&mut items, &nodes, &mut work.on_host);
+        work.items = items;
+    }
     known::fold(&mut work);
     zero_point::lift(&mut work, target);
     rounded::round(&mut work, target);
@@ -79,13 +113,57 @@ pub fn lower_with(graph: &Graph, target: &TargetDesc, states: &States, choices: 
     let attentions = attention::take(&mut work, target);
     split::split(&mut work, target, &attentions);
     batch::loops(&mut work, target, &attentions);
-    emit(work, &attentions, target, states, choices)
+    emit(work, &attentions, (target, host), states, choices)
+}
+
+/// Descriptions of the nodes that have one of these names, are of one of these operators, or come from such nodes of the model.
+fn named_nodes(graph: &Graph, names: &[String]) -> Result<HashSet<String>, Problems> {
+    let (mut found, mut missing) = (HashSet::new(), vec![]);
+    let nodes: Vec<_> = graph.live_regions().iter().flat_map(|&r| graph.region(r).nodes.clone()).collect();
+    for name in names {
+        let same = |text: &str| text == name || text.rsplit(':').next() == Some(name);
+        let is = |n: &&infc_ir::graph::Node| {
+            let node = graph.node(**n);
+            let sources = node.origin.iter().map(|s| &graph.sources[s.index()]);
+            node.name == *name || same(node.op.name()) || sources.into_iter().any(|s| s.name == *name || same(&s.op))
+        };
+        let before = found.len();
+        let mut any = false;
+        for n in nodes.iter().filter(is) {
+            any = true;
+            found.insert(graph.describe(*n));
+        }
+        if !any && found.len() == before {
+            let mut ops: Vec<&str> = nodes.iter().map(|&n| graph.node(n).op.name()).collect();
+            ops.sort_unstable();
+            ops.dedup();
+            let message = "no node of the optimised model has this name or operator, or comes from one that has".to_owned();
+            let help = format!("its operators are {}; `infc compile --emit ir` prints all nodes", ops.join(", "));
+            missing.push(Problem { at: format!("node '{name}' for the host"), message, help });
+        }
+    }
+    if missing.is_empty() { Ok(found) } else { Err(Problems(missing)) }
+}
+
+/// The tensors that steps of these nodes make.
+fn mark(items: &mut [Item], nodes: &HashSet<String>, out: &mut HashSet<Id>) {
+    for item in items {
+        match item {
+            Item::Task(task) if nodes.contains(&task.node) => drop(out.insert(task.out)),
+            Item::If { then, otherwise, .. } => {
+                mark(then, nodes, out);
+                mark(otherwise, nodes, out);
+            }
+            Item::Loop { body, .. } => mark(body, nodes, out),
+            Item::Task(_) | Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
+        }
+    }
 }
 
 fn emit(
     mut work: Work,
     attentions: &Attentions,
-    target: &TargetDesc,
+    (target, host): (&TargetDesc, Option<HostSide<'_>>),
     states: &States,
     choices: &Choices,
 ) -> Result<Lowered, Problems> {
@@ -94,6 +172,8 @@ fn emit(
         work: &work,
         attentions,
         target,
+        host,
+        why: None,
         choices,
         out: Lowered {
             program: Program::default(),
@@ -102,6 +182,9 @@ fn emit(
             constants: vec![],
             launches: vec![],
             tunables: vec![],
+            host_kernels: vec![],
+            host_plans: vec![],
+            device: target.block_threads > 0,
         },
         buffers: HashMap::new(),
         symbols: HashMap::new(),
@@ -110,6 +193,7 @@ fn emit(
         equal: HashMap::new(),
         bordered: HashSet::new(),
         loops: vec![],
+        whole: HashSet::new(),
         position: 0,
         problems: vec![],
     };
@@ -121,6 +205,11 @@ fn emit(
     cx.outputs();
     cx.states(states);
     cx.lay_out_constants();
+    cx.widen_over_loops();
+    if cx.out.device {
+        cx.loops = copies::insert(&mut cx.out.program, &cx.out.kernels, &cx.out.host_kernels, &cx.whole);
+        cx.widen_over_loops();
+    }
     cx.arena();
     if cx.problems.is_empty() { Ok(cx.out) } else { Err(Problems(cx.problems)) }
 }
@@ -128,14 +217,18 @@ fn emit(
 struct Emit<'a> {
     work: &'a Work,
     attentions: &'a Attentions,
+    /// The machine that the step being made is for.
     target: &'a TargetDesc,
+    host: Option<HostSide<'a>>,
+    /// Why this step runs on the host beside the device, if it does.
+    why: Option<String>,
     choices: &'a Choices,
     out: Lowered,
     /// Program buffer of each root tensor.
     buffers: HashMap<Id, u32>,
     symbols: HashMap<&'static str, u32>,
     /// Kernels by their text without the name.
-    unique: HashMap<String, u32>,
+    unique: HashMap<(bool, String), u32>,
     /// Constants with their buffers, and where they are in this list by a hash of the content.
     constants: Vec<(u32, Tensor)>,
     equal: HashMap<(u64, usize), Vec<usize>>,
@@ -143,6 +236,8 @@ struct Emit<'a> {
     bordered: HashSet<Id>,
     /// First and last step of each loop, inner loops first.
     loops: Vec<(u32, u32)>,
+    /// Launches that write all of the buffer that they write to.
+    whole: HashSet<u32>,
     /// Number of the step being made.
     position: u32,
     problems: Vec<Problem>,
@@ -196,6 +291,19 @@ fn host_type(ty: &Type) -> HostType {
         Type::Optional(of) => HostType::Optional(Box::new(host_type(of))),
         Type::Map(key, of) => HostType::Map(code(key), Box::new(host_type(of))),
     }
+}
+
+/// The kernels of a task: one, but for a scatter where tasks are threads. What updates are put into is a step of its own there: all threads have
+/// to be done with it.
+fn parts(task: &Task, target: &TargetDesc) -> Vec<Task> {
+    let compute::Step::Scatter(s) = &task.step else { return vec![task.clone()] };
+    if target.block_threads == 0 {
+        return vec![task.clone()];
+    }
+    let base = Compute(compute::Compute { dims: s.dims.clone(), reduction: None, value: s.base });
+    let nothing = Scalar::number(s.base.dtype(), 0.0);
+    let updates = compute::Step::Scatter(compute::Scatter { base: nothing, ..s.clone() });
+    [base, updates].map(|step| Task { step, ..task.clone() }).into()
 }
 
 /// Does a symbol stand in it?
@@ -551,7 +659,13 @@ impl Emit<'_> {
                         out.insert(*counter);
                         set(body, out);
                     }
-                    Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. } | Step::Host { .. } => {}
+                    Step::Launch { .. }
+                    | Step::Copy { .. }
+                    | Step::Require { .. }
+                    | Step::Host { .. }
+                    | Step::HostLaunch { .. }
+                    | Step::ToHost { .. }
+                    | Step::ToDevice { .. } => {}
                 }
             }
         }
@@ -586,18 +700,36 @@ impl Emit<'_> {
     }
 
     fn task(&mut self, task: &Task, steps: &mut Vec<Step>) {
+        let device = self.target;
+        if let Some(host) = self.host {
+            self.why = self.why_on_host(task, &host);
+            if self.why.is_some() {
+                self.target = host.target;
+            }
+        }
         self.border(task.out, steps);
-        let compute::Step::Scatter(s) = &task.step else { return self.single(task, steps) };
-        if self.target.block_threads == 0 {
-            return self.single(task, steps);
+        for part in parts(task, self.target) {
+            self.single(&part, steps);
         }
-        // What updates are put into is a step of its own: all threads have to be done with it.
-        let base = Compute(compute::Compute { dims: s.dims.clone(), reduction: None, value: s.base });
-        let nothing = Scalar::number(s.base.dtype(), 0.0);
-        let updates = compute::Step::Scatter(compute::Scatter { base: nothing, ..s.clone() });
-        for step in [base, updates] {
-            self.single(&Task { step, ..task.clone() }, steps);
+        (self.target, self.why) = (device, None);
+    }
+
+    /// Why the steps of a task run on the host, if they do: they were named, or they have no code for the device.
+    fn why_on_host(&self, task: &Task, host: &HostSide<'_>) -> Option<String> {
+        if self.work.on_host.contains(&task.out) {
+            return Some("asked for".to_owned());
         }
+        if self.attentions.contains_key(&task.out) {
+            return None;
+        }
+        parts(task, self.target).into_iter().find_map(|mut part| {
+            part.prune();
+            let mut operands: Vec<Operand> = part.sources.iter().map(|&s| declare(self.work, s, Access::Read)).collect();
+            operands.push(declare(self.work, part.out, Access::Write));
+            let (step, operands, plan) = prepare(part.step, operands, self.target);
+            let nest = build::build(&part.name, &step, &plan, &operands, self.target);
+            (host.refuses)(&nest.kernel).map(|why| format!("no code for the device: {why}"))
+        })
     }
 
     fn single(&mut self, task: &Task, steps: &mut Vec<Step>) {
@@ -606,6 +738,10 @@ impl Emit<'_> {
         match attention {
             Some((a, _)) => task.sources.clone_from(&a.sources),
             None => task.prune(),
+        }
+        let made = self.work.tensor(task.out);
+        if made.memory == Memory::Temp && made.halo.is_empty() && matches!(task.step, Compute(_)) {
+            self.whole.insert(self.position);
         }
         let mut operands = vec![];
         let mut places = vec![];
@@ -645,7 +781,7 @@ impl Emit<'_> {
         operands: &[Operand],
         analytic: Plan,
     ) -> (Plan, Option<usize>) {
-        if !self.choices.list && self.choices.sizes.is_empty() {
+        if !self.choices.list && self.choices.sizes.is_empty() || self.why.is_some() {
             return (analytic, None);
         }
         let Some(room) = Room::of(step, operands, self.target, &analytic) else { return (analytic, None) };
@@ -718,21 +854,32 @@ impl Emit<'_> {
         buffers.push(View { buffer, offset: self.size(offset) });
         let extents = nest.kernel.symbols.iter().map(|s| self.size(Expr::sym(s))).collect();
         let tasks = self.size(nest.kernel.tasks);
-        let key = format!("{:?}", Kernel { name: String::new(), ..nest.kernel.clone() });
+        let side = if self.why.is_some() { Side::Host } else { Side::Device };
+        let key = (side == Side::Host, format!("{:?}", Kernel { name: String::new(), ..nest.kernel.clone() }));
         let kernel = match self.unique.get(&key) {
             Some(&k) => k,
             None => {
-                let k = self.out.kernels.len() as u32;
-                let name = nest.kernel.name.clone();
-                self.out.program.kernels.push(art::Kernel { name, entry: 0, scratch: 0 });
-                self.out.kernels.push(nest.kernel);
-                self.out.plans.push(plan);
+                let Lowered { program, kernels, plans, host_kernels, host_plans, .. } = &mut self.out;
+                let (declared, kernels, plans) = match side {
+                    Side::Device => (&mut program.kernels, kernels, plans),
+                    Side::Host => (&mut program.host_kernels, host_kernels, host_plans),
+                };
+                let k = kernels.len() as u32;
+                declared.push(art::Kernel { name: nest.kernel.name.clone(), entry: 0, scratch: 0 });
+                kernels.push(nest.kernel);
+                plans.push(plan);
                 self.unique.insert(key, k);
                 k
             }
         };
+        steps.push(match self.why.clone() {
+            None => Step::Launch { kernel, buffers, extents, tasks },
+            Some(why) => {
+                let code = self.message(&note.node, &why);
+                Step::HostLaunch { kernel, buffers, extents, tasks, code }
+            }
+        });
         self.out.launches.push(note);
-        steps.push(Step::Launch { kernel, buffers, extents, tasks });
         self.position += 1;
     }
 
@@ -754,7 +901,6 @@ impl Emit<'_> {
 
     /// Places the arena if all sizes are known, and says whose size is not.
     fn arena(&mut self) {
-        self.widen_over_loops();
         let mut at = vec![];
         let (mut sizes, mut lives) = (vec![], vec![]);
         for (k, b) in self.out.program.buffers.iter_mut().enumerate() {

@@ -38,7 +38,7 @@ fn walk(work: &mut Work, items: &mut Vec<Item>, attentions: &Attentions) {
     let mut out = Vec::with_capacity(items.len());
     for mut item in std::mem::take(items) {
         match &mut item {
-            Item::Task(task) if !attentions.contains_key(&task.out) => {
+            Item::Task(task) if !attentions.contains_key(&task.out) && !work.on_host.contains(&task.out) => {
                 if let Some((k, parts)) = parts(work, task) {
                     let [first, second] = cut(work, task, k, parts);
                     out.push(Item::Task(first));

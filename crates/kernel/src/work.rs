@@ -194,6 +194,8 @@ pub struct Work {
     pub shared: Vec<Id>,
     /// Conditions on the sizes of the inputs.
     pub requires: Vec<Requirement>,
+    /// Tensors whose steps shall run on the host beside a device.
+    pub on_host: HashSet<Id>,
 }
 
 impl Work {

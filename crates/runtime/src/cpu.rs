@@ -206,7 +206,7 @@ mod tests {
     fn the_error_names_what_is_missing() {
         let required = |arch: &str, features: &[&str]| {
             let features = features.iter().map(|f| (*f).into()).collect();
-            check(&Requirements { name: "it".into(), arch: arch.into(), features }).map_err(|e| e.to_string())
+            check(&Requirements { name: "it".into(), arch: arch.into(), features, host: None }).map_err(|e| e.to_string())
         };
         assert_eq!(required("x86_64", &["sse2"]), Ok(()));
         let text = required("x86_64", &["sse2", "avx1024", "warp"]).unwrap_err();

@@ -10,7 +10,7 @@ use crate::pool::Pool;
 use crate::rounds::{self, Room, Rounds};
 use crate::session::StepTime;
 use alloc::vec::Vec;
-use infc_artifact::program::{Message, Size, Step, View};
+use infc_artifact::program::{Kernel, Message, Size, Step, View};
 
 /// A compiled kernel, as `infc_artifact::abi` describes it.
 pub(crate) type KernelFn = unsafe extern "C" fn(*const *mut u8, *const i64, *mut u8, i64, i64) -> u64;
@@ -167,7 +167,14 @@ impl Exec<'_> {
                     self.resolve_list(otherwise, number)?;
                 }
                 Step::Loop { body, .. } => self.resolve_list(body, number)?,
-                Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
+                Step::Launch { .. }
+                | Step::Copy { .. }
+                | Step::Bind { .. }
+                | Step::Require { .. }
+                | Step::Host { .. }
+                | Step::HostLaunch { .. }
+                | Step::ToHost { .. }
+                | Step::ToDevice { .. } => {}
             }
         }
         Ok(())
@@ -175,7 +182,9 @@ impl Exec<'_> {
 
     /// Writes pointers, extents and tasks of a launch.
     fn fill(&mut self, number: usize, step: &Step) -> Result<(), Error> {
-        let Step::Launch { buffers, extents, tasks, .. } = step else { return Ok(()) };
+        let (Step::Launch { buffers, extents, tasks, .. } | Step::HostLaunch { buffers, extents, tasks, .. }) = step else {
+            return Ok(());
+        };
         let info = self.model.steps[number];
         for (i, view) in buffers.iter().enumerate() {
             self.frame.pointers[info.pointers + i] = self.address(number, view, 0)?;
@@ -262,7 +271,7 @@ impl Exec<'_> {
                 if !self.model.steps[number].fixed {
                     self.fill(number, step)?;
                 }
-                self.launch(*kernel, number)
+                self.launch(&self.model.program.kernels[*kernel as usize], number)
             }
             Step::Copy { from, to, bytes } => {
                 let Ok(bytes) = usize::try_from(self.value(bytes)) else { fail!(Run, "step {number}: a copy of negative size") };
@@ -305,6 +314,9 @@ impl Exec<'_> {
             }
             #[cfg(feature = "host")]
             Step::Host { inputs, outputs, code, .. } => self.host(number, inputs, outputs, *code),
+            Step::HostLaunch { .. } | Step::ToHost { .. } | Step::ToDevice { .. } => {
+                fail!(Run, "step {number} runs beside a device: refused when the model was loaded")
+            }
             #[cfg(not(feature = "host"))]
             Step::Host { .. } => fail!(Run, "step {number} runs on the host: refused when the model was loaded"),
         }
@@ -348,13 +360,20 @@ impl Exec<'_> {
         }
     }
 
-    fn launch(&mut self, kernel: u32, number: usize) -> Result<(), Error> {
+    /// A launch beside a device.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn host_launch(&mut self, kernel: u32, step: &Step, number: usize) -> Result<(), Error> {
+        let _mode = FloatMode::default();
+        self.fill(number, step)?;
+        self.launch(&self.model.program.host_kernels[kernel as usize], number)
+    }
+
+    fn launch(&mut self, kernel: &Kernel, number: usize) -> Result<(), Error> {
         let model = self.model;
         let (info, tasks) = (model.steps[number], self.frame.tasks[number]);
         if tasks <= 0 {
             return Ok(());
         }
-        let kernel = &model.program.kernels[kernel as usize];
         // Safety: `validate` checked that the entry is in the code, which is mapped executable; that a function of the kernel ABI
         // lies there is what an artifact is trusted for.
         let entry = unsafe { core::mem::transmute::<*const u8, KernelFn>(model.code.add(kernel.entry as usize)) };

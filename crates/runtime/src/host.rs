@@ -60,7 +60,13 @@ impl Hosted {
                     self.visit(program, otherwise)?;
                 }
                 Step::Loop { body, .. } => self.visit(program, body)?,
-                Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => {}
+                Step::Launch { .. }
+                | Step::Copy { .. }
+                | Step::Bind { .. }
+                | Step::Require { .. }
+                | Step::HostLaunch { .. }
+                | Step::ToHost { .. }
+                | Step::ToDevice { .. } => {}
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 use infc_artifact::abi::ALIGN;
 use infc_artifact::container::{ContainerError, Kind, Reader, Requirements, Section};
 use infc_artifact::decode::decode;
-use infc_artifact::program::{HostType, Port, Program, Size, Step, SymbolSource};
+use infc_artifact::program::{HostType, Place, Port, Program, Size, Step, SymbolSource};
 
 /// A dimension of an input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,15 +133,23 @@ struct Chosen {
     requirements: Requirements,
     #[cfg_attr(not(feature = "std"), allow(dead_code, reason = "the caller has mapped it"))]
     code: Section,
+    /// Code for the CPU beside a GPU.
+    #[cfg_attr(not(feature = "std"), allow(dead_code, reason = "as above"))]
+    host_code: Option<Section>,
     constants: Option<Section>,
     manifest: Vec<u8>,
 }
 
 impl Chosen {
-    /// Is it code for a GPU, which is not mapped here?
-    #[cfg_attr(not(feature = "std"), allow(dead_code, reason = "the caller has mapped the code"))]
+    /// Is it code for a GPU?
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "it never is"))]
     fn is_gpu(&self) -> bool {
         is_gpu(&self.requirements.arch)
+    }
+    /// The code that this CPU runs, if there is some.
+    #[cfg_attr(not(feature = "std"), allow(dead_code, reason = "the caller has mapped the code"))]
+    fn mapped(&self) -> Option<&Section> {
+        if is_gpu(&self.requirements.arch) { self.host_code.as_ref() } else { Some(&self.code) }
     }
 }
 
@@ -160,8 +168,8 @@ impl Model {
         let named = |e: Error| Error::new(e.kind(), alloc::format!("{}: {e}", path.display()));
         let (file, bytes) = map::file(path)?;
         let chosen = choose(&bytes, variant).map_err(named)?;
-        let length = if chosen.is_gpu() { 0 } else { chosen.code.length as usize };
-        let code = map::code_of_file(&file, chosen.code.offset, length).map_err(named)?;
+        let (at, length) = chosen.mapped().map_or((0, 0), |s| (s.offset, s.length as usize));
+        let code = map::code_of_file(&file, at, length).map_err(named)?;
         let section = range(chosen.constants.as_ref());
         let parts = parts(&chosen, &bytes, &bytes[section.clone()]).map_err(named)?;
         // What was read to choose is not kept: the operating system counts pages of a file as memory of the process while they are mapped.
@@ -188,8 +196,7 @@ impl Model {
         let used = used(&chosen.program);
         let mut constants = Aligned::zeroed(used.len() as u64)?;
         constants.bytes_mut().copy_from_slice(&source[used.clone()]);
-        let image = if chosen.is_gpu() { &[][..] } else { &bytes[range(Some(&chosen.code))] };
-        let code = map::code_of_bytes(image)?;
+        let code = map::code_of_bytes(&bytes[range(chosen.mapped())])?;
         let entry = code.as_ref().map_or(core::ptr::null(), |c| c.as_ptr());
         let start = constants.pointer().wrapping_sub(used.start);
         Ok(finish(chosen, parts, start, entry, Keep::Memory { constants, code }))
@@ -198,8 +205,8 @@ impl Model {
     /// Loads an artifact that lies in memory for good, as in flash. Constants are used where they are if they are aligned to 64 bytes, else copied.
     ///
     /// # Safety
-    /// `code` is executable memory that holds the code section of the variant that runs here, for as long as the model lives; it may be that
-    /// section itself. [`infc_artifact::container::Reader`] has the sections, [`crate::variant::choose`] tells which variant it is.
+    /// `code` is executable memory that holds the code section of the variant that runs here (for one of a GPU, the section for the host), for as long
+    /// as the model lives; it may be that section itself. [`infc_artifact::container::Reader`] has the sections, [`crate::variant::choose`] tells which variant it is.
     pub unsafe fn from_static(bytes: &'static [u8], code: NonNull<u8>) -> Result<Arc<Model>, Error> {
         let chosen = choose(bytes, None)?;
         let source = &bytes[range(chosen.constants.as_ref())];
@@ -282,15 +289,49 @@ fn choose(bytes: &[u8], variant: Option<&str>) -> Result<Chosen, Error> {
         Err(e) => fail!(Artifact, "malformed: {} (offset {})", e.what, section.offset + e.at as u64),
     };
     let code = checked(Kind::Code, number as u32)?;
+    let host_code = match &requirements.host {
+        Some(_) => Some(checked(Kind::HostCode, number as u32)?),
+        None => None,
+    };
+    if let Some(e) = misplaced(&program, &requirements) {
+        fail!(Artifact, "malformed: {e} (program at offset {})", section.offset);
+    }
     let constants = reader.find(Kind::Constants, 0).copied();
-    if let Err(e) = program.validate(code.length, constants.map_or(0, |c| c.length)) {
+    let lengths = (code.length, host_code.map_or(0, |c| c.length), constants.map_or(0, |c| c.length));
+    if let Err(e) = program.validate_beside(lengths.0, lengths.1, lengths.2) {
         fail!(Artifact, "malformed: {e} (program at offset {})", section.offset);
     }
     let manifest = match reader.find(Kind::Manifest, 0) {
         Some(_) => reader.bytes(&checked(Kind::Manifest, 0)?).to_vec(),
         None => Vec::new(),
     };
-    Ok(Chosen { program, requirements, code, constants, manifest })
+    Ok(Chosen { program, requirements, code, host_code, constants, manifest })
+}
+
+/// Steps on the side of a machine that does not have it, or that use each other's buffers without a copy.
+fn misplaced(program: &Program, requirements: &Requirements) -> Option<String> {
+    if !is_gpu(&requirements.arch) {
+        let beside = program.two_sided() || requirements.host.is_some();
+        return beside.then(|| String::from("steps beside a device, in code that is for none"));
+    }
+    // What `validate` would say of views comes first.
+    let mut known = true;
+    infc_artifact::program::each_view(&program.steps, &mut |v| known &= (v.buffer as usize) < program.buffers.len());
+    infc_artifact::program::each_step(&program.steps, &mut |step| {
+        if let Step::ToHost { buffer } | Step::ToDevice { buffer } = step {
+            known &= (*buffer as usize) < program.buffers.len();
+        }
+    });
+    if !known {
+        return None;
+    }
+    let sides = program.sides();
+    let apart = |b: usize| {
+        let made = matches!(program.buffers[b].place, Place::Arena { .. } | Place::Output(_));
+        made && sides.device[b] && sides.host[b] && !sides.copied[b]
+    };
+    let found = (0..program.buffers.len()).find(|&b| apart(b))?;
+    Some(alloc::format!("buffer {found} is used by the GPU and by the host, and never copied; compile the model again"))
 }
 
 /// What a model has beside its program and memory.
@@ -345,7 +386,8 @@ fn finish(chosen: Chosen, parts: Parts, constants: *const u8, code: *const u8, k
         outputs[output as usize].state = Some(input as usize);
         inputs[input as usize].state = Some(output as usize);
     }
-    let mut survey = Survey { program: &program, steps: Vec::new(), pointers: 0, extents: 0, scratch: 0 };
+    let on_gpu = is_gpu(&requirements.arch);
+    let mut survey = Survey { program: &program, on_gpu, steps: Vec::new(), pointers: 0, extents: 0, scratch: 0 };
     survey.visit(&program.steps);
     let Survey { steps, pointers, extents, scratch, .. } = survey;
     let constants_bytes = program.constants().iter().map(|c| c.1).sum();
@@ -385,6 +427,8 @@ fn port_info(port: &Port, program: &Program) -> PortInfo {
 /// One walk over all steps, in the order of their numbers.
 struct Survey<'a> {
     program: &'a Program,
+    /// Launches are for a GPU, but for those of the host.
+    on_gpu: bool,
     steps: Vec<StepInfo>,
     pointers: usize,
     extents: usize,
@@ -395,12 +439,15 @@ impl Survey<'_> {
     fn fixed(&self, size: &Size) -> bool {
         size.symbols().all(|s| self.program.symbols[s as usize].source != SymbolSource::Step)
     }
+    fn fixed_buffer(&self, buffer: u32) -> bool {
+        self.fixed(&self.program.buffers[buffer as usize].bytes)
+    }
     fn visit(&mut self, steps: &[Step]) {
         for step in steps {
             let number = self.steps.len();
             self.steps.push(StepInfo::default());
             match step {
-                Step::Launch { kernel, buffers, extents, tasks } => {
+                Step::Launch { kernel, buffers, extents, tasks } | Step::HostLaunch { kernel, buffers, extents, tasks, .. } => {
                     let of_buffers = buffers.iter().flat_map(|v| [&v.offset, &self.program.buffers[v.buffer as usize].bytes]);
                     let mut sizes = of_buffers.chain(extents).chain([tasks]);
                     let fixed = sizes.all(|s| self.fixed(s));
@@ -408,7 +455,12 @@ impl Survey<'_> {
                         StepInfo { pointers: self.pointers, extents: self.extents, fixed, ..StepInfo::default() };
                     self.pointers += buffers.len();
                     self.extents += extents.len();
-                    self.scratch = self.scratch.max(self.program.kernels[*kernel as usize].scratch);
+                    let scratch = match step {
+                        Step::HostLaunch { .. } => self.program.host_kernels[*kernel as usize].scratch,
+                        _ if self.on_gpu => 0,
+                        _ => self.program.kernels[*kernel as usize].scratch,
+                    };
+                    self.scratch = self.scratch.max(scratch);
                 }
                 Step::If { then, otherwise, .. } => {
                     self.visit(then);
@@ -416,7 +468,13 @@ impl Survey<'_> {
                     self.visit(otherwise);
                 }
                 Step::Loop { body, .. } => self.visit(body),
-                Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
+                Step::Copy { from, to, bytes } => {
+                    let whole = [from, to].map(|v| self.fixed(&v.offset) && self.fixed_buffer(v.buffer));
+                    self.steps[number].fixed = self.fixed(bytes) && whole == [true; 2];
+                }
+                Step::Require { left, right, .. } => self.steps[number].fixed = self.fixed(left) && self.fixed(right),
+                Step::ToHost { buffer } | Step::ToDevice { buffer } => self.steps[number].fixed = self.fixed_buffer(*buffer),
+                Step::Bind { .. } | Step::Host { .. } => {}
             }
             self.steps[number].end = self.steps.len();
         }

@@ -123,7 +123,13 @@ fn widen(steps: &[Step], ranges: &mut [(i64, i64)]) -> bool {
                 nested |= widen(then, ranges);
                 nested |= widen(otherwise, ranges);
             }
-            Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. } | Step::Host { .. } => {}
+            Step::Launch { .. }
+            | Step::Copy { .. }
+            | Step::Require { .. }
+            | Step::Host { .. }
+            | Step::HostLaunch { .. }
+            | Step::ToHost { .. }
+            | Step::ToDevice { .. } => {}
         }
     }
     changed || nested

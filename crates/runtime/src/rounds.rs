@@ -69,7 +69,14 @@ fn each_loop(model: &Model, steps: &[Step], mut number: usize, see: &mut dyn FnM
                 each_loop(model, then, number + 1, see);
                 each_loop(model, otherwise, info.otherwise, see);
             }
-            Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
+            Step::Launch { .. }
+            | Step::Copy { .. }
+            | Step::Bind { .. }
+            | Step::Require { .. }
+            | Step::Host { .. }
+            | Step::HostLaunch { .. }
+            | Step::ToHost { .. }
+            | Step::ToDevice { .. } => {}
         }
         number = info.end;
     }

@@ -21,7 +21,7 @@ pub struct Options {
     pub threads: Option<usize>,
     /// How long threads wait busily for the next launch or for each other before they sleep, in microseconds.
     pub spin_us: u32,
-    /// Measure the time of each step.
+    /// Measure the time of each step. On a GPU each step is then waited for, which takes some microseconds.
     pub profile: bool,
 }
 
@@ -122,13 +122,7 @@ impl Session {
         let threads = start_threads(&mut frame, &model, &options)?;
         #[cfg(feature = "gpu")]
         if let Some(loaded) = &model.gpu {
-            if options.profile {
-                fail!(
-                    Machine,
-                    "steps on a GPU are not timed one by one: time whole runs (`infc bench`), or use NVIDIA's profilers"
-                );
-            }
-            frame.gpu = Some(crate::gpu::Gpu::new(loaded.clone(), program)?);
+            frame.gpu = Some(crate::gpu::Gpu::new(loaded.clone(), &model)?);
         }
         frame.times = options.profile.then(|| alloc::vec![StepTime::default(); model.steps.len()]);
         Ok(Session {
@@ -403,8 +397,8 @@ impl Session {
     fn place(&mut self, inputs: &[(usize, TensorRef<'_>)], outputs: &mut [(usize, &mut [u8])]) -> Result<(), Error> {
         let model = &*self.model;
         let program = &model.program;
-        // A GPU has its own arena; routines of the host read and write copies here.
-        let on_host = !has_gpu(&self.frame) || !program.host_nodes().is_empty();
+        // A GPU has its own arena, and memory for what steps of the host use of it.
+        let on_host = !has_gpu(&self.frame);
         self.arena.reserve(if on_host { self.plan.arena } else { 0 })?;
         self.given.clear();
         for (i, held) in self.inputs.iter().enumerate() {

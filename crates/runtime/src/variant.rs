@@ -23,7 +23,8 @@ pub(crate) fn is_gpu(_: &str) -> bool {
 pub fn check(required: &Requirements) -> Result<(), Error> {
     #[cfg(feature = "gpu")]
     if is_gpu(&required.arch) {
-        return crate::gpu::check(&required.arch);
+        crate::gpu::check(&required.arch)?;
+        return required.host.as_deref().map_or(Ok(()), beside);
     }
     #[cfg(not(feature = "gpu"))]
     if required.arch.starts_with("sm_") {
@@ -31,6 +32,15 @@ pub fn check(required: &Requirements) -> Result<(), Error> {
     }
     cpu::check(required)?;
     cpu::enable(required)
+}
+
+/// Whether this CPU can run the steps beside a GPU.
+#[cfg(feature = "gpu")]
+fn beside(host: &Requirements) -> Result<(), Error> {
+    cpu::check(host).and_then(|()| cpu::enable(host)).map_err(|e| {
+        let help = "compile with --host and a CPU that it is";
+        Error::new(e.kind(), format!("steps beside the GPU are for the CPU '{}': {e}; {help}", host.name))
+    })
 }
 
 /// The number of the variant to run: the one called `name`, or the first that this machine can run, since the preferred ones come first.
@@ -93,6 +103,7 @@ mod tests {
             name: name.into(),
             arch: cpu::ARCH.into(),
             features: features.iter().map(|f| f.to_string()).collect(),
+            host: None,
         };
         [needs("vnni", &["avx2", "avx512f", "avx512vnni"]), needs("v4", &["avx2", "avx512f"]), needs("v3", &["avx2"])]
     }

@@ -79,13 +79,14 @@ fn an_artifact_for_another_machine_names_what_is_missing() {
 /// A variant that needs a feature; its program has an input of the variant's name.
 fn variant(feature: &str, name: &str) -> Variant {
     Variant {
-        requirements: Requirements { name: name.into(), arch: "x86_64".into(), features: vec![feature.into()] },
+        requirements: Requirements { name: name.into(), arch: "x86_64".into(), features: vec![feature.into()], host: None },
         program: encode(&Program {
             inputs: vec![port(name, vec![], 0)],
             buffers: vec![buffer(c(4), Place::Input(0))],
             ..Program::default()
         }),
         code: vec![],
+        host_code: vec![],
     }
 }
 
@@ -173,8 +174,8 @@ fn what_cannot_be_allocated_is_an_error() {
 
 /// A file around these bytes as the program, with right digests.
 fn around(program: Vec<u8>) -> Vec<u8> {
-    let requirements = Requirements { name: "kit".into(), arch: "x86_64".into(), features: vec![] };
-    let variant = Variant { requirements, program, code: code().0.clone() };
+    let requirements = Requirements { name: "kit".into(), arch: "x86_64".into(), features: vec![], host: None };
+    let variant = Variant { requirements, program, code: code().0.clone(), host_code: vec![] };
     Artifact { variants: &[variant], constants: &[&[0; 32]], ..Artifact::default() }.to_bytes()
 }
 

@@ -58,9 +58,10 @@ fn a_run_takes_weights_arena_and_little_more() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("large.infc");
     let variant = |name: &str, feature: &str, weights: u64| Variant {
-        requirements: Requirements { name: name.into(), arch: "x86_64".into(), features: vec![feature.into()] },
+        requirements: Requirements { name: name.into(), arch: "x86_64".into(), features: vec![feature.into()], host: None },
         program: encode(&program(weights)),
         code: code().0.clone(),
+        host_code: vec![],
     };
     // The variant for another machine has weights and code of its own, which are not read here.
     let other = Variant { code: vec![0x90; 8 << 20], ..variant("other", "avx2048", 4 * COUNT as u64) };

@@ -229,6 +229,9 @@ impl Emit<'_, '_> {
                 }
             }
             Step::Host { .. } => return Err(fault!("a step runs on the host, which C code does not have")),
+            Step::HostLaunch { .. } | Step::ToHost { .. } | Step::ToDevice { .. } => {
+                return Err(fault!("a step runs beside a device, which C code does not have"));
+            }
             Step::If { cond, then, otherwise } => {
                 let flag = self.flag(cond)?;
                 self.line(format!("if ({flag}) {{"));

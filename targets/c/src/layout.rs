@@ -70,7 +70,13 @@ fn widen(steps: &[Step], bound: &dyn Fn(usize) -> Option<i64>, ranges: &mut [(i6
                 changed |= widen(otherwise, bound, ranges);
                 continue;
             }
-            Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. } | Step::Host { .. } => continue,
+            Step::Launch { .. }
+            | Step::Copy { .. }
+            | Step::Require { .. }
+            | Step::Host { .. }
+            | Step::HostLaunch { .. }
+            | Step::ToHost { .. }
+            | Step::ToDevice { .. } => continue,
         };
         let top = bound(symbol).map_or(top, |b| top.min(b));
         changed |= top > ranges[symbol].1;

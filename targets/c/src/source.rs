@@ -196,6 +196,8 @@ fn no_host(program: &Program) -> Result<(), Problems> {
                 }
                 Step::Loop { body, .. } => nodes(body, program, out),
                 Step::Launch { .. } | Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } => {}
+                // Only programs for a device have these.
+                Step::HostLaunch { .. } | Step::ToHost { .. } | Step::ToDevice { .. } => {}
             }
         }
     }
@@ -279,7 +281,13 @@ fn each_launch(steps: &[Step], see: &mut dyn FnMut(usize, &[View])) {
                 each_launch(otherwise, see);
             }
             Step::Loop { body, .. } => each_launch(body, see),
-            Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
+            Step::Copy { .. }
+            | Step::Bind { .. }
+            | Step::Require { .. }
+            | Step::Host { .. }
+            | Step::HostLaunch { .. }
+            | Step::ToHost { .. }
+            | Step::ToDevice { .. } => {}
         }
     }
 }
@@ -303,7 +311,13 @@ fn extents(program: &Program, ranges: &[(i64, i64)], kernels: &[Kernel]) -> Vec<
                     walk(otherwise, ranges, all);
                 }
                 Step::Loop { body, .. } => walk(body, ranges, all),
-                Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => {}
+                Step::Copy { .. }
+                | Step::Bind { .. }
+                | Step::Require { .. }
+                | Step::Host { .. }
+                | Step::HostLaunch { .. }
+                | Step::ToHost { .. }
+                | Step::ToDevice { .. } => {}
             }
         }
     }

@@ -259,6 +259,9 @@ impl Emit<'_> {
                 self.list(otherwise)?;
                 self.begin(&after, true);
             }
+            Step::HostLaunch { .. } | Step::ToHost { .. } | Step::ToDevice { .. } => {
+                return Err(fault!("a step runs beside a device, which an object file does not have"));
+            }
             Step::Host { code, .. } => {
                 let node = &self.program.messages[*code as usize].node;
                 return Err(fault!("{node} runs on the host, which an object file does not have"));
@@ -451,7 +454,13 @@ fn most(steps: &[Step]) -> (usize, usize) {
                 (a.0.max(b.0), a.1.max(b.1))
             }
             Step::Loop { body, .. } => most(body),
-            Step::Copy { .. } | Step::Bind { .. } | Step::Require { .. } | Step::Host { .. } => (0, 0),
+            Step::Copy { .. }
+            | Step::Bind { .. }
+            | Step::Require { .. }
+            | Step::Host { .. }
+            | Step::HostLaunch { .. }
+            | Step::ToHost { .. }
+            | Step::ToDevice { .. } => (0, 0),
         };
         (p.max(q), e.max(f))
     })

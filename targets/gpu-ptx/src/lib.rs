@@ -21,9 +21,9 @@ pub use asm::Class;
 pub use emit::Block;
 
 use infc_artifact::program::Program;
-use infc_ir::{DType, Problems};
+use infc_ir::{DType, Fault, Problems, fault};
 use infc_kernel::backend::{Backend, Code, Object};
-use infc_kernel::loops::Kernel;
+use infc_kernel::loops::{Kernel, Space};
 use infc_kernel::target::TargetDesc;
 use std::fmt::Write;
 
@@ -140,13 +140,27 @@ impl Text {
     }
 }
 
+/// The most parameters of a kernel, all of 64 bits: the driver takes 4,096 bytes.
+const MOST_PARAMETERS: usize = 512;
+
+/// The kernel as an entry, if the machine can have it.
+fn entry(kernel: &Kernel, name: &str) -> Result<emit::Entry, Fault> {
+    let buffers = kernel.buffers.iter().filter(|b| b.space == Space::Global).count();
+    // Behind them come the number of tasks, and the addresses of the error slot and of scratch memory.
+    let parameters = buffers + kernel.symbols.len() + 3;
+    if parameters > MOST_PARAMETERS {
+        return Err(fault!("it has {parameters} parameters, a kernel on a GPU has {MOST_PARAMETERS} at most"));
+    }
+    emit::entry(kernel, name)
+}
+
 /// Prints kernels for a GPU of this architecture: `sm_80`, `sm_90a`.
 pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
     let (mut head, mut text) = (String::new(), String::new());
     let (mut scratch, mut blocks, mut shared, mut maps, mut problems) = (vec![], vec![], vec![], vec![], vec![]);
     let mut mixed = false;
     for (k, kernel) in kernels.iter().enumerate() {
-        match emit::entry(kernel, &format!("k{k}")) {
+        match entry(kernel, &format!("k{k}")) {
             Ok(entry) => {
                 let _ = write!(text, "\n// {}\n{}", kernel.name.replace(['\n', '\r'], " "), entry.text);
                 let _ = match entry.block {
@@ -194,6 +208,9 @@ impl Backend for Ptx {
         image.push(0); // the driver takes a C string
         Ok(Code { image, entries: (0..kernels.len() as u64).collect(), scratch: module.scratch })
     }
+    fn refuses(&self, kernel: &Kernel) -> Option<String> {
+        entry(kernel, "k").err().map(|e| e.0)
+    }
     fn emit_object(&self, _: &Program, _: &[Kernel], _: &[u8], name: &str) -> Result<Object, Problems> {
         let help = "use --emit infc, or a target of another backend";
         Err(Problems::one(format!("object file '{name}'"), "the ptx backend makes no object files", help))
@@ -208,6 +225,27 @@ impl Backend for Ptx {
 
 #[cfg(test)]
 mod tests {
+    use super::{Ptx, default_machine};
+    use infc_kernel::backend::Backend;
+
+    #[test]
+    fn kernels_with_too_many_parameters_are_refused() {
+        let mut k = infc_kernel::loops::Kernel {
+            name: "many".into(),
+            buffers: vec![],
+            symbols: (0..510).map(|i| &*format!("s{i}").leak()).collect(),
+            tasks: infc_ir::Expr::int(1),
+            task: 0,
+            body: vec![],
+            axes: Default::default(),
+        };
+        let ptx = Ptx::new(default_machine());
+        assert!(ptx.refuses(&k).expect("refused").contains("513 parameters"));
+        assert!(ptx.emit(std::slice::from_ref(&k)).unwrap_err().to_string().contains("513 parameters"));
+        k.symbols.truncate(509);
+        assert_eq!(ptx.refuses(&k), None);
+    }
+
     #[test]
     fn machine_files_parse_and_name_themselves() {
         let names: Vec<_> = super::machines().into_iter().map(|m| (m.name, m.backend, m.arch)).collect();

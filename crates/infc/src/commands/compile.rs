@@ -88,9 +88,44 @@ pub struct How {
     /// Take plans from this file, which `infc compile --tune` has made; steps that it lacks have the plan they have without it
     #[arg(long, value_name = "FILE.toml")]
     tuning: Option<PathBuf>,
+    #[command(flatten)]
+    beside: Beside,
     /// The output of one run is the input of the next, which starts from zeros.
     #[arg(long = "state", value_name = "OUT=IN", value_parser = state)]
     states: Vec<(String, String)>,
+}
+
+/// The CPU beside a GPU; shared by all commands that compile.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Beside {
+    /// With a GPU: the CPU beside it, a name of those for --cpu. Steps that the GPU cannot have run on it, and those of --on-host
+    #[arg(long, value_name = "NAME|FILE.toml")]
+    host: Option<String>,
+    /// With a GPU: run the steps of this node, or of all nodes of this operator, on the CPU beside it, which is x86-64-v3 if --host names none
+    #[arg(long, value_name = "NODE|OP")]
+    on_host: Vec<String>,
+}
+
+impl Beside {
+    /// The option that is given, if one is.
+    pub fn given(&self) -> Option<&'static str> {
+        match (&self.host, self.on_host.as_slice()) {
+            (Some(_), _) => Some("--host"),
+            (None, []) => None,
+            (None, _) => Some("--on-host"),
+        }
+    }
+    /// What they say, of code for these machines.
+    pub fn options(&self, targets: &[&TargetDesc]) -> std::result::Result<Option<compile::Host>, Failure> {
+        let Some(option) = self.given() else { return Ok(None) };
+        if let Some(cpu) = targets.iter().find(|t| t.block_threads == 0) {
+            let message = format!("{option} is for a CPU beside a GPU, and the target '{}' is none", cpu.name);
+            return Err(Failure::usage(message, "name a GPU: --target nvidia; or leave it out"));
+        }
+        let name = self.host.as_deref().unwrap_or(target::DEFAULT_HOST);
+        let target = target::find_host(name).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
+        Ok(Some(compile::Host { target, named: self.on_host.clone() }))
+    }
 }
 
 /// What `--dim` says.
@@ -174,6 +209,10 @@ impl How {
     }
     /// The variant of an artifact that is to be run, if one is named. An artifact has been compiled: it takes no other option that says how.
     pub fn variant(&self) -> std::result::Result<Option<&str>, Failure> {
+        if let Some(option) = self.beside.given() {
+            let help = "give it to `infc compile`; `infc inspect` says what of an artifact runs on the CPU";
+            return Err(Failure::usage(format!("{option} is for models that are compiled, this is an artifact"), help));
+        }
         if self.has_states() || self.math.is_some() || self.small || self.tuning.is_some() {
             let help = "give them to `infc compile`; `infc inspect` says what an artifact was compiled with";
             return Err(Failure::usage(
@@ -217,6 +256,8 @@ impl How {
         let target = more.remove(0);
         let (dims, bounds) = self.given_dims();
         let mut options = Options { more, dims, bounds, states: self.states.clone(), ..Options::for_target(target) };
+        let targets: Vec<&TargetDesc> = [&options.target].into_iter().chain(&options.more).collect();
+        options.host = self.beside.options(&targets)?;
         if let Some(path) = &self.tuning {
             tune::read(path, &mut options)?;
         }
@@ -377,7 +418,7 @@ pub fn run(args: &Args) -> Result {
         Emit::Ir => text(args, infc_ir::text::print(&compile::optimise(import(&args.model)?, &options)?)),
         Emit::Loops => {
             let lowered = compile::lower(import(&args.model)?, &options)?;
-            text(args, lowered.kernels.iter().map(|k| format!("{k}\n")).collect())
+            text(args, lowered.kernels.iter().chain(&lowered.host_kernels).map(|k| format!("{k}\n")).collect())
         }
         Emit::LlvmIr | Emit::Asm => {
             let kind = if emit == Emit::Asm { "asm" } else { "llvm-ir" };
@@ -545,7 +586,7 @@ fn report(args: &Args, r: &Report, files: &[(PathBuf, usize)], tuned: Option<&Su
             r.stages.iter().map(|(n, t)| (format!("{n}_ms"), (t.as_secs_f64() * 1e3).into())).collect();
         let mut report = serde_json::json!({
                 "output": out, "header": files.get(1).map(|f| &f.0), "target": r.target, "bytes": bytes, "code_bytes": r.code_bytes,
-                "constant_bytes": r.constant_bytes, "arena_bytes": r.arena_bytes, "kernels": r.kernels, "launches": r.launches,
+                "constant_bytes": r.constant_bytes, "arena_bytes": r.arena_bytes, "kernels": r.kernels, "launches": r.launches, "host": r.host,
                 "compile_ms": time.as_secs_f64() * 1e3, "stages": stages,
         });
         if let Some(summary) = tuned {
@@ -566,6 +607,7 @@ fn report(args: &Args, r: &Report, files: &[(PathBuf, usize)], tuned: Option<&Su
         r.kernels,
         r.launches
     );
+    r.host.iter().for_each(|line| say!("{line}"));
     for (path, _) in &files[1..] {
         let what = if path.extension().is_some_and(|e| e == "bin") { "its weights" } else { "its C interface" };
         say!("{}: {what}", path.display());

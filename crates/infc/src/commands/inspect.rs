@@ -5,7 +5,7 @@ use super::model;
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
 use infc::compile::{Manifest, symbols};
-use infc_artifact::container::{ContainerError, Kind, Reader};
+use infc_artifact::container::{ContainerError, Kind, Reader, Requirements};
 use infc_artifact::decode::decode;
 use infc_artifact::program::{Port, Program, Size, Step};
 use infc_ir::{Graph, Problems, Value};
@@ -66,6 +66,8 @@ struct Variant {
     /// Why this computer cannot run it.
     refused: Option<String>,
     code: u64,
+    /// Bytes of code for the CPU beside a device.
+    host_code: u64,
     program_bytes: u64,
     /// Bytes of the constants that it uses, and of those that no other variant does.
     constants: (u64, u64),
@@ -83,10 +85,11 @@ fn variants(reader: &Reader, args: &Args) -> std::result::Result<Vec<Variant>, P
             .map_err(|e| Problems::one(args.file.display().to_string(), format!("the program is damaged: {e}"), ""))?;
         out.push(Variant {
             name: r.name.clone(),
-            requirements: format!("{} {}", r.arch, r.features.join(" ")),
+            requirements: needs(r),
             chosen: chosen == Some(i),
             refused: variant::check(r).err().map(|e| e.to_string()),
             code: reader.section(Kind::Code, i as u32).map_err(fail)?.length,
+            host_code: reader.find(Kind::HostCode, i as u32).map_or(0, |s| s.length),
             program_bytes: section.length,
             constants: (0, 0),
             program,
@@ -120,7 +123,7 @@ fn check_programs(reader: &Reader, args: &Args) -> std::result::Result<(), Probl
         let at = |e| format!("the program of variant '{}' is malformed: {e}", v.name);
         let file = args.file.display().to_string();
         v.program
-            .validate(v.code, constants)
+            .validate_beside(v.code, v.host_code, constants)
             .map_err(|e| Problems::one(file, at(e), "compile the model again, or get the file again"))?;
     }
     Ok(())
@@ -174,13 +177,17 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
             let (uses, alone) = v.constants;
             say!(
                 "in the file: {}; uses {} of the constants, {} of them alone",
-                term::bytes(v.code + v.program_bytes + alone),
+                term::bytes(v.code + v.host_code + v.program_bytes + alone),
                 term::bytes(uses),
                 term::bytes(alone)
             );
         }
-        let host = v.program.host_nodes();
-        if !host.is_empty() {
+        if v.host_code > 0 {
+            say!("code for the CPU beside the GPU: {}, {} kernels", term::bytes(v.host_code), v.program.host_kernels.len());
+        }
+        let (host, lines) = (v.program.host_nodes(), infc::beside::lines(&v.program));
+        lines.iter().for_each(|line| say!("{line}"));
+        if !host.is_empty() && lines.is_empty() {
             say!("on the host: {}", host.join(", "));
         }
         if i > 0 && interface(v) == interface(&variants[0]) {
@@ -199,6 +206,15 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
     Ok(())
 }
 
+/// Architecture and features, in words.
+fn needs(r: &Requirements) -> String {
+    let one = |r: &Requirements| format!("{} {}", r.arch, r.features.join(" ")).trim_end().to_owned();
+    match &r.host {
+        None => format!("{} {}", r.arch, r.features.join(" ")),
+        Some(host) => format!("{}, and beside it {} ({})", one(r), one(host), host.name),
+    }
+}
+
 /// What a program takes and gives, which is the same for all variants of a model.
 fn interface(v: &Variant) -> (Vec<(&str, String)>, &[(u32, u32)]) {
     let ports = v.program.inputs.iter().chain(&v.program.outputs);
@@ -213,7 +229,7 @@ fn variant_json(v: &Variant) -> serde_json::Value {
     serde_json::json!({
         "name": v.name, "chosen": v.chosen, "refused": v.refused, "program_bytes": v.program_bytes, "constant_bytes": v.constants.0,
         "own_constant_bytes": v.constants.1, "requirements": v.requirements, "code_bytes": v.code, "arena_bytes": v.program.arena, "steps": steps(&v.program.steps),
-        "kernels": kernels, "host": v.program.host_nodes(), "inputs": ports(&v.program.inputs), "outputs": ports(&v.program.outputs),
+        "kernels": kernels, "host": v.program.host_nodes(), "host_code_bytes": v.host_code, "host_steps": infc::beside::lines(&v.program), "inputs": ports(&v.program.inputs), "outputs": ports(&v.program.outputs),
     })
 }
 

@@ -88,6 +88,11 @@ pub enum Products {
 }
 
 impl Line {
+    /// A step of which nothing but its time is known.
+    fn bare(kernel: String, node: Option<String>, (nanoseconds, calls): (f64, f64)) -> Line {
+        let (plan, operations, bytes) = (None, None, None);
+        Line { kernel, plan, node, nanoseconds, operations, bytes, calls, products: Products::Plain }
+    }
     /// Its speed as a share of what the machine can do: of arithmetic, or of reading from the nearest memory that holds what a call reads and
     /// writes, whichever bounds it.
     pub fn share(&self, limits: &Limits) -> Option<f64> {
@@ -115,6 +120,9 @@ pub fn run(args: &Args) -> Result {
     }
     let Loaded { mut native, inputs, symbols, program, notes, target } =
         if is_artifact(&args.model)? { artifact(args)? } else { compiled(args)? };
+    if args.html.is_some() && target.block_threads > 0 {
+        return Err(Failure::usage("--html shows steps beside the limits of a CPU, and this runs on a GPU", "leave it out"));
+    }
     say_if_too_many(native.session().threads());
     native.run(&inputs)?;
     let mut before = native.session().times().to_vec();
@@ -138,12 +146,13 @@ pub fn run(args: &Args) -> Result {
     };
     let times: Vec<(f64, f64)> =
         samples.iter_mut().zip(&calls).map(|(s, &calls)| (median(s), calls as f64 / f64::from(runs))).collect();
-    let limits = Limits::measure(&target, 1, MEASURE)?;
+    // What a GPU could do is not measured.
+    let limits = if target.block_threads > 0 { None } else { Some(Limits::measure(&target, 1, MEASURE)?) };
     let mut lines = lines(&program, notes.as_deref(), &times, &symbols);
     let missing = notes.is_none();
     let total: f64 = lines.iter().map(|l| l.nanoseconds).sum();
-    if let Some(path) = &args.html {
-        let page = profile_page::page(&args.model.display().to_string(), &lines, &limits, missing.then_some(MISSING));
+    if let (Some(path), Some(limits)) = (&args.html, &limits) {
+        let page = profile_page::page(&args.model.display().to_string(), &lines, limits, missing.then_some(MISSING));
         compile::write_file(path, page.as_bytes())?;
     }
     if args.json {
@@ -152,7 +161,7 @@ pub fn run(args: &Args) -> Result {
             serde_json::json!({
                 "runs": runs, "total_ms": total / 1e6, "limits": limits,
                 "missing": missing.then_some(MISSING),
-                "steps": lines.iter().map(|l| as_json(l, &limits)).collect::<Vec<_>>(),
+                "steps": lines.iter().map(|l| as_json(l, limits.as_ref())).collect::<Vec<_>>(),
             })
         );
         return Ok(Exit::Ok);
@@ -164,7 +173,7 @@ pub fn run(args: &Args) -> Result {
         let number = |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
         let flops = number(l.operations.map(|n| rate(n, ns)), 1);
         let bytes = number(l.bytes.map(|n| rate(n, ns)), 1);
-        let of_peak = number(l.share(&limits).map(|s| 100.0 * s), 0);
+        let of_peak = number(limits.as_ref().and_then(|limits| l.share(limits)).map(|s| 100.0 * s), 0);
         let how: Vec<&str> =
             [Some(&l.kernel), l.plan.as_ref(), l.node.as_ref()].into_iter().flatten().map(String::as_str).collect();
         let (us, share, calls, how) = (ns / 1e3, 100.0 * ns / total, l.calls, how.join(" | "));
@@ -176,6 +185,10 @@ pub fn run(args: &Args) -> Result {
     if missing {
         say!("note: {MISSING}");
     }
+    let Some(limits) = limits else {
+        say!("note: each step on the GPU was waited for, so that its time has some microseconds of a launch in it");
+        return Ok(Exit::Ok);
+    };
     let int8 = limits.int8_gops.map_or(String::new(), |g| format!(", {g:.0} GOP/s of bytes"));
     let bf16 = limits.bf16_gflops.map_or(String::new(), |g| format!(", {g:.0} GFLOP/s in bf16"));
     say!(
@@ -191,10 +204,10 @@ fn rate(amount: f64, nanoseconds: f64) -> f64 {
     if nanoseconds > 0.0 { amount / nanoseconds } else { 0.0 }
 }
 
-fn as_json(l: &Line, limits: &Limits) -> serde_json::Value {
+fn as_json(l: &Line, limits: Option<&Limits>) -> serde_json::Value {
     serde_json::json!({
         "kernel": l.kernel, "plan": l.plan, "node": l.node, "us": l.nanoseconds / 1e3, "calls": l.calls, "operations": l.operations,
-        "bytes": l.bytes, "of_peak": l.share(limits),
+        "bytes": l.bytes, "of_peak": limits.and_then(|limits| l.share(limits)),
     })
 }
 
@@ -287,12 +300,27 @@ fn products(plan: &str) -> Products {
 /// The launches with their figures; other steps take no time worth showing.
 fn lines(program: &Program, notes: Option<&[Note]>, times: &[(f64, f64)], symbols: &BTreeMap<String, i64>) -> Vec<Line> {
     let mut out = vec![];
-    let mut number = 0;
+    let (mut number, mut launch) = (0, 0);
     visit(&program.steps, &mut |step| {
         let (ns, calls) = times.get(number).copied().unwrap_or_default();
         number += 1;
-        let Step::Launch { kernel, .. } = step else { return };
-        let note = notes.and_then(|n| n.get(out.len()));
+        let kernel = match step {
+            Step::Launch { kernel, .. } => program.kernels[*kernel as usize].name.clone(),
+            Step::HostLaunch { kernel, .. } => format!("on the host: {}", program.host_kernels[*kernel as usize].name),
+            Step::Host { routine, code, .. } if program.two_sided() => {
+                let node = program.messages.get(*code as usize).map(|m| m.node.clone());
+                out.push(Line::bare(format!("on the host: routine {routine}"), node, (ns, calls)));
+                return;
+            }
+            Step::ToHost { buffer } | Step::ToDevice { buffer } => {
+                let to = if matches!(step, Step::ToHost { .. }) { "to the host" } else { "to the GPU" };
+                out.push(Line::bare(format!("copy {to}: buffer {buffer}"), None, (ns, calls)));
+                return;
+            }
+            _ => return,
+        };
+        let note = notes.and_then(|n| n.get(launch));
+        launch += 1;
         // Symbols that only steps set have no value here: such amounts are left out.
         let value = |e: Expr| match e.node() {
             Node::Sym(s) => symbols.get(*s).copied(),
@@ -300,7 +328,7 @@ fn lines(program: &Program, notes: Option<&[Note]>, times: &[(f64, f64)], symbol
         };
         let amount = |text: &String| text.parse::<Expr>().ok().and_then(|e| e.eval(&value)).unwrap_or(0) as f64 * calls;
         out.push(Line {
-            kernel: program.kernels[*kernel as usize].name.clone(),
+            kernel,
             plan: note.map(|n| n.plan.clone()),
             node: note.map(|n| n.node.clone()),
             nanoseconds: ns,

@@ -1,6 +1,6 @@
 //! `infc verify`: a backend's outputs against stored ones.
 
-use super::compile::How;
+use super::compile::{Beside, How};
 use super::model;
 use crate::say;
 use crate::term::{Exit, Failure, Result, Style, progress};
@@ -54,6 +54,8 @@ pub struct Args {
     /// compiled with: it decides how close outputs have to be.
     #[arg(long, value_name = "KIND", value_parser = super::compile::math)]
     math: Option<Math>,
+    #[command(flatten)]
+    beside: Beside,
     /// Value of a symbolic dim for made-up inputs [default: 1]
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = super::compile::dim)]
     dims: Vec<(String, i64)>,
@@ -129,6 +131,17 @@ pub fn run(args: &Args) -> Result {
         }
         super::compile::set_math(&mut target, math)?;
     }
+    if let Some(option) = args.beside.given()
+        && (artifact.is_some() || matches!(backend, Backend::Interp | Backend::Passes))
+    {
+        let help = "leave it out, or name code that is compiled for a GPU: --backend ptx";
+        return Err(Failure::usage(format!("{option} is for models that are compiled for a GPU"), help));
+    }
+    if let Some(option) = args.beside.given().filter(|_| bisect) {
+        let help = "leave one of them out: nodes are told apart in code for the GPU alone";
+        return Err(Failure::usage(format!("{option} and --bisect do not go together"), help));
+    }
+    let host = args.beside.options(&[&target])?;
     let math = target.math;
     // Interpreters have no steps to tell apart.
     let compiled = artifact.is_some() || !matches!(backend, Backend::Interp | Backend::Passes);
@@ -143,7 +156,7 @@ pub fn run(args: &Args) -> Result {
         jobs,
         dims: args.dims.iter().cloned().collect(),
         artifact,
-        compile: infc::Options::for_target(target),
+        compile: infc::Options { host, ..infc::Options::for_target(target) },
     };
     let (style, width) = (Style::stdout(), found.iter().map(|c| c.name.len()).max().unwrap_or(0));
     let bar = progress(found.len());

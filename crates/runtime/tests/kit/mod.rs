@@ -109,8 +109,8 @@ pub fn file_for(program: &Program, arch: &str, features: &[&str]) -> Vec<u8> {
     let program = Program { kernels: code().1.clone(), ..program.clone() };
     let constants: Vec<u8> = (0..8).flat_map(|i| (i as f32 + 0.5).to_le_bytes()).collect();
     let features = features.iter().map(|f| f.to_string()).collect();
-    let requirements = Requirements { name: "kit".into(), arch: arch.into(), features };
-    let variant = Variant { requirements, program: encode(&program), code: code().0.clone() };
+    let requirements = Requirements { name: "kit".into(), arch: arch.into(), features, host: None };
+    let variant = Variant { requirements, program: encode(&program), code: code().0.clone(), host_code: vec![] };
     Artifact { manifest: b"how it was made", variants: &[variant], constants: &[&constants], debug: b"" }.to_bytes()
 }
 
