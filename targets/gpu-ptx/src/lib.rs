@@ -238,6 +238,7 @@ mod tests {
             task: 0,
             body: vec![],
             axes: Default::default(),
+            boxes: Default::default(),
         };
         let ptx = Ptx::new(default_machine());
         assert!(ptx.refuses(&k).expect("refused").contains("513 parameters"));
