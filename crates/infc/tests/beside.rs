@@ -412,6 +412,34 @@ fn loading_checks_both_sides() {
 }
 
 #[test]
+fn sizes_that_only_data_tells_may_come_from_the_host() {
+    let nodes = vec![
+        node("e = Exp(x)", []),
+        node("p = NonZero(x)", []),
+        node("q = Transpose(p)", []),
+        node("g = GatherND(e, q)", []),
+        node("y = Neg(g)", []),
+    ];
+    let m = model(17, graph(&["x f32[4, 5]"], nodes, &["y f32[k]"], vec![]));
+    let dir = Folder::new();
+    let path = dir.model(&m);
+    for named in ["NonZero", "GatherND", "Exp"] {
+        verified(&path, &["--on-host", named]);
+    }
+    // No zero, some, and nothing else, one after another in one session.
+    let graph = import(&m).expect("a good model");
+    let mut interp = prepare(graph.clone(), Backend::Interp, &options(&[])).expect("ready");
+    let mut engine = prepare(graph, Backend::Ptx, &options(&["NonZero"])).expect("ready");
+    for every in [1, 3, 21] {
+        let inputs = [Item::Tensor(Tensor::from_vec(
+            [4, 5],
+            (1..=20).map(|i| if i % every == 0 { i as f32 / 8.0 } else { 0.0 }).collect(),
+        ))];
+        close(&engine.run(&inputs).expect("runs"), &interp.run(&inputs).expect("runs"));
+    }
+}
+
+#[test]
 fn routines_of_the_host_have_their_copies_listed() {
     let nodes = vec![
         node("e = Exp(x)", []),
