@@ -198,7 +198,7 @@ fn unit(values: &[f32], mantissa: u32, hint: &mut u32) -> Option<f32> {
         return Some(1e-20);
     }
     // Their scale must be a number, and so must what it is a multiple of.
-    if !largest.is_finite() || !(1e-20..=1e4).contains(&largest) {
+    if !(1e-20..=1e4).contains(&largest) {
         return None;
     }
     for digits in std::iter::once(*hint).chain(1 << mantissa..2 << mantissa).filter(|d| *d > 0) {
