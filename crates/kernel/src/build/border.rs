@@ -100,7 +100,7 @@ pub fn build(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar, lanes
     nest(name, buffer, tasks, body)
 }
 
-/// The same for a machine whose tasks are threads: each has one element, in the order of memory, and leaves those alone that are inside.
+/// The same for a machine whose tasks are threads: each writes one element of the border, in the order of memory in each axis' slabs.
 pub fn build_threads(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scalar) -> Nest {
     let mut buffer = out.buffer.clone();
     buffer.name = "out".into();
@@ -108,21 +108,36 @@ pub fn build_threads(name: &str, out: &Operand, halo: &[(i64, i64)], fill: Scala
     let dims = buffer.dims.clone();
     let mut order: Vec<usize> = (0..dims.len()).collect();
     order.sort_by_key(|&a| std::cmp::Reverse(buffer.strides[a].known().unwrap_or(i64::MAX)));
-    let sizes: Vec<Expr> = order.iter().map(|&a| dims[a]).collect();
-    let mut at = vec![Expr::int(0); dims.len()];
-    for (&a, place) in order.iter().zip(Expr::delinearise(Expr::var(0usize), &sizes)) {
-        at[a] = place;
+    let task = Expr::var(0usize);
+    let (mut tasks, mut body) = (Expr::int(0), vec![]);
+    let inside = |a: usize| dims[a] - halo[a].0 - halo[a].1;
+    for axis in (0..dims.len()).filter(|&a| halo[a] != (0, 0)) {
+        // Both slabs of the axis as one; those of later axes stay inside those of earlier ones.
+        let span = |a: usize| match a {
+            _ if a == axis => Expr::int(halo[a].0 + halo[a].1),
+            _ if a < axis => inside(a),
+            _ => dims[a],
+        };
+        let spans: Vec<Expr> = order.iter().map(|&a| span(a)).collect();
+        let size = Expr::product(spans.iter().copied());
+        // Where the task is not of this axis, the place is not used.
+        let own = if tasks.is(0) { task } else { (task - tasks).max(Expr::int(0)) };
+        let mut at = vec![Expr::int(0); dims.len()];
+        for (&a, place) in order.iter().zip(Expr::delinearise(own, &spans)) {
+            let before = halo[a].0;
+            at[a] = match a {
+                _ if a == axis && before == 0 => place + inside(a),
+                _ if a == axis => place + place.div(Expr::int(before)).min(Expr::int(1)) * inside(a),
+                _ if a < axis => place + before,
+                _ => place,
+            };
+        }
+        let index = at.iter().map(|&e| Scalar::index(e)).collect();
+        let cond = Scalar::index(task).within(tasks, tasks + size);
+        body.push(Stmt::If { cond, then: vec![Stmt::Store { buffer: 0, index, value: fill }], otherwise: vec![] });
+        tasks = tasks + size;
     }
-    let bordered = (0..dims.len()).filter(|&a| halo[a] != (0, 0));
-    let inside = bordered.map(|a| {
-        let (before, after) = halo[a];
-        Scalar::index(at[a]).within(Expr::int(before), dims[a] - after)
-    });
-    let inside = inside.reduce(Scalar::and);
-    let index = at.iter().map(|&e| Scalar::index(e)).collect();
-    let store = vec![Stmt::Store { buffer: 0, index, value: fill }];
-    let body = inside.map(|cond| Stmt::If { cond, then: vec![], otherwise: store });
-    nest(name, buffer, Expr::product(sizes), body.into_iter().collect())
+    nest(name, buffer, tasks, body)
 }
 
 fn nest(name: &str, buffer: Buffer, tasks: Expr, body: Vec<Stmt>) -> Nest {
