@@ -152,8 +152,8 @@ struct OpenVino {
     outputs: usize,
 }
 
-/// A model in OpenVINO on the CPU, with f32 arithmetic, for latency.
-pub fn openvino(library: &Path, model: &Path, inputs: &Inputs, threads: usize) -> Result<Loaded> {
+/// A model in OpenVINO on the CPU, for latency, with arithmetic in this precision; else in the one that it takes by itself.
+pub fn openvino(library: &Path, model: &Path, inputs: &Inputs, threads: usize, precision: Option<&str>) -> Result<Loaded> {
     openvino_sys::library::load_from(PathBuf::from(library)).map_err(|e| anyhow!(e))?;
     let start = Instant::now();
     let mut core = Core::new()?;
@@ -162,9 +162,11 @@ pub fn openvino(library: &Path, model: &Path, inputs: &Inputs, threads: usize) -
         (RwPropertyKey::InferenceNumThreads, threads.as_str()),
         (RwPropertyKey::NumStreams, "1"),
         (RwPropertyKey::HintPerformanceMode, "LATENCY"),
-        (RwPropertyKey::HintInferencePrecision, "f32"),
     ];
     core.set_properties(&DeviceType::CPU, properties)?;
+    if let Some(precision) = precision {
+        core.set_property(&DeviceType::CPU, &RwPropertyKey::HintInferencePrecision, precision)?;
+    }
     let graph = core.read_model_from_file(model.to_str().context("a path in UTF-8")?, "")?;
     let mut compiled = core.compile_model(&graph, DeviceType::CPU)?;
     let mut request = compiled.create_infer_request()?;

@@ -11,7 +11,8 @@ use engines::Loaded;
 use infc::compare::{self, Tolerance};
 use infc::inputs::{self, Source};
 use infc_ir::interp::Item;
-use report::{Engine, Row};
+use infc_kernel::target::Math;
+use report::{Engine, Row, Short};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -111,7 +112,7 @@ fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Resu
     let mut loaded =
         vec![engines::infc(&artifact, &given, args.threads)?, engines::onnx_runtime(env, model, &given, args.threads)?];
     if let Some(library) = &args.openvino {
-        loaded.push(engines::openvino(library, model, &given, args.threads)?);
+        loaded.push(engines::openvino(library, model, &given, args.threads, Some("f32"))?);
     }
     let mut first = vec![];
     for l in &mut loaded {
@@ -120,6 +121,7 @@ fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Resu
         first.push(start.elapsed());
     }
     let difference = agree(&graph, &mut loaded)?;
+    let exact = loaded[0].engine.outputs()?;
     let times = alternate(&mut loaded, args.seconds)?;
     let engine = |(i, l): (usize, &Loaded)| Engine { name: l.name, load: l.load, first: first[i], times: times[i].clone() };
     let engines: Vec<_> = loaded.iter().enumerate().map(engine).collect();
@@ -128,6 +130,10 @@ fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Resu
         None => None,
     };
     drop(loaded);
+    let bf16 = match &args.openvino {
+        Some(library) => in_bf16(model, &options, (&graph, &given, &exact), library, args)?,
+        None => None,
+    };
     let sessions = sessions::side_by_side(model, &artifact, args)?;
     let size = compiled.artifact.len() as u64;
     Ok(Row {
@@ -140,7 +146,53 @@ fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Resu
         difference,
         engines,
         cold,
+        bf16,
     })
+}
+
+/// The model with products in bf16, beside OpenVINO as it runs by itself: `None` for models in integers, and where this machine has no products of bf16.
+fn in_bf16(
+    model: &Path,
+    options: &infc::Options,
+    (graph, given, exact): (&infc_ir::Graph, &engines::Inputs, &[infc_ir::Tensor]),
+    library: &Path,
+    args: &Args,
+) -> Result<Option<Short>> {
+    let kinds = compare::output_kinds(graph);
+    let integers = kinds.iter().any(|k| matches!(k, compare::Kind::Downstream | compare::Kind::Quantised));
+    if integers || !options.target.takes(Math::Bf16) {
+        return Ok(None);
+    }
+    let mut options = options.clone();
+    options.target.math = Math::Bf16;
+    let compiled = infc::compile::compile_file(model, &options)?;
+    let folder = tempfile::tempdir()?;
+    let artifact = folder.path().join("model.infc");
+    std::fs::write(&artifact, &compiled.artifact)?;
+    let mut loaded =
+        [engines::infc(&artifact, given, args.threads)?, engines::openvino(library, model, given, args.threads, None)?];
+    loaded.iter_mut().try_for_each(|l| l.engine.run())?;
+    let signal = |l: &mut Loaded| Ok::<_, anyhow::Error>(sqnr(exact, &l.engine.outputs()?));
+    let [ours, theirs] = &mut loaded;
+    let sqnr = [signal(ours)?, signal(theirs)?];
+    let times = alternate(&mut loaded, args.seconds / 2.0)?;
+    let median = |t: &[Duration]| t[t.len() / 2];
+    Ok(Some(Short { medians: [median(&times[0]), median(&times[1])], sqnr }))
+}
+
+/// The least signal-to-noise ratio of outputs in f32, in dB, against those of f32 arithmetic; infinite where all are the same.
+fn sqnr(exact: &[infc_ir::Tensor], got: &[infc_ir::Tensor]) -> f64 {
+    let numbers = |t: &infc_ir::Tensor| -> Vec<f64> {
+        t.bytes().chunks_exact(4).map(|c| f64::from(f32::from_ne_bytes(c.try_into().expect("chunks of 4")))).collect()
+    };
+    let floats = exact.iter().zip(got).filter(|(t, _)| t.dtype == infc_ir::DType::F32);
+    let of = floats.map(|(e, g)| {
+        let (e, g) = (numbers(e), numbers(g));
+        let signal: f64 = e.iter().map(|x| x * x).sum();
+        let noise: f64 = e.iter().zip(&g).map(|(x, y)| (x - y) * (x - y)).sum();
+        10.0 * (signal / noise).log10()
+    });
+    of.filter(|db| !db.is_nan()).fold(f64::INFINITY, f64::min)
 }
 
 /// The same random inputs for all engines.

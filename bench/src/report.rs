@@ -42,6 +42,22 @@ pub struct Row {
     pub sessions: Vec<(&'static str, f64)>,
     /// From the start of a process to its end with the first output, less the steady median.
     pub cold: Option<Duration>,
+    /// With products in bf16.
+    pub bf16: Option<Short>,
+}
+
+/// infc with products in bf16, and OpenVINO as it runs by itself.
+pub struct Short {
+    /// Medians of steady runs.
+    pub medians: [Duration; 2],
+    /// Signal-to-noise ratios against f32, in dB.
+    pub sqnr: [f64; 2],
+}
+
+impl Short {
+    fn ratio(&self) -> f64 {
+        self.medians[0].as_secs_f64() / self.medians[1].as_secs_f64()
+    }
 }
 
 impl Row {
@@ -79,6 +95,9 @@ impl fmt::Display for Row {
         if let Some(cold) = self.cold {
             write!(f, ", cold start {} ms", short(cold))?;
         }
+        if let Some(s) = &self.bf16 {
+            write!(f, ", in bf16 {:.2}: {} and {} ms", s.ratio(), short(s.medians[0]), short(s.medians[1]))?;
+        }
         write!(f, ")")
     }
 }
@@ -96,6 +115,9 @@ pub fn json(rows: &[Row], threads: usize) -> serde_json::Value {
             "model": r.name, "ratio": r.ratio(), "compile_ms": ms(r.compile), "artifact_bytes": r.size, "code_bytes": r.code,
             "kernels": r.kernels, "difference": r.difference, "cold_ms": r.cold.map(ms),
             "sessions_per_second": r.sessions.iter().map(|(n, v)| (n.to_string(), (*v).into())).collect::<serde_json::Map<_, _>>(),
+            "bf16": r.bf16.as_ref().map(|s| serde_json::json!({
+                "ratio": s.ratio(), "median_ms": s.medians.map(ms), "sqnr_db": s.sqnr.map(|x| x.is_finite().then_some(x)),
+            })),
             "engines": r.engines.iter().map(engine).collect::<Vec<_>>(),
         })
     };
@@ -126,6 +148,19 @@ pub fn page(rows: &[Row], threads: usize) -> String {
         let (size, code, compile) = (r.size >> 10, r.code >> 10, r.compile.as_secs_f64());
         start += &format!("| {} | {size} | {code} | {} | {compile:.1} | {cold} | {:.1e} |\n", r.name, r.kernels, r.difference);
     }
+    let mut bf16 = String::new();
+    for (r, s) in rows.iter().filter_map(|r| Some((r, r.bf16.as_ref()?))) {
+        let db = |x: f64| if x.is_finite() { format!("{x:.1}") } else { "equal".to_owned() };
+        let ([ours, theirs], [signal, other]) = (s.medians.map(short), s.sqnr.map(db));
+        bf16 += &format!("| {} | {ours} | {theirs} | {:.2} | {signal} | {other} |\n", r.name, s.ratio());
+    }
+    if !bf16.is_empty() {
+        let names = head(&["model", "infc, ms", "OpenVINO, ms", "infc / OpenVINO", "infc, dB", "OpenVINO, dB"]);
+        bf16 = format!(
+            "## Products in bf16\n\ninfc with `--math bf16`, OpenVINO in the precision that it takes by itself (bf16, where it gains); medians of steady runs, and the\n\
+             least signal-to-noise ratio of an output against f32 (random weights and inputs are the worst case).\n\n{names}{bf16}\n"
+        );
+    }
     let side = match rows.iter().any(|r| !r.sessions.is_empty()) {
         true => format!("## Sessions side by side, one on each core: runs a second of all together\n\n{side}\n"),
         false => String::new(),
@@ -137,7 +172,7 @@ pub fn page(rows: &[Row], threads: usize) -> String {
          before timing; int8: 30 dB to ONNX Runtime, 10 dB to OpenVINO).\n\
          Peers: ONNX Runtime {} (all graph optimisations), OpenVINO {} (latency hint, f32).\n\n\
          ## Steady runs: median, ms\n\n{speed}\n## From the file to the first output, in a warm process, ms\n\n\
-         infc loads an artifact; the peers load and optimise the ONNX file.\n\n{load}\n{side}## Artifacts\n\n\
+         infc loads an artifact; the peers load and optimise the ONNX file.\n\n{load}\n{bf16}{side}## Artifacts\n\n\
          Cold start: a process is started, maps the artifact, runs it once and ends; less the steady median. Largest difference: of any output\n\
          element to ONNX Runtime's.\n\n{start}",
         today(),

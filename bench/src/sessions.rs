@@ -69,7 +69,7 @@ pub fn one(key: &str, args: &Args) -> Result<()> {
     let mut loaded = match key {
         "infc" => engines::infc(args.artifact.as_deref().context("--artifact")?, &given, 1)?,
         "onnxruntime" => engines::onnx_runtime(&engines::ort_environment(&args.ort)?, model, &given, 1)?,
-        "openvino" => engines::openvino(args.openvino.as_deref().context("--openvino")?, model, &given, 1)?,
+        "openvino" => engines::openvino(args.openvino.as_deref().context("--openvino")?, model, &given, 1, Some("f32"))?,
         other => bail!("no engine '{other}'"),
     };
     for _ in 0..3 {
