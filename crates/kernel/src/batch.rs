@@ -20,7 +20,7 @@ use infc_ir::compute::{Compute, Step};
 use infc_ir::scalar::{Kind, Scalar};
 use std::collections::{HashMap, HashSet};
 
-mod account;
+pub(crate) mod account;
 
 /// Puts loops over the batch around regions of steps, in all blocks of the work list.
 pub fn loops(work: &mut Work, target: &TargetDesc, attentions: &Attentions) {
@@ -33,13 +33,19 @@ pub fn loops(work: &mut Work, target: &TargetDesc, attentions: &Attentions) {
         return;
     }
     let mut items = std::mem::take(&mut work.items);
+    let touched = touch_counts(work, &items, attentions);
+    Cx { batches, touched, target, attentions, loops: 0 }.walk(work, &mut items);
+    work.items = items;
+}
+
+/// How often each root is touched by anything.
+pub(crate) fn touch_counts(work: &Work, items: &[Item], attentions: &Attentions) -> HashMap<Id, usize> {
     let mut touched = HashMap::new();
-    touches(work, &items, &mut touched);
+    touches(work, items, &mut touched);
     work.output_tensors().chain(work.shared.iter().copied()).for_each(|id| *touched.entry(work.root(id)).or_default() += 1);
     // An attention reads more than its last step, which stands for it.
     attentions.values().flat_map(|(a, _)| &a.sources).for_each(|&id| *touched.entry(work.root(id)).or_default() += 1);
-    Cx { batches, touched, target, attentions, loops: 0 }.walk(work, &mut items);
-    work.items = items;
+    touched
 }
 
 /// How often each root is touched.
@@ -227,7 +233,7 @@ fn narrowed(c: &Compute, g: i64) -> Compute {
 }
 
 /// Does the plan add up in the same order?
-fn same_sums(a: &Plan, b: &Plan) -> bool {
+pub(crate) fn same_sums(a: &Plan, b: &Plan) -> bool {
     match (a, b) {
         (Plan::Brgemm(a), Plan::Brgemm(b)) => a.row == b.row,
         (Plan::Sparse(a), Plan::Sparse(b)) => (a.form, a.lanes, a.window) == (b.form, b.lanes, b.window),

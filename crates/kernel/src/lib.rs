@@ -7,6 +7,7 @@
 
 pub mod attention;
 pub mod backend;
+pub mod bands;
 pub mod batch;
 pub mod build;
 pub mod byte_groups;

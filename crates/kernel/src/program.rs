@@ -7,7 +7,7 @@ use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
 use crate::tuning::{Choices, Room, Sizes, Tunable};
 use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
-use crate::{attention, batch, copies, copies::Side, cost, fuse, known, lookups, place, rounded, split, work, zero_point};
+use crate::{attention, bands, batch, copies, copies::Side, cost, fuse, known, lookups, place, rounded, split, work, zero_point};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
 use infc_artifact::program::{
@@ -113,6 +113,7 @@ pub fn lower_beside(
     let attentions = attention::take(&mut work, target);
     split::split(&mut work, target, &attentions);
     batch::loops(&mut work, target, &attentions);
+    bands::loops(&mut work, target, &attentions);
     emit(work, &attentions, (target, host), states, choices)
 }
 

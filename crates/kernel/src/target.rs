@@ -78,6 +78,14 @@ pub struct TargetDesc {
     pub l2_bytes: u64,
     /// Bytes of L3 cache that one core may count on.
     pub l3_bytes: u64,
+    /// Bytes a cycle that one core gets from there; 0 if arithmetic takes no time beside that.
+    #[serde(default = "l3_rate")]
+    pub l3_rate: u32,
+}
+
+/// Where a machine file does not say it. (Zen 4.)
+fn l3_rate() -> u32 {
+    16
 }
 
 /// The precision of products of f32.

@@ -21,6 +21,9 @@ const LARGE: usize = 128 << 10;
 /// bounds that a run does not reach.
 #[cfg(feature = "std")]
 const AT_ONCE: usize = 64 << 20;
+/// Bytes of a large page, on most systems.
+#[cfg(feature = "std")]
+const LARGE_PAGE: usize = 2 << 20;
 
 // Safety: it owns its memory, as a `Vec<u8>` does.
 unsafe impl Send for Aligned {}
@@ -69,16 +72,19 @@ impl Aligned {
     }
     #[cfg(feature = "std")]
     fn pages(bytes: usize) -> Result<Aligned, Error> {
-        let map = memmap2::MmapMut::map_anon(bytes).ok();
+        // It begins at a large page, so that as much of it as can be lies in such pages; of what is mapped before and behind it nothing is touched.
+        let spare = if bytes >= LARGE_PAGE { LARGE_PAGE } else { 0 };
+        let map = bytes.checked_add(spare).and_then(|all| memmap2::MmapMut::map_anon(all).ok());
+        let skip = map.as_ref().filter(|_| spare > 0).map_or(0, |map| (map.as_ptr() as usize).wrapping_neg() % LARGE_PAGE);
         #[cfg(target_os = "linux")]
         if let Some(map) = &map {
             // Both are hints, which older systems do not take.
-            let _ = map.advise(memmap2::Advice::HugePage);
+            let _ = map.advise_range(memmap2::Advice::HugePage, skip, bytes);
             if bytes <= AT_ONCE {
-                let _ = map.advise(memmap2::Advice::PopulateWrite);
+                let _ = map.advise_range(memmap2::Advice::PopulateWrite, skip, bytes);
             }
         }
-        match map.and_then(|mut map| Some((NonNull::new(map.as_mut_ptr())?, map))) {
+        match map.and_then(|mut map| Some((NonNull::new(map.get_mut(skip..)?.as_mut_ptr())?, map))) {
             Some((start, map)) => Ok(Aligned { start, bytes, map: Some(map) }),
             None => fail!(Memory, "out of memory: {bytes} bytes are needed"),
         }

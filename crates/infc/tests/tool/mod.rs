@@ -3,6 +3,8 @@
 
 #[path = "../../../onnx/tests/kit/mod.rs"]
 pub mod kit;
+#[cfg(feature = "llvm")]
+pub mod net;
 
 use infc_ir::Tensor;
 use infc_onnx::proto::{ModelProto, StringStringEntryProto, TensorProto};

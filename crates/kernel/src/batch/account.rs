@@ -38,13 +38,13 @@ pub(super) struct Part {
 }
 
 /// A launch costs as much as so many bytes from twice as far away.
-const LAUNCH: f64 = 16384.0;
+pub(crate) const LAUNCH: f64 = 16384.0;
 /// So does a cycle.
 const CYCLE: f64 = 32.0;
 /// Passes over a constant with which its way from memory takes as long as the arithmetic: with more it hides behind that, soon all of it.
 const HIDDEN: f64 = 16.0;
 /// Caches larger than the machine promises count up to so many times its L3.
-const BEYOND: f64 = 32.0;
+pub(crate) const BEYOND: f64 = 32.0;
 /// The part of what whole steps move that a loop has to save: it is an estimate.
 const WORTH: f64 = 1.0 / 16.0;
 /// Most steps that are looked at together.
@@ -103,7 +103,7 @@ pub(super) fn parts(members: &[Member], b: i64, groups: &[i64], target: &TargetD
     let mut out = vec![];
     for (n, some) in members.chunks(MOST).enumerate() {
         let at = n * MOST;
-        out.extend(best(some, b, groups, target).into_iter().map(|p| Part { first: p.first + at, end: p.end + at, ..p }));
+        out.extend(best_parts(some, b, groups, target).into_iter().map(|p| Part { first: p.first + at, end: p.end + at, ..p }));
     }
     out
 }
@@ -142,30 +142,35 @@ fn gains(
 }
 
 /// The parts of these steps that together save the most.
-fn best(members: &[Member], b: i64, groups: &[i64], target: &TargetDesc) -> Vec<Part> {
+fn best_parts(members: &[Member], b: i64, groups: &[i64], target: &TargetDesc) -> Vec<Part> {
     let pairs = pairs(members, b, groups, target);
-    // What the best parts up to each step save, and the last of them.
-    let mut saved: Vec<(f64, Option<Part>)> = vec![(0.0, None)];
-    let ways = (0..members.len()).flat_map(|first| gains(members, &pairs, (b, groups), target, first));
-    let mut ways: Vec<(f64, Part)> = ways.collect();
-    ways.sort_by_key(|w| w.1.end);
+    let ways = (0..members.len()).flat_map(|first| gains(members, &pairs, (b, groups), target, first)).collect();
+    best(members.len(), ways, |p| (p.first, p.end))
+}
+
+/// Of ways to make a loop of some of so many steps, with what each saves, those that do not overlap and together save the most. `ends` gives the
+/// first step of a way and the one behind its last.
+pub(crate) fn best<P: Copy>(steps: usize, mut ways: Vec<(f64, P)>, ends: impl Fn(&P) -> (usize, usize)) -> Vec<P> {
+    // What the best ways up to each step save, and the last of them.
+    let mut saved: Vec<(f64, Option<P>)> = vec![(0.0, None)];
+    ways.sort_by_key(|w| ends(&w.1).1);
     let mut ways = ways.into_iter().peekable();
-    for end in 1..=members.len() {
+    for end in 1..=steps {
         let mut most = (saved[end - 1].0, None);
-        while let Some((gain, part)) = ways.next_if(|w| w.1.end == end) {
-            let all = saved[part.first].0 + gain;
+        while let Some((gain, way)) = ways.next_if(|w| ends(&w.1).1 == end) {
+            let all = saved[ends(&way).0].0 + gain;
             if all > most.0 {
-                most = (all, Some(part));
+                most = (all, Some(way));
             }
         }
         saved.push(most);
     }
-    let (mut out, mut end) = (vec![], members.len());
+    let (mut out, mut end) = (vec![], steps);
     while end > 0 {
         match saved[end].1 {
-            Some(part) => {
-                out.push(part);
-                end = part.first;
+            Some(way) => {
+                out.push(way);
+                end = ends(&way).0;
             }
             None => end -= 1,
         }
