@@ -3,8 +3,9 @@
 //! All layers in both forms are compiled once, with a switch for each ([`crate::quantize::switched`]); so a choice costs runs, and no
 //! compilation. Each layer alone is switched, which gives the noise that it puts into each output (its sensitivity). Noise of layers
 //! adds up, so that an order of layers follows: those go to float first that take most noise off the worst outputs for the
-//! multiply-accumulates they cost. By halving that order the largest set of quantised layers is found that meets the budget; the model
-//! of that set is compiled and measured on all samples. A set that is slower than float on the machine is refused.
+//! multiply-accumulates they cost. By halving that order the largest set of quantised layers is found that meets the budget. From there on models are
+//! compiled and measured on all samples, with settled biases: with fewer layers in float, and where no more may be in float with inputs in two bytes.
+//! Of those that meet the budget the one with the fewest multiply-accumulates in float is taken; one that is slower than float on the machine is not.
 //!
 //! [`quantize`] is the road without an explicit budget: all layers on integers, and only where outputs lose too much some in float, then some with
 //! inputs in two bytes.
@@ -86,6 +87,21 @@ impl Default for Aim {
     }
 }
 
+/// What a search under a budget may treat otherwise than in one byte, as shares of the multiply-accumulates.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// The largest share that stays in float.
+    pub float_macs: f64,
+    /// The largest share that is taken twice, with inputs in two bytes, where that is not enough.
+    pub double_macs: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { float_macs: 1.0, double_macs: Aim::default().double_macs }
+    }
+}
+
 /// Samples that are held out of the calibration to see what was lost, where there are twice as many: weights are fitted to the others, which lose
 /// less than what comes later. What is asked for beyond the aim on them, in dB. Where the aim is met, all samples
 /// are calibrated on then; else what was judged is what comes out.
@@ -93,6 +109,8 @@ const HELD: usize = 4;
 const MARGIN: f64 = 2.0;
 /// What float for some layers, or a second byte, has to gain in dB: for less it is not worth its time.
 const GAIN: f64 = 0.5;
+/// What a layer takes with inputs in two bytes beyond what it takes in one, as a multiple of that; for predictions only.
+const SECOND: f64 = 2.0;
 
 /// Numbers of layers that are treated otherwise than others.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -375,14 +393,15 @@ fn ordered(
     Ok(Ordered { sensitivity, order, enough, seen })
 }
 
-/// Finds the largest set of quantised layers that keeps to the budget, with at most a share of the multiply-accumulates in float.
+/// Finds the choice that keeps to the budget with the fewest multiply-accumulates in float, within limits, of those that are not slower than
+/// the model in float. The model is a prepared one; it is calibrated by what is known, and judged on `data`.
 #[expect(clippy::too_many_arguments, reason = "the road of a command: what to do, with what, and who is told")]
 pub fn search(
     before: &Graph,
-    calibration: &Calibration,
     settings: &Settings,
     budget: Budget,
-    float_macs: f64,
+    limits: Limits,
+    knowledge: &Knowledge,
     data: &Data,
     executor: &dyn Executor,
     progress: &mut dyn FnMut(&str, usize, usize),
@@ -391,52 +410,110 @@ pub fn search(
         let help = "give labelled data (an array 'labels'), or a budget without labels: --min-sqnr or --min-cosine";
         return Err(Problems::one(&data.source, "has no labels to measure accuracy with", help));
     }
-    let mut bench = Bench::new(before, calibration, settings, budget, data, executor)?;
-    let mut found = ordered(before, &mut bench, float_macs, progress)?;
-    let last = found.order.len().min(calibration.layers.len().saturating_sub(1));
-    let mut measured: BTreeMap<usize, Measured> = BTreeMap::new();
-    let mut enough = found.enough;
-    if let Some(n) = enough {
-        let order = &found.order;
-        let mut met = |n: usize| -> Result<bool, Problems> {
-            let m = bench.measure(&Choice::float(&order[..n]))?;
-            let quality = m.quality;
-            measured.insert(n, m);
-            Ok(budget.met(quality))
-        };
-        // What switches said of some samples need not hold for all.
-        if !met(n)? {
-            enough = least(n, last, met)?;
-        }
+    let calibration = quantize::calibrate(before, settings, knowledge, progress)?;
+    let mut bench = Bench::new(before, &calibration, settings, budget, data, executor)?;
+    if let Knowledge::Data(fitted, runs) = knowledge {
+        bench.settled = quantize::wanted(&calibration, settings, fitted, *runs)?.map(|means| (*fitted, means));
     }
-    found.seen.extend(measured.iter().map(|(n, m)| (*n, m.quality)));
-    let Some(n) = enough else {
-        let best = found.seen.iter().max_by(|a, b| a.1.total_cmp(b.1));
-        let words = best.map_or(String::new(), |(n, q)| {
-            let all = calibration.layers.len();
-            format!(": the best found, {} of {all} layers quantised, has {}", all - n, budget.words(*q))
-        });
-        let help = "give more typical data, a wider budget or a larger --float-macs, or leave the model in float";
+    let found = ordered(before, &mut bench, limits.float_macs, progress)?;
+    let mut tried = vec![];
+    compiled(&mut bench, &found, limits, &mut tried, progress)?;
+    let share = |of: &[usize]| -> f64 { of.iter().map(|&i| found.sensitivity[i].macs).sum() };
+    let mut good: Vec<usize> = (0..tried.len()).filter(|&i| budget.met(tried[i].1.quality)).collect();
+    // Of equals the first that was tried.
+    let cost = |i: usize| (share(&tried[i].0.float), share(&tried[i].0.fine));
+    good.sort_by(|&a, &b| cost(a).0.total_cmp(&cost(b).0).then(cost(a).1.total_cmp(&cost(b).1)));
+    if good.is_empty() {
+        let all = calibration.layers.len();
+        let by_switches = found.seen.iter().map(|(n, q)| (*q, format!("{} of {all} layers quantised", all - n)));
+        let by_models = tried.iter().map(|(c, m)| (m.quality, choice_words(&calibration, c, &found.sensitivity)));
+        let best = by_switches.chain(by_models).filter(|b| !b.0.is_nan()).max_by(|a, b| a.0.total_cmp(&b.0));
+        let words = best.map_or(String::new(), |(q, w)| format!(": the best found, {w}, has {}", budget.words(q)));
+        let help =
+            "give more typical data, a wider budget or a larger --float-macs or --double-macs, or leave the model in float";
         return Err(Problems::one("budget", format!("cannot be met{words}"), help));
-    };
-    if bench.float_ms.is_some() && n > 0 && !measured.contains_key(&0) {
-        measured.insert(0, bench.measure(&Choice::default())?);
     }
-    let points = points(&bench, &found, &measured);
-    let chosen = measured.remove(&n).expect("was measured");
-    if let (Some(float), Some(ms)) = (bench.float_ms, chosen.latency_ms)
-        && ms > float
-    {
-        let count = calibration.layers.len() - n;
-        let message = format!(
-            "{count} layers on integers take {ms:.3} ms on {}, the model in float {float:.3} ms: refused",
-            executor.name()
-        );
+    let (float_ms, slower) = (bench.float_ms, |i: usize| bench.float_ms.zip(tried[i].1.latency_ms).filter(|(f, ms)| ms > f));
+    let Some(best) = good.iter().copied().find(|&i| slower(i).is_none()) else {
+        let least = good.iter().filter_map(|&i| Some((i, slower(i)?))).min_by(|a, b| a.1.1.total_cmp(&b.1.1));
+        let (i, (float, ms)) = least.expect("all are slower");
+        let words = choice_words(&calibration, &tried[i].0, &found.sensitivity);
+        let message = format!("{words}: takes {ms:.3} ms on {}, the model in float {float:.3} ms: refused", executor.name());
         let help = "keep the model in float on this machine, or choose another: --target";
         return Err(Problems::one("mixed precision", message, help));
+    };
+    if float_ms.is_some() && !tried.iter().any(|t| t.0 == Choice::default()) {
+        tried.push((Choice::default(), bench.measure(&Choice::default())?));
     }
-    let note = format!("{}: {}", words(calibration, &found, n), budget.words(chosen.quality));
-    result(before, chosen, found.sensitivity, points, bench.float_ms, vec![note])
+    let points = points(&bench, &found, &tried);
+    let (choice, chosen) = tried.swap_remove(best);
+    let words = choice_words(&calibration, &choice, &found.sensitivity);
+    let notes = vec![format!("{words}: {}", budget.words(chosen.quality))];
+    result(before, chosen, found.sensitivity, points, float_ms, notes)
+}
+
+/// Tries choices as compiled models, from what switches said: as few layers in float as halving finds; if as many as may be do not
+/// do, as few others with inputs in two bytes. Float comes first because it takes less time.
+fn compiled(
+    bench: &mut Bench,
+    found: &Ordered,
+    limits: Limits,
+    tried: &mut Vec<(Choice, Measured)>,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<(), Problems> {
+    let (calibration, settings, budget) = (bench.calibration, bench.settings, bench.budget);
+    let (layers, order) = (&calibration.layers, &found.order);
+    let float = |n: usize| Choice::float(&order[..n]);
+    // What switches said of some samples need not hold for all, nor with settled biases.
+    let last = order.len().min(layers.len().saturating_sub(1));
+    let n = found.enough.unwrap_or(last);
+    tried.push((float(n), bench.measure(&float(n))?));
+    let mut good = budget.met(tried[0].1.quality);
+    if !good && bench.settled.is_some() {
+        // Where other data than what they were settled on shows that it does harm, biases stay.
+        let settled = bench.settled.take();
+        let plain = bench.measure(&float(n))?;
+        if plain.quality > tried[0].1.quality {
+            good = budget.met(plain.quality);
+            tried[0].1 = plain;
+        } else {
+            bench.settled = settled;
+        }
+    }
+    let mut met = |choice: Choice| -> Result<bool, Problems> {
+        if let Some(t) = tried.iter().find(|t| t.0 == choice) {
+            return Ok(budget.met(t.1.quality));
+        }
+        let m = bench.measure(&choice)?;
+        let good = budget.met(m.quality);
+        tried.push((choice, m));
+        progress("choices", tried.len(), 2 * layers.len().ilog2() as usize + 4);
+        Ok(good)
+    };
+    let enough = match good {
+        true if n == 0 || met(float(0))? => Some(0),
+        true => Some(least(0, n - 1, |k| met(float(k)))?.unwrap_or(n)),
+        false => least(n, last, |k| met(float(k)))?,
+    };
+    if enough.is_some() {
+        return Ok(());
+    }
+    let first = order[..last].to_vec();
+    let fine = doubled(calibration, settings, &found.sensitivity, &first, limits.double_macs);
+    let both = |k: usize| Choice { float: first.clone(), fine: fine[..k].to_vec() };
+    if !fine.is_empty() && met(both(fine.len()))? {
+        least(0, fine.len() - 1, |k| met(both(k)))?;
+    }
+    Ok(())
+}
+
+/// Layers whose inputs may be in two bytes besides those in float, in the order in which they are, within a share of the multiply-accumulates.
+fn doubled(c: &Calibration, settings: &Settings, sensitivity: &[Sensitivity], float: &[usize], most: f64) -> Vec<usize> {
+    let can: Vec<usize> = (0..c.layers.len()).filter(|i| !float.contains(i) && c.can_be_fine(&c.layers[*i], settings)).collect();
+    // A second byte costs time and no weights.
+    let costs: Vec<Sensitivity> =
+        can.iter().map(|&i| Sensitivity { price: sensitivity[i].macs + 1e-4, ..sensitivity[i].clone() }).collect();
+    order(&costs, most).into_iter().map(|i| can[i]).collect()
 }
 
 /// Quantises all layers of a prepared model. Where outputs lose more than the aim allows, some layers stay in float, and if that is not enough others get their inputs
@@ -534,12 +611,7 @@ fn aimed(
         least(0, most - 1, |n| met(Choice::float(&float[..n])))?;
         return Ok(());
     }
-    // A second byte costs time and no weights.
-    let can: Vec<usize> =
-        (0..layers.len()).filter(|&i| !float[..most].contains(&i) && calibration.can_be_fine(&layers[i], settings)).collect();
-    let costs: Vec<Sensitivity> =
-        can.iter().map(|&i| Sensitivity { price: sensitivity[i].macs + 1e-4, ..sensitivity[i].clone() }).collect();
-    let fine: Vec<usize> = order(&costs, aim.double_macs).into_iter().map(|i| can[i]).collect();
+    let fine = doubled(calibration, settings, sensitivity, &float[..most], aim.double_macs);
     let both = |n: usize| Choice { float: float[..most].to_vec(), fine: fine[..n].to_vec() };
     if !fine.is_empty() && met(both(fine.len()))? {
         least(0, fine.len() - 1, |n| met(both(n)))?;
@@ -580,13 +652,6 @@ fn tried_points(bench: &Bench, tried: &[(Choice, Measured)], sensitivity: &[Sens
     out
 }
 
-/// How many layers are quantised, and which share of the arithmetic is not.
-fn words(c: &Calibration, found: &Ordered, n: usize) -> String {
-    let all = c.layers.len();
-    let share: f64 = found.order[..n].iter().map(|&i| found.sensitivity[i].macs).sum();
-    format!("{} of {all} layers are quantised, {:.1} % of the multiply-accumulates stay in float", all - n, 100.0 * share)
-}
-
 fn result(
     g: &Graph,
     chosen: Measured,
@@ -600,26 +665,34 @@ fn result(
     Ok(Found { model, sensitivity, points, quality: chosen.quality, latency_ms: float_ms.zip(chosen.latency_ms), notes })
 }
 
-/// Latency and quality of all choices that were looked at. Where a choice was not compiled, its latency is what its share of the
-/// arithmetic predicts.
-fn points(bench: &Bench, found: &Ordered, measured: &BTreeMap<usize, Measured>) -> Vec<Point> {
-    let (Some(float), Some(all)) = (bench.float_ms, measured.get(&0).and_then(|m| m.latency_ms)) else { return vec![] };
+/// Latency and quality of all choices that were looked at, those by switches too; with the latency that their shares of the arithmetic predict, which
+/// is all that there is of a choice that was not compiled.
+fn points(bench: &Bench, found: &Ordered, tried: &[(Choice, Measured)]) -> Vec<Point> {
+    let plain = tried.iter().find(|t| t.0 == Choice::default()).and_then(|t| t.1.latency_ms);
+    let (Some(float), Some(all)) = (bench.float_ms, plain) else { return vec![] };
     let quality = match bench.budget {
         Budget::MaxDrop(_) => 0.0,
         Budget::MinCosine(_) => 1.0,
         Budget::MinSqnr(_) | Budget::MinSampleSqnr(_) => f64::INFINITY,
     };
-    let mut out = vec![Point { name: "float".to_owned(), latency_ms: float, quality, measured: true }];
     let layers = bench.calibration.layers.len();
+    let share = |of: &[usize]| -> f64 { of.iter().map(|&i| found.sensitivity[i].macs).sum() };
+    let predicted = |c: &Choice| all + (float - all) * share(&c.float) + SECOND * all * share(&c.fine);
+    let name = |c: &Choice| {
+        let quantised = format!("{} of {layers} layers", layers - c.float.len());
+        if c.fine.is_empty() { quantised } else { format!("{quantised}, {} in two bytes", c.fine.len()) }
+    };
+    let mut out = vec![Point { name: "float".to_owned(), latency_ms: float, quality, measured: true }];
     for (&n, &quality) in &found.seen {
-        let share: f64 = found.order[..n].iter().map(|&i| found.sensitivity[i].macs).sum();
-        let taken = measured.get(&n).and_then(|m| m.latency_ms);
-        let (kind, latency_ms) = match taken {
-            Some(ms) => ("", ms),
-            None => (", predicted", all + (float - all) * share),
-        };
-        let name = format!("{} of {layers} layers{kind}", layers - n);
-        out.push(Point { name, latency_ms, quality, measured: taken.is_some() });
+        let choice = Choice::float(&found.order[..n]);
+        if !tried.iter().any(|t| t.0 == choice) {
+            let name = format!("{}, predicted", name(&choice));
+            out.push(Point { name, latency_ms: predicted(&choice), quality, measured: false });
+        }
+    }
+    for (choice, m) in tried {
+        let name = format!("{} (predicted {:.3} ms)", name(choice), predicted(choice));
+        out.extend(m.latency_ms.map(|latency_ms| Point { name, latency_ms, quality: m.quality, measured: true }));
     }
     out
 }

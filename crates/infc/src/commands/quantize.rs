@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use infc_compress::calibrate::Ranges;
 use infc_compress::layers;
 use infc_compress::measure::{self, Change};
-use infc_compress::mixed::{self, Aim, Budget};
+use infc_compress::mixed::{self, Aim, Budget, Limits};
 use infc_compress::quantize::{self, Knowledge, Rounding, Scheme, Settings};
 use infc_compress::report::{Report, Step};
 use infc_ir::DType;
@@ -74,9 +74,9 @@ pub struct Args {
     /// Quantise as many layers as keep this mean cosine of every output.
     #[arg(long, value_name = "COSINE", group = "budget")]
     min_cosine: Option<f64>,
-    /// The largest share of the multiply-accumulates that is taken twice, for inputs in two bytes, where an output keeps less than 20 dB;
-    /// not with a budget.
-    #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with = "budget", default_value = "25%")]
+    /// The largest share of the multiply-accumulates that is taken twice, for inputs in two bytes, where an output keeps less than 20 dB, or
+    /// what may stay in float does not do for a budget.
+    #[arg(long, value_name = "PERCENT", value_parser = percent, default_value = "25%")]
     double_macs: f64,
     /// The largest share of the multiply-accumulates that stays in float where outputs lose too much [default: 100% with a budget, else
     /// 10% to keep 20 dB of every output]
@@ -206,9 +206,8 @@ pub fn perform(args: &Args) -> Result<Report> {
             mixed::quantize(&graph, &settings, aim, &knowledge, &executor, &mut show)?
         }
         (Some(budget), Some(samples)) if settings.scheme == Scheme::Static => {
-            let calibration = quantize::calibrate(&graph, &settings, &knowledge, &mut show)?;
-            let most = args.float_macs.unwrap_or(1.0);
-            mixed::search(&graph, &calibration, &settings, budget, most, samples, &executor, &mut show)?
+            let limits = Limits { float_macs: args.float_macs.unwrap_or(1.0), double_macs: args.double_macs };
+            mixed::search(&graph, &settings, budget, limits, &knowledge, samples, &executor, &mut show)?
         }
         (Some(_), _) => {
             let help = "add --data DIR|FILE.npz (or --evaluate with --ranges), and leave out --scheme";
