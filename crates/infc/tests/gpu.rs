@@ -5,27 +5,9 @@
 mod tool;
 
 use infc_ir::Tensor;
-use std::path::PathBuf;
-use std::process::Command;
+use tool::fake::infc;
 use tool::kit::*;
 use tool::*;
-
-/// The fake driver, which cargo has built beside this test.
-fn driver() -> PathBuf {
-    let exe = std::env::current_exe().expect("this test's path");
-    let path = exe.parent().expect("a folder").join("libinfc_fake_cuda.so");
-    assert!(path.exists(), "{} is missing", path.display());
-    path
-}
-
-/// Runs `infc` with the fake driver and these settings of it.
-fn infc(args: &[&str], settings: &[(&str, &str)]) -> (i32, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_infc"));
-    command.args(args).env("INFC_CUDA_DRIVER", driver()).envs(settings.iter().copied());
-    let out = command.output().expect("infc runs");
-    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    (out.status.code().unwrap_or(-1), text)
-}
 
 fn artifact(dir: &Folder, target: &str) -> String {
     let (model, out) = (examples().join("digits_mlp/model.onnx").display().to_string(), dir.path("model.infc"));

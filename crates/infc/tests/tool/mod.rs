@@ -1,6 +1,7 @@
 //! The command line in a folder of its own, and small models for it.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod fake;
 #[path = "../../../onnx/tests/kit/mod.rs"]
 pub mod kit;
 #[cfg(feature = "llvm")]
