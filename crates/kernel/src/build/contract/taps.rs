@@ -1,9 +1,9 @@
 //! Windows over borders of zeros: which of a convolution's taps a tile leaves out, since none of its rows meets data with them.
 
-use super::Factor;
+use super::{Factor, as_read};
 use crate::build::Operand;
 use infc_ir::compute::Compute;
-use infc_ir::{DType, Expr};
+use infc_ir::Expr;
 
 /// A k axis over an axis with a border of zeros: the place there is `step * k + rest`.
 pub(super) struct Tap {
@@ -66,8 +66,9 @@ pub(super) fn taps(c: &Compute, (broadcast, rows): (usize, &[usize]), f: &[Facto
     let operand = &operands[a.source];
     let axes = &c.reduction.as_ref().expect("a contraction reduces").axes;
     let rank = c.dims.len();
-    let weights =
-        operands[b.source].constant.as_ref().filter(|t| t.dtype == DType::F32 && a.scalar == a.read && b.scalar == b.read);
+    // Zero stays zero where it is widened.
+    let plain = |f: &Factor| as_read(f.scalar) == f.read && f.scalar.dtype().is_float() && f.read.dtype().is_float();
+    let weights = operands[b.source].constant.as_ref().filter(|_| plain(a) && plain(b));
     if operand.zeros.is_empty() || weights.is_none() {
         return vec![];
     }
@@ -93,6 +94,6 @@ pub(super) fn taps(c: &Compute, (broadcast, rows): (usize, &[usize]), f: &[Facto
             met *= share;
         }
     }
-    let numbers = || weights.is_some_and(|t| t.to_vec::<f32>().iter().all(|v| v.is_finite()));
+    let numbers = || weights.is_some_and(|t| (0..t.len()).all(|i| t.float(i).is_finite()));
     if met < WHOLE && numbers() { found } else { vec![] }
 }
