@@ -4,7 +4,7 @@ use infc::engine::{Backend, prepare};
 use infc::{Options, compile, target};
 use infc_ir::interp::Item;
 use infc_ir::{Graph, Tensor, eval, text};
-use infc_kernel::target::TargetDesc;
+use infc_kernel::target::{Math, TargetDesc};
 
 /// Sizes of an attention; those that are symbols in the graph are `q` and `k`.
 #[derive(Clone, Debug)]
@@ -156,9 +156,14 @@ fn agree(graph: &str, inputs: &[Item], limit: f64, machines: &[TargetDesc], word
         if let Some(words) = words {
             one_kernel(&plans, words);
         }
+        let mut bits: Option<Vec<u8>> = None;
         for backend in backends(machine) {
             let got = run(backend, &Options::for_target(machine.clone()));
             let got = got[0].as_tensor().expect("a tensor");
+            if machine.math == Math::Bf16 && want.len() > 0 && (0..want.len()).all(|i| !want.float(i).is_nan()) {
+                let bytes = got.bytes().to_vec();
+                assert!(*bits.get_or_insert_with(|| bytes.clone()) == bytes, "{} differs {plans:?}\n{graph}", backend.name());
+            }
             assert_eq!(got.dims, want.dims, "{} {} {graph}", backend.name(), machine.name);
             for i in 0..want.len() {
                 let (x, y) = (got.float(i), want.float(i));
@@ -180,6 +185,51 @@ fn check(s: &Shape, machines: &[TargetDesc], words: &str) {
 /// Machines whose code is not compiled by a C compiler.
 fn fast() -> Vec<TargetDesc> {
     machines().into_iter().filter(|m| m.backend == "llvm").collect()
+}
+
+/// A machine that takes products in pairs of bf16.
+fn in_pairs() -> Vec<TargetDesc> {
+    let found = target::find("x86-64-v4-bf16").ok();
+    found.into_iter().map(|machine| TargetDesc { math: Math::Bf16, ..machine }).collect()
+}
+
+/// Within what rounding the weights to 8 bits may change: numbers that are [`random`] and their products with keys are exact.
+const OF_PAIRS: f64 = 8e-3;
+
+#[test]
+fn products_in_pairs() {
+    let [heads, batch] = [[false, true, true, true], [true, false, true, true]];
+    for (queries, keys, depth, columns, mask) in [
+        (4, 2, 2, 2, None),
+        (37, 53, 24, 20, Some(heads)),
+        (64, 70, 40, 90, Some(batch)),
+        (197, 197, 64, 64, None),
+        (5, 1001, 8, 3, Some([false, false, false, true])),
+        (70, 4999, 16, 33, None),
+        (20, 31, 21, 16, None),
+    ] {
+        for causal in [false, true] {
+            let s = Shape { queries, keys, depth, columns, mask, causal, batch: 2, heads: 4, group: 2, ..plain() };
+            let row = if depth % 2 == 0 { "row=bf16_dot packed=keys packed=values" } else { "row=fma" };
+            let graph = s.graph();
+            agree(&graph, &random(&parse(&graph), &s, &none), OF_PAIRS, &in_pairs(), Some(row));
+        }
+    }
+    // Sizes that a run tells: single queries stay f32.
+    for (queries, keys) in [(1, 200), (2, 0), (3, 150), (4, 65), (33, 300), (40, 0)] {
+        let s = Shape { queries, keys, symbolic: [true; 2], mask: Some([false, false, true, true]), ..plain() };
+        let graph = s.graph();
+        agree(&graph, &random(&parse(&graph), &s, &none), OF_PAIRS, &in_pairs(), Some("alone=3 row=bf16_dot"));
+    }
+    let spelled = plain().spelled(&format!("1, 1, {}, {}", plain().queries, plain().keys));
+    agree(&spelled, &random(&parse(&spelled), &plain(), &holes), OF_PAIRS, &in_pairs(), Some("row=bf16_dot"));
+    let single = Shape { queries: 1, ..plain() };
+    check(&single, &in_pairs(), "alone=1 row=fma");
+    for dtype in ["f16", "bf16"] {
+        let s = Shape { dtype, ..plain() };
+        let graph = s.graph();
+        agree(&graph, &random(&parse(&graph), &s, &none), 1e-2, &in_pairs(), Some("row=bf16_dot"));
+    }
 }
 
 #[test]
@@ -305,6 +355,7 @@ fn what_is_no_number_goes_on() {
         values[s.depth * 3 + 2] = value;
         inputs[input] = Item::Tensor(Tensor::from_vec(t.dims.clone(), values));
         agree(&graph, &inputs, 1e-5, &fast(), Some("whole"));
+        agree(&graph, &inputs, OF_PAIRS, &in_pairs(), Some("row=bf16_dot"));
     }
 }
 

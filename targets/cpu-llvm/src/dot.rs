@@ -6,7 +6,7 @@
 //! Signed bytes with their top bits flipped may stand for the unsigned ones: all four are flipped at once.
 //! Intel's manual: VPDPBUSD adds the four products without saturating them or the sum.
 //!
-//! Steps of `bf16_dot` are found by [`infc_kernel::rows::pair_of`]; they are what VDPBF16PS does, bit by bit but for the payloads of NaN.
+//! Steps of `bf16_dot` are found by [`infc_kernel::rows::pair_of`], their factors side by side or as halves of words; they are what VDPBF16PS does, bit by bit but for the payloads of NaN.
 //! Where numbers are rounded for it, with subnormal ones as zeros, VCVTNEPS2BF16 does that.
 
 use crate::access::Shape;
@@ -87,9 +87,20 @@ impl Emit<'_> {
             Kind::Cast(read) if read.dtype() == DType::BF16 => Some(*read),
             _ => None,
         };
-        let ([Some(a0), Some(a1)], [Some(b0), Some(b1)]) = (step.a.map(short), step.b.map(short)) else { return Ok(None) };
-        let (Some(left), Some(right)) = (self.side_by_side(&[a0, a1]), self.side_by_side(&[b0, b1])) else { return Ok(None) };
-        let (Shape::One(left), Shape::Step(right, 2)) = (self.place(left)?, self.place(right)?) else { return Ok(None) };
+        let (left, right) = match (step.a.map(short), step.b.map(short), word_of(&step.a), word_of(&step.b)) {
+            ([Some(a0), Some(a1)], [Some(b0), Some(b1)], ..) => {
+                match (self.side_by_side(&[a0, a1]), self.side_by_side(&[b0, b1])) {
+                    (Some(left), Some(right)) => (self.place(left)?, self.place(right)?),
+                    _ => return Ok(None),
+                }
+            }
+            (.., Some(left), Some(right)) => match (self.place(left)?, self.place(right)?) {
+                (left, Shape::Step(right, 1)) => (left, Shape::Step(right, 2)),
+                _ => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        let (Shape::One(left), Shape::Step(right, 2)) = (left, right) else { return Ok(None) };
         let left = self.f.load(Ty::new(Elem::I32, 1), left, 2);
         let name = |bits: u32| format!("llvm.x86.avx512bf16.dpbf16ps.{bits}");
         let sum = self.in_pieces(step.sum, left, right, &mut |f, acc, factor, vector| {
@@ -198,6 +209,20 @@ fn pairs_of_words(f: &mut Fun, acc: Val, factor: Val, vector: Val) -> Val {
     let [x, y] = [even, odd].map(|(a, b)| f.intrinsic(name, &[], acc.ty, &[a, b]));
     let both = f.bin("add", x, y);
     f.bin("add", acc, both)
+}
+
+/// The read of a word of two bf16, if the factors are its low and its high half.
+fn word_of(factors: &[Scalar; 2]) -> Option<Scalar> {
+    let half = |s: Scalar, op: Binary, by: f64| match s.kind() {
+        Kind::Bitcast(bits) => match bits.kind() {
+            Kind::Binary(o, word, n) if *o == op && *n == Scalar::number(DType::U32, by) => Some(*word),
+            _ => None,
+        },
+        _ => None,
+    };
+    let low = half(factors[0], Binary::Shl, 16.0)?;
+    let high = half(factors[1], Binary::And, f64::from(0xffff_0000u32))?;
+    (low == high && matches!(low.kind(), Kind::Read { guard: None, .. })).then_some(low)
 }
 
 /// Words as pairs of bf16.

@@ -513,6 +513,13 @@ impl Emit<'_> {
                 ops::cast(&mut self.f, a.dtype(), s.dtype(), x)?
             }
             Kind::Bitcast(a) => {
+                if self.bf16_dot
+                    && s.dtype() == DType::U16
+                    && let Some(bits) = self.rounded(*a)?
+                {
+                    self.memo.insert(s, bits);
+                    return Ok(bits);
+                }
                 let x = self.scalar(*a)?;
                 ops::bitcast(&mut self.f, a.dtype(), s.dtype(), x)?
             }

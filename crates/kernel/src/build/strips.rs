@@ -10,6 +10,9 @@
 //!
 //! Few queries, as in decoding, would leave lanes empty: they are taken one by one, with lanes along the depth of the scores and then along keys.
 //!
+//! With `--math bf16` on machines that add up pairs (the row `bf16_dot`), a strip's queries, keys, weights and values are rounded into words of two neighbours along the
+//! sum; weights are summed up before they are rounded. Queries that are taken one by one stay f32.
+//!
 //! A row whose scores are all -inf has a sum of weights of 0, and gives 0 or NaN, as its steps do.
 
 use super::attention::{Shape, shape};
@@ -45,16 +48,25 @@ pub struct Strips {
     pub sums: [usize; 2],
     /// So many queries or fewer are taken one by one.
     pub alone: usize,
-    /// Keys and values are brought into scratch memory, as f32.
+    /// Keys and values are brought into scratch memory, as f32 or as words of pairs.
     pub packed: [bool; 2],
     /// The row of [`crate::rows::ROWS`] that adds products up.
     pub row: &'static str,
+}
+
+impl Strips {
+    /// Neighbours along a sum that a step takes.
+    fn group(&self) -> usize {
+        rows::named(self.row).expect("a plan names a row of the table").depth
+    }
 }
 
 /// Queries that are fewer than this are taken one by one.
 const FEW: i64 = 4;
 /// Variables that stand for the place in a register tile of scores.
 const STAGED: usize = 64;
+/// Cycles that it takes to round a vector of keys or values and to put it into words.
+const ROUNDING: f64 = 2.0;
 /// Keys that are computed together for a single query.
 const TOGETHER: usize = 4;
 
@@ -65,6 +77,11 @@ pub type Offset<'a> = &'a dyn Fn(usize, &[Expr]) -> Option<Expr>;
 fn cycles(rows: usize, vectors: usize, row: &Row) -> f64 {
     let steps = (rows * vectors) as f64 / row.per_cycle;
     steps.max((rows + vectors) as f64 / 2.0).max(row.latency) + 1.0
+}
+
+/// The row for sums of products of a dtype, so many neighbours in a step.
+fn row_of(dtype: DType, groups: usize, target: &TargetDesc) -> &'static Row {
+    rows::choose(&Sums { dtype: DType::F32, broadcast: dtype, vector: dtype, groups, small: false }, target)
 }
 
 /// The register tile of the result for so many queries of a strip: rows that divide the strip, columns; and cycles for each key.
@@ -97,8 +114,6 @@ pub fn plan(a: &Attention, offset: Offset, target: &TargetDesc) -> Option<Strips
     if a.product.dtype() != DType::F32 || a.values.dtype() != DType::F32 || a.score.dtype() != DType::F32 {
         return None;
     }
-    let row =
-        rows::choose(&Sums { dtype: DType::F32, broadcast: DType::F32, vector: DType::F32, groups: 1, small: false }, target);
     let rank = a.dims.len() as u32;
     let depth: i64 = a.depth.iter().map(|e| e.known()).product::<Option<i64>>()?;
     let columns = usize::try_from(a.dims[n].known()?).ok()?;
@@ -117,7 +132,10 @@ pub fn plan(a: &Attention, offset: Offset, target: &TargetDesc) -> Option<Strips
         // The steps read factors as they lie.
         return None;
     }
-    let packed = packed.map(|p| p && !few);
+    let even = a.depth.last().and_then(|d| d.known()).is_some_and(|d| d % 2 == 0);
+    let pairs = Some(row_of(DType::BF16, 2, target)).filter(|row| row.name == "bf16_dot" && even && !few);
+    let row = pairs.unwrap_or_else(|| row_of(DType::F32, 1, target));
+    let packed = packed.map(|p| (p || pairs.is_some()) && !few);
     let alone = match rows.known() {
         Some(r) if few => r as usize,
         None if single => FEW as usize - 1,
@@ -135,7 +153,9 @@ pub fn plan(a: &Attention, offset: Offset, target: &TargetDesc) -> Option<Strips
                 continue;
             }
             let tiles = (keys as f64 / mr as f64).ceil();
-            let strip = tiles * depth as f64 * cycles(mr, vectors, row) + keys as f64 * second;
+            let steps = tiles * depth as f64 * cycles(mr, vectors, row) + keys as f64 * second;
+            let rounding = if pairs.is_some() { ROUNDING * keys as f64 * (depth + columns as i64) as f64 / lanes as f64 } else { 0.0 };
+            let strip = steps / row.depth as f64 + rounding;
             let all = strip * (queries as f64 / nr as f64).ceil();
             if best.is_none_or(|b| all < b.0 * 0.999) {
                 best = Some((all, nr, mr, [mr2, nr2]));
@@ -207,6 +227,8 @@ struct Parts<'a> {
     a: &'a Attention,
     p: &'a Strips,
     row: &'static Row,
+    /// The row of queries that are taken one by one.
+    single: &'static Row,
     query: Factor,
     key: Factor,
     value: Factor,
@@ -233,6 +255,23 @@ struct Keys {
 
 fn f32(x: f64) -> Scalar {
     Scalar::float(DType::F32, x)
+}
+
+fn u32(x: u32) -> Scalar {
+    Scalar::number(DType::U32, f64::from(x))
+}
+
+/// Two numbers, rounded to bf16, in a word; subnormal ones are zeros, as the instruction takes them.
+fn word(low: Scalar, high: Scalar) -> Scalar {
+    let bits = |x: Scalar| rows::flushed(x).cast(DType::BF16).bitcast(DType::U16).cast(DType::U32);
+    Scalar::binary(Binary::Or, bits(low), Scalar::binary(Binary::Shl, bits(high), u32(16)))
+}
+
+/// Both numbers of a word.
+fn halves_of(word: Scalar) -> [Scalar; 2] {
+    let low = Scalar::binary(Binary::Shl, word, u32(16));
+    let high = Scalar::binary(Binary::And, word, u32(0xffff_0000));
+    [low, high].map(|bits| bits.bitcast(DType::F32))
 }
 
 /// The weight of a score, relative to the largest one. What is no normal number any more is 0.
@@ -272,6 +311,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Strips) {
         a,
         p,
         row: rows::named(p.row).expect("a plan names a row of the table"),
+        single: row_of(DType::F32, 1, cx.target),
         query,
         key,
         value,
@@ -286,12 +326,12 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Strips) {
         depth,
     };
     if p.packed[0] {
-        let dims: Vec<usize> = [p.keys].into_iter().chain(parts.depth.iter().copied()).collect();
-        parts.key_tile = cx.scratch("keys", DType::F32, &dims, Space::Tile);
+        let dims: Vec<usize> = [p.keys].into_iter().chain(parts.steps()).collect();
+        parts.key_tile = cx.scratch("keys", parts.packed(), &dims, Space::Tile);
         cx.body.push(Stmt::Alloc { buffer: parts.key_tile });
     }
     if p.packed[1] {
-        parts.value_tile = cx.scratch("values", DType::F32, &[p.keys, columns], Space::Tile);
+        parts.value_tile = cx.scratch("values", parts.packed(), &[p.keys.div_ceil(p.group()), columns], Space::Tile);
         cx.body.push(Stmt::Alloc { buffer: parts.value_tile });
     }
     let body = match (p.alone, rows.known()) {
@@ -306,6 +346,59 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Strips) {
 }
 
 impl Parts<'_> {
+    /// Are factors rounded, two in a word?
+    fn pairs(&self) -> bool {
+        self.p.group() == 2
+    }
+
+    /// What scratch memory of factors has.
+    fn packed(&self) -> DType {
+        if self.pairs() { DType::U32 } else { DType::F32 }
+    }
+
+    /// Extents of the steps along the depth.
+    fn steps(&self) -> Vec<usize> {
+        let mut steps = self.depth.clone();
+        *steps.last_mut().expect("scores are sums of products") /= self.p.group();
+        steps
+    }
+
+    /// The sum after a step with a factor that is broadcast and one in vectors, as scratch memory has them.
+    fn step(&self, sum: Scalar, a: Scalar, b: Scalar) -> Scalar {
+        if self.pairs() {
+            return (self.row.step)(sum, &halves_of(a), &halves_of(b));
+        }
+        (self.row.step)(sum, &[a], &[b])
+    }
+
+    /// What `at` gives for each of the neighbours of a step along the depth, as scratch memory has it.
+    fn along_depth(&self, step: &[Expr], at: &dyn Fn(&[Expr]) -> Scalar) -> Scalar {
+        if !self.pairs() {
+            return at(step);
+        }
+        let [low, high] = [0, 1].map(|j| {
+            let mut depth = step.to_vec();
+            let last = depth.last_mut().expect("scores are sums of products");
+            *last = *last * 2 + j;
+            at(&depth)
+        });
+        word(low, high)
+    }
+
+    /// Steps of a tile along its keys.
+    fn steps_of_keys(&self, keys: Keys) -> Expr {
+        keys.count.div_ceil(Expr::from(self.p.group()))
+    }
+
+    /// The second key of a pair that there is, and what stands for what belongs to it: 0 beyond the last one.
+    fn second(keys: Keys, k: Expr, at: &dyn Fn(Expr) -> Scalar) -> Scalar {
+        if keys.count.known().is_some_and(|n| n % 2 == 0) {
+            return at(k);
+        }
+        let there = Scalar::index(k).lt(Scalar::index(keys.count));
+        Scalar::select(there, at(k.min(keys.count - 1)), f32(0.0))
+    }
+
     /// The axes for a query, by its number among all.
     fn at_query(&self, query: Expr) -> Vec<Expr> {
         let dims: Vec<Expr> = self.p.m.iter().map(|&x| self.a.dims[x]).collect();
@@ -411,13 +504,14 @@ impl Parts<'_> {
     fn pack(&self, cx: &mut Cx, keys: Keys) -> Vec<Stmt> {
         let mut body = vec![];
         if self.p.packed[0] {
-            let k = cx.var("key");
-            let (&last, outer) = self.depth.split_last().expect("scores are sums of products");
+            let (k, steps) = (cx.var("key"), self.steps());
+            let (&last, outer) = steps.split_last().expect("scores are sums of products");
             let outer_vars = cx.vars(&["d"], outer.len());
             let mut nest = along(cx, last, self.lanes, &mut |cx, d| {
                 let depth: Vec<Expr> = outer_vars.iter().copied().chain([d]).collect();
                 let at: Vec<Expr> = [k].into_iter().chain(depth.iter().copied()).collect();
-                vec![cx.put(self.key_tile, &at, self.key_itself(keys, k, &depth))]
+                let value = self.along_depth(&depth, &|depth| self.key_itself(keys, k, depth));
+                vec![cx.put(self.key_tile, &at, value)]
             });
             for (&v, &e) in outer_vars.iter().zip(outer).rev() {
                 nest = vec![for_each(v, Expr::from(e), LoopKind::Serial, nest)];
@@ -427,9 +521,11 @@ impl Parts<'_> {
         if self.p.packed[1] {
             let k = cx.var("key");
             let nest = along(cx, self.columns, self.lanes, &mut |cx, c| {
-                vec![cx.put(self.value_tile, &[k, c], self.value_itself(keys, k, c))]
+                let at = |k: Expr| self.value_itself(keys, k, c);
+                let value = if self.pairs() { word(at(k * 2), Self::second(keys, k * 2 + 1, &at)) } else { at(k) };
+                vec![cx.put(self.value_tile, &[k, c], value)]
             });
-            body.push(for_each(k, keys.count, LoopKind::Serial, nest));
+            body.push(for_each(k, self.steps_of_keys(keys), LoopKind::Serial, nest));
         }
         body
     }
@@ -440,12 +536,17 @@ impl Parts<'_> {
     fn strip(&self, cx: &mut Cx) -> Vec<Stmt> {
         let p = self.p;
         let strip = p.queries;
-        let dims: Vec<usize> = self.depth.iter().copied().chain([strip]).collect();
-        let query = cx.scratch("query", DType::F32, &dims, Space::Tile);
+        let dims: Vec<usize> = self.steps().into_iter().chain([strip]).collect();
+        let query = cx.scratch("query", self.packed(), &dims, Space::Tile);
         let score = cx.scratch("score", DType::F32, &[p.keys.next_multiple_of(p.rows), strip], Space::Tile);
         let sum = cx.scratch("sum", DType::F32, &[strip], Space::Tile);
         let mut body = [query, score, sum].map(|buffer| Stmt::Alloc { buffer }).to_vec();
-        body.push(self.transpose(cx, query));
+        let mut weights = score;
+        if self.pairs() {
+            weights = cx.scratch("weights", DType::U32, &[p.keys.div_ceil(2), strip], Space::Tile);
+            body.push(Stmt::Alloc { buffer: weights });
+        }
+        body.extend(self.transpose(cx, query));
         // What a score reads for a query, whatever the key.
         let mut staged = vec![];
         for read in self.reads_of_queries(false) {
@@ -460,8 +561,8 @@ impl Parts<'_> {
         if p.whole {
             body.extend(self.each_tile(cx, all, &mut |cx, keys| {
                 let mut round = self.pack(cx, keys);
-                round.extend(self.weights(cx, keys, (query, score), staged, sum, None));
-                round.extend(self.result(cx, keys, score, &|_, _| f32(0.0), &|cx, i, c, acc| {
+                round.extend(self.weights(cx, keys, (query, score, weights), staged, sum, None));
+                round.extend(self.result(cx, keys, weights, &|_, _| f32(0.0), &|cx, i, c, acc| {
                     self.existing(i, self.finish(cx, self.first + i, c, acc, cx.at(sum, &[i])))
                 }));
                 round
@@ -477,9 +578,9 @@ impl Parts<'_> {
         body.push(for_each(i, Expr::from(strip), LoopKind::Serial, clear));
         body.extend(self.each_tile(cx, all, &mut |cx, keys| {
             let mut round = self.pack(cx, keys);
-            round.extend(self.weights(cx, keys, (query, score), staged, sum, Some((most, scale))));
+            round.extend(self.weights(cx, keys, (query, score, weights), staged, sum, Some((most, scale))));
             let before = |cx: &Cx, at: [Expr; 2]| cx.at(result, &at) * cx.at(scale, &[at[0]]);
-            round.extend(self.result(cx, keys, score, &before, &|cx, i, c, acc| vec![cx.put(result, &[i, c], acc)]));
+            round.extend(self.result(cx, keys, weights, &before, &|cx, i, c, acc| vec![cx.put(result, &[i, c], acc)]));
             round
         }));
         let i = cx.var("query");
@@ -506,31 +607,43 @@ impl Parts<'_> {
         for_each(q, Expr::from(self.p.queries), LoopKind::Vector, body)
     }
 
-    /// Brings the queries into scratch memory, side by side.
-    fn transpose(&self, cx: &mut Cx, query: u32) -> Stmt {
+    /// Brings the queries into scratch memory, side by side. Words are made along the depth before, of a query after the other.
+    fn transpose(&self, cx: &mut Cx, query: u32) -> Vec<Stmt> {
         let q = cx.var("query");
         let axes = self.at_query(self.query_number(q));
-        let (&last, outer) = self.depth.split_last().expect("scores are sums of products");
+        let steps = self.steps();
+        let (&last, outer) = steps.split_last().expect("scores are sums of products");
         let outer_vars = cx.vars(&["d"], outer.len());
         let together = [8, 4, 2, 1].into_iter().find(|t| last % t == 0).expect("1 divides all");
         let (block, part) = (cx.var("block"), cx.var("d"));
-        let depth: Vec<Expr> = outer_vars.iter().copied().chain([block * together as i64 + part]).collect();
-        let at: Vec<Expr> = depth.iter().copied().chain([q]).collect();
-        let put = cx.put(query, &at, self.query_at(&axes, &depth));
-        let mut nest = for_each(part, Expr::from(together), LoopKind::Unroll, vec![put]);
-        nest = for_each(block, Expr::from(last / together), LoopKind::Serial, vec![nest]);
+        let step = block * together as i64 + part;
+        let at = |step: Expr| outer_vars.iter().copied().chain([step]).collect::<Vec<Expr>>();
+        let (mut all, mut nest, value) = if self.pairs() {
+            let line = cx.scratch("line", DType::U32, &[last], Space::Tile);
+            let words = along(cx, last, self.lanes, &mut |cx, d| {
+                vec![cx.put(line, &[d], self.along_depth(&at(d), &|depth| self.query_at(&axes, depth)))]
+            });
+            (vec![Stmt::Alloc { buffer: line }], words, cx.at(line, &[step]))
+        } else {
+            (vec![], vec![], self.query_at(&axes, &at(step)))
+        };
+        let place: Vec<Expr> = at(step).into_iter().chain([q]).collect();
+        let put = cx.put(query, &place, value);
+        let parts = for_each(part, Expr::from(together), LoopKind::Unroll, vec![put]);
+        nest.push(for_each(block, Expr::from(last / together), LoopKind::Serial, vec![parts]));
         for (&v, &e) in outer_vars.iter().zip(outer).rev() {
-            nest = for_each(v, Expr::from(e), LoopKind::Serial, vec![nest]);
+            nest = vec![for_each(v, Expr::from(e), LoopKind::Serial, nest)];
         }
-        for_each(q, Expr::from(self.p.queries), LoopKind::Serial, vec![nest])
+        all.push(for_each(q, Expr::from(self.p.queries), LoopKind::Serial, nest));
+        all
     }
 
-    /// Scores of a tile, and the weights that come to lie in their place, with their sum; `online`: the largest score so far and the scale of earlier sums.
+    /// Scores of a tile, and the weights that come to lie in their place or in words, with their sum; `online`: the largest score so far and the scale of earlier sums.
     fn weights(
         &self,
         cx: &mut Cx,
         keys: Keys,
-        (query, score): (u32, u32),
+        (query, score, words): (u32, u32, u32),
         staged: &[(Scalar, u32)],
         sum: u32,
         online: Option<(u32, u32)>,
@@ -562,15 +675,24 @@ impl Parts<'_> {
         let k = cx.var("key");
         let weights = self.lanes_of(cx, &|cx, q| {
             let mut all = vec![];
-            let weight = {
-                let x = weight(cx, cx.at(score, &[k, q]) - cx.at(low, &[q]));
-                name(cx, x, &mut all)
+            let at = |k: Expr| weight(cx, cx.at(score, &[k, q]) - cx.at(low, &[q]));
+            let weights = if self.pairs() { vec![at(k * 2), Self::second(keys, k * 2 + 1, &at)] } else { vec![at(k)] };
+            let mut add = |x: Scalar| {
+                let weight = name(cx, x, &mut all);
+                all.push(cx.put(total, &[q], cx.at(total, &[q]) + weight));
+                weight
             };
-            all.push(cx.put(score, &[k, q], weight));
-            all.push(cx.put(total, &[q], cx.at(total, &[q]) + weight));
+            let value = match weights[..] {
+                [low, high] => {
+                    let low = add(low);
+                    word(low, add(high))
+                }
+                _ => add(weights[0]),
+            };
+            all.push(cx.put(words, &[k, q], value));
             all
         });
-        body.push(for_each(k, keys.count, LoopKind::Serial, vec![weights]));
+        body.push(for_each(k, self.steps_of_keys(keys), LoopKind::Serial, vec![weights]));
         body.push(self.lanes_of(cx, &|cx, q| vec![cx.put(sum, &[q], cx.at(total, &[q]))]));
         body
     }
@@ -608,13 +730,14 @@ impl Parts<'_> {
             for_each(i, Expr::from(mr), LoopKind::Unroll, vec![for_each(q, Expr::from(strip), LoopKind::Vector, body)])
         };
         let clear = each(cx, &mut |cx, i, q| vec![cx.put(acc, &[i, q], f32(0.0))]);
-        let depth = cx.vars(&["d"], self.depth.len());
+        let steps = self.steps();
+        let depth = cx.vars(&["d"], steps.len());
         let mut sum = each(cx, &mut |cx, i, q| {
             let at: Vec<Expr> = depth.iter().copied().chain([q]).collect();
             let (a, b) = (self.key_at(cx, keys, key(i), &depth), cx.at(query, &at));
-            vec![cx.put(acc, &[i, q], (self.row.step)(cx.at(acc, &[i, q]), &[a], &[b]))]
+            vec![cx.put(acc, &[i, q], self.step(cx.at(acc, &[i, q]), a, b))]
         });
-        for (&v, &e) in depth.iter().zip(&self.depth).rev() {
+        for (&v, &e) in depth.iter().zip(&steps).rev() {
             sum = for_each(v, Expr::from(e), LoopKind::Serial, vec![sum]);
         }
         // Masks and the like lie along keys: a query after the other brings what the tile reads of them.
@@ -659,7 +782,7 @@ impl Parts<'_> {
         &self,
         cx: &mut Cx,
         keys: Keys,
-        score: u32,
+        weights: u32,
         start: &dyn Fn(&Cx, [Expr; 2]) -> Scalar,
         end: &dyn Fn(&Cx, Expr, Expr, Scalar) -> Vec<Stmt>,
     ) -> Vec<Stmt> {
@@ -682,11 +805,11 @@ impl Parts<'_> {
             let clear = each(cx, &|cx, at, place| vec![cx.put(acc, &at, start(cx, place))]);
             let k = cx.var("key");
             let sum = each(cx, &|cx, at, [q, column]| {
-                let (a, b) = (cx.at(score, &[k, q]), self.value_at(cx, keys, k, column));
-                vec![cx.put(acc, &at, (self.row.step)(cx.at(acc, &at), &[a], &[b]))]
+                let (a, b) = (cx.at(weights, &[k, q]), self.value_at(cx, keys, k, column));
+                vec![cx.put(acc, &at, self.step(cx.at(acc, &at), a, b))]
             });
             let finish = each(cx, &|cx, at, [q, column]| end(cx, q, column, cx.at(acc, &at)));
-            let sum = for_each(k, keys.count, LoopKind::Serial, vec![unrolled(sum)]);
+            let sum = for_each(k, self.steps_of_keys(keys), LoopKind::Serial, vec![unrolled(sum)]);
             let body = vec![Stmt::Alloc { buffer: acc }, unrolled(clear), sum, unrolled(finish)];
             let tiles = for_each(tile, self.left().div_ceil(Expr::from(mr)), LoopKind::Serial, body);
             all.push(for_each(block, Expr::from(count), LoopKind::Serial, vec![tiles]));
@@ -785,7 +908,7 @@ impl Parts<'_> {
                 let k = cx.var("key");
                 let step = vector(cx, width, &|cx, c| {
                     let (a, b) = (cx.at(score, &[k]), self.value_itself(keys, k, c + from as i64));
-                    vec![cx.put(acc, &[c], (self.row.step)(cx.at(acc, &[c]), &[a], &[b]))]
+                    vec![cx.put(acc, &[c], (self.single.step)(cx.at(acc, &[c]), &[a], &[b]))]
                 });
                 round.push(for_each(k, keys.count, LoopKind::Serial, vec![step]));
                 round.push(vector(cx, width, &|cx, c| vec![cx.put(result, &[c + from as i64], cx.at(acc, &[c]))]));
@@ -821,7 +944,7 @@ impl Parts<'_> {
         let block = cx.var("block");
         let add = |cx: &mut Cx, j: Expr, l: Expr, d: Expr| {
             let (a, b) = (cx.at(query, &[d]), self.key_itself(keys, key(j), &[d]));
-            vec![cx.put(acc, &[j, l], (self.row.step)(cx.at(acc, &[j, l]), &[a], &[b]))]
+            vec![cx.put(acc, &[j, l], (self.single.step)(cx.at(acc, &[j, l]), &[a], &[b]))]
         };
         let blocks = depth / lanes;
         let step = each(cx, lanes, &|cx, j, l| add(cx, j, l, block * lanes as i64 + l));
