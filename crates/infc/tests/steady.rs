@@ -85,7 +85,7 @@ fn steady_runs_of_models_allocate_nothing() {
         if !model.program().host_nodes().is_empty() {
             continue;
         }
-        for (threads, spin_us) in [(1, 20), (2, 20), (2, 0)] {
+        for (threads, spin_us) in [(1, 1000), (2, 1000), (2, 20), (2, 0)] {
             let options = Options { threads: Some(threads), spin_us, profile: false };
             let mut session = Session::new(model.clone(), options).expect("a session");
             let calls = calls(&mut session, &values, &case.name);

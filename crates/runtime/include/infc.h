@@ -49,7 +49,7 @@ typedef enum infc_dtype {
 typedef struct infc_options {
   size_t size;
   uint32_t threads; /* that run kernels, the calling one among them; 0: one for each CPU, at most 1024. Results do not depend on it. */
-  uint32_t spin_us; /* how long threads wait busily before they sleep; 20 is usual, 0 saves the most power */
+  uint32_t spin_us; /* how long threads wait busily within a run before they sleep; 1000 is usual, 0 saves the most power */
 } infc_options;
 
 /* A tensor in the session's memory. */

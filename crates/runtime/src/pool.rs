@@ -1,7 +1,7 @@
 //! Worker threads: the tasks of a launch, or the rounds of a loop, in contiguous parts, one for each thread.
 //!
-//! Which thread runs a task changes no result, since tasks are independent. Workers spin shortly for the next launch, then
-//! park; between runs they are parked.
+//! Which thread runs a task changes no result, since tasks are independent. During a run workers wait busily for the next launch: to wake one takes
+//! longer than most launches. They offer their core to others after some microseconds, and park in the end; between runs they park at once.
 
 use crate::error::{Error, fail};
 use crate::exec::{FloatMode, Work};
@@ -34,8 +34,13 @@ struct Shared {
     caller: Mutex<Thread>,
     caller_sleeps: AtomicBool,
     stop: AtomicBool,
+    /// Is there a run?
+    running: AtomicBool,
     spin: Duration,
 }
+
+/// From here on a thread that waits offers its core to others.
+const ALONE: Duration = Duration::from_micros(20);
 
 // Safety: `job` is written only while no worker has a turn (`pending` is 0), and read only by workers that were given one after.
 unsafe impl Sync for Shared {}
@@ -45,7 +50,7 @@ unsafe impl Send for Shared {}
 impl Shared {
     /// The caller waits for all workers.
     fn wait(&self) {
-        if !spin(self.spin, || self.pending.load(SeqCst) == 0) {
+        if !spin(|| self.spin, || self.pending.load(SeqCst) == 0) {
             self.caller_sleeps.store(true, SeqCst);
             while self.pending.load(SeqCst) != 0 {
                 thread::park();
@@ -78,6 +83,7 @@ impl Pool {
             caller: Mutex::new(thread::current()),
             caller_sleeps: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            running: AtomicBool::new(false),
             spin,
         });
         let mut pool = Pool { shared, workers: Vec::new(), caller: thread::current().id() };
@@ -94,13 +100,19 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Tells the pool which thread launches from now on.
+    /// A run begins: tells the pool which thread launches.
     pub(crate) fn enter(&mut self) {
+        self.shared.running.store(true, SeqCst);
         let current = thread::current();
         if self.caller != current.id() {
             self.caller = current.id();
             *self.shared.caller.lock().unwrap_or_else(|e| e.into_inner()) = current;
         }
+    }
+
+    /// The run is over.
+    pub(crate) fn leave(&mut self) {
+        self.shared.running.store(false, SeqCst);
     }
 
     /// Runs all tasks of a launch, or all rounds of a loop; 0 or `code + 1` of the first failed check in their order.
@@ -147,11 +159,11 @@ fn part(tasks: i64, i: usize, parts: usize) -> (i64, i64) {
 }
 
 /// Waits busily, but not longer than `limit`; whether `done` came true.
-fn spin(limit: Duration, done: impl Fn() -> bool) -> bool {
+fn spin(limit: impl Fn() -> Duration, done: impl Fn() -> bool) -> bool {
     if done() {
         return true;
     }
-    if limit.is_zero() {
+    if limit().is_zero() {
         return false;
     }
     let start = Instant::now();
@@ -162,8 +174,12 @@ fn spin(limit: Duration, done: impl Fn() -> bool) -> bool {
             }
             core::hint::spin_loop();
         }
-        if start.elapsed() >= limit {
+        let waited = start.elapsed();
+        if waited >= limit() {
             return false;
+        }
+        if waited >= ALONE {
+            thread::yield_now();
         }
     }
 }
@@ -174,7 +190,8 @@ fn work(shared: &Shared, number: usize, scratch: &Aligned) {
     let mut seen = 0;
     shared.done();
     loop {
-        if !spin(shared.spin, || slot.turn.load(SeqCst) != seen) {
+        let limit = || if shared.running.load(SeqCst) { shared.spin } else { shared.spin.min(ALONE) };
+        if !spin(limit, || slot.turn.load(SeqCst) != seen) {
             slot.sleeps.store(true, SeqCst);
             while slot.turn.load(SeqCst) == seen {
                 thread::park();

@@ -19,7 +19,8 @@ pub struct Options {
     /// Threads that run tasks, the calling one among them; 0 is one for each CPU, at most 1024. `None` is what the artifact says, which is one
     /// unless it was compiled for more. Results do not depend on it: more threads than CPUs take turns.
     pub threads: Option<usize>,
-    /// How long threads wait busily for the next launch or for each other before they sleep, in microseconds.
+    /// How long threads wait busily for the next launch of a run or for each other before they sleep, in microseconds; after 20 they offer their
+    /// core to others. Between runs they sleep.
     pub spin_us: u32,
     /// Measure the time of each step. On a GPU each step is then waited for, which takes some microseconds.
     pub profile: bool,
@@ -27,7 +28,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { threads: None, spin_us: 20, profile: false }
+        Options { threads: None, spin_us: 1000, profile: false }
     }
 }
 
@@ -243,6 +244,10 @@ impl Session {
                 exec.run()
             }
         };
+        #[cfg(feature = "std")]
+        if let Some(pool) = &mut self.frame.pool {
+            pool.leave();
+        }
         for &b in &self.plan.growable {
             if let (Place::Output(i), Grown::Own(memory)) = (&self.model.program.buffers[b].place, &mut self.frame.grown[b]) {
                 self.outputs[*i as usize].memory = core::mem::take(memory);
