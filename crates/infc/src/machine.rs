@@ -13,6 +13,8 @@ use infc_kernel::rows;
 use infc_kernel::target::TargetDesc;
 use infc_runtime::{Session, StepTime};
 use serde::Serialize;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::{Duration, Instant};
 
 /// Measured limits.
@@ -60,6 +62,49 @@ pub struct Scaling {
     pub arithmetic: f64,
     /// For reading from memory, each thread its own.
     pub memory: f64,
+    /// Nanoseconds in which a cache line goes to another thread and comes back; some 50 where threads share a cache, hundreds where they do not.
+    pub line_ns: f64,
+}
+
+/// Nanoseconds in which a cache line goes to another thread and comes back: the best of many short runs.
+fn round_trip(time: Duration) -> f64 {
+    #[repr(align(128))]
+    struct Line(AtomicU32);
+    /// Round trips of a short run.
+    const TRIPS: u32 = 1000;
+    let (line, stop) = (Line(AtomicU32::new(0)), AtomicBool::new(false));
+    // Waits for a value; where both threads have one core, the other one needs it.
+    let wait = |value: u32| {
+        let mut looks = 0u32;
+        while line.0.load(Acquire) != value && !stop.load(Relaxed) {
+            looks += 1;
+            if looks.is_multiple_of(1 << 14) {
+                std::thread::yield_now();
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut value = 1u32;
+            while !stop.load(Relaxed) {
+                wait(value);
+                line.0.store(value.wrapping_add(1), Release);
+                value = value.wrapping_add(2);
+            }
+        });
+        let (start, mut best, mut value) = (Instant::now(), f64::INFINITY, 0u32);
+        while best.is_infinite() || start.elapsed() < time {
+            let begin = Instant::now();
+            for _ in 0..TRIPS {
+                line.0.store(value.wrapping_add(1), Release);
+                value = value.wrapping_add(2);
+                wait(value);
+            }
+            best = best.min(begin.elapsed().as_nanos() as f64 / f64::from(TRIPS));
+        }
+        stop.store(true, Relaxed);
+        best
+    })
 }
 
 /// A row that adds several products at once: its name, and whether a machine has it.
@@ -136,7 +181,8 @@ impl Limits {
                 let kernels = [arithmetic(target, None, tasks), reading(target, far, tasks)];
                 let [one, all] = [1, threads].map(|t| nanoseconds(target, &kernels, t, time / 2));
                 let (one, all) = (one?, all?);
-                Some(Scaling { threads, arithmetic: one[0] / all[0], memory: one[1] / all[1] })
+                let line_ns = round_trip(time / 20);
+                Some(Scaling { threads, arithmetic: one[0] / all[0], memory: one[1] / all[1], line_ns })
             }
         };
         Ok(Limits {

@@ -63,6 +63,7 @@ pub fn run(args: &Args) -> Result {
     }
     if let Some(s) = &limits.scaling {
         say!("{} threads beside one: {:.2}x arithmetic, {:.2}x reading from memory", s.threads, s.arithmetic, s.memory);
+        say!("  {:34} {:8.0} ns", "a cache line there and back", s.line_ns);
     }
     Ok(Exit::Ok)
 }
