@@ -13,6 +13,8 @@ pub trait Executor {
     fn name(&self) -> String;
     /// True if times of its runs say something of the target.
     fn measures(&self) -> bool;
+    /// Told that `done` of `of` parts of a stage of something long are done.
+    fn progress(&self, _stage: &str, _done: usize, _of: usize) {}
 }
 
 /// A model made ready.

@@ -75,7 +75,7 @@ fn fitted_channels_answer_better() {
 fn layers_fitted_together_answer_better() {
     let g = cnn();
     let run = |fit| {
-        let options = Options { kind: Kind::Channel, sparsity: 0.9, fit, steps: 300, ..Options::default() };
+        let options = Options { kind: Kind::Channel, sparsity: 0.9, fit, steps: 200, ..Options::default() };
         prune(&g, &options, Some(&Data::of(&g, samples(64, 1))), &Interpreter).unwrap()
     };
     let (one, all) = (run(Fit::Sequential), run(Fit::Outputs));
@@ -162,7 +162,7 @@ fn wrong_requests_are_told() {
 #[test]
 fn teacher_and_student_belong_together() {
     let g = cnn();
-    let settings = Settings { ratio: 0.25, features: 3, temperature: 4.0, prune: Options::default() };
+    let settings = Settings { ratio: 0.25, features: 3, temperature: 4.0, prune: Options { steps: 20, ..Options::default() } };
     let data = Data::of(&g, samples(24, 1));
     let made = distill(&g, &settings, Some(&data), &Interpreter).unwrap();
     assert!(made.after.macs <= 0.25 * made.before.macs);

@@ -206,14 +206,18 @@ fn together(
     if !asked && options.steps == 0 {
         return Ok(None);
     }
-    let effort = outputs::effort(measure(small, symbols).macs, options);
-    if !asked && effort > outputs::AFFORDABLE {
-        let much = effort / outputs::AFFORDABLE;
+    // Unasked it takes as many steps as are affordable.
+    let affordable = outputs::AFFORDABLE / outputs::effort(measure(small, symbols).macs);
+    let steps = if asked { options.steps } else { options.steps.min(affordable as usize) };
+    let least = outputs::LEAST.min(options.steps);
+    if steps < least {
+        let much = least as f64 / affordable;
         return Ok(Some(format!(
             "layers are fitted in order only: the fit to the outputs would take {much:.1} times the work that is done \
              unasked; --fit outputs asks for it"
         )));
     }
+    let options = &Options { steps, ..*options };
     match outputs::fit(g, small, options, data, executor) {
         Ok(gain) => {
             let percent = [gain.before, gain.after].map(|e| 100.0 * e);

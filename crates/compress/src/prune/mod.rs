@@ -104,14 +104,14 @@ pub struct Options {
     pub least: f64,
     /// For channels: try this many other balances between the groups of channels, and keep what gives the least error of the outputs.
     pub search: usize,
-    /// Steps of the fit to the outputs.
+    /// Steps of the fit to the outputs; where it was not asked for, as many of them as are affordable.
     pub steps: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
         let (sparsity, kind, fit) = (0.5, Kind::Channel, Fit::Auto);
-        Options { sparsity, kind, fit, rows: 20_000, seed: 0, damping: 1e-3, least: 0.1, search: 0, steps: 600 }
+        Options { sparsity, kind, fit, rows: 20_000, seed: 0, damping: 1e-3, least: 0.1, search: 0, steps: 2000 }
     }
 }
 
@@ -176,7 +176,7 @@ fn check(options: &Options, data: Option<&Data>) -> Result<(), Problems> {
         problem("the fit to the outputs needs data".to_owned(), "some hundreds of typical inputs, without labels: --data");
     }
     if options.fit == Fit::Outputs && options.steps == 0 {
-        problem("the fit to the outputs has no steps".to_owned(), "600 is usual; --fit sequential does without");
+        problem("the fit to the outputs has no steps".to_owned(), "2000 is usual; --fit sequential does without");
     }
     if data.is_some_and(Data::is_empty) {
         problem("the calibration data is empty".to_owned(), "some tens of typical inputs are enough");

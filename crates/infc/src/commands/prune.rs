@@ -1,11 +1,14 @@
 //! `infc prune`: an ONNX model with weights or channels taken out.
 
 use super::compile::{How, import};
-use super::compress::{Reports, Samples, executor, file_size, write_model};
+use super::compress::{Progress, Reports, Samples, executor, file_size, write_model};
 use crate::say;
 use crate::term::{self, Exit, Result};
-use infc_compress::Report;
 use infc_compress::prune::{Fit, Kind, Options, Pruned, prune, report};
+use infc_compress::{Executor, Report, Runner};
+use infc_ir::Problems;
+use infc_ir::graph::Graph;
+use std::cell::RefCell;
 use std::path::PathBuf;
 
 /// Take weights or whole channels out of an ONNX model
@@ -28,7 +31,7 @@ pub struct Args {
     /// Needs data.
     #[arg(long, value_name = "FIT", default_value = "auto", value_parser = fit)]
     fit: Fit,
-    /// Steps of the fit to the outputs.
+    /// Steps of the fit to the outputs; with `--fit auto` as many of them as are affordable.
     #[arg(long, value_name = "N", default_value_t = Options::default().steps)]
     steps: usize,
     /// Look at this many rows of features of each layer at most.
@@ -77,7 +80,10 @@ pub fn perform(args: &Args) -> Result<Report> {
         ..Options::default()
     };
     let executor = executor(&args.how)?;
-    let pruned = prune(&graph, &options, data.as_ref(), &executor)?;
+    let shown = Shown { executor: &executor, bar: RefCell::default() };
+    let pruned = prune(&graph, &options, data.as_ref(), &shown);
+    shown.bar.into_inner().end();
+    let pruned = pruned?;
     write_model(&pruned.graph, &args.output)?;
     tell(&pruned, &args.output)?;
     let mut report = report::report(&graph, &pruned, &options, data.as_ref(), &executor)?;
@@ -85,6 +91,27 @@ pub fn perform(args: &Args) -> Result<Report> {
         (step.before.bytes, step.after.bytes) = (file_size(&args.model)?, file_size(&args.output)?);
     }
     Ok(report)
+}
+
+/// An executor whose progress is shown.
+struct Shown<'a> {
+    executor: &'a dyn Executor,
+    bar: RefCell<Progress>,
+}
+
+impl Executor for Shown<'_> {
+    fn load(&self, graph: &Graph) -> std::result::Result<Box<dyn Runner>, Problems> {
+        self.executor.load(graph)
+    }
+    fn name(&self) -> String {
+        self.executor.name()
+    }
+    fn measures(&self) -> bool {
+        self.executor.measures()
+    }
+    fn progress(&self, stage: &str, done: usize, of: usize) {
+        self.bar.borrow_mut().show(stage, done, of);
+    }
 }
 
 /// What was done, in some lines.

@@ -94,13 +94,13 @@ pub(super) fn add_rows(y: &mut [f32], weights: impl Fn(usize) -> f32, count: usi
     }
 }
 
-/// The sum of products, in eight parts.
+/// The sum of products, in sixteen parts.
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut parts = [0f32; 8];
-    let (whole, rest) = a.as_chunks::<8>();
-    let (other, tail) = b.as_chunks::<8>();
+    let mut parts = [0f32; 16];
+    let (whole, rest) = a.as_chunks::<16>();
+    let (other, tail) = b.as_chunks::<16>();
     for (x, y) in whole.iter().zip(other) {
-        (0..8).for_each(|i| parts[i] += x[i] * y[i]);
+        (0..16).for_each(|i| parts[i] += x[i] * y[i]);
     }
     parts.iter().sum::<f32>() + rest.iter().zip(tail).map(|(x, y)| x * y).sum::<f32>()
 }
