@@ -5,7 +5,7 @@ mod nets;
 use infc_compress::data::{Random, Sample};
 use infc_compress::distill::{Settings, distill};
 use infc_compress::prune::layer::layers;
-use infc_compress::prune::{Fit, Kind, Options, Pruned, prune};
+use infc_compress::prune::{Fit, Kind, Options, Pruned, Widths, prune};
 use infc_compress::{Data, Interpreter};
 use infc_ir::graph::Graph;
 use infc_ir::{Tensor, interp};
@@ -128,6 +128,36 @@ fn single_weights_blocks_and_two_of_four_have_their_pattern() {
                 assert!((0..n).all(|j| [0, 16].contains(&column(j))));
             }
             Kind::Unstructured | Kind::Channel => {}
+        }
+    }
+}
+
+/// Even widths take the same share of each group, within the one channel that ends it; fitted ones need not.
+#[test]
+fn even_widths_keep_the_same_share_everywhere() {
+    let g = cnn();
+    let data = Data::of(&g, samples(48, 1));
+    for (sparsity, with_data) in [(0.3, true), (0.5, true), (0.75, true), (0.9, true), (0.75, false)] {
+        let shares = |widths: Widths| {
+            let options = Options { sparsity, widths, fit: Fit::Sequential, least: 0.05, ..Options::default() };
+            let p = prune(&g, &options, with_data.then_some(&data), &Interpreter).unwrap();
+            infc_ir::verify::verify(&p.graph).unwrap();
+            assert!(p.after.macs <= (1.0 - sparsity) * p.before.macs);
+            // What `a` and `b` give; `c` is added to `a`.
+            ["a", "b"].map(|name| {
+                let outputs = |g: &Graph| {
+                    let l = layers(g).into_iter().find(|l| g.value(l.weight).name == name).unwrap();
+                    l.outputs(g) as f64
+                };
+                (outputs(&p.graph), outputs(&g))
+            })
+        };
+        let [a, b] = shares(Widths::Even);
+        // One channel of either may be the last.
+        assert!((a.0 / a.1 - b.0 / b.1).abs() <= 1.0 / a.1 + 1.0 / b.1 + 1e-9, "{sparsity}: {a:?} and {b:?}");
+        if sparsity == 0.75 && with_data {
+            let [a, b] = shares(Widths::Fitted);
+            assert!((a.0 / a.1 - b.0 / b.1).abs() > 0.15, "the fitted widths are even here, too: {a:?} and {b:?}");
         }
     }
 }

@@ -60,5 +60,6 @@ fn pruning_and_distilling_a_trained_model() {
         assert!(fs::metadata(format!("{folder}/{file}")).is_ok_and(|m| m.len() > 500), "{file}");
     }
     check(&["distill", &model, "--ratio", "1", "-o", &folder], 3, &["ratio 1"]);
+    check(&["distill", &model, "--widths", "odd", "-o", &folder], 2, &["fitted, even"]);
     assert!(!dir.files().contains(&"none.onnx".to_owned()));
 }

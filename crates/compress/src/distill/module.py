@@ -95,7 +95,7 @@ def _layer_norm(x, scale, bias, axis, epsilon):
 
 def losses(description, wanted, given, labels=None, progress=0.0):
     """The losses of distill.json together, at a share `progress` of the training: `wanted` are the teacher's outputs, `given` the student's,
-    `labels` numbers of classes or their shares; without them the student learns from the teacher alone."""
+    `labels` numbers of classes or their shares. Without them, and where a number is below 0, the student learns from the teacher alone."""
     total, temperature = 0.0, description["temperature"]
     for loss in description["losses"]:
         weight = loss["weight"] * (1.0 if loss["until"] is None else max(0.0, 1.0 - progress / loss["until"]))
@@ -103,7 +103,12 @@ def losses(description, wanted, given, labels=None, progress=0.0):
             continue
         got = given[loss["student"]]
         if loss["kind"] == "cross_entropy":
-            value = F.cross_entropy(got, labels)
+            if labels.is_floating_point():
+                value = F.cross_entropy(got, labels)
+            else:
+                # The mean over all rows, with 0 where there is no label: what few labels say does not weigh more than they are.
+                known = torch.where(labels < 0, -100, labels)
+                value = F.cross_entropy(got, known, reduction="sum") / known.numel()
         elif loss["kind"] == "kl":
             log = torch.log_softmax(got / temperature, -1)
             rows = log.numel() // log.shape[-1]

@@ -4,15 +4,16 @@
 //! `tr(W_s ([H^-1]_ss)^-1 W_s^T)` for the features `s` of the unit, with `H` the second moments of the features (Hassibi and Stork,
 //! "Second order derivatives for network pruning: Optimal Brain Surgeon", 1993, for blocks of weights), relative to the variance of the
 //! layer's outputs. `H` and the weights follow every choice. Without data `H` is 1: the squared magnitude of the weights.
-//! What it saves are multiply-accumulates. At the end the layers are fitted again, in order, to the outputs of the original
-//! for the features that the pruned layers before them give (as He, Zhang and Sun, "Channel pruning", 2017).
+//! What it saves are multiply-accumulates. Where widths are to be even, the cheapest unit of the group that has most left goes. At the end
+//! the layers are fitted again, in order, to the outputs of the original for the features that the pruned layers before them give (as He,
+//! Zhang and Sun, "Channel pruning", 2017).
 
 use super::apply::{Kept, kept, shrink};
 use super::axes::{Analysis, Axis, analyse};
 use super::layer::{After, Bias, Layer, after, layers};
 use super::linalg::{Gram, Square};
 use super::size::{extent, factors, measure, symbols};
-use super::{Fit, LayerReport, Options, Pruned, Rows, grams, outputs};
+use super::{Fit, LayerReport, Options, Pruned, Rows, Widths, grams, outputs};
 use crate::{Data, Executor};
 use infc_ir::graph::{Def, Graph, Node, Value};
 use infc_ir::{Problem, Problems, Tensor};
@@ -157,7 +158,9 @@ pub fn prune(mut g: Graph, options: &Options, data: Option<&Data>, executor: &dy
     let states = states(&g, &summed, options, data, executor)?;
     let mut best: Option<(f64, Made)> = None;
     let mut weights = vec![1.0; analysis.groups];
-    let plan = balances(analysis.groups, if data.is_some() { options.search } else { 0 });
+    // Even widths follow from the goal alone: there is no balance to look for.
+    let search = data.is_some() && options.widths == Widths::Fitted;
+    let plan = balances(analysis.groups, if search { options.search } else { 0 });
     for (group, factor) in plan {
         let mut tried = weights.clone();
         if let Some(group) = group {
@@ -398,14 +401,25 @@ fn choose(
     };
     list.iter_mut().for_each(|c| c.saving = saving(c, &left));
     let near = neighbours(&list, analysis.groups);
+    let mut units = vec![(0f64, 0f64); analysis.groups]; // of each group: left, and all
+    list.iter().for_each(|c| {
+        units[c.group].0 += 1.0;
+        units[c.group].1 += 1.0;
+    });
     while now > goal {
         let can = |c: &Candidate| {
             let rest = |&(a, k): &(Axis, usize)| left[&a] - k as f64 >= (options.least * full[&a]).max(1.0);
             !c.gone && c.axes.iter().all(rest)
         };
         let score = |c: &Candidate| c.weight * c.cost / c.saving.max(1e-9);
-        let best = (0..list.len()).filter(|&u| can(&list[u])).map(|u| (score(&list[u]), u)).min_by(|a, b| a.0.total_cmp(&b.0));
-        let Some((_, u)) = best else {
+        // What is compared first: nothing, or the share of its group that is gone.
+        let gone = |c: &Candidate| match options.widths {
+            Widths::Fitted => 0f64,
+            Widths::Even => 1.0 - units[c.group].0 / units[c.group].1,
+        };
+        let able = (0..list.len()).filter(|&u| can(&list[u])).map(|u| (gone(&list[u]), score(&list[u]), u));
+        let best = able.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        let Some((.., u)) = best else {
             let message = format!(
                 "sparsity {} cannot be reached: with the channels that have to stay, {:.1} % of the multiply-accumulates stay",
                 options.sparsity,
@@ -430,6 +444,7 @@ fn choose(
             *left.get_mut(&a).expect("known") -= k as f64;
         }
         let group = list[u].group;
+        units[group].0 -= 1.0;
         for c in list.iter_mut().filter(|c| !c.gone && near[group].contains(&c.group)) {
             c.saving = saving(c, &left);
         }

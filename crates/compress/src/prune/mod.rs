@@ -85,6 +85,25 @@ impl Fit {
     }
 }
 
+/// How many channels each layer keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Widths {
+    /// The channels that cost the outputs least for what they save go first, wherever they are: best for what is not trained again.
+    Fitted,
+    /// Every group of channels keeps the same share, as the architecture had it: for a network that is trained again, where it matters less what others
+    /// can make up for.
+    Even,
+}
+
+impl Widths {
+    /// All of them, with their names on the command line.
+    pub const ALL: [(&'static str, Widths); 2] = [("fitted", Widths::Fitted), ("even", Widths::Even)];
+    /// The choice of that name.
+    pub fn parse(name: &str) -> Option<Widths> {
+        Widths::ALL.iter().find(|w| w.0 == name).map(|w| w.1)
+    }
+}
+
 /// How to prune.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -102,6 +121,8 @@ pub struct Options {
     pub damping: f64,
     /// The least share of an axis that stays.
     pub least: f64,
+    /// For channels: how many each layer keeps.
+    pub widths: Widths,
     /// For channels: try this many other balances between the groups of channels, and keep what gives the least error of the outputs.
     pub search: usize,
     /// Steps of the fit to the outputs; where it was not asked for, as many of them as are affordable.
@@ -110,8 +131,8 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        let (sparsity, kind, fit) = (0.5, Kind::Channel, Fit::Auto);
-        Options { sparsity, kind, fit, rows: 20_000, seed: 0, damping: 1e-3, least: 0.1, search: 0, steps: 2000 }
+        let (sparsity, kind, fit, widths) = (0.5, Kind::Channel, Fit::Auto, Widths::Fitted);
+        Options { sparsity, kind, fit, rows: 20_000, seed: 0, damping: 1e-3, least: 0.1, widths, search: 0, steps: 2000 }
     }
 }
 

@@ -5,7 +5,7 @@ use super::compress::{Samples, executor, write_model};
 use crate::say;
 use crate::term::{Exit, Failure, Result};
 use infc_compress::distill::{Settings, distill};
-use infc_compress::prune::Options;
+use infc_compress::prune::{Options, Widths};
 use std::path::PathBuf;
 
 /// Export a model ready for distillation: teacher, smaller student, PyTorch modules
@@ -25,17 +25,25 @@ pub struct Args {
     /// Divide outputs by this before the softmax of the soft targets.
     #[arg(long, value_name = "T", default_value_t = 2.0)]
     temperature: f64,
+    /// How many channels each layer keeps: "fitted", those that the teacher's outputs need most, wherever they are; "even", the same share of every layer.
+    #[arg(long, value_name = "HOW", default_value = "fitted", value_parser = widths)]
+    widths: Widths,
     #[command(flatten)]
     samples: Samples,
     #[command(flatten)]
     how: How,
 }
 
+fn widths(text: &str) -> std::result::Result<Widths, String> {
+    let names = Widths::ALL.map(|w| w.0);
+    Widths::parse(text).ok_or_else(|| format!("one of {} is needed", names.join(", ")))
+}
+
 /// Runs it.
 pub fn run(args: &Args) -> Result {
     let graph = import(&args.model)?;
     let data = args.samples.read(&graph)?;
-    let prune = Options { seed: args.samples.seed, ..Options::default() };
+    let prune = Options { seed: args.samples.seed, widths: args.widths, ..Options::default() };
     let settings = Settings { ratio: args.ratio, features: args.features, temperature: args.temperature, prune };
     let made = distill(&graph, &settings, data.as_ref(), &executor(&args.how)?)?;
     std::fs::create_dir_all(&args.output).map_err(|e| Failure::io(&args.output, &e))?;
