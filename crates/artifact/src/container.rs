@@ -10,7 +10,7 @@
 //! 32   digest of bytes 0..32 and of the table
 //! 64   the table: for each section kind u32, variant u32, offset u64, length u64, zero u64, digest 32 bytes
 //! ```
-//! Sections come in the order of the table, at multiples of 64 (code: 65536), with zeros between. A digest in the header covers
+//! Sections come in the order of the table, at multiples of 64 (code that is mapped: of a page), with zeros between. A digest in the header covers
 //! the table and so the digests of all sections. [`Reader::open`] checks everything but the constants, which it leaves
 //! untouched so that large weights need not be read; [`Reader::check_constants`] checks those. [`Reader::table`] reads no more than is needed to
 //! choose a variant.
@@ -25,13 +25,23 @@ use alloc::vec::Vec;
 use core::fmt;
 
 /// The version of this format.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+/// The oldest version that can be read. In version 2 all code begins at multiples of 65536.
+const OLDEST: u32 = 2;
 /// The first bytes of every artifact. Not text, and damaged by a transfer as text.
 pub const MAGIC: [u8; 8] = *b"\x89INFC\r\n\n";
-/// Sections of data start at multiples of this.
-pub const DATA_ALIGN: u64 = 64;
-/// Code starts at multiples of this, a multiple of every page size in use, so that it can be mapped by itself.
-pub const CODE_ALIGN: u64 = 65536;
+/// Sections start at multiples of this.
+pub const ALIGN: u64 = 64;
+
+/// Code for an architecture starts at multiples of this, so that it can be mapped by itself: of every page size that it has, if it is mapped. That for
+/// GPUs is given to a driver.
+fn page(arch: &str) -> u64 {
+    match arch {
+        "x86_64" => 4096,
+        gpu if gpu.starts_with("sm_") => ALIGN,
+        _ => 65536,
+    }
+}
 
 const HEADER: usize = 64;
 const ENTRY: usize = 64;
@@ -71,9 +81,6 @@ impl Kind {
             Kind::Debug => "debug",
             Kind::HostCode => "code for the host",
         }
-    }
-    fn align(self) -> u64 {
-        if matches!(self, Kind::Code | Kind::HostCode) { CODE_ALIGN } else { DATA_ALIGN }
     }
 }
 
@@ -138,7 +145,14 @@ impl Artifact<'_> {
         let mut at = (HEADER + ENTRY * sections.len()) as u64;
         let mut starts = Vec::new();
         for (kind, variant, pieces) in &sections {
-            at = at.next_multiple_of(kind.align());
+            let required = self.variants.get(*variant as usize).map(|v| &v.requirements);
+            let align = match (kind, required) {
+                _ if pieces.iter().all(|p| p.is_empty()) => ALIGN,
+                (Kind::Code, Some(r)) => page(&r.arch),
+                (Kind::HostCode, Some(r)) => r.host.as_ref().map_or(ALIGN, |host| page(&host.arch)),
+                _ => ALIGN,
+            };
+            at = at.next_multiple_of(align);
             starts.push(at);
             let mut hasher = Hasher::default();
             pieces.iter().for_each(|p| hasher.update(p));
@@ -397,9 +411,9 @@ fn read_table(bytes: &[u8]) -> Result<Vec<Section>, ContainerError> {
         return Err(ContainerError::Truncated { offset: 0, needed: HEADER as u64, length });
     }
     match u32_at(bytes, 8) {
-        VERSION => {}
+        OLDEST..=VERSION => {}
         0 => return malformed(8, "there is no version 0"),
-        1..VERSION => return malformed(8, "a format that is no longer supported; compile the model again"),
+        1..OLDEST => return malformed(8, "a format that is no longer supported; compile the model again"),
         found => return Err(ContainerError::Newer { what: "format", found, known: VERSION }),
     }
     let count = u32_at(bytes, 16) as usize;
@@ -432,7 +446,7 @@ fn read_table(bytes: &[u8]) -> Result<Vec<Section>, ContainerError> {
             return malformed(at, "a section of unknown kind");
         };
         let (variant, offset, length) = (u32_at(entry, 4), u64_at(entry, 8), u64_at(entry, 16));
-        if !offset.is_multiple_of(kind.align()) {
+        if !offset.is_multiple_of(ALIGN) {
             return malformed(at, "a section is not aligned");
         }
         let Some(next) = offset.checked_add(length).filter(|&next| offset >= end && next <= total) else {
