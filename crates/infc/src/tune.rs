@@ -141,7 +141,7 @@ impl Tuning {
     /// What planning takes from it.
     pub fn choices(&self) -> Choices {
         let sizes = self.steps.iter().filter_map(|s| Some((s.key.clone(), s.plan.parse().ok()?)));
-        Choices { sizes: sizes.collect(), list: false }
+        Choices { sizes: sizes.collect(), ..Choices::default() }
     }
 
     fn sort(&mut self) {

@@ -129,6 +129,27 @@ fn products_of_warpgroups_get_the_shared_memory_that_they_ask_for() {
 }
 
 #[test]
+fn what_is_stored_rounded_comes_through_tensor_maps() {
+    // The first product's result is read by a product and by a sum: it is stored twice, and the second product has a map of what is rounded.
+    let weights = |k: usize| Tensor::from_vec([k, 136], (0..k * 136).map(|i| (i * 37 % 23) as f32 / 16.0 - 0.6).collect());
+    let nodes =
+        vec![node("h = MatMul(x, w)", []), node("r = Relu(h)", []), node("p = MatMul(r, v)", []), node("y = Add(p, r)", [])];
+    let constants = vec![constant("w", &weights(64)), constant("v", &weights(136))];
+    let m = model(17, graph(&["x f32[130, 64]"], nodes, &["y f32[130, 136]"], constants));
+    let dir = Folder::new();
+    let path = dir.model(&m);
+    for math in ["bf16", "f16", "f32"] {
+        let log = dir.path(&format!("log of {math}"));
+        let hopper = [("INFC_FAKE_CUDA_CAPABILITY", "9.0"), ("INFC_FAKE_CUDA_LOG", log.as_str())];
+        let args = ["verify", path.as_str(), "--math", math, "--backend", "gpu", "--target", "nvidia-sm90a"];
+        let (code, text) = infc(&args, &hopper);
+        assert!(code == 0 && text.contains("1 passed"), "{math}: {text}");
+        let log = std::fs::read_to_string(log).expect("the log");
+        assert_eq!(log.lines().any(|l| l == "tensor_map"), math != "f32", "{math}: {log}");
+    }
+}
+
+#[test]
 fn boxes_of_tensors_get_their_maps_from_the_driver() {
     let nodes = vec![node("h = MatMul(x, w)", []), node("y = Relu(h)", [])];
     let m = model(17, graph(&["x f16[140, 72]", "w f16[72, 136]"], nodes, &["y f16[140, 136]"], vec![]));

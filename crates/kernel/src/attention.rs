@@ -542,6 +542,21 @@ impl Attention {
         left
     }
 
+    /// Drops tensors that it does not read, and numbers the others anew.
+    pub(crate) fn prune(&mut self) {
+        let ids = std::mem::take(&mut self.sources);
+        for s in [&mut self.product, &mut self.score, &mut self.values, &mut self.value] {
+            *s = s.rewrite(&mut |n| match n.kind() {
+                Kind::Read { source, index, guard } => {
+                    let source = ids[*source as usize].0;
+                    Scalar::raw(n.dtype(), Kind::Read { source, index: index.clone(), guard: *guard })
+                }
+                _ => n,
+            });
+        }
+        self.number_sources();
+    }
+
     /// Sources as places in the list of tensors instead of ids.
     fn number_sources(&mut self) {
         let mut list: Vec<Id> = vec![];

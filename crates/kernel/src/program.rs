@@ -110,10 +110,13 @@ pub fn lower_beside(
     fuse::fuse(&mut work);
     lookups::narrow(&mut work);
     place::place(&mut work, target);
-    let attentions = attention::take(&mut work, target);
+    let mut attentions = attention::take(&mut work, target);
     split::split(&mut work, target, &attentions);
     batch::loops(&mut work, target, &attentions);
     bands::loops(&mut work, target, &attentions);
+    if !choices.staged {
+        rounded::tiles::store(&mut work, target, &mut attentions);
+    }
     emit(work, &attentions, (target, host), states, choices)
 }
 
@@ -320,7 +323,13 @@ fn bytes(work: &Work, task: &Task) -> Expr {
         let ty = &work.tensor(id).ty;
         Expr::product(ty.dims.iter().copied()) * Expr::from(ty.dtype.bytes())
     };
-    task.sources.iter().copied().chain([task.out]).map(one).fold(Expr::int(0), |a, b| a + b)
+    task.sources
+        .iter()
+        .copied()
+        .chain([task.out])
+        .chain(work.twice.get(&task.out).copied())
+        .map(one)
+        .fold(Expr::int(0), |a, b| a + b)
 }
 
 impl Emit<'_> {
@@ -709,6 +718,9 @@ impl Emit<'_> {
             }
         }
         self.border(task.out, steps);
+        if let Some(&rounded) = self.work.twice.get(&task.out) {
+            self.border(rounded, steps);
+        }
         for part in parts(task, self.target) {
             self.single(&part, steps);
         }
@@ -728,7 +740,10 @@ impl Emit<'_> {
             let mut operands: Vec<Operand> = part.sources.iter().map(|&s| declare(self.work, s, Access::Read)).collect();
             operands.push(declare(self.work, part.out, Access::Write));
             let (step, operands, plan) = prepare(part.step, operands, self.target);
-            let nest = build::build(&part.name, &step, &plan, &operands, self.target);
+            let mut nest = build::build(&part.name, &step, &plan, &operands, self.target);
+            if let Some(&rounded) = self.work.twice.get(&part.out) {
+                nest.store_twice(self.work.tensor(rounded).ty.dtype);
+            }
             (host.refuses)(&nest.kernel).map(|why| format!("no code for the device: {why}"))
         })
     }
@@ -762,6 +777,7 @@ impl Emit<'_> {
             let bytes = bytes(self.work, &task);
             let note = Launch { node: task.node.clone(), operations: a.operations, bytes, tunable: None };
             let nest = build::build_attention(way.name(), a, way, &operands, self.target);
+            let nest = self.twice(nest, task.out, &mut places);
             self.launch(nest, Some(Plan::Attention(way.clone())), note, &places, steps);
             return;
         }
@@ -771,7 +787,18 @@ impl Emit<'_> {
         let operations = cost::done(operations, &step, &plan, &operands, self.target);
         let note = Launch { node: task.node.clone(), operations, bytes, tunable };
         let nest = build::build(&task.name, &step, &plan, &operands, self.target);
+        let nest = self.twice(nest, task.out, &mut places);
         self.launch(nest, Some(plan), note, &places, steps);
+    }
+
+    /// The nest with what stores the result a second time, if that is wanted, and the place of that behind the others.
+    fn twice(&mut self, mut nest: Nest, out: Id, places: &mut Vec<(u32, Expr)>) -> Nest {
+        if let Some(&rounded) = self.work.twice.get(&out) {
+            let (operand, buffer, offset) = self.operand(rounded, Access::Write);
+            nest.store_twice(operand.buffer.dtype);
+            places.push((buffer, offset));
+        }
+        nest
     }
 
     /// The plan with the sizes that were chosen for the step, and which one of the steps with such a choice it is.
@@ -842,6 +869,7 @@ impl Emit<'_> {
         task.sources.iter().all(|&s| s != task.out)
     }
 
+    /// `places`: those of the sources that the nest numbers, then those of what it writes.
     fn launch(&mut self, nest: Nest, plan: Option<Plan>, note: Launch, places: &[(u32, Expr)], steps: &mut Vec<Step>) {
         let mut buffers = vec![];
         for &s in &nest.sources {
@@ -851,8 +879,10 @@ impl Emit<'_> {
             };
             buffers.push(view);
         }
-        let (buffer, offset) = places[places.len() - 1];
-        buffers.push(View { buffer, offset: self.size(offset) });
+        let written = nest.kernel.buffers.iter().filter(|b| b.space == Space::Global).count() - buffers.len();
+        for &(buffer, offset) in &places[places.len() - written..] {
+            buffers.push(View { buffer, offset: self.size(offset) });
+        }
         let extents = nest.kernel.symbols.iter().map(|s| self.size(Expr::sym(s))).collect();
         let tasks = self.size(nest.kernel.tasks);
         let side = if self.why.is_some() { Side::Host } else { Side::Device };

@@ -8,9 +8,11 @@
 //! (`f16_blocks`), each column of weights is multiplied by a power of two that makes its largest one as large as it may be, so that no such sum
 //! leaves the range of f16; the sum is multiplied by the inverse. Both are exact. So are products of tensors that are f16 from the beginning.
 //!
-//! This is the one place that decides which sums are taken so: those whose factors are read side by side along k as the row wants them. Others
+//! This is the one place that decides which sums are taken so on CPUs (on GPUs the rows do, and [`tiles`] stores what they read): those whose factors are read side by side along k as the row wants them. Others
 //! stay as they are: both factors from data (attention in strips rounds its own), depthwise and grouped convolutions, data that lies across, an odd row of taps over one channel.
 //! Knows no operator: it looks at computes only. Class: factors rounded to 8 or 11 bits, sums reassociated; in blocks of f16, each step of a block rounded to 11 bits.
+
+pub mod tiles;
 
 use crate::byte_groups::{filled, index_of, neighbours, source_of};
 use crate::fuse::is_contraction;

@@ -67,9 +67,10 @@ fn tensor_core(s: &Sums, t: &TargetDesc, factors: DType) -> bool {
     t.block_threads > 0 && (s.dtype, s.broadcast, s.vector) == (DType::F32, factors, factors)
 }
 
-/// Factors of f32 that may be rounded, on a GPU.
+/// Factors of f32 that may be rounded, on a GPU. What one of them was made of may have been rounded when it was stored.
 fn rounded(s: &Sums, t: &TargetDesc, math: Math) -> bool {
-    t.math == math && tensor_core(s, t, DType::F32)
+    let rounded = |d: DType| d == DType::F32 || Some(d) == math.narrow();
+    t.math == math && t.block_threads > 0 && s.dtype == DType::F32 && rounded(s.broadcast) && rounded(s.vector)
 }
 
 /// Sums in f32 of products of f16.
@@ -551,6 +552,12 @@ mod tests {
         for (math, row) in [(Math::Tf32, "wgmma_tf32"), (Math::Bf16, "wgmma_bf16"), (Math::F16, "wgmma_f16")] {
             target.math = math;
             assert_eq!(choose(&floats, &target).name, row);
+            // One factor that was stored rounded goes with one that is rounded on the way; another dtype does not.
+            for other in [DType::BF16, DType::F16] {
+                let mixed = [sums(DType::F32, other, DType::F32), sums(DType::F32, DType::F32, other)];
+                let want = if math.narrow() == Some(other) { row } else { "fma" };
+                assert_eq!(mixed.map(|s| choose(&s, &target).name), [want; 2], "{other}");
+            }
         }
         assert!(ROWS.iter().all(|r| std::ptr::eq(named(r.name).expect("listed"), r)));
     }

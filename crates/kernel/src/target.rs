@@ -1,5 +1,6 @@
 //! What a target is, as data: vectors, registers, caches, features. Machine files (TOML) are read into this.
 
+use infc_ir::DType;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a line of the cache.
@@ -109,6 +110,14 @@ impl Math {
 }
 
 impl Math {
+    /// The dtype of 16 bits that has all that factors are rounded to, if there is one.
+    pub fn narrow(self) -> Option<DType> {
+        match self {
+            Math::F32 | Math::Tf32 => None,
+            Math::Bf16 => Some(DType::BF16),
+            Math::F16 => Some(DType::F16),
+        }
+    }
     /// Its name.
     pub fn name(self) -> &'static str {
         Math::ALL.iter().find(|m| m.0 == self).map_or("f32", |m| m.1)

@@ -23,6 +23,8 @@ pub struct Choices {
     pub sizes: BTreeMap<String, Sizes>,
     /// Tell what there is to choose, see [`Tunable`].
     pub list: bool,
+    /// Leave factors as they are in memory: kernels round them on the way. It is what tests compare [`crate::rounded::tiles`] with.
+    pub staged: bool,
 }
 
 /// Kinds of plans that have sizes, with their names.

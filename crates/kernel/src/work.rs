@@ -196,6 +196,8 @@ pub struct Work {
     pub requires: Vec<Requirement>,
     /// Tensors whose steps shall run on the host beside a device.
     pub on_host: HashSet<Id>,
+    /// Tensors that are stored a second time by the steps that make them, rounded, in tensors that lie as they do.
+    pub twice: HashMap<Id, Id>,
 }
 
 impl Work {

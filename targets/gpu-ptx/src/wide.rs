@@ -3,8 +3,10 @@
 
 use crate::asm::{Class, Val};
 use crate::emit::{Emit, Var};
+use crate::layout::Layout;
 use crate::ops;
 use crate::scalars::constant_bits;
+use infc_ir::expr::Node;
 use infc_ir::scalar::Kind;
 use infc_ir::{Expr, Fault, Scalar, fault};
 use infc_kernel::loops::{Space, Stmt};
@@ -23,9 +25,32 @@ pub(crate) struct WideTile {
 pub(crate) struct Wide {
     /// Buffers and indices of reads.
     reads: Vec<(u32, Vec<Scalar>)>,
-    /// The store.
-    to: u32,
-    index: Vec<Scalar>,
+    /// Those of stores, in their order.
+    stores: Vec<(u32, Vec<Scalar>)>,
+}
+
+/// The same for numbers of `lane` below `n`, which go beside quotients and remainders that they do not change: those of multiples of `n` by multiples of `n`.
+fn beside(e: Expr, lane: u32, n: i64) -> Expr {
+    // The lane, and the rest over `n`.
+    let parts = |a: Expr, d: Expr| match (a.affine_in(lane)?, d.known()?) {
+        ((1, rest), d) if d > 0 && d % n == 0 => Some((rest.div_exact(Expr::int(n))?, Expr::int(d / n))),
+        _ => None,
+    };
+    let (terms, constant) = e.linear();
+    terms.into_iter().fold(Expr::int(constant), |sum, (t, c)| {
+        let t = match t.node() {
+            Node::Div(a, d) => {
+                let a = beside(*a, lane, n);
+                parts(a, *d).map_or(a.div(*d), |(rest, d)| rest.div(d))
+            }
+            Node::Mod(a, d) => {
+                let a = beside(*a, lane, n);
+                parts(a, *d).map_or(a.rem(*d), |(rest, d)| rest.rem(d) * n + Expr::var(lane as usize))
+            }
+            _ => t,
+        };
+        sum + t * c
+    })
 }
 
 impl Emit<'_> {
@@ -39,41 +64,57 @@ impl Emit<'_> {
         Some(offset.simplify(&self.ranges))
     }
 
-    /// Do the lanes have neighbours, from a multiple of their number on?
+    /// Do the lanes have neighbours, from a multiple of their number on? Remainders are looked through in kernels with matrix instructions: others, whose threads
+    /// have all registers that `ptxas` leaves them for sums of their own, spilled for it.
     pub(crate) fn neighbours(&self, buffer: u32, index: &[Scalar], lane: u32, n: i64) -> bool {
-        let start = self.offset(buffer as usize, index).and_then(|o| o.affine_in(lane));
+        let matrix = self.layouts.contains(&Layout::Fragment);
+        let offset = self.offset(buffer as usize, index).map(|o| if matrix { beside(o, lane, n) } else { o });
+        let start = offset.and_then(|o| o.affine_in(lane));
         start.is_some_and(|(step, start)| step == 1 && start.simplify(&self.ranges).div_exact(Expr::int(n)).is_some())
     }
 
-    /// The accesses of a loop of one store, which can be made several at once.
+    /// The accesses of a loop of stores into different parameters, which can be made several at once.
     pub(crate) fn wide_accesses(&self, lane: u32, extent: Expr, body: &[Stmt]) -> Option<Wide> {
-        let [Stmt::Store { buffer, index, value }] = body else { return None };
+        let (mut values, mut stores) = (vec![], vec![]);
+        for s in body {
+            match s {
+                Stmt::Let { value, .. } => values.push(*value),
+                Stmt::Store { buffer, index, value } if stores.iter().all(|(b, _)| b != buffer) => {
+                    values.push(*value);
+                    stores.push((*buffer, index.clone()));
+                }
+                _ => return None,
+            }
+        }
         let n = extent.known().filter(|n| matches!(n, 2 | 4))?;
         let fits = |b: u32| {
             let b = &self.kernel.buffers[b as usize];
             b.space == Space::Global && n * b.dtype.bytes() as i64 <= 16
         };
-        if !fits(*buffer) || !self.neighbours(*buffer, index, lane, n) || !self.aligned.contains_key(buffer) {
+        let good = |(b, i): &(u32, Vec<Scalar>)| fits(*b) && self.neighbours(*b, i, lane, n) && self.aligned.contains_key(b);
+        if stores.is_empty() || !stores.iter().all(good) {
             return None;
         }
         let mut reads: Vec<(u32, Vec<Scalar>)> = vec![];
-        value.visit(&mut |s| {
-            if let Kind::Read { source, index, guard: None } = s.kind()
-                && fits(*source)
-                && self.neighbours(*source, index, lane, n)
-                && !reads.iter().any(|r| r.0 == *source && r.1 == *index)
-            {
-                reads.push((*source, index.clone()));
-            }
-        });
-        Some(Wide { reads, to: *buffer, index: index.clone() })
+        for value in values {
+            value.visit(&mut |s| {
+                if let Kind::Read { source, index, guard: None } = s.kind()
+                    && fits(*source)
+                    && self.neighbours(*source, index, lane, n)
+                    && !reads.iter().any(|r| r.0 == *source && r.1 == *index)
+                {
+                    reads.push((*source, index.clone()));
+                }
+            });
+        }
+        Some(Wide { reads, stores })
     }
 
     /// The loop with such accesses where all parameters are aligned, else as it is.
     pub(crate) fn wide(&mut self, lane: u32, extent: Expr, wide: &Wide, body: &[Stmt]) -> Result<(), Fault> {
         let n = extent.known().unwrap_or(0);
         let mut all: Option<Val> = None;
-        for b in wide.reads.iter().map(|r| r.0).chain([wide.to]) {
+        for b in wide.reads.iter().chain(&wide.stores).map(|r| r.0) {
             let one = self.aligned.get(&b).copied().ok_or_else(|| fault!("the alignment of a parameter was not looked at"))?;
             all = Some(match all {
                 None => one,
@@ -106,10 +147,14 @@ impl Emit<'_> {
             self.list(body)?;
         }
         self.vars.insert(lane, Var::Const(0));
-        let address = self.address(wide.to as usize, &wide.index)?.1;
-        let names: Vec<String> = self.behind.take().unwrap_or_default().iter().map(Val::to_string).collect();
-        let ty = ops::memory_type(self.kernel.buffers[wide.to as usize].dtype)?.replace('s', "u");
-        self.a.line(format_args!("st.global.v{n}.{ty} {address}, {{{}}}", names.join(", ")));
+        // Each lane has put an element for each store.
+        let made = self.behind.take().unwrap_or_default();
+        for (k, (to, index)) in wide.stores.iter().enumerate() {
+            let address = self.address(*to as usize, index)?.1;
+            let names: Vec<String> = made.iter().skip(k).step_by(wide.stores.len()).map(Val::to_string).collect();
+            let ty = ops::memory_type(self.kernel.buffers[*to as usize].dtype)?.replace('s', "u");
+            self.a.line(format_args!("st.global.v{n}.{ty} {address}, {{{}}}", names.join(", ")));
+        }
         self.ahead.clear();
         self.known.pop();
         self.a.line(format_args!("bra {end}"));
@@ -224,5 +269,37 @@ impl Emit<'_> {
         self.a.line(format_args!("setp.lt.{ty} {more}, {counter}, {end}"));
         self.a.line(format_args!("@{more} bra {head}"));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of the lane (variable 0, below `n`) and of variable 1 give the same; the result is the lane and something beside it if `apart`.
+    fn check(make: &dyn Fn(Expr, Expr) -> Expr, n: i64, apart: bool) {
+        let e = make(Expr::var(0), Expr::var(1));
+        let made = beside(e, 0, n);
+        for lane in 0..n {
+            for other in 0..50 {
+                let leaf = |l: Expr| if l == Expr::var(0) { Some(lane) } else { Some(other) };
+                assert_eq!(made.eval(&leaf), e.eval(&leaf), "{e} and {made}");
+            }
+        }
+        let start = made.affine_in(0).filter(|(step, start)| *step == 1 && start.div_exact(Expr::int(n)).is_some());
+        assert_eq!(start.is_some(), apart, "{e} and {made}");
+    }
+
+    #[test]
+    fn lanes_go_beside_remainders_that_they_do_not_change() {
+        let int = Expr::int;
+        check(&|l, x| (l + x * 8).rem(int(16)) + (l + x * 8).div(int(16)) * 64, 8, true);
+        check(&|l, x| ((l + x * 8).rem(int(96)) + x * 16).rem(int(32)), 8, true);
+        check(&|l, x| (l + x.rem(int(4)) * 8).div(int(48)).rem(int(3)) * 8 + (l + x.rem(int(4)) * 8).rem(int(48)), 8, true);
+        // The divisor cuts lanes apart, or they do not begin at one of its multiples.
+        check(&|l, x| (l + x * 8).rem(int(12)), 8, false);
+        check(&|l, x| (l + x * 8 + 4).rem(int(16)), 8, false);
+        check(&|l, x| (l + x * 4).rem(int(16)), 8, false);
+        check(&|l, x| (l * 2 + x * 8).rem(int(16)), 4, false);
     }
 }

@@ -1,6 +1,8 @@
 //! Kernels that the plans for GPUs make of operators, run by the PTX interpreter: bit by bit what the loop interpreter does, on small
 //! integers, for which every order of sums is exact.
 
+mod tool;
+
 use infc_artifact::program::{Place, Step};
 use infc_gpu_ptx::{Block, Ptx, Text};
 use infc_ir::expr::Node;
@@ -9,7 +11,8 @@ use infc_kernel::backend::Backend;
 use infc_kernel::loops::{Access, Boxes, Kernel, Space, interp};
 use infc_kernel::program::{Lowered, lower};
 use infc_kernel::target::{Math, TargetDesc};
-use infc_ptxvm::{Fault, Grid, MAP_BYTES, Memory, Module, TensorMap, launch};
+use infc_ptxvm::{Fault, Grid, Memory, Module, launch};
+use tool::map;
 
 /// The value of every symbol.
 const SIZE: i64 = 37;
@@ -54,14 +57,6 @@ fn memories(kernel: &Kernel) -> Vec<Vec<u8>> {
         (0..n).flat_map(|_| next(d).to_le_bytes()[..d.bytes()].to_vec()).collect()
     };
     globals.map(|b| bytes(b.dtype, number(b.span()), &mut next)).collect()
-}
-
-/// The map of a tensor.
-fn map((width, address, axes): (usize, u64, Vec<(u64, u64, u32)>)) -> [u8; MAP_BYTES] {
-    if address == 0 {
-        return [0; MAP_BYTES];
-    }
-    TensorMap { width, address, axes }.encode().unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Runs an entry with blocks of its own size, fewer of them than it has tasks for.

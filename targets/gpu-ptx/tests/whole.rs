@@ -1,69 +1,16 @@
 //! Whole graphs through the plans for GPUs and the PTX interpreter, beside the interpreter of graphs: attention in one kernel beside its
 //! steps, in tiles and in parts of the keys, long reductions in parts beside whole ones, sorting and scatter by many threads bit by bit.
 
-use infc_artifact::program::{Place, Step, SymbolSource, View};
+mod tool;
+
 use infc_ir::eval;
 use infc_ir::{Graph, Tensor};
-use infc_kernel::loops::interp;
 use infc_kernel::program::{Lowered, lower};
 use infc_kernel::target::{Math, TargetDesc};
-use infc_ptxvm::{Grid, Memory, Module, launch};
 
-/// Launches of a graph, one after another, on fewer blocks than there are tasks; by the loop interpreter if `loops`.
+/// Launches of a graph, one after another; by the loop interpreter if `loops`.
 fn run(lowered: &Lowered, inputs: &[Tensor], loops: bool) -> Vec<Vec<u8>> {
-    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_80").unwrap_or_else(|e| panic!("{e}"));
-    let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
-    let p = &lowered.program;
-    let from_inputs = p.symbols.iter().map(|s| match s.source {
-        SymbolSource::Input { input, axis } => inputs[input as usize].dims[axis as usize] as i64,
-        SymbolSource::Step => 0,
-    });
-    let mut symbols: Vec<i64> = from_inputs.collect();
-    let known = symbols.clone();
-    let size = |b: &infc_artifact::program::Buffer| b.bytes.eval(&known).expect("a number") as usize;
-    let mut memory: Vec<Vec<u8>> = p.buffers.iter().map(|b| vec![0xa5; size(b)]).collect();
-    for (m, b) in memory.iter_mut().zip(&p.buffers) {
-        match b.place {
-            Place::Input(i) => *m = inputs[i as usize].bytes().to_vec(),
-            Place::Constant(at) => m.copy_from_slice(&lowered.constants[at as usize..][..size(b)]),
-            _ => {}
-        }
-    }
-    for step in &p.steps {
-        if let Step::Bind { symbol, from, .. } = step {
-            let at = from.offset.eval(&symbols).expect("a number") as usize;
-            let bytes = &memory[from.buffer as usize][at..at + 8];
-            symbols[*symbol as usize] = i64::from_le_bytes(bytes.try_into().expect("8 bytes"));
-            continue;
-        }
-        let value = |s: &infc_artifact::program::Size| s.eval(&symbols).expect("a number");
-        let Step::Launch { kernel, buffers, extents, tasks } = step else {
-            assert!(matches!(step, Step::Require { .. }), "{step:?}");
-            continue;
-        };
-        let (k, tasks) = (*kernel as usize, value(tasks));
-        let extents: Vec<i64> = extents.iter().map(value).collect();
-        let from = |v: &View| memory[v.buffer as usize][value(&v.offset) as usize..].to_vec();
-        let mut own: Vec<Vec<u8>> = buffers.iter().map(from).collect();
-        if loops {
-            interp::run(&lowered.kernels[k], &extents, &mut own).unwrap_or_else(|s| panic!("{s}\n{}", lowered.kernels[k]));
-        } else {
-            let shape = text.shape(k, tasks, 3);
-            let mut device = Memory::default();
-            let places: Vec<u64> = own.iter_mut().map(|m| device.insert(std::mem::take(m))).collect();
-            let (error, scratch) = (device.insert(vec![0; 4]), device.insert(vec![0xa5; shape.scratch as usize]));
-            let symbols = extents.iter().map(|&e| e as u64);
-            let all = places.iter().copied().chain(symbols).chain([tasks as u64, error, scratch]);
-            let parameters: Vec<u8> = all.flat_map(u64::to_le_bytes).collect();
-            let grid = Grid { blocks: [shape.blocks, 1, 1], threads: [shape.threads, 1, 1], shared: 0 };
-            let entry = module.kernel(&format!("k{k}")).expect("an entry for each kernel");
-            launch(entry, grid, &parameters, &mut device).unwrap_or_else(|f| panic!("{f}\n{}", lowered.kernels[k]));
-            own.iter_mut().zip(&places).for_each(|(m, &p)| *m = device.remove(p).expect("a buffer"));
-        }
-        let written = buffers.last().zip(own.pop()).expect("a kernel has a result");
-        memory[written.0.buffer as usize][value(&written.0.offset) as usize..].copy_from_slice(&written.1);
-    }
-    p.outputs.iter().map(|o| memory[o.buffer as usize].clone()).collect()
+    tool::run(lowered, "sm_80", inputs, loops)
 }
 
 /// Numbers between -2 and 2 with a few bits; those of `holes` (by their place in the tensor) are -inf. Symbols have one size.

@@ -6,7 +6,7 @@
 
 use super::contract::{Factor, factor, factors};
 use super::online::{Online, divisor, number};
-use super::tile::{MMA, Parts, factor_dtype, k_is_contiguous, shared_dtype, tf32, within};
+use super::tile::{MMA, Parts, factor_dtype, is_rounded, k_is_contiguous, shared_dtype, tf32, within};
 use super::{Cx, for_each};
 use crate::attention::Attention;
 use crate::loops::{LoopKind, Space, Stmt, WARP};
@@ -110,6 +110,20 @@ pub fn plan(a: &Attention, target: &TargetDesc) -> Option<Flash> {
     });
     // Fewer queries than a tile has are no reason for a large one.
     fitting.find(|p| p.block[0] as i64 <= queries.max(32))
+}
+
+/// As [`super::tile::rounded`], of both factors of the scores and of the values.
+pub fn rounded(a: &Attention, p: &Flash, dtype: DType) -> [Option<i64>; 3] {
+    let Some(s) = shape(a) else { return [None; 3] };
+    let (Some([x, y]), Some(v)) = (factors(&s.scores), factor(a.values)) else { return [None; 3] };
+    let size = |axes: &[usize]| axes.iter().map(|&x| guess(a.dims[x])).product::<i64>();
+    let batch: Vec<usize> = (0..a.dims.len()).filter(|x| !p.m.contains(x) && !p.n.contains(x)).collect();
+    let (batch, queries, columns) = (size(&batch), size(&p.m), size(&p.n));
+    let depth: i64 = a.depth.iter().map(|&e| guess(e)).product();
+    let again = guess(a.keys) * (queries as u64).div_ceil(p.block[0] as u64) as i64;
+    let of_score = |k: usize| batch * depth * if k == s.query { queries } else { again };
+    let all = [(x, of_score(0)), (y, of_score(1)), (v, batch * columns * again)];
+    all.map(|(f, elements)| is_rounded(&f, p.row, dtype).then_some(elements))
 }
 
 impl Flash {

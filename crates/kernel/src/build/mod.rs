@@ -72,12 +72,68 @@ pub struct Packed {
 /// What a builder makes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Nest {
-    /// The kernel; its global buffers are `sources` (with packed constants in their place), then the result.
+    /// The kernel; its global buffers are `sources` (with packed constants in their place), then the result, perhaps once more in another dtype.
     pub kernel: Kernel,
-    /// Which source each global buffer but the last is.
+    /// Which source each global buffer before the result is.
     pub sources: Vec<usize>,
     /// Constants in a new order.
     pub packed: Vec<Packed>,
+}
+
+impl Nest {
+    /// Stores each element of the result a second time, rounded to `dtype`, in a buffer behind the result's that lies as that does.
+    pub fn store_twice(&mut self, dtype: DType) {
+        let (k, out) = (&mut self.kernel, self.sources.len());
+        let number = (0..k.buffers.len() as u32).map(|b| (b, b + u32::from(b as usize > out))).collect();
+        renumber(&mut k.body, &number);
+        for copy in k.boxes.0.values_mut() {
+            (copy.from, copy.to) = (number[&copy.from], number[&copy.to]);
+        }
+        let again = Buffer { name: "rounded".into(), dtype, access: Access::Write, ..k.buffers[out].clone() };
+        k.buffers.insert(out + 1, again);
+        let mut local = 0;
+        next_local(&k.body, &mut local);
+        store_again(&mut k.body, out as u32, dtype, &mut local);
+    }
+}
+
+/// The first number that no local has, and none before.
+fn next_local(body: &[Stmt], next: &mut u32) {
+    for s in body {
+        match s {
+            Stmt::For { body, .. } | Stmt::While { body, .. } => next_local(body, next),
+            Stmt::If { then, otherwise, .. } => {
+                next_local(then, next);
+                next_local(otherwise, next);
+            }
+            Stmt::Let { local, .. } => *next = (*next).max(local + 1),
+            Stmt::Store { .. } | Stmt::Prefetch { .. } | Stmt::Alloc { .. } | Stmt::Check { .. } => {}
+        }
+    }
+}
+
+/// Behind each store into buffer `out` one into the next buffer, of the same value in another dtype.
+fn store_again(body: &mut Vec<Stmt>, out: u32, dtype: DType, local: &mut u32) {
+    let mut made = Vec::with_capacity(body.len());
+    for mut s in std::mem::take(body) {
+        match &mut s {
+            Stmt::For { body, .. } | Stmt::While { body, .. } => store_again(body, out, dtype, local),
+            Stmt::If { then, otherwise, .. } => {
+                store_again(then, out, dtype, local);
+                store_again(otherwise, out, dtype, local);
+            }
+            Stmt::Store { buffer, index, value } if *buffer == out => {
+                let once = Scalar::local(value.dtype(), *local);
+                made.push(Stmt::Let { local: *local, value: *value });
+                made.push(Stmt::Store { buffer: out, index: index.clone(), value: once });
+                (*buffer, *value) = (out + 1, once.cast(dtype));
+                *local += 1;
+            }
+            Stmt::Let { .. } | Stmt::Store { .. } | Stmt::Prefetch { .. } | Stmt::Alloc { .. } | Stmt::Check { .. } => {}
+        }
+        made.push(s);
+    }
+    *body = made;
 }
 
 /// Builds the nest of a step by its plan. `operands` are the step's sources, then its result.

@@ -94,6 +94,25 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
     Some(Tile { rows_of, m, n, block, grid, row: row.name })
 }
 
+/// Of both factors: how many elements all blocks together bring into shared memory, where these are f32 in memory that is rounded to `dtype` on the way.
+pub fn rounded(c: &Compute, p: &Tile, dtype: DType) -> [Option<i64>; 2] {
+    let (Some(r), Some(f)) = (c.reduction.as_ref(), factors(c)) else { return [None; 2] };
+    let size = |axes: &[usize]| axes.iter().map(|&a| guess(c.dims[a])).product::<i64>();
+    let batch: Vec<usize> = (0..c.dims.len()).filter(|a| !p.m.contains(a) && !p.n.contains(a)).collect();
+    let depth: i64 = r.axes.iter().map(|&e| guess(e)).product();
+    let lines = [size(&p.m), size(&p.n)];
+    [0, 1].map(|k| {
+        let side = usize::from(k != p.rows_of);
+        let again = (lines[1 - side] as u64).div_ceil(p.block[1 - side] as u64) as i64;
+        is_rounded(&f[k], p.row, dtype).then(|| size(&batch) * lines[side] * depth * again)
+    })
+}
+
+/// Is it f32 in memory that is nothing but rounded to `dtype` on its way to shared memory?
+pub(super) fn is_rounded(f: &Factor, row: &str, dtype: DType) -> bool {
+    f.scalar == f.read && f.read.dtype() == DType::F32 && shared_dtype(f, row) == dtype
+}
+
 /// Is it a part of long sums (see [`crate::split`])? These were made in such a number that tiles of 64 x 64 fill the machine.
 fn is_part(c: &Compute, f: &[Factor; 2], m: &[usize], n: &[usize]) -> bool {
     let rank = c.dims.len();
@@ -291,15 +310,13 @@ impl Parts<'_> {
         let line_moves = !k_moves && lines_are_contiguous(cx, f, axes);
         // Neighbours on both sides go together: as they are, or a few that are read, computed and written.
         let as_it_is = is_plain(f) && f.read.dtype() == dtype && self.p.row != "mma_tf32" && self.p.row != "wgmma_tf32";
-        let wide = match as_it_is {
-            true => (WIDEST / dtype.bytes()) as i64,
-            false => (WIDEST / f.read.dtype().bytes().max(dtype.bytes())).min(COMPUTED) as i64,
-        };
+        let few = (WIDEST / f.read.dtype().bytes().max(dtype.bytes())).min(COMPUTED);
+        let wide = if as_it_is { vec![WIDEST / dtype.bytes(), few] } else { vec![few] };
         // They must not pass the end of an axis.
         let extent = if k_moves { r.axes.last() } else { dims.last() };
-        let whole = extent.and_then(|e| e.known()).is_some_and(|n| n % wide == 0);
+        let whole = |wide: &i64| extent.and_then(|e| e.known()).is_some_and(|n| n % wide == 0);
         let neighbours = k_moves && self.k_last[side] || line_moves && !self.k_last[side];
-        let wide = if neighbours && whole { wide } else { 1 };
+        let wide = wide.into_iter().map(|n| n as i64).find(whole).filter(|_| neighbours).unwrap_or(1);
         let (thread, part, lane) = (cx.var("thread"), cx.var("part"), cx.var("lane"));
         let flat = part * self.threads as i64 + thread;
         let (line, k) = match k_moves {
