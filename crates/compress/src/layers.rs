@@ -111,11 +111,9 @@ pub fn name(g: &Graph, n: Node) -> String {
     let data = g.node(n);
     let result = data.outputs.first().map_or("", |&v| &g.value(v).name);
     let source = || data.origin.iter().next().map_or(String::new(), |s| g.sources[s.index()].name.clone());
-    match (data.name.is_empty(), result.is_empty()) {
-        (false, _) => data.name.clone(),
-        (true, false) => result.to_owned(),
-        (true, true) => source(),
-    }
+    // A pass may have built the node: who reads reports knows the model's.
+    let names = [data.name.clone(), source(), result.to_owned()];
+    names.into_iter().find(|name| !name.is_empty()).unwrap_or_default()
 }
 
 impl Layer {

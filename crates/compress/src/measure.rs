@@ -4,6 +4,7 @@ use crate::compare::{self, Comparison};
 use crate::data::Data;
 use crate::executor::{Executor, Runner};
 use crate::layers;
+use crate::mixed::Sensitivity;
 use crate::quantize::{Form, bias_of};
 use crate::report::{Cost, Difference, Histogram, Layer, Step};
 use infc_ir::{Graph, Problems, Tensor};
@@ -84,6 +85,30 @@ pub fn step(
     }
     step.layers = layers_of(change, inputs, &inner);
     Ok((step, comparison))
+}
+
+/// Puts the sensitivity of layers into a step: those that stay as they were, in float, join the others in the order of the model.
+pub fn with_sensitivity(step: &mut Step, reference: &Graph, all: &[Sensitivity]) {
+    let mut changed = std::mem::take(&mut step.layers);
+    for s in all {
+        let sensitivity_db = Some(s.sqnr_db());
+        if let Some(at) = changed.iter().position(|l| l.name == s.layer) {
+            let layer = changed.remove(at);
+            step.layers.push(Layer { sensitivity_db, ..layer });
+            continue;
+        }
+        let node = reference.region(Graph::MAIN).nodes.iter().find(|&&n| layers::name(reference, n) == s.layer);
+        step.layers.push(Layer {
+            name: s.layer.clone(),
+            op: node.map_or(String::new(), |&n| reference.node(n).op.name().to_owned()),
+            form: "float".to_owned(),
+            macs: (s.macs * step.before.macs as f64).round() as u64,
+            sqnr_db: None,
+            sensitivity_db,
+            weights: None,
+        });
+    }
+    step.layers.extend(changed);
 }
 
 fn timed<'a>(runner: &'a mut Box<dyn Runner>, executor: &dyn Executor) -> Option<&'a mut dyn Runner> {

@@ -621,7 +621,7 @@ fn aimed(
 
 /// What is done for which layers, and the shares of the multiply-accumulates.
 fn choice_words(c: &Calibration, choice: &Choice, sensitivity: &[Sensitivity]) -> String {
-    let share = |of: &[usize]| 100.0 * of.iter().map(|&i| sensitivity[i].macs).sum::<f64>();
+    let share = |of: &[usize]| 100.0 * of.iter().fold(0.0, |sum, &i| sum + sensitivity[i].macs);
     let (all, fine, float) = (c.layers.len(), &choice.fine, &choice.float);
     let twice = format!(
         "the inputs of {} of {all} layers are in two bytes, {:.1} % of the multiply-accumulates are taken twice",

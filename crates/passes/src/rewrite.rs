@@ -304,6 +304,9 @@ impl Walk<'_> {
             }
             if self.results.contains(&old) {
                 new = self.keep_name(g, n, old, new, &mut extra);
+            } else if matches!(g.value(new).def, Def::Output(..)) && g.value(new).name.is_empty() {
+                // They are the same value: who looks for the name of one finds the other.
+                g.values[new.index()].name = std::mem::take(&mut g.values[old.index()].name);
             }
             self.redirect(g, old, new);
         }

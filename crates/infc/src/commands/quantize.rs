@@ -229,10 +229,7 @@ pub fn perform(args: &Args) -> Result<Report> {
     step.kept = done.kept;
     step.notes.extend(done.notes);
     step.notes.extend(found.notes);
-    for layer in &mut step.layers {
-        let of = found.sensitivity.iter().find(|s| s.layer == layer.name);
-        layer.sensitivity_db = of.map(|s| s.sqnr_db());
-    }
+    measure::with_sensitivity(&mut step, reference, &found.sensitivity);
     step.points = found.points;
     print(&step, args);
     let report = Report { model: graph.name.clone(), machine: infc_compress::Executor::name(&executor), steps: vec![step] };
