@@ -262,3 +262,44 @@ fn tensor_maps_bring_what_is_stored_rounded() {
     let text = two_products([130, 72, 136, 136], true, false);
     assert_eq!([maps(&text, false), maps(&text, true)], [vec![0, 1], vec![0, 0]]);
 }
+
+/// A convolution with constant weights, of small integers.
+fn convolution([c, m, size, window]: [usize; 4], dtype: &str) -> String {
+    let pad = window / 2;
+    let out = size + 2 * pad - window + 1;
+    let list: Vec<String> = (0..m * c * window * window).map(|i| format!("{}.0", (i * 7 + i / 5) % 5)).collect();
+    format!(
+        "graph \"g\" {{ source 0 \"c\" \"Conv\" 13 const %0: {dtype}[{m}, {c}, {window}, {window}] \"w\" = {{{}}} \
+         region (%1: {dtype}[1, {c}, {size}, {size}] \"x\") {{ \
+         %2: {dtype}[1, {m}, {out}, {out}] \"y\" = Conv(%1, %0) {{pads = [{pad}, {pad}, {pad}, {pad}]}} from [0] yield %2 }} }}",
+        list.join(", ")
+    )
+}
+
+#[test]
+fn constants_that_lie_across_are_brought_into_tiles() {
+    // Whole tiles, and rows, columns and products beyond them; sums in parts, each with weights of its own.
+    for (size, math, parts) in [
+        ([64, 64, 5, 3], Math::Bf16, true),
+        ([16, 70, 6, 3], Math::F16, false),
+        ([13, 20, 7, 2], Math::Bf16, false),
+        ([96, 40, 6, 3], Math::F16, true),
+    ] {
+        let text = convolution(size, "f32");
+        let graph = infc_ir::text::parse(&text).unwrap_or_else(|e| panic!("{e}"));
+        let [c, _, n, _] = size;
+        let x = Tensor::from_vec(vec![1, c, n, n], (0..c * n * n).map(|i| ((i * 11 + i / 3) % 7) as f32 - 3.0).collect());
+        let want = infc_ir::interp::run_tensors(&graph, std::slice::from_ref(&x)).unwrap_or_else(|e| panic!("{e}"));
+        let target = machine(math, false);
+        let made = lowered(&text, &target, false);
+        let packed = |k: &Kernel| {
+            k.buffers.iter().any(|b| b.access == Access::Read && b.dims.len() == 4 && b.dims[2].is(64) && b.dims[3].is(32))
+        };
+        assert!(made.kernels.iter().any(packed), "{:?}", made.plans);
+        assert_eq!(made.plans.iter().flatten().count() > 2, parts, "{:?}", made.plans);
+        for loops in [false, true] {
+            let got = tool::run(&made, &target.arch, std::slice::from_ref(&x), loops);
+            assert!(got[0][..] == want[0].bytes()[..], "{size:?} in {math:?}, loops {loops}");
+        }
+    }
+}

@@ -114,18 +114,26 @@ pub fn panels(t: &Tensor, index: &[Expr], n: usize, k: &[usize], nr: usize) -> O
     Some(Tensor::from_bytes(t.dtype, dims, to))
 }
 
-/// Tiles of a constant factor as warpgroups want them: `[tile along lines, tile along products, line, product]`, a line of 128 bytes. Its pieces of 16
-/// bytes are where shared memory has them: piece `p` of line `l` at place `p xor l mod 8`. Zeros beyond the ends.
+/// Tiles of a constant factor as matrix instructions want them: `[tile along lines, tile along products, line, product]`, for each element of a batch (the
+/// first dim has the batch too). Those of warpgroups are `swizzled`: a line has 128 bytes, and its pieces of 16 bytes are where shared memory has them, piece `p` of line `l` at
+/// place `p xor l mod 8`. Zeros beyond the ends.
 ///
-/// `index` holds, for each dim of `t`, an expression of the axes of lines and those of products, whose sizes are given. `None` if it is not linear, or
+/// `index` holds, for each dim of `t`, an expression of the axes of the batch, of lines and of products, whose sizes are given. `None` if it is not linear, or
 /// leaves the tensor.
-pub fn swizzled(t: &Tensor, index: &[Expr], [lines, products]: [&[usize]; 2], block: [usize; 2], dtype: DType) -> Option<Tensor> {
+pub fn tiles(
+    t: &Tensor,
+    index: &[Expr],
+    [batch, lines, products]: [&[usize]; 3],
+    block: [usize; 2],
+    dtype: DType,
+    swizzled: bool,
+) -> Option<Tensor> {
     let mut offset = Expr::int(0);
     for (k, &e) in index.iter().enumerate() {
         offset = offset + e * t.dims[k + 1..].iter().product::<usize>() as i64;
     }
     let mut steps = vec![];
-    for v in 0..lines.len() + products.len() {
+    for v in 0..batch.len() + lines.len() + products.len() {
         let (step, rest) = offset.affine_in(v as u32)?;
         steps.push(step);
         offset = rest;
@@ -139,29 +147,33 @@ pub fn swizzled(t: &Tensor, index: &[Expr], [lines, products]: [&[usize]; 2], bl
         }
         all
     };
-    let (by_line, by_product) = (offsets(lines, &steps[..lines.len()]), offsets(products, &steps[lines.len()..]));
+    let (of_batch, steps) = steps.split_at(batch.len());
+    let (of_lines, of_products) = steps.split_at(lines.len());
+    let (by_batch, by_line, by_product) = (offsets(batch, of_batch), offsets(lines, of_lines), offsets(products, of_products));
     let (from, to) = (t.dtype.bytes(), dtype.bytes());
     let [bl, bk] = block;
     let tiles = [by_line.len().div_ceil(bl), by_product.len().div_ceil(bk)];
-    let mut out = vec![0u8; tiles[0] * tiles[1] * bl * bk * to];
-    for (l, &ol) in by_line.iter().enumerate() {
-        for (k, &ok) in by_product.iter().enumerate() {
-            let at = usize::try_from(start + ol + ok).ok()? * from;
-            let raw = t.bytes().get(at..at + from)?;
-            let byte = k % bk * to;
-            let place = ((byte / 16) ^ (l % bl % 8)) * 16 + byte % 16;
-            let place = (((l / bl) * tiles[1] + k / bk) * bl + l % bl) * bk * to + place;
-            if t.dtype == dtype {
-                out[place..place + to].copy_from_slice(raw);
-            } else {
-                let value = raw.iter().rev().fold(0u64, |acc, &b| acc << 8 | u64::from(b));
-                let value = f64::from_bits(eval::from_memory(t.dtype, value));
-                let value = eval::to_memory(dtype, eval::round_float(dtype, value).to_bits());
-                out[place..place + to].copy_from_slice(&value.to_le_bytes()[..to]);
+    let mut out = vec![0u8; by_batch.len() * tiles[0] * tiles[1] * bl * bk * to];
+    for (b, &ob) in by_batch.iter().enumerate() {
+        for (l, &ol) in by_line.iter().enumerate() {
+            for (k, &ok) in by_product.iter().enumerate() {
+                let at = usize::try_from(start + ob + ol + ok).ok()? * from;
+                let raw = t.bytes().get(at..at + from)?;
+                let byte = k % bk * to;
+                let place = if swizzled { ((byte / 16) ^ (l % bl % 8)) * 16 + byte % 16 } else { byte };
+                let place = (((b * tiles[0] + l / bl) * tiles[1] + k / bk) * bl + l % bl) * bk * to + place;
+                if t.dtype == dtype {
+                    out[place..place + to].copy_from_slice(raw);
+                } else {
+                    let value = raw.iter().rev().fold(0u64, |acc, &b| acc << 8 | u64::from(b));
+                    let value = f64::from_bits(eval::from_memory(t.dtype, value));
+                    let value = eval::to_memory(dtype, eval::round_float(dtype, value).to_bits());
+                    out[place..place + to].copy_from_slice(&value.to_le_bytes()[..to]);
+                }
             }
         }
     }
-    Some(Tensor::from_bytes(dtype, vec![tiles[0], tiles[1], bl, bk], out))
+    Some(Tensor::from_bytes(dtype, vec![by_batch.len() * tiles[0], tiles[1], bl, bk], out))
 }
 
 /// Panels whose last but one dim (along k) is cut into groups: `[..., k, nr]` becomes `[..., k / group, nr, group]`.
@@ -217,7 +229,7 @@ mod tests {
         let index = [Expr::var(0), Expr::var(3), Expr::var(1), Expr::var(2)];
         let (lines, products) = ([70usize], [2usize, 5, 3]);
         for (dtype, bk) in [(DType::F32, 32usize), (DType::F16, 64)] {
-            let tiles = swizzled(&t, &index, [&lines, &products], [64, bk], dtype).expect("it is linear");
+            let tiles = tiles(&t, &index, [&[], &lines, &products], [64, bk], dtype, true).expect("it is linear");
             assert_eq!((tiles.dims.clone(), tiles.dtype), (vec![2, 1, 64, bk], dtype));
             let width = dtype.bytes();
             for line in 0..128 {
@@ -233,8 +245,23 @@ mod tests {
             }
         }
         // Neither outside nor in another way than linearly.
-        assert!(swizzled(&t, &index, [&[71], &products], [64, 64], DType::F32).is_none());
+        assert!(tiles(&t, &index, [&[], &[71], &products], [64, 64], DType::F32, true).is_none());
         let folded = [Expr::var(0).div(Expr::int(2)), Expr::var(3), Expr::var(1), Expr::var(2)];
-        assert!(swizzled(&t, &folded, [&lines, &products], [64, 64], DType::F32).is_none());
+        assert!(tiles(&t, &folded, [&[], &lines, &products], [64, 64], DType::F32, true).is_none());
+    }
+
+    #[test]
+    fn tiles_of_warps_lie_one_after_another_for_each_part() {
+        // The parts of a sum over channels: channel `3 * part + c`.
+        let t = Tensor::from_vec(vec![20usize, 6, 4], (0..20 * 24).map(|k| k as f32).collect());
+        let index = [Expr::var(1), Expr::var(0) * 3 + Expr::var(3), Expr::var(2)];
+        let made = tiles(&t, &index, [&[2], &[20], &[4, 3]], [16, 8], DType::F16, false).expect("it is linear");
+        assert_eq!(made.dims, [2 * 2, 2, 16, 8]);
+        for (i, got) in (0..made.len()).map(|i| (i, made.float(i))) {
+            let (tile, k) = (i / 128, i / 128 % 2 * 8 + i % 8);
+            let (part, line) = (tile / 4, tile / 2 % 2 * 16 + i / 8 % 16);
+            let want = if line < 20 && k < 12 { ((line * 6 + 3 * part + k % 3) * 4 + k / 3) as f64 } else { 0.0 };
+            assert_eq!(got, want, "part {part}, line {line}, product {k}");
+        }
     }
 }

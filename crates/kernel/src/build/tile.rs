@@ -185,7 +185,10 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
     // Rows of 16 bytes more than the tile are in different banks. Bytes are read four products at a time.
     let dtypes = f.map(|f| shared_dtype(f, p.row));
     let pad = |d: DType| 16 / d.bytes();
-    let packed = [0, 1].map(|side| group && pack_tiles(cx, c, p, f[side], (lines[side].0, p.block[side], dtypes[side])));
+    let packed = [0, 1].map(|side| {
+        let apart = matrix && !is_copied(cx, c, f[side], lines[side].0, dtypes[side]);
+        (group || apart) && pack_tiles(cx, c, p, f[side], (lines[side].0, p.block[side], dtypes[side]))
+    });
     let k_last = [
         true,
         packed[1] ||
@@ -251,6 +254,22 @@ fn contiguous(cx: &Cx, f: &Factor, axis: u32) -> bool {
     cx.operand(f.source).offset(&index).and_then(|o| o.affine_in(axis)).is_some_and(|(step, _)| step == 1)
 }
 
+/// Do neighbours in memory make whole copies of 16 bytes?
+fn is_copied(cx: &Cx, c: &Compute, f: &Factor, axes: &[usize], dtype: DType) -> bool {
+    let r = c.reduction.as_ref().expect("a contraction reduces");
+    let whole = |e: Option<Expr>| e.and_then(|e| e.known()).is_some_and(|n| n % (WIDEST / dtype.bytes()) as i64 == 0);
+    match k_is_contiguous(cx, c, f) {
+        true => whole(r.axes.last().copied()),
+        false => lines_are_contiguous(cx, f, axes) && whole(axes.last().map(|&a| c.dims[a])),
+    }
+}
+
+/// Axes of the batch, by their places in the result, that a factor moves along.
+fn batch_of(c: &Compute, p: &Tile, f: &Factor) -> Vec<usize> {
+    let moves = |a: &usize| !c.dims[*a].is(1) && f.index.iter().any(|e| e.uses_var(*a as u32));
+    (0..c.dims.len()).filter(|a| !p.m.contains(a) && !p.n.contains(a) && moves(a)).collect()
+}
+
 /// Brings a constant factor into the tiles that shared memory wants, so that they are copied as they are. Does nothing where it is read elsewhere too.
 fn pack_tiles(cx: &mut Cx, c: &Compute, p: &Tile, f: &Factor, (axes, lines, dtype): (&[usize], usize, DType)) -> bool {
     let Some(tensor) = cx.operand(f.source).constant.clone() else { return false };
@@ -260,23 +279,25 @@ fn pack_tiles(cx: &mut Cx, c: &Compute, p: &Tile, f: &Factor, (axes, lines, dtyp
         s.visit(&mut |n| reads += usize::from(matches!(n.kind(), Kind::Read { source, .. } if *source as usize == f.source)));
     }
     // Those of tf32 are rounded in another way than other dtypes.
-    if reads != 1 || !is_plain(f) || p.row == "wgmma_tf32" || tensor.dtype != f.read.dtype() {
+    if reads != 1 || !is_plain(f) || p.row.ends_with("_tf32") || tensor.dtype != f.read.dtype() {
         return false;
     }
     let size = |e: Expr| e.known().and_then(|n| usize::try_from(n).ok());
     let rank = c.dims.len();
-    let all: Vec<usize> = axes.iter().copied().chain(rank..rank + r.axes.len()).collect();
+    let (batch, group) = (batch_of(c, p, f), p.row.starts_with("wgmma"));
+    let all: Vec<usize> = batch.iter().chain(axes).copied().chain(rank..rank + r.axes.len()).collect();
     let map: Vec<Option<usize>> = (0..rank + r.axes.len()).map(|a| all.iter().position(|&x| x == a)).collect();
     // Axes of one element are in neither list, and 0.
     let map: Vec<Expr> = map.into_iter().map(|at| at.map_or(Expr::int(0), Expr::var)).collect();
-    let unit = |a: usize| axes.contains(&a) || c.dims[a].is(1) || !f.index.iter().any(|e| e.uses_var(a as u32));
     let sizes = |list: Vec<Expr>| list.into_iter().map(size).collect::<Option<Vec<usize>>>();
-    let (Some(m), Some(k)) = (sizes(axes.iter().map(|&a| c.dims[a]).collect()), sizes(r.axes.clone())) else { return false };
-    if !(0..rank).all(unit) {
+    let of = |axes: &[usize]| sizes(axes.iter().map(|&a| c.dims[a]).collect());
+    let (Some(b), Some(m), Some(k)) = (of(&batch), of(axes), sizes(r.axes.clone())) else { return false };
+    // Tiles of warpgroups are found without the batch.
+    if group && !batch.is_empty() {
         return false;
     }
     let index: Vec<Expr> = f.index.iter().map(|e| e.subst(&map)).collect();
-    match pack::swizzled(&tensor, &index, [&m, &k], [lines, p.block[2]], dtype) {
+    match pack::tiles(&tensor, &index, [&b, &m, &k], [lines, p.block[2]], dtype, group) {
         Some(tiles) => {
             cx.pack(f.source, tiles);
             true
@@ -299,7 +320,7 @@ impl Parts<'_> {
     /// they are.
     pub(super) fn stage(&self, cx: &mut Cx, side: usize, buffer: usize, step: Expr) -> Stmt {
         if self.packed[side] {
-            return self.stage_packed(cx, side, step);
+            return self.stage_packed(cx, side, buffer, step);
         }
         let (f, r) = (self.f[side], self.c.reduction.as_ref().expect("a contraction reduces"));
         let (axes, size, first) = self.lines[side];
@@ -376,13 +397,16 @@ impl Parts<'_> {
     }
 
     /// Brings a tile that lies as shared memory wants it.
-    fn stage_packed(&self, cx: &mut Cx, side: usize, step: Expr) -> Stmt {
+    fn stage_packed(&self, cx: &mut Cx, side: usize, buffer: usize, step: Expr) -> Stmt {
         let (lines, bk) = (self.p.block[side] as i64, self.p.block[2] as i64);
         let dtype = shared_dtype(self.f[side], self.p.row);
         let wide = (WIDEST / dtype.bytes()) as i64;
         let (thread, part, lane) = (cx.var("thread"), cx.var("part"), cx.var("lane"));
         let flat = part * self.threads as i64 + thread;
         let (line, place) = (flat.div(Expr::int(bk / wide)), flat.rem(Expr::int(bk / wide)));
+        if !self.p.row.starts_with("wgmma") {
+            return self.stage_rows(cx, (side, buffer), step, [thread, part, lane], [line, place * wide]);
+        }
         // The piece at this place: both numbers of three bits, bit by bit.
         let bit = |e: Expr, b: i64| e.div(Expr::int(b)).rem(Expr::int(2));
         let piece = [1, 2, 4].into_iter().fold(Expr::int(0), |sum, b| sum + (bit(place, b) + bit(line, b)).rem(Expr::int(2)) * b);
@@ -393,6 +417,42 @@ impl Parts<'_> {
         let count = (lines * bk / wide) as usize / self.threads;
         let body = vec![for_each(lane, Expr::int(wide), LoopKind::Vector, vec![store])];
         let body = vec![for_each(part, Expr::from(count), LoopKind::Unroll, body)];
+        for_each(thread, Expr::from(self.threads), LoopKind::Thread, body)
+    }
+
+    /// The same for tiles of warps, whose lines lie one after another, those of each element of the batch behind those of the one before.
+    fn stage_rows(
+        &self,
+        cx: &mut Cx,
+        (side, buffer): (usize, usize),
+        step: Expr,
+        [thread, part, lane]: [Expr; 3],
+        [line, k]: [Expr; 2],
+    ) -> Stmt {
+        let f = self.f[side];
+        let (lines, bk) = (self.p.block[side] as i64, self.p.block[2] as i64);
+        let wide = (WIDEST / shared_dtype(f, self.p.row).bytes()) as i64;
+        let batch = batch_of(self.c, self.p, f);
+        let (at, dims): (Vec<Expr>, Vec<Expr>) = batch.iter().map(|&a| (self.axes[a], self.c.dims[a])).unzip();
+        let tile = Expr::linearise(&at, &dims) * self.lines[side].1.div_ceil(Expr::int(lines))
+            + self.lines[side].2.div(Expr::int(lines));
+        let index = [tile, step, line, k + lane].map(Scalar::index);
+        let dtype = shared_dtype(f, self.p.row);
+        // The last round asks for a tile that may not be there.
+        let inside = Scalar::index(step).lt(Scalar::index(self.depth.div_ceil(Expr::int(bk))));
+        let value = Scalar::raw(
+            dtype,
+            Kind::Read { source: f.source as u32, index: index.to_vec(), guard: Some((inside, Scalar::number(dtype, 0.0))) },
+        );
+        let store = cx.put(self.shared[side][buffer], &[line, k + lane], value);
+        let all = lines * bk / wide;
+        let mut body = vec![for_each(lane, Expr::int(wide), LoopKind::Vector, vec![store])];
+        if all % self.threads as i64 > 0 {
+            let cond = Scalar::index(part * self.threads as i64 + thread).lt(Scalar::index(all));
+            body = vec![Stmt::If { cond, then: body, otherwise: vec![] }];
+        }
+        let count = Expr::int(all).div_ceil(Expr::from(self.threads));
+        let body = vec![for_each(part, count, LoopKind::Unroll, body)];
         for_each(thread, Expr::from(self.threads), LoopKind::Thread, body)
     }
 
