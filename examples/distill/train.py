@@ -29,7 +29,8 @@ RATIO, CALIBRATION = "0.25", 512
 
 
 def as_input(pixels):
-    return pixels.astype(np.float32)[:, None] / 255
+    """Images `[n, 28, 28]` of bytes as the input `[n, 1, 28, 28]`, channels last in memory: pooling on a CPU is several times faster so."""
+    return torch.from_numpy(pixels[..., None] / np.float32(255)).permute(0, 3, 1, 2)
 
 
 def export(infc, folder, seeds):
@@ -71,7 +72,7 @@ def train(net, images, labels, seed, student, description=None, teacher=None):
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     device = images.device
-    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=0.01, fused=True)
     steps = len(labels) // BATCH
     total = EPOCHS * steps
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=total, pct_start=0.2)
@@ -82,7 +83,7 @@ def train(net, images, labels, seed, student, description=None, teacher=None):
         for step in range(steps):
             chosen = order[step * BATCH:(step + 1) * BATCH]
             clean = moved(images[chosen], random)[:, 0].cpu().numpy()
-            x, y = torch.from_numpy(as_input(glyphs_cnn.degrade(clean, random))).to(device), labels[chosen]
+            x, y = as_input(glyphs_cnn.degrade(clean, random)).to(device), labels[chosen]
             given = net(x)
             if teacher is None:
                 loss = F.cross_entropy(given["logits"], y, label_smoothing=0.05)
