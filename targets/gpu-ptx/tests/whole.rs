@@ -122,6 +122,15 @@ fn one_kernel(plans: &[String], words: &str) {
 }
 
 #[test]
+fn large_products_are_right_in_bands_of_tiles() {
+    // 12 x 12 tiles, more than are under way at once.
+    let graph = "graph \"g\" { source 0 \"p\" \"MatMul\" 13 region (%0: f16[750, 16] \"a\", %1: f16[16, 768] \"b\") { \
+         %2: f16[750, 768] \"y\" = MatMul(%0, %1) from [0] yield %2 } }";
+    let plans = check(graph, Math::F32, 1e-3, &none);
+    assert!(plans[0].contains("block=64x64x32"), "{plans:?}");
+}
+
+#[test]
 fn attention_is_one_kernel_in_each_precision() {
     let s = plain();
     let mask = format!("1, 1, {}, {}", s.queries, s.keys);

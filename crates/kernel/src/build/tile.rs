@@ -171,16 +171,20 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
     let flat = |axes: &[usize]| Expr::product(axes.iter().map(|&x| c.dims[x]));
     let (rows, columns) = (flat(&p.m), flat(&p.n));
     let [bm, bn, bk] = p.block;
+    let group = p.row.starts_with("wgmma");
+    let matrix = group || p.row.starts_with("mma");
     let mut grid: Vec<Expr> = batch.iter().map(|&x| c.dims[x]).collect();
-    grid.push(rows.div_ceil(Expr::from(bm)));
-    grid.push(columns.div_ceil(Expr::from(bn)));
+    let tiles = [rows.div_ceil(Expr::from(bm)), columns.div_ceil(Expr::from(bn))];
+    // A band's columns one after another, and in each its rows.
+    let high = if matrix { band(tiles.map(|t| t.known()), [bm, bn]) } else { 1 };
+    grid.extend([tiles[0].div_ceil(Expr::int(high)), tiles[1], Expr::int(high)]);
     cx.tasks = Expr::product(grid.iter().copied());
     let place = Expr::delinearise(cx.task, &grid);
     let mut axes = vec![Expr::int(0); rank];
     batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
-    let lines = [(&p.m[..], rows, place[batch.len()] * bm as i64), (&p.n[..], columns, place[batch.len() + 1] * bn as i64)];
-    let group = p.row.starts_with("wgmma");
-    let matrix = group || p.row.starts_with("mma");
+    let [above, column, row] = place[batch.len()..] else { unreachable!("three axes of tiles") };
+    let row = above * high + row;
+    let lines = [(&p.m[..], rows, row * bm as i64), (&p.n[..], columns, column * bn as i64)];
     let threads = if group { FILLERS } else { p.grid[0] * p.grid[1] * if matrix { WARP as usize } else { 1 } };
     // Rows of 16 bytes more than the tile are in different banks. Bytes are read four products at a time.
     let dtypes = f.map(|f| shared_dtype(f, p.row));
@@ -252,6 +256,20 @@ pub(super) fn k_is_contiguous(cx: &Cx, c: &Compute, f: &Factor) -> bool {
 fn contiguous(cx: &Cx, f: &Factor, axis: u32) -> bool {
     let index: Vec<Scalar> = f.index.iter().map(|&e| Scalar::index(e)).collect();
     cx.operand(f.source).offset(&index).and_then(|o| o.affine_in(axis)).is_some_and(|(step, _)| step == 1)
+}
+
+/// Rows of tiles of a band: tiles that are under way at the same time, one on each multiprocessor, shall read as few lines of both factors as they can, which
+/// L2 then keeps. A divisor of the rows of tiles; 1 where all are under way at once, or their number is not known.
+fn band([down, across]: [Option<i64>; 2], [bm, bn]: [usize; 2]) -> i64 {
+    let (Some(down), Some(across)) = (down, across) else { return 1 };
+    if down.saturating_mul(across) <= MANY_TILES {
+        return 1;
+    }
+    let lines = |high: i64| {
+        let bands = (MANY_TILES as u64).div_ceil(high.saturating_mul(across) as u64) as i64;
+        high * bands * bm as i64 + (MANY_TILES as u64).div_ceil(high as u64).min(across as u64) as i64 * bn as i64
+    };
+    (1..=down.min(MANY_TILES)).filter(|h| down % h == 0).min_by_key(|&h| (lines(h), h)).unwrap_or(1)
 }
 
 /// Do neighbours in memory make whole copies of 16 bytes?
@@ -611,4 +629,38 @@ pub(super) fn tf32(x: Scalar) -> Scalar {
     let bits = x.bitcast(DType::U32);
     let rounded = Scalar::binary(Binary::And, bits + int(0x1000), int(0xffff_e000));
     Scalar::select(x.eq_to(x), rounded.bitcast(DType::F32), x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bands_are_as_high_as_lines_are_few() {
+        let of = |down, across, block| band([Some(down), Some(across)], block);
+        // 132 tiles under way: 16 rows of 128 and 9 columns of 256; 8 of 128 and 17 of 128, where there are no more rows.
+        assert_eq!(of(64, 32, [128, 256]), 16);
+        assert_eq!(of(8, 24, [128, 128]), 8);
+        assert_eq!(of(1, 500, [128, 128]), 1);
+        // Few columns are as good as a band; so is all at once.
+        assert_eq!(of(500, 1, [64, 64]), 1);
+        assert_eq!(of(11, 12, [128, 128]), 1);
+        assert_eq!(band([None, Some(64)], [128, 128]), 1);
+        // No other height reads fewer lines, by counting those of each 132 tiles in a row.
+        for (down, across) in [(12, 12), (64, 32), (30, 7), (24, 40), (128, 5)] {
+            let counted = |high: i64| {
+                let place = |t: i64| (t / (high * across) * high + t % high, t % (high * across) / high);
+                let wave = |start: i64| {
+                    let all: Vec<(i64, i64)> = (start..(start + MANY_TILES).min(down * across)).map(place).collect();
+                    let different =
+                        |k: &dyn Fn(&(i64, i64)) -> i64| all.iter().map(k).collect::<std::collections::BTreeSet<_>>().len();
+                    different(&|p| p.0) + different(&|p| p.1)
+                };
+                (0..down * across / MANY_TILES).map(|w| wave(w * MANY_TILES)).sum::<usize>() as f64
+            };
+            let best = (1..=down).filter(|h| down % h == 0).map(counted).fold(f64::INFINITY, f64::min);
+            let chosen = counted(of(down, across, [64, 64]));
+            assert!(chosen <= best * 1.3 && chosen <= counted(1), "{down} x {across}: {chosen}, the best is {best}");
+        }
+    }
 }
