@@ -160,7 +160,7 @@ fn agree(graph: &str, inputs: &[Item], limit: f64, machines: &[TargetDesc], word
         for backend in backends(machine) {
             let got = run(backend, &Options::for_target(machine.clone()));
             let got = got[0].as_tensor().expect("a tensor");
-            if machine.math == Math::Bf16 && want.len() > 0 && (0..want.len()).all(|i| !want.float(i).is_nan()) {
+            if machine.math == Math::Bf16 && !want.is_empty() && (0..want.len()).all(|i| !want.float(i).is_nan()) {
                 let bytes = got.bytes().to_vec();
                 assert!(*bits.get_or_insert_with(|| bytes.clone()) == bytes, "{} differs {plans:?}\n{graph}", backend.name());
             }

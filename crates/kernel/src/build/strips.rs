@@ -154,7 +154,8 @@ pub fn plan(a: &Attention, offset: Offset, target: &TargetDesc) -> Option<Strips
             }
             let tiles = (keys as f64 / mr as f64).ceil();
             let steps = tiles * depth as f64 * cycles(mr, vectors, row) + keys as f64 * second;
-            let rounding = if pairs.is_some() { ROUNDING * keys as f64 * (depth + columns as i64) as f64 / lanes as f64 } else { 0.0 };
+            let rounding =
+                if pairs.is_some() { ROUNDING * keys as f64 * (depth + columns as i64) as f64 / lanes as f64 } else { 0.0 };
             let strip = steps / row.depth as f64 + rounding;
             let all = strip * (queries as f64 / nr as f64).ceil();
             if best.is_none_or(|b| all < b.0 * 0.999) {

@@ -2,8 +2,8 @@
 
 use super::{Factor, as_read};
 use crate::build::Operand;
-use infc_ir::compute::Compute;
 use infc_ir::Expr;
+use infc_ir::compute::Compute;
 
 /// A k axis over an axis with a border of zeros: the place there is `step * k + rest`.
 pub(super) struct Tap {
