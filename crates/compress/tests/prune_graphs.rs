@@ -142,3 +142,17 @@ fn heads_and_the_width_of_an_mlp() {
     let count = |name: &str| head.cells.iter().filter(|(a, _)| g.value(a.value).name == name).count();
     assert_eq!((count("att.qkv"), count("att.out")), (12, 4));
 }
+
+#[test]
+fn a_flatten_without_a_factor_to_prune_holds_its_axis() {
+    // Rows and columns of pictures: what a position of the product's weights meets cannot go. No other reshape is there to be chosen for.
+    let mut n = Net::new(&[2, 1, 4, 4], 0);
+    let x = n.input();
+    let a = n.conv(x, 1, 3, 1, "a");
+    let flat = n.reshape(a, &[2, 16]);
+    let y = n.gemm(flat, 5, "y");
+    let g = n.finish(&[y]);
+    assert_eq!(units(&g), Vec::<String>::new());
+    let seed = 7_234_116_910_267_762_401;
+    check(&nets::random(seed), seed ^ 1, 0.1);
+}

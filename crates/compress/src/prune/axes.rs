@@ -74,8 +74,8 @@ struct Cells<'a> {
     links: Vec<(Axis, Axis)>,
     contractions: Vec<Contraction>,
     pins: BTreeMap<Node, &'static str>,
-    /// For each reshape: which factor of its groups takes the cells, by (node, start of the group).
-    choice: BTreeMap<(Node, usize), usize>,
+    /// For each reshape: which factor of its groups takes the cells, by (node, start of the group). None before that is chosen.
+    choice: Option<BTreeMap<(Node, usize), usize>>,
     at: Option<Node>,
 }
 
@@ -83,17 +83,17 @@ struct Cells<'a> {
 pub fn analyse(g: &Graph) -> Analysis {
     let mut choice = BTreeMap::new();
     // First with every split and merged axis held, to see which factors are free; then with the chosen ones.
-    let held = Cells::new(g, BTreeMap::new()).walk();
+    let held = Cells::new(g, None).walk();
     for (key, factors) in held.factors() {
         if let Some(&(_, k)) = factors.iter().max_by_key(|&&(a, k)| (held.independent(a), held.extent(a), std::cmp::Reverse(k))) {
             choice.insert(key, k);
         }
     }
-    Cells::new(g, choice).walk().units()
+    Cells::new(g, Some(choice)).walk().units()
 }
 
 impl<'a> Cells<'a> {
-    fn new(g: &'a Graph, choice: BTreeMap<(Node, usize), usize>) -> Cells<'a> {
+    fn new(g: &'a Graph, choice: Option<BTreeMap<(Node, usize), usize>>) -> Cells<'a> {
         let (mut first, mut axes, mut count) = (vec![], vec![], 0usize);
         let used = g.use_counts();
         for i in 0..g.values.len() {

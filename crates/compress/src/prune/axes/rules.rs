@@ -432,12 +432,12 @@ impl Cells<'_> {
                 continue;
             }
             let chosen = group.split().and_then(|(one, many)| {
-                let k = *self.choice.get(&(n, group.start))?;
+                let k = *self.choice.as_ref()?.get(&(n, group.start))?;
                 Some((one, many.get(k).copied()?, many[k + 1..].iter().map(|&a| self.extent(a)).product::<usize>()))
             });
             let Some((one, factor, inner)) = chosen else {
-                let why = if self.choice.is_empty() { "" } else { "mixes axes" };
-                let whole = self.choice.is_empty();
+                let whole = self.choice.is_none();
+                let why = if whole { "" } else { "mixes axes" };
                 // The first walk holds none of them, to see which factors others hold.
                 let held = if whole && group.split().is_some() { vec![] } else { [group.from, group.to].concat() };
                 held.into_iter().for_each(|a| self.hold(a, why));
