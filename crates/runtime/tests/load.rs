@@ -62,9 +62,9 @@ fn truncated_files_are_refused_with_their_name() {
 #[test]
 fn newer_artifacts_ask_for_a_newer_runtime() {
     let mut bytes = file(&affine());
-    bytes[8] = 3;
+    bytes[8] = 4;
     let text = refused(&bytes).to_string();
-    assert_eq!(text, "made by a newer compiler: format version 3, this runtime knows up to 2; update the runtime");
+    assert_eq!(text, "made by a newer compiler: format version 4, this runtime knows up to 3; update the runtime");
 }
 
 #[test]
