@@ -1,7 +1,7 @@
 //! Worker threads: the tasks of a launch, or the rounds of a loop, in contiguous parts, one for each thread.
 //!
 //! Which thread runs a task changes no result, since tasks are independent. During a run workers wait busily for the next launch: to wake one takes
-//! longer than most launches. They offer their core to others after some microseconds, and park in the end; between runs they park at once.
+//! longer than most launches. They offer their core to others after some microseconds, and park in the end; between runs they park after these microseconds.
 
 use crate::error::{Error, fail};
 use crate::exec::{FloatMode, Work};
