@@ -94,7 +94,7 @@ pub fn take(work: &mut Work, target: &TargetDesc) -> Attentions {
     let mut items = std::mem::take(&mut work.items);
     let facts = Facts::of(work, &items);
     let mut moved = HashSet::new();
-    let near = target.block_threads == 0;
+    let near = true;
     walk(work, &facts, &mut items, &mut |a| plan(work, a, target), &mut (near, &mut moved), &mut all);
     while !moved.is_empty() && drop_unread(&seen(work, &items), &mut items, &moved) {}
     part(work, &mut items, &mut all);

@@ -34,6 +34,8 @@ pub enum Plan {
     RowReduce(RowReduce),
     /// A contraction in tiles of blocks of threads, through memory that they share.
     Tile(Tile),
+    /// So many steps on the same rows, one after another, a row to a warp.
+    Chain(usize),
     /// Attention with all its steps, in tiles of blocks of threads, in parts of its keys or in strips of queries.
     Attention(Way),
     /// Every element on its own, each a task: for machines whose tasks are threads.
@@ -421,7 +423,9 @@ fn row_reduce(c: &Compute, operands: &[Operand], lanes: usize) -> Option<RowRedu
                 Some((0, _)) => {}
                 _ => bad = true,
             }
-            if let (Some(a), Some(o)) = (inner, offset) {
+            // What is the same for a whole row, as a mean of it, is read once for it.
+            let moves = |o: Expr| (c.dims.len()..=last as usize).any(|k| o.uses_var(k as u32));
+            if let (Some(a), Some(o)) = (inner, offset.filter(|&o| moves(o))) {
                 outer_contiguous |= matches!(o.affine_in(a as u32), Some((1, _)));
             }
         }
@@ -480,6 +484,7 @@ impl fmt::Display for Plan {
                 )
             }
             Plan::Attention(way) => write!(f, "{way}"),
+            Plan::Chain(steps) => write!(f, "chain steps={steps}"),
             Plan::Threads(t) => write!(f, "threads order={:?} wide={}", t.order, t.wide),
             Plan::Scatter => f.write_str("scatter"),
             Plan::Prefix => f.write_str("prefix"),

@@ -1,13 +1,18 @@
 //! From a graph to a program: the road through work list, fusion, placement, plans and builders, down to steps and buffers.
 
 use crate::attention::Attentions;
+use crate::build::chain::MADE;
 use crate::build::{self, Nest, Operand};
+use crate::chain::Chains;
 use crate::loops::{Access, Buffer, Kernel, Space};
 use crate::plan::{self, Plan};
 use crate::target::TargetDesc;
 use crate::tuning::{Choices, Room, Sizes, Tunable};
 use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
-use crate::{attention, bands, batch, copies, copies::Side, cost, fuse, known, lookups, place, rounded, split, work, zero_point};
+use crate::{
+    attention, bands, batch, chain, copies, copies::Side, cost, fuse, known, lookups, place, rounded, siblings, split, work,
+    zero_point,
+};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;
 use infc_artifact::program::{
@@ -111,13 +116,15 @@ pub fn lower_beside(
     lookups::narrow(&mut work);
     place::place(&mut work, target);
     let mut attentions = attention::take(&mut work, target);
+    siblings::merge(&mut work, target, &attentions);
     split::split(&mut work, target, &attentions);
     batch::loops(&mut work, target, &attentions);
     bands::loops(&mut work, target, &attentions);
     if !choices.staged {
         rounded::tiles::store(&mut work, target, &mut attentions);
     }
-    emit(work, &attentions, (target, host), states, choices)
+    let chains = chain::take(&mut work, target, &attentions);
+    emit(work, (&attentions, &chains), (target, host), states, choices)
 }
 
 /// Descriptions of the nodes that have one of these names, are of one of these operators, or come from such nodes of the model.
@@ -166,7 +173,7 @@ fn mark(items: &mut [Item], nodes: &HashSet<String>, out: &mut HashSet<Id>) {
 
 fn emit(
     mut work: Work,
-    attentions: &Attentions,
+    (attentions, chains): (&Attentions, &Chains),
     (target, host): (&TargetDesc, Option<HostSide<'_>>),
     states: &States,
     choices: &Choices,
@@ -175,6 +182,7 @@ fn emit(
     let mut cx = Emit {
         work: &work,
         attentions,
+        chains,
         target,
         host,
         why: None,
@@ -221,6 +229,7 @@ fn emit(
 struct Emit<'a> {
     work: &'a Work,
     attentions: &'a Attentions,
+    chains: &'a Chains,
     /// The machine that the step being made is for.
     target: &'a TargetDesc,
     host: Option<HostSide<'a>>,
@@ -717,6 +726,11 @@ impl Emit<'_> {
                 self.target = host.target;
             }
         }
+        if let Some(links) = self.chains.get(&task.out) {
+            self.chain(links, task, steps);
+            (self.target, self.why) = (device, None);
+            return;
+        }
         self.border(task.out, steps);
         if let Some(&rounded) = self.work.twice.get(&task.out) {
             self.border(rounded, steps);
@@ -732,7 +746,7 @@ impl Emit<'_> {
         if self.work.on_host.contains(&task.out) {
             return Some("asked for".to_owned());
         }
-        if self.attentions.contains_key(&task.out) {
+        if self.attentions.contains_key(&task.out) || self.chains.contains_key(&task.out) {
             return None;
         }
         parts(task, self.target).into_iter().find_map(|mut part| {
@@ -789,6 +803,76 @@ impl Emit<'_> {
         let nest = build::build(&task.name, &step, &plan, &operands, self.target);
         let nest = self.twice(nest, task.out, &mut places);
         self.launch(nest, Some(plan), note, &places, steps);
+    }
+
+    /// The kernel of a chain.
+    fn chain(&mut self, links: &[chain::Link], last: &Task, steps: &mut Vec<Step>) {
+        let work = self.work;
+        let all: Vec<(&Task, bool)> = links.iter().map(|l| (&l.task, l.stored)).chain([(last, true)]).collect();
+        let made = |id: &Id| all.iter().position(|(t, _)| chain::is_view(work, *id, t.out));
+        let mut sources: Vec<Id> = vec![];
+        let mut read = vec![false; all.len()];
+        let (mut members, mut results) = (vec![], vec![]);
+        for (task, stored) in &all {
+            let Compute(c) = &task.step else { unreachable!("chains are of computes") };
+            let reduces = c.reduction.is_some() && c.dims.last().is_some_and(|d| d.is(1));
+            let own: Vec<u32> = (task.sources.iter())
+                .map(|s| match made(s) {
+                    Some(k) => {
+                        read[k] = true;
+                        MADE + k as u32
+                    }
+                    None => sources.iter().position(|x| x == s).unwrap_or_else(|| {
+                        sources.push(*s);
+                        sources.len() - 1
+                    }) as u32,
+                })
+                .collect();
+            let Compute(compute) = task.step.map_sources(&|s| own[s as usize]) else { unreachable!("as before") };
+            let which = stored.then(|| {
+                results.push(task.out);
+                results.len() - 1
+            });
+            members.push(build::chain::Step { compute, reduces, stored: which, read: false });
+        }
+        members.iter_mut().zip(read).for_each(|(m, read)| m.read = read);
+        for &id in &results {
+            self.border(id, steps);
+            if let Some(&rounded) = work.twice.get(&id) {
+                self.border(rounded, steps);
+            }
+        }
+        let whole = |id: &Id| matches!(work.tensor(*id), made if made.memory == Memory::Temp && made.halo.is_empty());
+        if results.iter().all(whole) {
+            self.whole.insert(self.position);
+        }
+        let (mut operands, mut places) = (vec![], vec![]);
+        for (id, access) in sources.iter().map(|&s| (s, Access::Read)).chain(results.iter().map(|&r| (r, Access::Write))) {
+            let (operand, buffer, offset) = self.operand(id, access);
+            operands.push(operand);
+            places.push((buffer, offset));
+        }
+        let name = all.iter().map(|(t, _)| t.name.as_str()).collect::<Vec<_>>().join("+");
+        let mut nest = build::build_chain(&name, &members, &operands, results.len(), self.target);
+        let (mut twice, mut written) = (0, places.split_off(sources.len()));
+        for (k, id) in results.iter().enumerate() {
+            if let Some(&rounded) = work.twice.get(id) {
+                let (operand, buffer, offset) = self.operand(rounded, Access::Write);
+                nest.store_result_twice(k + twice, operand.buffer.dtype);
+                twice += 1;
+                written.insert(k + twice, (buffer, offset));
+            }
+        }
+        places.extend(written);
+        let moved = |id: Id| {
+            let ty = &work.tensor(id).ty;
+            Expr::product(ty.dims.iter().copied()) * Expr::from(ty.dtype.bytes())
+        };
+        let touched = sources.iter().chain(&results).chain(results.iter().filter_map(|r| work.twice.get(r)));
+        let bytes = touched.map(|&id| moved(id)).fold(Expr::int(0), |a, b| a + b);
+        let operations = all.iter().map(|(t, _)| cost::operations(&t.step)).fold(Expr::int(0), |a, b| a + b);
+        let note = Launch { node: last.node.clone(), operations, bytes, tunable: None };
+        self.launch(nest, Some(Plan::Chain(all.len())), note, &places, steps);
     }
 
     /// The nest with what stores the result a second time, if that is wanted, and the place of that behind the others.

@@ -17,7 +17,7 @@ use infc_ir::{Expr, TensorType};
 /// Blocks that fill a GPU: two for each of 132 multiprocessors. With half a block for each it is worth while to cut.
 const BLOCKS: i64 = 264;
 /// The fewest products of a part, in tiles of blocks.
-const PART_OF_TILES: i64 = 128;
+const PART_OF_TILES: i64 = 256;
 /// The same for what threads take, one element each: threads that fill a GPU, and products of a part.
 const THREADS: i64 = 1 << 16;
 const PART_OF_THREAD: i64 = 32;

@@ -34,6 +34,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         math_calls: false,
         block_threads: 0,
         warpgroups: false,
+        warpgroup_tiles: 0,
         math: infc_kernel::target::Math::F32,
         small: false,
         widens_f16: false,

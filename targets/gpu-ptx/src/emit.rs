@@ -5,6 +5,7 @@ use crate::asm::{Asm, Class, Val};
 use crate::group::{Ring, Role};
 use crate::layout::{self, Layout, Mode};
 use crate::ops;
+use crate::pipeline::Pipeline;
 use infc_ir::expr::{Node, Ranges};
 use infc_ir::{Expr, Fault, Scalar, fault};
 use infc_kernel::loops::{Access, Kernel, LoopKind, Space, Stmt};
@@ -32,7 +33,7 @@ pub enum Block {
     /// A thread.
     Threads,
     /// The threads of a warp together.
-    Warps,
+    Warps(u32),
     /// A block of so many threads.
     Block(u32),
 }
@@ -112,6 +113,8 @@ pub(crate) struct Emit<'a> {
     pub divergent: bool,
     /// The slots of the tiles of warpgroups, and what this code's threads do with them.
     pub ring: Option<Ring>,
+    /// The slots of tiles that all threads of a block fill and multiply.
+    pub pipeline: Option<Pipeline>,
     pub role: Option<Role>,
     /// The mbarrier that says that the slot at hand is full.
     pub full: Option<Val>,
@@ -172,6 +175,7 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
         side_by_side: false,
         divergent: false,
         ring: None,
+        pipeline: Pipeline::of(kernel),
         role: None,
         full: None,
         by_elements: false,
@@ -197,7 +201,7 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
     let body = a.finish();
     let (block, limit) = match mode {
         Mode::Threads => (Block::Threads, String::new()),
-        Mode::Warps => (Block::Warps, String::new()),
+        Mode::Warps => (Block::Warps(crate::threads_of_warps(kernel)), String::new()),
         Mode::Block(n) if body.contains("mma.sync") => {
             (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, MATRIX_REGISTERS)))
         }
@@ -414,6 +418,9 @@ impl Emit<'_> {
         if self.ring.as_ref().is_some_and(|r| r.loops.var == var) {
             return self.ring_loop(var, extent, body);
         }
+        if let Some(pipeline) = self.pipeline.clone().filter(|p| p.loops.var == var) {
+            return self.pipelined(&pipeline, extent, body);
+        }
         if kind == LoopKind::Matrix {
             return self.matrix(var, body);
         }
@@ -528,6 +535,8 @@ impl Emit<'_> {
             // They have slots.
             Space::Shared if layout::ring(self.kernel).is_some() => Place::None,
             Space::Shared if matches!(self.mode, Mode::Block(_)) => {
+                let slots = self.pipeline.as_ref().and_then(|p| Some(p.slots * p.bytes.get(&buffer)?));
+                let bytes = slots.unwrap_or(bytes);
                 let base = self.a.fresh(Class::R);
                 self.a.declare(format_args!(".shared .align 16 .b8 shared{buffer}[{bytes}]"));
                 self.a.line(format_args!("mov.u32 {base}, shared{buffer}"));

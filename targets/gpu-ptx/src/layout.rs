@@ -112,6 +112,41 @@ pub(crate) fn ring(kernel: &Kernel) -> Option<Ring> {
     found
 }
 
+/// A loop over products whose tiles the threads of a block fill and then multiply together.
+#[derive(Clone, Debug)]
+pub(crate) struct Pipeline {
+    /// Its variable.
+    pub var: u32,
+    /// The shared tiles, which nothing else uses.
+    pub tiles: Vec<u32>,
+}
+
+/// The kernel's loop over tiles that threads fill and multiply, one of which is multiplied while others are filled.
+pub(crate) fn pipeline(kernel: &Kernel) -> Option<Pipeline> {
+    if ring(kernel).is_some() {
+        return None;
+    }
+    let mut found = None;
+    for s in &kernel.body {
+        let Stmt::For { var, kind: LoopKind::Serial, body, .. } = s else { continue };
+        let together = |s: &Stmt| matches!(s, Stmt::For { kind: LoopKind::Thread | LoopKind::Warp, .. });
+        let Some((multiply, fill)) = body.split_last().filter(|(_, fill)| !fill.is_empty() && body.iter().all(together)) else {
+            continue;
+        };
+        let [read, written] = shared(kernel, fill);
+        let [used, changed] = shared(kernel, std::slice::from_ref(multiply));
+        let elsewhere = kernel.body.iter().filter(|&other| !std::ptr::eq(other, s));
+        let others = elsewhere.flat_map(|other| shared(kernel, std::slice::from_ref(other))).flatten().collect::<HashSet<_>>();
+        if !read.is_empty() || !changed.is_empty() || written != used || written.is_empty() || !written.is_disjoint(&others) {
+            continue;
+        }
+        let mut tiles: Vec<u32> = written.into_iter().collect();
+        tiles.sort_unstable();
+        found = Some(Pipeline { var: *var, tiles });
+    }
+    found
+}
+
 /// Calls `see` for each statement, with the kinds of the loops around.
 pub(crate) fn walk<'a>(body: &'a [Stmt], see: &mut dyn FnMut(&'a Stmt)) {
     for s in body {

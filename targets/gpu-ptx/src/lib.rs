@@ -12,6 +12,7 @@ mod group;
 mod layout;
 mod narrow;
 mod ops;
+mod pipeline;
 pub mod rows;
 mod scalars;
 mod together;
@@ -96,6 +97,14 @@ impl std::fmt::Display for Map {
 /// Threads of a block of a kernel whose tasks are for threads or warps.
 pub const THREADS: u32 = 128;
 
+/// Tasks for warps up to which each has a block of its own, so that they are spread over all multiprocessors: four for each of 132.
+const SPREAD: i64 = 528;
+
+/// Threads of a block of a kernel whose tasks are for warps.
+fn threads_of_warps(kernel: &Kernel) -> u32 {
+    if kernel.tasks.known().is_some_and(|n| n <= SPREAD) { 32 } else { THREADS }
+}
+
 /// How a kernel is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -127,7 +136,7 @@ impl Text {
         let tasks = tasks.max(1) as u64;
         let (threads, wanted) = match self.blocks[kernel] {
             Block::Threads => (THREADS, tasks.div_ceil(u64::from(THREADS))),
-            Block::Warps => (THREADS, tasks.div_ceil(u64::from(THREADS) / 32)),
+            Block::Warps(threads) => (threads, tasks.div_ceil(u64::from(threads) / 32)),
             Block::Block(threads) => (threads, tasks),
         };
         let blocks = wanted.min(u64::from(most)) as u32;
@@ -165,7 +174,7 @@ pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
                 let _ = write!(text, "\n// {}\n{}", kernel.name.replace(['\n', '\r'], " "), entry.text);
                 let _ = match entry.block {
                     Block::Threads => write!(head, "//@ k{k} threads {THREADS}"),
-                    Block::Warps => write!(head, "//@ k{k} warps {THREADS}"),
+                    Block::Warps(threads) => write!(head, "//@ k{k} warps {threads}"),
                     Block::Block(threads) => write!(head, "//@ k{k} blocks {threads}"),
                 };
                 if entry.shared > 0 {

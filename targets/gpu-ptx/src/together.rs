@@ -145,7 +145,7 @@ impl Emit<'_> {
     }
 
     /// The body of such a loop.
-    fn side_by_side(&mut self, variable: u32, extent: Expr, kind: LoopKind, body: &[Stmt]) -> Result<(), Fault> {
+    pub(crate) fn side_by_side(&mut self, variable: u32, extent: Expr, kind: LoopKind, body: &[Stmt]) -> Result<(), Fault> {
         let number = match kind {
             LoopKind::Thread => THREAD,
             LoopKind::Warp => WARP_NUMBER,

@@ -24,7 +24,7 @@ fn machine(math: Math) -> TargetDesc {
 /// The machine that has matrix instructions of warpgroups.
 fn hopper(math: Math) -> TargetDesc {
     let machine = infc_gpu_ptx::machines().into_iter().find(|m| m.warpgroups).expect("a machine for Hopper GPUs");
-    TargetDesc { math, ..machine }
+    TargetDesc { math, warpgroup_tiles: 1, ..machine }
 }
 
 fn lowered(graph: &str, math: Math) -> Lowered {
@@ -193,7 +193,7 @@ fn convolutions_are_products() {
 fn rows_are_reduced_by_warps() {
     let softmax = "graph \"g\" { source 0 \"s\" \"Softmax\" 13 region (%0: f32[n, 70] \"x\") { \
          %1: f32[n, 70] \"y\" = Softmax(%0) from [0] yield %1 } }";
-    check(softmax, Math::F32, &["row_reduce lanes=32 chunk=1"]);
+    check(softmax, Math::F32, &["chain steps=3"]);
     let vector = matmul("f32", "1", 300, 40).replace("f32[300, 40] \"b\"", "f32[40, 300] \"b\"");
     let vector = vector.replace("%2: f32[1, 40] \"y\" = MatMul(%0, %1)", "%2: f32[1, 40] \"y\" = Gemm(%0, %1) {transB = 1}");
     check(&vector.replace("\"MatMul\" 13", "\"Gemm\" 13"), Math::F32, &["row_reduce lanes=32"]);
@@ -213,7 +213,7 @@ fn a_barrier_or_a_wait_that_is_missing_is_found() {
     let right = without("// MatMul\n").expect("only a comment is missing");
     let race = without("\tbar.sync 0;\n").expect_err("threads meet without a barrier");
     assert!(race.what.contains("since the last barrier"), "{race}");
-    let early = without("\tcp.async.wait_all;\n").expect("it runs");
+    let early = without("\tcp.async.wait_group 2;\n").expect("it runs");
     assert_ne!(early, right, "tiles that have not come are used");
 }
 
@@ -243,7 +243,7 @@ fn kernels_say_who_takes_a_task() {
     assert_eq!(text.blocks, [Block::Block(128)]);
     assert!(text.text.starts_with("//@ k0 blocks 128\n") && text.text.contains("mma.sync") && text.text.contains("ldmatrix"));
     // Neighbours that lie in a multiple of 16 bytes are copied by themselves, others through registers.
-    assert!(text.text.contains("cp.async") && !blocks(&matmul("f16", "64", 33, 65)).text.contains("cp.async"));
+    assert!(text.text.contains("cp.async") && !blocks(&matmul("f16", "64", 33, 65)).text.contains("cp.async.cg"));
     assert_eq!(blocks(&matmul("f32", "3", 5, 7)).blocks, [Block::Threads]);
 }
 

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 fn machine(math: Math, warpgroups: bool) -> TargetDesc {
     let machine = infc_gpu_ptx::machines().into_iter().find(|m| m.warpgroups == warpgroups).expect("a machine");
-    TargetDesc { math, ..machine }
+    TargetDesc { math, warpgroup_tiles: 1, ..machine }
 }
 
 fn lowered(text: &str, target: &TargetDesc, staged: bool) -> Lowered {

@@ -38,7 +38,9 @@ pub struct Flash {
 }
 
 /// Tiles of queries and keys, the best first.
-const BLOCKS: [[usize; 2]; 4] = [[64, 64], [64, 32], [32, 32], [32, 16]];
+const BLOCKS: [[usize; 2]; 5] = [[64, 64], [64, 32], [32, 64], [32, 32], [32, 16]];
+/// Blocks from which on tiles of 64 queries are taken: three of four multiprocessors have one.
+const ENOUGH_BLOCKS: i64 = 100;
 /// Bytes of shared memory that every GPU has for a block without being asked.
 const SHARED: usize = 48 << 10;
 /// The fewest queries for which tiles are worth while.
@@ -108,8 +110,10 @@ pub fn plan(a: &Attention, target: &TargetDesc) -> Option<Flash> {
         let flash = Flash { m: s.m.clone(), n: s.n.clone(), block, depth, columns, grid, row: row.name };
         (flash.shared_bytes() <= SHARED).then_some(flash)
     });
-    // Fewer queries than a tile has are no reason for a large one.
-    fitting.find(|p| p.block[0] as i64 <= queries.max(32))
+    // Fewer queries than a tile has are no reason for a large one, nor are few tiles.
+    let batch: i64 = (0..a.dims.len()).filter(|x| !s.m.contains(x) && !s.n.contains(x)).map(|x| guess(a.dims[x])).product();
+    let large = batch * (queries as u64).div_ceil(64) as i64 >= ENOUGH_BLOCKS;
+    fitting.find(|p| p.block[0] as i64 <= if large { queries.max(32) } else { 32 })
 }
 
 /// As [`super::tile::rounded`], of both factors of the scores and of the values.
@@ -229,20 +233,20 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
         packed: [false; 2],
         acc: acc[t],
     };
-    let scores = of(0, of_score, [query_line, key_line], depth, [[query; 2], [key; 2]]);
-    let result = of(1, of_sum, [query_line, (&p.n[..], columns, Expr::int(0))], a.keys, [[weight; 2], [value; 2]]);
+    let scores = of(0, of_score, [query_line, key_line], depth, [query, key]);
+    let result = of(1, of_sum, [query_line, (&p.n[..], columns, Expr::int(0))], a.keys, [weight, value]);
 
     let own = [query, key, value, weight, score, most, sum, scale, mosts, sums, acc[0], acc[1]];
     cx.body = own.map(|buffer| Stmt::Alloc { buffer }).to_vec();
     let online = Online { rows: queries, keys, parts: p.parts(), threads, score, weight, most, sum, scale, mosts, sums };
     let start = online.start(cx);
     let clear = result.each_element(cx, &|cx, at, _| vec![cx.put(acc[1], at, number(0.0))]);
-    let load = scores.stage(cx, 0, 0, Expr::int(0));
+    let load = scores.stage(cx, 0, Expr::int(0));
     cx.body.extend([start, clear, load]);
 
-    let mut round = vec![scores.stage(cx, 1, 0, Expr::int(0)), result.stage(cx, 1, 0, tile)];
+    let mut round = vec![scores.stage(cx, 1, Expr::int(0)), result.stage(cx, 1, tile)];
     round.push(scores.each_element(cx, &|cx, at, _| vec![cx.put(acc[0], at, number(0.0))]));
-    round.push(if matrix { scores.multiply_tiles(cx, 0) } else { scores.multiply(cx, 0) });
+    round.push(if matrix { scores.multiply_tiles(cx) } else { scores.multiply(cx) });
     round.push(scores.each_element(cx, &|cx, at, [line, column]| {
         let (row, key) = (first + line, tile * keys as i64 + column);
         let mut all = axes.clone();
@@ -261,7 +265,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
     let kept = |e: Scalar| if p.row == "mma_tf32" { tf32(e) } else { e.cast(p.weights()) };
     round.extend(online.update(cx, &kept));
     round.push(result.each_element(cx, &|cx, at, [line, _]| vec![cx.put(acc[1], at, cx.at(acc[1], at) * cx.at(scale, &[line]))]));
-    round.push(if matrix { result.multiply_tiles(cx, 0) } else { result.multiply(cx, 0) });
+    round.push(if matrix { result.multiply_tiles(cx) } else { result.multiply(cx) });
     cx.body.push(for_each(tile, a.keys.div_ceil(Expr::from(keys)), LoopKind::Serial, round));
     let finish = result.each_element(cx, &|cx, at, place| {
         let total = divisor(a, cx.at(sum, &[place[0]]));

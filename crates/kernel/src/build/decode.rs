@@ -305,8 +305,8 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Decode) {
         packed: [false; 2],
         acc: acc[t],
     };
-    let scores = of(0, of_score, [query_line, key_line], depth, [[query; 2], [key; 2]]);
-    let result = of(1, [&v, &v], [query_line, (&p.n[..], columns, Expr::int(0))], a.keys, [[score; 2], [value; 2]]);
+    let scores = of(0, of_score, [query_line, key_line], depth, [query, key]);
+    let result = of(1, [&v, &v], [query_line, (&p.n[..], columns, Expr::int(0))], a.keys, [score, value]);
     let online = Online {
         rows: p.rows,
         keys: p.keys,
@@ -324,10 +324,10 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Decode) {
     let clear = threads(cx, |cx, t, body| {
         each(p.rows, own, |r, c| body.push(cx.put(acc[1], &[t, r, c], number(0.0))));
     });
-    let load = scores.stage(cx, 0, 0, Expr::int(0));
+    let load = scores.stage(cx, 0, Expr::int(0));
     cx.body.extend([start, clear, load]);
 
-    let mut round = vec![scores.stage(cx, 1, 0, Expr::int(0)), result.stage(cx, 1, 0, step)];
+    let mut round = vec![scores.stage(cx, 1, Expr::int(0)), result.stage(cx, 1, step)];
     // Each thread has every eighth product of some keys, with all rows.
     let depth_step = p.depth / SLICES;
     round.push(threads(cx, |cx, t, body| {

@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod border;
 mod boxed;
+pub mod chain;
 pub mod collapse;
 pub mod contract;
 pub mod decode;
@@ -83,7 +84,12 @@ pub struct Nest {
 impl Nest {
     /// Stores each element of the result a second time, rounded to `dtype`, in a buffer behind the result's that lies as that does.
     pub fn store_twice(&mut self, dtype: DType) {
-        let (k, out) = (&mut self.kernel, self.sources.len());
+        self.store_result_twice(0, dtype);
+    }
+
+    /// The same for the buffer that is `which` behind those that are read.
+    pub fn store_result_twice(&mut self, which: usize, dtype: DType) {
+        let (k, out) = (&mut self.kernel, self.sources.len() + which);
         let number = (0..k.buffers.len() as u32).map(|b| (b, b + u32::from(b as usize > out))).collect();
         renumber(&mut k.body, &number);
         for copy in k.boxes.0.values_mut() {
@@ -172,9 +178,19 @@ pub fn build_attention(name: &str, a: &Attention, way: &Way, operands: &[Operand
     cx.finish(name)
 }
 
+/// Builds the nest of a chain. `operands` are its sources, then its `results`.
+pub fn build_chain(name: &str, steps: &[chain::Step], operands: &[Operand], results: usize, target: &TargetDesc) -> Nest {
+    let mut cx = Cx::new(operands, target);
+    cx.results = results;
+    chain::build(&mut cx, steps);
+    cx.finish(name)
+}
+
 /// The state of a builder.
 pub struct Cx<'a> {
     operands: &'a [Operand],
+    /// How many of the operands, the last ones, are results.
+    results: usize,
     /// The machine.
     pub target: &'a TargetDesc,
     buffers: Vec<Buffer>,
@@ -198,6 +214,7 @@ impl<'a> Cx<'a> {
     fn new(operands: &'a [Operand], target: &'a TargetDesc) -> Cx<'a> {
         let mut cx = Cx {
             operands,
+            results: 1,
             target,
             buffers: operands.iter().map(|o| o.buffer.clone()).collect(),
             shifts: operands.iter().map(|o| o.shift.clone()).collect(),
@@ -243,9 +260,9 @@ impl<'a> Cx<'a> {
         self.shifts.push(vec![]);
         self.buffers.len() as u32 - 1
     }
-    /// The result's buffer number.
+    /// The number of the result's buffer, or of the first one.
     pub fn out(&self) -> u32 {
-        self.operands.len() as u32 - 1
+        (self.operands.len() - self.results) as u32
     }
     /// A source or the result.
     pub fn operand(&self, k: usize) -> &Operand {
@@ -297,7 +314,11 @@ impl<'a> Cx<'a> {
     }
     /// A store into the result at logical `index`.
     pub fn store_out(&self, index: &[Expr], value: Scalar) -> Stmt {
-        Stmt::Store { buffer: self.out(), index: index.iter().map(|&e| Scalar::index(e)).collect(), value }
+        self.store_result(0, index, value)
+    }
+    /// The same of several results.
+    pub fn store_result(&self, which: usize, index: &[Expr], value: Scalar) -> Stmt {
+        Stmt::Store { buffer: self.out() + which as u32, index: index.iter().map(|&e| Scalar::index(e)).collect(), value }
     }
     /// An element of a buffer of the kernel's own.
     pub fn at(&self, buffer: u32, index: &[Expr]) -> Scalar {
@@ -314,7 +335,7 @@ impl<'a> Cx<'a> {
         self.ranges.extent(0, self.tasks);
         let mut ranges = self.ranges.clone();
         physical(&mut body, &self.buffers, &self.shifts, &mut ranges, self.target);
-        let out = self.out() as usize;
+        let (out, own) = (self.out() as usize, self.operands.len());
         let mut used = BTreeSet::new();
         each_scalar(&body, &mut |s| {
             s.visit(&mut |n| {
@@ -323,19 +344,24 @@ impl<'a> Cx<'a> {
                 }
             });
         });
-        let reads_out = used.remove(&out);
+        let reads_out: Vec<bool> = (out..own).map(|k| used.remove(&k)).collect();
         let sources: Vec<usize> = used.iter().copied().filter(|&s| s < out).collect();
-        // Global buffers first: the sources that are read, the result, then the kernel's own.
-        let order: Vec<usize> = sources.iter().copied().chain([out]).chain(out + 1..self.buffers.len()).collect();
+        // Global buffers first: the sources that are read, the results, then the kernel's own.
+        let order: Vec<usize> = sources.iter().copied().chain(out..self.buffers.len()).collect();
         let number: HashMap<u32, u32> = order.iter().enumerate().map(|(new, &old)| (old as u32, new as u32)).collect();
         renumber(&mut body, &number);
         let mut buffers: Vec<Buffer> = order.iter().map(|&k| self.buffers[k].clone()).collect();
-        for (k, b) in buffers.iter_mut().enumerate().take(sources.len() + 1) {
-            b.name = if k < sources.len() { format!("in{k}") } else { "out".into() };
-            b.access = match (k == sources.len(), reads_out) {
-                (false, _) => Access::Read,
-                (true, false) => Access::Write,
-                (true, true) => Access::ReadWrite,
+        for (k, b) in buffers.iter_mut().enumerate().take(sources.len() + reads_out.len()) {
+            let result = k.checked_sub(sources.len());
+            b.name = match result {
+                None => format!("in{k}"),
+                Some(0) => "out".into(),
+                Some(n) => format!("out{n}"),
+            };
+            b.access = match result.map(|n| reads_out[n]) {
+                None => Access::Read,
+                Some(false) => Access::Write,
+                Some(true) => Access::ReadWrite,
             };
         }
         let mut boxes = Boxes(self.boxes);

@@ -1,9 +1,8 @@
 //! The contraction builder for GPUs: a block of threads brings tiles of both factors into shared memory and adds their products up in
-//! registers, by matrix instructions of its warps or by each thread for itself. Each factor has two tiles: while one is used, the other one
-//! is filled.
+//! registers, by matrix instructions of its warps or by each thread for itself. How many copies of a tile there are, so that filling and using
+//! overlap, is the backend's business.
 //!
-//! Matrix instructions of warpgroups (`wgmma`) read both factors from shared memory: the tiles are 128 bytes wide, each factor has one, and
-//! threads of their own fill it. How many copies of a tile there are, so that filling and using overlap, is the backend's business.
+//! Matrix instructions of warpgroups (`wgmma`) read both factors from shared memory: the tiles are 128 bytes wide, and threads of their own fill them.
 //!
 //! Rows and columns are flattened axes, and the address of each element follows from the index maps, which is all there is to a
 //! convolution. What lies beyond the last row, column or product is 0 in shared memory, and not stored.
@@ -74,7 +73,10 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
         true => {
             // 128 bytes of products.
             let bk = row.depth * GROUP_BYTES / 32;
-            if rows >= 2 * GROUP as i64 && columns >= 128 && depth >= bk as i64 && !is_part(c, &f, &m, &n) {
+            let batch: i64 = (0..c.dims.len()).filter(|a| !m.contains(a) && !n.contains(a)).map(|a| guess(c.dims[a])).product();
+            let tiles = batch * (rows as u64).div_ceil(128) as i64 * (columns as u64).div_ceil(128) as i64;
+            let enough = tiles >= i64::from(target.warpgroup_tiles) && rows >= 2 * GROUP as i64 && columns >= 128;
+            if enough && depth >= bk as i64 && !is_part(c, &f, &m, &n) {
                 let many = (rows / 128) * (columns / 256) >= MANY_TILES;
                 let block = [2 * GROUP, if many { 256 } else { 128 }, bk];
                 return Some(Tile { rows_of, m, n, block, grid: [8, 1], row: row.name });
@@ -152,8 +154,8 @@ pub(super) struct Parts<'a> {
     pub lines: [(&'a [usize], Expr, Expr); 2],
     pub depth: Expr,
     pub threads: usize,
-    /// Shared tiles of both factors, two each: one is filled while the other one is used. Those of warpgroups are one.
-    pub shared: [[u32; 2]; 2],
+    /// Shared tiles of both factors.
+    pub shared: [u32; 2],
     /// Products are the last axis of the tiles of a factor.
     pub k_last: [bool; 2],
     /// The factor is a constant that lies in tiles as shared memory has them.
@@ -201,7 +203,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
             || matrix && k_is_contiguous(cx, c, f[1])
             || group && (dtypes[1].bytes() != 2 || !lines_are_contiguous(cx, f[1], lines[1].0)),
     ];
-    let mut shared = [[0; 2]; 2];
+    let mut shared = [0; 2];
     for side in 0..2 {
         let (lines, pad) = (p.block[side], pad(dtypes[side]));
         let dims = match (group, k_last[side]) {
@@ -210,37 +212,19 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
             (false, true) => vec![lines, bk + pad],
             (false, false) => vec![bk, lines + pad],
         };
-        let mut tile = || cx.scratch(["a", "b"][side], dtypes[side], &dims, Space::Shared);
-        let first = tile();
-        shared[side] = [first, if group { first } else { tile() }];
+        shared[side] = cx.scratch(["a", "b"][side], dtypes[side], &dims, Space::Shared);
     }
     let acc = cx.scratch("acc", r.body.dtype(), &p.own(), Space::Reg);
     let depth = Expr::product(r.axes.iter().copied());
     let parts = Parts { c, p, f, axes, lines, depth, threads, shared, k_last, packed, acc };
-    let tiles = shared.into_iter().flat_map(|[x, y]| if x == y { vec![x] } else { vec![x, y] });
-    cx.body = tiles.chain([acc]).map(|buffer| Stmt::Alloc { buffer }).collect();
+    cx.body = shared.into_iter().chain([acc]).map(|buffer| Stmt::Alloc { buffer }).collect();
     let zero = r.kind.identity(r.body.dtype());
     let clear = parts.each_element(cx, &|cx, at, _| vec![cx.put(acc, at, zero)]);
     cx.body.push(clear);
-    let stage = |cx: &mut Cx, buffer: usize, step: Expr| [parts.stage(cx, 0, buffer, step), parts.stage(cx, 1, buffer, step)];
-    if group {
-        let k_tile = cx.var("k_tile");
-        let mut round: Vec<Stmt> = stage(cx, 0, k_tile).into();
-        round.push(parts.multiply_tiles(cx, 0));
-        cx.body.push(for_each(k_tile, depth.div_ceil(Expr::from(bk)), LoopKind::Serial, round));
-        let finish = parts.each_element(cx, &|cx, at, place| parts.finish(cx, cx.at(acc, at), place));
-        cx.body.push(finish);
-        return;
-    }
-    let first = stage(cx, 0, Expr::int(0));
-    cx.body.extend(first);
-    let pair = cx.var("k_tiles");
-    let mut round = vec![];
-    for buffer in 0..2 {
-        round.extend(stage(cx, 1 - buffer, pair * 2 + buffer as i64 + 1));
-        round.push(if matrix { parts.multiply_tiles(cx, buffer) } else { parts.multiply(cx, buffer) });
-    }
-    cx.body.push(for_each(pair, depth.div_ceil(Expr::from(2 * bk)), LoopKind::Serial, round));
+    let k_tile = cx.var("k_tile");
+    let mut round = vec![parts.stage(cx, 0, k_tile), parts.stage(cx, 1, k_tile)];
+    round.push(if matrix { parts.multiply_tiles(cx) } else { parts.multiply(cx) });
+    cx.body.push(for_each(k_tile, depth.div_ceil(Expr::from(bk)), LoopKind::Serial, round));
     let finish = parts.each_element(cx, &|cx, at, place| parts.finish(cx, cx.at(acc, at), place));
     cx.body.push(finish);
 }
@@ -336,9 +320,9 @@ const COMPUTED: usize = 4;
 impl Parts<'_> {
     /// Brings a tile of a factor into shared memory. Neighbouring threads take neighbours in memory, as many at once as can be copied as
     /// they are.
-    pub(super) fn stage(&self, cx: &mut Cx, side: usize, buffer: usize, step: Expr) -> Stmt {
+    pub(super) fn stage(&self, cx: &mut Cx, side: usize, step: Expr) -> Stmt {
         if self.packed[side] {
-            return self.stage_packed(cx, side, buffer, step);
+            return self.stage_packed(cx, side, step);
         }
         let (f, r) = (self.f[side], self.c.reduction.as_ref().expect("a contraction reduces"));
         let (axes, size, first) = self.lines[side];
@@ -389,7 +373,7 @@ impl Parts<'_> {
                 (place.div_exact(Expr::int(wide)).unwrap_or(place), (GROUP_BYTES / dtype.bytes()) as i64 / wide);
             (*block, *column) = (piece.div(Expr::int(pieces)), piece.rem(Expr::int(pieces)) * wide + lane);
         }
-        let store = cx.put(self.shared[side][buffer], &index, value);
+        let store = cx.put(self.shared[side], &index, value);
         let all = (lines * bk / wide) as usize;
         let count = all.div_ceil(self.threads);
         let mut body = vec![for_each(lane, Expr::int(wide), LoopKind::Vector, vec![store])];
@@ -405,7 +389,7 @@ impl Parts<'_> {
                 batch: &self.axes,
                 k_last: self.k_last[side],
                 dtype,
-                to: self.shared[side][buffer],
+                to: self.shared[side],
             };
             if let Some(copy) = boxed::copy(cx, self.c, f, &wanted) {
                 cx.boxed(thread, copy);
@@ -415,7 +399,7 @@ impl Parts<'_> {
     }
 
     /// Brings a tile that lies as shared memory wants it.
-    fn stage_packed(&self, cx: &mut Cx, side: usize, buffer: usize, step: Expr) -> Stmt {
+    fn stage_packed(&self, cx: &mut Cx, side: usize, step: Expr) -> Stmt {
         let (lines, bk) = (self.p.block[side] as i64, self.p.block[2] as i64);
         let dtype = shared_dtype(self.f[side], self.p.row);
         let wide = (WIDEST / dtype.bytes()) as i64;
@@ -423,7 +407,7 @@ impl Parts<'_> {
         let flat = part * self.threads as i64 + thread;
         let (line, place) = (flat.div(Expr::int(bk / wide)), flat.rem(Expr::int(bk / wide)));
         if !self.p.row.starts_with("wgmma") {
-            return self.stage_rows(cx, (side, buffer), step, [thread, part, lane], [line, place * wide]);
+            return self.stage_rows(cx, side, step, [thread, part, lane], [line, place * wide]);
         }
         // The piece at this place: both numbers of three bits, bit by bit.
         let bit = |e: Expr, b: i64| e.div(Expr::int(b)).rem(Expr::int(2));
@@ -431,7 +415,7 @@ impl Parts<'_> {
         let tile = self.lines[side].2.div(Expr::int(lines));
         let source = self.f[side].source;
         let value = cx.at(source as u32, &[tile, step, line, place * wide + lane]);
-        let store = cx.put(self.shared[side][0], &[line, piece * wide + lane], value);
+        let store = cx.put(self.shared[side], &[line, piece * wide + lane], value);
         let count = (lines * bk / wide) as usize / self.threads;
         let body = vec![for_each(lane, Expr::int(wide), LoopKind::Vector, vec![store])];
         let body = vec![for_each(part, Expr::from(count), LoopKind::Unroll, body)];
@@ -439,14 +423,7 @@ impl Parts<'_> {
     }
 
     /// The same for tiles of warps, whose lines lie one after another, those of each element of the batch behind those of the one before.
-    fn stage_rows(
-        &self,
-        cx: &mut Cx,
-        (side, buffer): (usize, usize),
-        step: Expr,
-        [thread, part, lane]: [Expr; 3],
-        [line, k]: [Expr; 2],
-    ) -> Stmt {
+    fn stage_rows(&self, cx: &mut Cx, side: usize, step: Expr, [thread, part, lane]: [Expr; 3], [line, k]: [Expr; 2]) -> Stmt {
         let f = self.f[side];
         let (lines, bk) = (self.p.block[side] as i64, self.p.block[2] as i64);
         let wide = (WIDEST / shared_dtype(f, self.p.row).bytes()) as i64;
@@ -456,13 +433,8 @@ impl Parts<'_> {
             + self.lines[side].2.div(Expr::int(lines));
         let index = [tile, step, line, k + lane].map(Scalar::index);
         let dtype = shared_dtype(f, self.p.row);
-        // The last round asks for a tile that may not be there.
-        let inside = Scalar::index(step).lt(Scalar::index(self.depth.div_ceil(Expr::int(bk))));
-        let value = Scalar::raw(
-            dtype,
-            Kind::Read { source: f.source as u32, index: index.to_vec(), guard: Some((inside, Scalar::number(dtype, 0.0))) },
-        );
-        let store = cx.put(self.shared[side][buffer], &[line, k + lane], value);
+        let value = Scalar::raw(dtype, Kind::Read { source: f.source as u32, index: index.to_vec(), guard: None });
+        let store = cx.put(self.shared[side], &[line, k + lane], value);
         let all = lines * bk / wide;
         let mut body = vec![for_each(lane, Expr::int(wide), LoopKind::Vector, vec![store])];
         if all % self.threads as i64 > 0 {
@@ -524,12 +496,12 @@ impl Parts<'_> {
     }
 
     /// An element of a shared tile.
-    fn shared_at(&self, cx: &Cx, side: usize, buffer: usize, line: Expr, k: Expr) -> Scalar {
-        cx.at(self.shared[side][buffer], &self.shared_index(side, line, k))
+    fn shared_at(&self, cx: &Cx, side: usize, line: Expr, k: Expr) -> Scalar {
+        cx.at(self.shared[side], &self.shared_index(side, line, k))
     }
 
     /// Products of the shared tiles by matrix instructions.
-    pub(super) fn multiply_tiles(&self, cx: &mut Cx, buffer: usize) -> Stmt {
+    pub(super) fn multiply_tiles(&self, cx: &mut Cx) -> Stmt {
         let r = self.c.reduction.as_ref().expect("a contraction reduces");
         let depth = rows::named(self.p.row).expect("a plan names a row of the table").depth;
         let [bm, bn, bk] = self.p.block;
@@ -538,10 +510,7 @@ impl Parts<'_> {
         let [line, column] = self.place(warp, mt, nt, i, j);
         let product = ks * depth as i64 + k;
         let dtype = r.body.dtype();
-        let (a, b) = (
-            self.shared_at(cx, 0, buffer, line, product).cast(dtype),
-            self.shared_at(cx, 1, buffer, column, product).cast(dtype),
-        );
+        let (a, b) = (self.shared_at(cx, 0, line, product).cast(dtype), self.shared_at(cx, 1, column, product).cast(dtype));
         let at = [warp, mt, nt, i, j];
         let next = accumulate(r.kind, cx.at(self.acc, &at), a * b, true);
         let mut body = vec![cx.put(self.acc, &at, next)];
@@ -555,7 +524,7 @@ impl Parts<'_> {
     }
 
     /// Products of the shared tiles, each thread for its own elements.
-    pub(super) fn multiply(&self, cx: &mut Cx, buffer: usize) -> Stmt {
+    pub(super) fn multiply(&self, cx: &mut Cx) -> Stmt {
         let r = self.c.reduction.as_ref().expect("a contraction reduces");
         let across = self.p.grid[1];
         let (thread, k) = (cx.var("thread"), cx.var("k"));
@@ -569,13 +538,13 @@ impl Parts<'_> {
         let own = self.p.own();
         let a: Vec<Scalar> = (0..own[1])
             .map(|i| {
-                let value = self.shared_at(cx, 0, buffer, y * own[1] as i64 + i as i64, k);
+                let value = self.shared_at(cx, 0, y * own[1] as i64 + i as i64, k);
                 name(cx, value, &mut body)
             })
             .collect();
         let b: Vec<Scalar> = (0..own[2])
             .map(|j| {
-                let value = self.shared_at(cx, 1, buffer, x + (j * across) as i64, k);
+                let value = self.shared_at(cx, 1, x + (j * across) as i64, k);
                 name(cx, value, &mut body)
             })
             .collect();
