@@ -29,7 +29,6 @@ enum Work {
     ToDevice { to: u64, from: usize, bytes: usize },
     ToHost { to: usize, from: u64, bytes: usize },
     OnDevice { to: u64, from: u64, bytes: usize },
-    Fill { at: u64, value: u8, bytes: usize },
     Launch { kernel: u64, grid: Grid, parameters: Vec<u8> },
 }
 
@@ -123,10 +122,6 @@ impl State {
                     None => return self.fail(format!("a copy of {bytes} bytes to {to:#x}, which is no memory")),
                 }
             }
-            Work::Fill { at, value, bytes } => match self.memory.get_mut(at, bytes) {
-                Some(place) => place.fill(value),
-                None => return self.fail(format!("{bytes} bytes at {at:#x}, which is no memory")),
-            },
             Work::Launch { kernel, grid, parameters } => {
                 let State { kernels, memory, .. } = self;
                 if let Err(fault) = launch(&kernels[&kernel], grid, &parameters, memory) {
@@ -244,19 +239,18 @@ pub unsafe extern "C" fn cuMemFreeHost(at: *mut c_void) -> c_int {
 }
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: *mut c_void) -> c_int {
+    log("to_device");
     state().queue(stream, Work::ToDevice { to, from: from as usize, bytes })
 }
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: *mut c_void) -> c_int {
+    log("to_host");
     state().queue(stream, Work::ToHost { to: to as usize, from, bytes })
 }
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: *mut c_void) -> c_int {
+    log("on_device");
     state().queue(stream, Work::OnDevice { to, from, bytes })
-}
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD8Async(at: u64, value: u8, bytes: usize, stream: *mut c_void) -> c_int {
-    state().queue(stream, Work::Fill { at, value, bytes })
 }
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadDataEx(
@@ -336,6 +330,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
     parameters: *mut *mut c_void,
     _: *mut *mut c_void,
 ) -> c_int {
+    log("launch");
     let mut s = state();
     let Some(kernel) = s.kernels.get(&(function as u64)) else { return INVALID_VALUE };
     if shared > s.most_shared.get(&(function as u64)).copied().unwrap_or(48 << 10) {
@@ -413,6 +408,7 @@ pub unsafe extern "C" fn cuStreamDestroy_v2(stream: *mut c_void) -> c_int {
 }
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamSynchronize(stream: *mut c_void) -> c_int {
+    log("wait");
     let mut s = state();
     let Some(st) = s.streams.get_mut(&(stream as u64)) else { return INVALID_VALUE };
     for work in std::mem::take(&mut st.queue) {

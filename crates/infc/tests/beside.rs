@@ -15,22 +15,9 @@ use infc_kernel::program::{HostSide, lower_beside};
 use infc_kernel::tuning::Choices;
 use infc_onnx::proto::ModelProto;
 use infc_runtime::{Model, Session, TensorRef};
-use std::process::Command;
-use tool::fake::{driver, infc};
+use tool::fake::{again_with_driver, infc};
 use tool::kit::*;
 use tool::*;
-
-/// Runs a test of this file again, in a process that has the fake driver; false in that process.
-fn again_with_driver(test: &str) -> bool {
-    if std::env::var_os("INFC_CUDA_DRIVER").is_some() {
-        return false;
-    }
-    let exe = std::env::current_exe().expect("this test's path");
-    let out = Command::new(exe).args(["--exact", test, "--nocapture"]).env("INFC_CUDA_DRIVER", driver()).output().expect("runs");
-    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success() && text.contains("1 passed"), "{text}");
-    true
-}
 
 fn weights(name: &str, dims: [usize; 2]) -> infc_onnx::proto::TensorProto {
     let values = (0..dims[0] * dims[1]).map(|i| (i * 37 % 101) as f32 / 80.0 - 0.6).collect::<Vec<f32>>();

@@ -4,8 +4,13 @@
 
 mod tool;
 
-use infc_ir::Tensor;
-use tool::fake::infc;
+use infc::engine::{Backend, Engine, prepare};
+use infc::{Options, compile, target};
+use infc_ir::interp::Item;
+use infc_ir::{DType, Tensor};
+use infc_onnx::proto::ModelProto;
+use infc_runtime::{Model, Session, TensorRef};
+use tool::fake::{again_with_driver, infc};
 use tool::kit::*;
 use tool::*;
 
@@ -164,4 +169,151 @@ fn boxes_of_tensors_get_their_maps_from_the_driver() {
     assert!(code == 0 && text.matches(" map ").count() == 2, "{text}");
     let log = std::fs::read_to_string(log).expect("the log");
     assert!(log.lines().filter(|l| *l == "tensor_map").count() >= 2, "{log}");
+}
+
+fn options() -> Options {
+    Options::for_target(target::find("nvidia-sm90a").expect("a machine"))
+}
+
+/// The model on the fake device, which runs it as often as is asked, and by the interpreter.
+fn both(m: &ModelProto) -> [Box<dyn Engine>; 2] {
+    [Backend::Gpu, Backend::Interp].map(|b| prepare(import(m).expect("a good model"), b, &options()).expect("ready"))
+}
+
+fn item<T: infc_ir::tensor::Element>(dims: &[usize], values: impl Fn(usize) -> T) -> Item {
+    Item::Tensor(Tensor::from_vec(dims.to_vec(), (0..dims.iter().product()).map(values).collect()))
+}
+
+#[track_caller]
+fn same(got: &[Item], want: &[Item]) {
+    let parts = |items: &[Item]| -> Vec<(DType, Vec<usize>, Vec<u8>)> {
+        items.iter().filter_map(Item::as_tensor).map(|t| (t.dtype, t.dims.to_vec(), t.bytes().to_vec())).collect()
+    };
+    assert_eq!(parts(got), parts(want));
+}
+
+/// Pointwise things of many inputs and outputs, of sizes that are no multiples of anything; bits are those of the interpreter.
+fn many_ports() -> ModelProto {
+    let names = |name: &str, dims: &str| (0..9).map(|k| format!("{name}{k} {dims}")).collect::<Vec<_>>();
+    let nodes = (0..9).map(|k| node(&format!("y{k} = Add(x{k}, x{})", (k + 1) % 9), [])).collect();
+    let (inputs, outputs) = (names("x", "f32[n, 3]"), names("y", "f32[n, 3]"));
+    let list = |all: &[String]| all.iter().map(|s| &*s.clone().leak()).collect::<Vec<&str>>();
+    model(17, graph(&list(&inputs), nodes, &list(&outputs), vec![]))
+}
+
+#[test]
+fn a_run_is_one_graph_with_its_copies_and_one_wait() {
+    let dir = Folder::new();
+    let (path, out) = (dir.model(&many_ports()), dir.path("m.infc"));
+    let (code, text) = infc(&["compile", &path, "--target", "nvidia-sm90a", "-o", &out], &[]);
+    assert_eq!(code, 0, "{text}");
+    let calls = |runs: &str| {
+        let log = dir.path(&format!("log{runs}"));
+        let args = ["bench", &out, "--dim", "n=5", "--seconds", "0", "--runs", runs];
+        let (code, text) = infc(&args, &[("INFC_FAKE_CUDA_LOG", &log)]);
+        assert_eq!(code, 0, "{text}");
+        let log = std::fs::read_to_string(log).expect("the log");
+        move |call: &str| log.lines().filter(|l| *l == call).count()
+    };
+    let (few, many) = (calls("2"), calls("12"));
+    assert_eq!((few("capture"), many("capture")), (1, 1));
+    assert_eq!((many("graph_launch") - few("graph_launch"), many("wait") - few("wait")), (10, 10));
+    // What was captured: nine inputs by one copy, and nine outputs with the word for errors.
+    assert_eq!((few("to_device"), few("to_host")), (1, 1));
+    for call in ["to_device", "to_host", "launch", "alloc", "alloc_host", "free", "free_host"] {
+        assert_eq!(few(call), many(call), "{call}");
+    }
+}
+
+#[test]
+fn shapes_grow_shrink_and_vanish() {
+    if again_with_driver("shapes_grow_shrink_and_vanish") {
+        return;
+    }
+    let [mut gpu, mut interp] = both(&many_ports());
+    for (round, n) in [2, 2, 100, 1, 0, 100, 7, 1000, 0, 3].into_iter().enumerate() {
+        let inputs: Vec<Item> = (0..9).map(|k| item(&[n, 3], |i| (i * 7 + k * 13 + round) as f32)).collect();
+        same(&gpu.run(&inputs).expect("runs"), &interp.run(&inputs).expect("runs"));
+    }
+}
+
+#[test]
+fn a_run_that_fails_gives_no_output_and_leaves_no_error() {
+    if again_with_driver("a_run_that_fails_gives_no_output_and_leaves_no_error") {
+        return;
+    }
+    // Before the failing step and behind it are others, and the model with NonZero runs in several graphs.
+    let nodes = vec![node("e = Neg(x)", []), node("g = Gather(e, i)", []), node("y = Add(g, g)", [])];
+    let plain = model(17, graph(&["x f32[4]", "i i64[n]"], nodes.clone(), &["y f32[n]", "e f32[4]"], vec![]));
+    let more = [nodes, vec![node("z = NonZero(y)", [])]].concat();
+    let grows = model(17, graph(&["x f32[4]", "i i64[n]"], more, &["y f32[n]", "z i64[1, k]", "e f32[4]"], vec![]));
+    for m in [plain, grows] {
+        let graph = import(&m).expect("a good model");
+        let [_, mut interp] = both(&m);
+        let made = compile::compile(graph, &options()).expect("compiles");
+        let mut session =
+            Session::new(Model::from_bytes(&made.artifact).expect("loads"), infc_runtime::Options::default()).expect("a session");
+        let outputs = session.model().outputs().len();
+        for (round, indices) in
+            [vec![1i64, 3], vec![2, 9], vec![0, 1], vec![4], vec![-5, 0, 0], vec![-4, 3, 2]].into_iter().enumerate()
+        {
+            let (x, i) = (item(&[4], |k| ((k + round) % 3) as f32), item(&[indices.len()], |k| indices[k]));
+            for (port, value) in [&x, &i].into_iter().enumerate() {
+                let t = value.as_tensor().expect("a tensor");
+                let dims: Vec<i64> = t.dims.iter().map(|&d| d as i64).collect();
+                let value = TensorRef { dtype: infc_runtime::DType(t.dtype.onnx() as u8), dims: &dims, bytes: t.bytes() };
+                session.set_input(port, value).expect("fits");
+            }
+            let done = session.run();
+            if indices.iter().any(|i| !(-4..4).contains(i)) {
+                let error = done.expect_err("an index outside").to_string();
+                assert!(error.contains("Gather 'n_g'") && error.contains("outside of the data"), "{error}");
+                assert!((0..outputs).all(|o| session.output(o).is_err()));
+                continue;
+            }
+            done.expect("runs");
+            let want = interp.run(&[x, i]).expect("runs");
+            for (o, want) in want.iter().enumerate() {
+                let (got, want) = (session.output(o).expect("an output"), want.as_tensor().expect("a tensor"));
+                assert_eq!(got.bytes, want.bytes(), "output {o} of round {round}");
+            }
+        }
+    }
+}
+
+#[test]
+fn outputs_that_grow_stand_beside_others() {
+    if again_with_driver("outputs_that_grow_stand_beside_others") {
+        return;
+    }
+    let nodes =
+        vec![node("e = Neg(x)", []), node("z = NonZero(e)", []), node("t = Transpose(z)", []), node("g = GatherND(e, t)", [])];
+    let m = model(17, graph(&["x f32[n, 5]"], nodes, &["e f32[n, 5]", "z i64[2, k]", "g f32[k]"], vec![]));
+    let [mut gpu, mut interp] = both(&m);
+    for (n, every) in [(4, 1), (4, 3), (40, 2), (40, 1), (4, 100), (0, 1), (9, 2)] {
+        let x = [item(&[n, 5], |i| if (i + 1) % every == 0 { i as f32 + 0.5 } else { 0.0 })];
+        same(&gpu.run(&x).expect("runs"), &interp.run(&x).expect("runs"));
+    }
+}
+
+#[test]
+fn states_go_from_run_to_run() {
+    if again_with_driver("states_go_from_run_to_run") {
+        return;
+    }
+    let m = model(17, graph(&["x f32[3]", "s f32[3]"], vec![node("y = Add(x, s)", [])], &["y f32[3]"], vec![]));
+    let options = Options { states: vec![("y".into(), "s".into())], ..options() };
+    let made = compile::compile(import(&m).expect("a good model"), &options).expect("compiles");
+    let mut session =
+        Session::new(Model::from_bytes(&made.artifact).expect("loads"), infc_runtime::Options::default()).expect("a session");
+    let x: Vec<u8> = [1f32, 2.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    session.set_input("x", TensorRef { dtype: infc_runtime::DType(1), dims: &[3], bytes: &x }).expect("fits");
+    for round in [1, 2, 3, 4, 1, 2] {
+        if round == 1 {
+            session.reset();
+        }
+        session.run().expect("runs");
+        let want: Vec<u8> = [1f32, 2.0, 4.0].iter().flat_map(|v| (v * round as f32).to_le_bytes()).collect();
+        assert_eq!(session.output("y").expect("an output").bytes, want);
+    }
 }

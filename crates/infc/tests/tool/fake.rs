@@ -19,3 +19,15 @@ pub fn infc(args: &[&str], settings: &[(&str, &str)]) -> (i32, String) {
     let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
     (out.status.code().unwrap_or(-1), text)
 }
+
+/// Runs a test again, in a process that has the fake driver; false in that process.
+pub fn again_with_driver(test: &str) -> bool {
+    if std::env::var_os("INFC_CUDA_DRIVER").is_some() {
+        return false;
+    }
+    let exe = std::env::current_exe().expect("this test's path");
+    let out = Command::new(exe).args(["--exact", test, "--nocapture"]).env("INFC_CUDA_DRIVER", driver()).output().expect("runs");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+    true
+}

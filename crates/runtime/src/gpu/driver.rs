@@ -113,7 +113,6 @@ functions! {
     to_device "cuMemcpyHtoDAsync_v2" (Address, *const c_void, usize, Handle);
     to_host "cuMemcpyDtoHAsync_v2" (*mut c_void, Address, usize, Handle);
     on_device "cuMemcpyDtoDAsync_v2" (Address, Address, usize, Handle);
-    fill "cuMemsetD8Async" (Address, u8, usize, Handle);
     module_load "cuModuleLoadDataEx" (*mut Handle, *const c_void, c_uint, *mut c_int, *mut *mut c_void);
     module_unload "cuModuleUnload" (Handle);
     module_function "cuModuleGetFunction" (*mut Handle, Handle, *const c_char);
@@ -448,11 +447,6 @@ impl Stream {
     pub(crate) fn on_device(&self, to: Address, from: Address, bytes: usize) -> Result<(), Error> {
         // Safety: addresses of the device, which checks them.
         self.device.check("cuMemcpyDtoDAsync", unsafe { (self.device.driver.on_device)(to, from, bytes, self.handle) })
-    }
-    /// Sets bytes to zero, some time.
-    pub(crate) fn zero(&self, at: Address, bytes: usize) -> Result<(), Error> {
-        // Safety: as above.
-        self.device.check("cuMemsetD8Async", unsafe { (self.device.driver.fill)(at, 0, bytes, self.handle) })
     }
     /// Runs a kernel, some time, with so many threads and bytes of shared memory in a block.
     pub(crate) fn launch(

@@ -1,5 +1,6 @@
 //! Runs the steps of a program on a device: memory, copies, launches in a stream. Steps in a row that only queue work are captured once as a
-//! graph and replayed; steps that need a value, and those of the host, stand between graphs, and wait for the stream.
+//! graph and replayed; steps that need a value, and those of the host, stand between graphs, and wait for the stream. A run without such steps
+//! is one graph, with the copies of its inputs and outputs in it, and one wait.
 
 use super::Loaded;
 use super::driver::{Address, Graph, MapBytes, Mem, Pinned, Stream};
@@ -26,11 +27,15 @@ pub(crate) struct Gpu {
     captured: Vec<i64>,
     loaded: Arc<Loaded>,
     arena: Mem,
-    /// Memory of inputs, outputs, states and buffers that grow, by buffer.
+    /// Inputs, states, the word for errors and outputs, and where each of them lies: in `at_device` and in `staging` alike.
+    ports: Ports,
+    at_device: Mem,
+    staging: Pinned,
+    /// Memory of buffers that grow, by buffer.
     own: Vec<Option<Mem>>,
     scratch: Mem,
-    error: Mem,
-    staging: Pinned,
+    /// Memory of the host for values that are asked for amid a run, and for outputs that grow.
+    aside: Pinned,
     /// Memory of the host for values inside the model that its steps use.
     mirror: Pinned,
     parts: Vec<Part>,
@@ -51,6 +56,82 @@ struct Segment {
     /// Number of the first step.
     number: usize,
     graph: Option<Graph>,
+}
+
+/// The order of what a run brings and takes: inputs, states, the word for errors, outputs. Up go the first three, with a zero as the word; down
+/// come the last three. So each way is one copy, and nobody has to clear the word.
+#[derive(Default)]
+struct Ports {
+    list: Vec<Port>,
+    /// How many of them are inputs, and inputs or states.
+    inputs: usize,
+    sent: usize,
+    /// Bytes before the first state, before the word, and of all.
+    states_at: usize,
+    error_at: usize,
+    total: usize,
+}
+
+/// An input, a state or an output, with its place. One that grows has no bytes here.
+struct Port {
+    buffer: usize,
+    at: usize,
+    bytes: usize,
+}
+
+/// Each port begins at a multiple of this, as memory of the driver does.
+const PORT_ALIGN: usize = 256;
+/// Bytes of the word in which a kernel leaves its error.
+const WORD: usize = 4;
+
+impl Ports {
+    fn new(program: &Program, sides: &Sides) -> Ports {
+        let of = |wanted: fn(&Place) -> bool| {
+            let found = program.buffers.iter().enumerate().filter(move |(b, buffer)| sides.device[*b] && wanted(&buffer.place));
+            found.map(|(buffer, _)| Port { buffer, at: 0, bytes: 0 })
+        };
+        let mut list: Vec<Port> = of(|p| matches!(p, Place::Input(_))).collect();
+        let inputs = list.len();
+        list.extend(of(|p| matches!(p, Place::State(_))));
+        let sent = list.len();
+        list.extend(of(|p| matches!(p, Place::Output(_))));
+        Ports { list, inputs, sent, ..Ports::default() }
+    }
+
+    /// Gives each its place; `None` if there can be no such memory, else whether anything lies elsewhere than before.
+    fn lay_out(&mut self, size: impl Fn(usize) -> u64) -> Option<bool> {
+        if self.total > 0 && self.list.iter().all(|p| p.bytes as u64 == size(p.buffer)) {
+            return Some(false);
+        }
+        let mut end = 0usize;
+        for k in 0..=self.list.len() {
+            if k == self.inputs {
+                self.states_at = end;
+            }
+            if k == self.sent {
+                self.error_at = end;
+                end = end.checked_add(PORT_ALIGN)?;
+            }
+            let Some(port) = self.list.get_mut(k) else { break };
+            (port.at, port.bytes) = (end, usize::try_from(size(port.buffer)).ok()?);
+            end = end.checked_add(port.bytes)?.checked_next_multiple_of(PORT_ALIGN)?;
+        }
+        self.total = end;
+        Some(true)
+    }
+
+    /// Where the port lies that is this buffer.
+    fn at(&self, buffer: usize) -> usize {
+        self.list.iter().find(|p| p.buffer == buffer).map_or(0, |p| p.at)
+    }
+    /// What goes to the device.
+    fn up(&self) -> &[Port] {
+        &self.list[..self.sent]
+    }
+    /// What comes back.
+    fn down(&self) -> &[Port] {
+        &self.list[self.inputs..]
+    }
 }
 
 /// A buffer inside the model with its place in the memory of the host.
@@ -84,10 +165,12 @@ impl Gpu {
             segments: segments(model),
             captured: Vec::new(),
             arena: device.alloc(0)?,
+            ports: Ports::new(program, &sides),
+            at_device: device.alloc(0)?,
+            staging: device.pinned(0)?,
             own: program.buffers.iter().map(|_| None).collect(),
             scratch: device.alloc(scratch)?,
-            error: device.alloc(4)?,
-            staging: device.pinned(8)?,
+            aside: device.pinned(8)?,
             mirror: device.pinned(0)?,
             parts: parts(program, &sides),
             sides,
@@ -114,23 +197,26 @@ impl Gpu {
         }
         self.place(exec)?;
         self.place_on_host(exec)?;
-        self.upload(exec)?;
+        self.fill_staging(exec);
         let model = exec.model;
         if exec.frame.times.is_some() {
-            self.stream.zero(self.error.address, 4)?;
+            self.queue_upload()?;
+            // So that its time is not that of the first step.
+            self.settle()?;
             self.list(exec, &model.program.steps, 0)?;
+            self.queue_download()?;
         } else {
             self.whole(exec)?;
         }
-        self.download(exec)?;
-        self.check(exec)
+        self.take_outputs(exec)
     }
 
-    /// The outermost list: segments as graphs, other steps one by one.
+    /// The outermost list, with the copies before and after it: segments as graphs, other steps one by one.
     fn whole(&mut self, exec: &mut Exec<'_>) -> Result<(), Error> {
         let model = exec.model;
+        let all = model.program.steps.len();
         if self.segments.first().is_none_or(|s| s.steps.start > 0) {
-            self.stream.zero(self.error.address, 4)?;
+            self.queue_upload()?;
         }
         let (mut at, mut number, mut next) = (0, 0, 0);
         while let Some(step) = model.program.steps.get(at) {
@@ -144,28 +230,43 @@ impl Gpu {
             number = segment.number + segment.steps.len();
             (at, next) = (segment.steps.end, next + 1);
         }
+        if self.segments.last().is_none_or(|s| s.steps.end < all) {
+            self.queue_download()?;
+        }
         Ok(())
     }
 
-    /// Replays the graph of a segment, which is captured when it is needed first.
+    /// Replays the graph of a segment, which is captured when it is needed first. The copies from and to staging memory are parts of
+    /// the first and the last one, where no other steps stand before or behind.
     fn segment(&mut self, exec: &Exec<'_>, which: usize) -> Result<(), Error> {
-        let Gpu { stream, segments, loaded, bases, scratch, error, parameters, maps, .. } = self;
-        let segment = &mut segments[which];
-        if segment.graph.is_none() {
-            let mut queue = Queue { stream, loaded, bases, scratch: scratch.address, error: error.address, parameters, maps };
-            segment.graph = Some(stream.capture(|| {
-                if segment.steps.start == 0 {
-                    queue.stream.zero(queue.error, 4)?;
+        if self.segments[which].graph.is_none() {
+            let Range { start, end } = self.segments[which].steps;
+            let (number, error) = (self.segments[which].number, self.error());
+            let Gpu { stream, loaded, bases, scratch, parameters, maps, ports, at_device, staging, .. } = self;
+            let mut queue = Queue { stream, loaded, bases, scratch: scratch.address, error, parameters, maps };
+            let graph = stream.capture(|| {
+                if start == 0 {
+                    upload(stream, ports, at_device, staging)?;
                 }
-                let steps = &exec.model.program.steps[segment.steps.clone()];
-                steps.iter().enumerate().try_for_each(|(k, s)| queue.plain(exec, s, segment.number + k))
-            })?);
-        }
-        if let Some(graph) = &segment.graph {
-            stream.replay(graph)?;
+                let steps = &exec.model.program.steps;
+                steps[start..end].iter().enumerate().try_for_each(|(k, s)| queue.plain(exec, s, number + k))?;
+                if end == steps.len() {
+                    download(stream, ports, at_device, staging)?;
+                }
+                Ok(())
+            })?;
+            self.segments[which].graph = Some(graph);
         }
         self.pending = true;
+        if let Some(graph) = &self.segments[which].graph {
+            self.stream.replay(graph)?;
+        }
         Ok(())
+    }
+
+    /// The address of the word in which a kernel leaves its error.
+    fn error(&self) -> Address {
+        self.at_device.address + self.ports.error_at as u64
     }
 
     fn forget_graphs(&mut self) {
@@ -186,14 +287,16 @@ impl Gpu {
             let Some((offsets, total)) = infc_artifact::memory::place(&sizes, &lives) else {
                 fail!(Memory, "these shapes need more memory than there can be")
             };
-            for ((part, bytes), at) in self.parts.iter_mut().zip(sizes).zip(offsets) {
-                (part.bytes, part.at) = (bytes, at);
-            }
+            self.forget_graphs();
             if total > self.mirror.len() as u64 {
+                // Until there is memory nothing has a place.
+                self.parts.iter_mut().for_each(|p| p.bytes = u64::MAX);
                 self.mirror = self.loaded.device.pinned(0)?;
                 self.mirror = self.loaded.device.pinned(total as usize)?;
             }
-            self.forget_graphs();
+            for ((part, bytes), at) in self.parts.iter_mut().zip(sizes).zip(offsets) {
+                (part.bytes, part.at) = (bytes, at);
+            }
         }
         for part in &self.parts {
             if part.bytes > 0 {
@@ -211,17 +314,27 @@ impl Gpu {
         let device = self.loaded.device;
         let program = &exec.model.program;
         let grows = |b: usize| exec.plan.growable.contains(&b);
+        match self.ports.lay_out(|b| if grows(b) { 0 } else { exec.plan.sizes[b] }) {
+            Some(false) => {}
+            Some(true) => self.forget_graphs(),
+            None => {
+                self.ports.total = 0;
+                fail!(Memory, "these shapes need more memory than there can be")
+            }
+        }
+        let ports = self.ports.total as u64;
         let mut need = exec.plan.arena.saturating_sub(self.arena.bytes);
+        need = need.saturating_add(ports.saturating_sub(self.at_device.bytes));
         for (b, buffer) in program.buffers.iter().enumerate() {
-            if self.sides.device[b] && matches!(buffer.place, Place::Input(_) | Place::Output(_) | Place::State(_)) {
+            if grows(b) && self.sides.device[b] && matches!(buffer.place, Place::Output(_)) {
                 let have = self.own[b].as_ref().map_or(0, |m| m.bytes);
-                need += exec.plan.sizes[b].saturating_sub(have);
+                need = need.saturating_add(exec.plan.sizes[b].saturating_sub(have));
             }
         }
         if need > 0 {
             let free = device.free_bytes()?;
             if need > free {
-                let (total, arena) = (need + self.arena.bytes, exec.plan.arena);
+                let (total, arena) = (need.saturating_add(self.arena.bytes + self.at_device.bytes), exec.plan.arena);
                 fail!(
                     Memory,
                     "these shapes need {total} bytes of device memory ({arena} for values inside the model) beside {} of weights; \
@@ -235,6 +348,19 @@ impl Gpu {
             self.arena = device.alloc(0)?;
             self.arena = device.alloc(exec.plan.arena)?;
         }
+        // Nothing is under way, and graphs that know the old addresses go first.
+        if ports > self.at_device.bytes {
+            self.forget_graphs();
+            self.at_device = device.alloc(0)?;
+            self.at_device = device.alloc(ports)?;
+        }
+        if self.ports.total > self.staging.len() {
+            self.forget_graphs();
+            self.staging = device.pinned(0)?;
+            self.staging = device.pinned(self.ports.total)?;
+            // Safety: it has so many bytes. What lies between the ports goes to the device too.
+            unsafe { self.staging.start().write_bytes(0, self.ports.total) };
+        }
         for (b, buffer) in program.buffers.iter().enumerate() {
             let size = exec.plan.sizes[b];
             let base = match buffer.place {
@@ -242,7 +368,8 @@ impl Gpu {
                 Place::Arena { .. } if !grows(b) => self.arena.address + exec.plan.offsets[b],
                 // Of the host alone.
                 _ if !self.sides.device[b] => 0,
-                Place::Input(_) | Place::Output(_) | Place::State(_) | Place::Arena { .. } => {
+                _ if !grows(b) => self.at_device.address + self.ports.at(b) as u64,
+                _ => {
                     if self.own[b].as_ref().is_none_or(|m| m.bytes < size) {
                         self.own[b] = None;
                         self.own[b] = Some(device.alloc(size)?);
@@ -252,70 +379,92 @@ impl Gpu {
             };
             if self.bases[b] != base {
                 self.bases[b] = base;
-                self.segments.iter_mut().for_each(|s| s.graph = None);
+                self.forget_graphs();
             }
         }
         Ok(())
     }
 
-    /// Buffers that come from the host and go back there.
-    fn transfers(&self, exec: &Exec<'_>, back: bool) -> impl Iterator<Item = (usize, usize)> {
-        let program = &exec.model.program;
-        let wanted: Vec<(usize, usize)> = (program.buffers.iter().enumerate())
-            .filter(|(i, _)| self.sides.device[*i])
-            .filter(|(_, b)| match b.place {
-                Place::State(_) => true,
-                Place::Input(_) => !back,
-                Place::Output(_) => back,
-                Place::Constant(_) | Place::Arena { .. } => false,
-            })
-            .map(|(b, _)| (b, exec.plan.sizes[b] as usize))
-            .filter(|(b, size)| *size > 0 && !exec.frame.bases[*b].is_null())
-            .collect();
-        wanted.into_iter()
-    }
-
-    fn stage(&mut self, bytes: usize) -> Result<(), Error> {
-        if self.staging.len() < bytes {
-            self.staging = self.loaded.device.pinned(0)?;
-            self.staging = self.loaded.device.pinned(bytes)?;
+    /// Puts inputs and states into staging memory, and a zero for the word of errors. Nothing is under way.
+    fn fill_staging(&mut self, exec: &Exec<'_>) {
+        let staging = self.staging.start();
+        for port in self.ports.up() {
+            let from = exec.frame.bases[port.buffer];
+            if port.bytes > 0 && !from.is_null() {
+                // Safety: the session gave the buffer memory of this size; staging memory was laid out for it.
+                unsafe { core::ptr::copy_nonoverlapping(from, staging.add(port.at), port.bytes) };
+            }
         }
-        Ok(())
+        // Safety: as above.
+        unsafe { staging.add(self.ports.error_at).write_bytes(0, WORD) };
     }
 
-    fn upload(&mut self, exec: &Exec<'_>) -> Result<(), Error> {
-        self.stage(self.transfers(exec, false).map(|t| t.1.next_multiple_of(64)).sum::<usize>().max(8))?;
+    fn queue_upload(&mut self) -> Result<(), Error> {
+        self.pending = true;
+        upload(&self.stream, &self.ports, &self.at_device, &self.staging)
+    }
+
+    fn queue_download(&mut self) -> Result<(), Error> {
+        self.pending = true;
+        download(&self.stream, &self.ports, &self.at_device, &self.staging)
+    }
+
+    /// Waits for everything, and gives outputs and states to the session unless a kernel has left an error.
+    fn take_outputs(&mut self, exec: &Exec<'_>) -> Result<(), Error> {
+        let grown = |b: &usize| {
+            let output = matches!(exec.model.program.buffers[*b].place, Place::Output(_));
+            output && self.sides.device[*b] && exec.plan.sizes[*b] > 0 && !exec.frame.bases[*b].is_null()
+        };
+        let grown: Vec<(usize, usize)> =
+            exec.plan.growable.iter().copied().filter(grown).map(|b| (b, exec.plan.sizes[b] as usize)).collect();
         let mut at = 0;
-        for (b, size) in self.transfers(exec, false) {
-            // Safety: the session gave the buffer memory of this size; staging memory is as large as all of them together.
-            unsafe {
-                let place = self.staging.start().add(at);
-                core::ptr::copy_nonoverlapping(exec.frame.bases[b], place, size);
-                self.stream.to_device(self.bases[b], place, size)?;
-            }
+        if !grown.is_empty() {
+            self.make_room_aside(grown.iter().map(|g| g.1.next_multiple_of(64)).sum())?;
+            self.pending = true;
+        }
+        for &(b, size) in &grown {
+            // Safety: there is room for all of them together; they are waited for.
+            unsafe { self.stream.to_host(self.aside.start().add(at), self.bases[b], size)? };
             at += size.next_multiple_of(64);
         }
-        // The same memory is used on the way back.
-        self.stream.wait()
-    }
-
-    fn download(&mut self, exec: &Exec<'_>) -> Result<(), Error> {
         self.settle()?;
-        self.stage(self.transfers(exec, true).map(|t| t.1.next_multiple_of(64)).sum::<usize>().max(8))?;
-        let mut at = 0;
-        for (b, size) in self.transfers(exec, true) {
-            // Safety: as in `upload`.
-            unsafe { self.stream.to_host(self.staging.start().add(at), self.bases[b], size)? };
-            at += size.next_multiple_of(64);
+        let mut raw = [0u8; WORD];
+        // Safety: the word lies in staging memory, and copies are done.
+        unsafe { core::ptr::copy_nonoverlapping(self.staging.start().add(self.ports.error_at), raw.as_mut_ptr(), WORD) };
+        told(exec, raw)?;
+        for port in self.ports.down() {
+            let to = exec.frame.bases[port.buffer];
+            if port.bytes > 0 && !to.is_null() {
+                // Safety: the session gave the buffer memory of this size; copies are done.
+                unsafe { core::ptr::copy_nonoverlapping(self.staging.start().add(port.at), to, port.bytes) };
+            }
         }
-        self.stream.wait()?;
         at = 0;
-        for (b, size) in self.transfers(exec, true) {
-            // Safety: as in `upload`; the copies are done.
-            unsafe { core::ptr::copy_nonoverlapping(self.staging.start().add(at), exec.frame.bases[b], size) };
+        for &(b, size) in &grown {
+            // Safety: as above.
+            unsafe { core::ptr::copy_nonoverlapping(self.aside.start().add(at), exec.frame.bases[b], size) };
             at += size.next_multiple_of(64);
         }
         Ok(())
+    }
+
+    /// Memory of the host for copies that are waited for. It is replaced only when nothing is under way.
+    fn make_room_aside(&mut self, bytes: usize) -> Result<(), Error> {
+        if self.aside.len() < bytes {
+            self.settle()?;
+            self.aside = self.loaded.device.pinned(0)?;
+            self.aside = self.loaded.device.pinned(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Copies from the device to the memory aside, now.
+    fn bring(&mut self, from: Address, bytes: usize) -> Result<(), Error> {
+        self.make_room_aside(bytes)?;
+        self.pending = true;
+        // Safety: it has as many bytes; the copy is waited for.
+        unsafe { self.stream.to_host(self.aside.start(), from, bytes) }?;
+        self.settle()
     }
 
     /// Bytes of a buffer, now.
@@ -327,30 +476,19 @@ impl Gpu {
             return Ok(());
         }
         let from = address(&self.bases, exec, number, view, out.len())?;
-        self.stage(out.len())?;
-        // Safety: staging memory has as many bytes; the copy is waited for.
-        unsafe { self.stream.to_host(self.staging.start(), from, out.len()) }?;
-        self.stream.wait()?;
-        // Safety: as above.
-        unsafe { core::ptr::copy_nonoverlapping(self.staging.start(), out.as_mut_ptr(), out.len()) };
+        self.bring(from, out.len())?;
+        // Safety: it was brought there.
+        unsafe { core::ptr::copy_nonoverlapping(self.aside.start(), out.as_mut_ptr(), out.len()) };
         Ok(())
     }
 
-    /// The error that a kernel has left.
+    /// The error that a kernel has left so far.
     fn check(&mut self, exec: &Exec<'_>) -> Result<(), Error> {
-        let mut raw = [0u8; 4];
-        // Safety: staging memory has at least 8 bytes; the copy is waited for.
-        unsafe { self.stream.to_host(self.staging.start(), self.error.address, 4) }?;
-        self.stream.wait()?;
-        // Safety: as above.
-        unsafe { core::ptr::copy_nonoverlapping(self.staging.start(), raw.as_mut_ptr(), 4) };
-        match u32::from_le_bytes(raw) {
-            0 => Ok(()),
-            code => match exec.model.program.messages.get(code as usize - 1) {
-                Some(Message { node, text }) => fail!(Run, "{node}: {text}"),
-                None => fail!(Run, "a kernel failed with unknown code {}", code - 1),
-            },
-        }
+        let mut raw = [0u8; WORD];
+        self.bring(self.error(), WORD)?;
+        // Safety: it was brought there.
+        unsafe { core::ptr::copy_nonoverlapping(self.aside.start(), raw.as_mut_ptr(), WORD) };
+        told(exec, raw)
     }
 
     fn list(&mut self, exec: &mut Exec<'_>, steps: &[Step], mut number: usize) -> Result<(), Error> {
@@ -373,9 +511,9 @@ impl Gpu {
         match step {
             Step::Launch { .. } | Step::Copy { .. } | Step::Require { .. } => {
                 self.pending = true;
-                let Gpu { stream, loaded, bases, scratch, error, parameters, maps, .. } = self;
-                Queue { stream, loaded, bases, scratch: scratch.address, error: error.address, parameters, maps }
-                    .plain(exec, step, number)
+                let error = self.error();
+                let Gpu { stream, loaded, bases, scratch, parameters, maps, .. } = self;
+                Queue { stream, loaded, bases, scratch: scratch.address, error, parameters, maps }.plain(exec, step, number)
             }
             Step::ToHost { buffer } => self.copy(exec, *buffer as usize, true),
             Step::ToDevice { buffer } => self.copy(exec, *buffer as usize, false),
@@ -437,22 +575,21 @@ impl Gpu {
             // Safety: both have as many bytes. The host's are a part of the mirror, which steps of the host use after a wait alone.
             return unsafe { queue_copy(&self.stream, there, host, bytes, to_host) };
         }
-        // Memory of the session or of the caller goes by way of the staging memory.
-        self.settle()?;
-        self.stage(bytes)?;
-        let staging = self.staging.start();
-        // Safety: all three have as many bytes, and the copy is waited for.
-        unsafe {
-            if !to_host {
-                core::ptr::copy_nonoverlapping(host, staging, bytes);
-            }
-            queue_copy(&self.stream, there, staging, bytes, to_host)?;
-            self.stream.wait()?;
-            if to_host {
-                core::ptr::copy_nonoverlapping(staging, host, bytes);
-            }
+        // Memory of the session or of the caller goes by way of the memory aside.
+        if to_host {
+            self.bring(there, bytes)?;
+            // Safety: both have as many bytes.
+            unsafe { core::ptr::copy_nonoverlapping(self.aside.start(), host, bytes) };
+            return Ok(());
         }
-        Ok(())
+        self.make_room_aside(bytes)?;
+        self.pending = true;
+        // Safety: all three have as many bytes. Each copy from the memory aside, and to it, was waited for, and so is this one.
+        unsafe {
+            core::ptr::copy_nonoverlapping(host, self.aside.start(), bytes);
+            self.stream.to_device(there, self.aside.start(), bytes)?;
+        }
+        self.settle()
     }
 
     /// What went wrong in a step of the host: the reason may be a kernel before it.
@@ -481,14 +618,39 @@ impl Gpu {
             if size > have {
                 let larger = self.loaded.device.alloc(size.max(have + have / 2))?;
                 if let Some(old) = self.own[b].take().filter(|o| o.bytes > 0) {
+                    self.pending = true;
                     self.stream.on_device(larger.address, old.address, old.bytes as usize)?;
-                    self.stream.wait()?;
+                    self.settle()?;
                 }
                 self.bases[b] = larger.address;
                 self.own[b] = Some(larger);
             }
         }
         Ok(())
+    }
+}
+
+/// Puts the copy of inputs, states and the word for errors into a stream.
+fn upload(stream: &Stream, ports: &Ports, device: &Mem, staging: &Pinned) -> Result<(), Error> {
+    // Safety: both were laid out for the ports; whoever changes staging memory waits for the stream before.
+    unsafe { stream.to_device(device.address, staging.start(), ports.error_at + WORD) }
+}
+
+/// Puts the copy of states, the word for errors and outputs into a stream.
+fn download(stream: &Stream, ports: &Ports, device: &Mem, staging: &Pinned) -> Result<(), Error> {
+    let at = ports.states_at;
+    // Safety: as in `upload`.
+    unsafe { stream.to_host(staging.start().add(at), device.address + at as u64, ports.total - at) }
+}
+
+/// What a word for errors says.
+fn told(exec: &Exec<'_>, word: [u8; WORD]) -> Result<(), Error> {
+    match u32::from_le_bytes(word) {
+        0 => Ok(()),
+        code => match exec.model.program.messages.get(code as usize - 1) {
+            Some(Message { node, text }) => fail!(Run, "{node}: {text}"),
+            None => fail!(Run, "a kernel failed with unknown code {}", code - 1),
+        },
     }
 }
 
