@@ -317,3 +317,38 @@ fn states_go_from_run_to_run() {
         assert_eq!(session.output("y").expect("an output").bytes, want);
     }
 }
+
+#[test]
+fn kernels_begin_early_where_the_driver_can_keep_them_apart() {
+    let nodes = vec![
+        node("a = MatMul(x, w)", []),
+        node("b = Softmax(a)", []),
+        node("c = MatMul(b, w)", []),
+        node("z = NonZero(c)", []),
+        node("d = MatMul(c, w)", []),
+        node("y = Softmax(d)", []),
+    ];
+    let weights = Tensor::from_vec([32, 32], (0..32 * 32).map(|k| (k * 37 % 23) as f32 / 16.0 - 0.6).collect());
+    let m = model(17, graph(&["x f32[16, 32]"], nodes, &["y f32[16, 32]", "z i64[2, k]"], vec![constant("w", &weights)]));
+    let dir = Folder::new();
+    let path = dir.model(&m);
+    let launches = |name: &str, target: &str, settings: &[(&str, &str)]| {
+        let log = dir.path(name);
+        let settings = [settings, &[("INFC_FAKE_CUDA_LOG", log.as_str())]].concat();
+        let (code, text) = infc(&["verify", &path, "--backend", "gpu", "--target", target], &settings);
+        assert!(code == 0 && text.contains("1 passed"), "{text}");
+        let log = std::fs::read_to_string(&log).expect("the log");
+        // A copy, a wait or a graph stands before the others.
+        let calls: Vec<&str> =
+            log.lines().filter(|l| ["launch", "launch_ex", "to_device", "to_host", "wait", "capture"].contains(l)).collect();
+        assert!(calls.windows(2).all(|w| w[1] != "launch_ex" || w[0].starts_with("launch")), "{log}");
+        ["launch", "launch_ex"].map(|call| log.lines().filter(|l| *l == call).count())
+    };
+    let [plain, early] = launches("a", "nvidia-sm90a", &[]);
+    assert!(plain >= 2 && early >= 3, "{plain} {early}");
+    let all = plain + early;
+    assert_eq!(launches("b", "nvidia-sm90a", &[("INFC_GPU_OVERLAP", "off")]), [all, 0]);
+    assert_eq!(launches("c", "nvidia-sm90a", &[("INFC_FAKE_CUDA_VERSION", "12020")]), [all, 0]);
+    let [_, early] = launches("d", "nvidia-sm80", &[]);
+    assert_eq!(early, 0);
+}

@@ -126,6 +126,8 @@ pub(crate) struct Emit<'a> {
     pub mixed: bool,
     /// Tensor maps that the kernel takes behind its other parameters, whose names begin with this.
     pub maps: Vec<Map>,
+    /// The kernel may begin before the launch in front of it has ended, and lets the next one begin early.
+    pub overlaps: bool,
     name: &'a str,
     shared: u64,
     /// Holds in the first lane of a warp.
@@ -146,8 +148,8 @@ const MOST_UNROLLED: i64 = 128;
 /// The most lanes of a vector loop that is written out.
 const MOST_LANES: i64 = 16;
 
-/// Prints a kernel as entry `name`.
-pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
+/// Prints a kernel as entry `name`. One that `overlaps` may be launched while the one before it runs.
+pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, overlaps: bool) -> Result<Entry, Fault> {
     let mut a = Asm::default();
     let (error, scratch_base) = (a.fresh(Class::Q), a.fresh(Class::Q));
     let mut e = Emit {
@@ -182,6 +184,7 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
         late: false,
         mixed: false,
         maps: vec![],
+        overlaps,
         name,
         shared: 0,
         first_lane: None,
@@ -190,6 +193,10 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
         scratch: 0,
         end: "END".into(),
     };
+    if overlaps {
+        // As soon as each block has begun: the next launch takes room that this one leaves, and waits there.
+        e.a.line(format_args!("griddepcontrol.launch_dependents"));
+    }
     let mut parameters = e.parameters(name);
     e.choose_registers();
     e.tasks()?;
@@ -329,6 +336,7 @@ impl Emit<'_> {
             self.shared = self.roles(ring, [task, tasks, stride])?;
             return Ok(());
         }
+        self.wait_for_others();
         let head = self.a.label();
         let over = self.a.fresh(Class::P);
         self.a.place(&head);
@@ -342,6 +350,14 @@ impl Emit<'_> {
         self.a.line(format_args!("bra {head}"));
         self.a.place(&end);
         Ok(())
+    }
+
+    /// Waits until the launches before this one have ended. All threads do, whatever they do next, and nothing has touched global memory yet: so whoever
+    /// waits for this launch knows that all before it have ended too, and buffers may take each other's place as if launches did not overlap.
+    pub(crate) fn wait_for_others(&mut self) {
+        if self.overlaps {
+            self.a.line(format_args!("griddepcontrol.wait"));
+        }
     }
 
     /// The number of the task in 32 bits, if these hold all of them.

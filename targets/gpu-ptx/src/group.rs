@@ -144,6 +144,8 @@ impl Emit<'_> {
         a.line(format_args!("fence.proxy.async.shared::cta"));
         a.place(&made);
         a.line(format_args!("bar.sync 0"));
+        self.wait_for_others();
+        let a = &mut self.a;
         a.line(format_args!("setp.ge.u32 {fills}, {thread}, {}", 32 * loops.warps));
         a.line(format_args!("@{fills} bra {filler}"));
         let many = loops.sums > 64 && (loops.fillers, 32 * loops.warps) == (128, 256);

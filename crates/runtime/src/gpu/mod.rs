@@ -47,6 +47,8 @@ struct Function {
     scratch: u64,
     /// Bytes of shared memory that a launch gives each block.
     shared: u32,
+    /// It may begin before the launch in front of it has ended.
+    overlaps: bool,
     /// Tensor maps that it takes behind its other parameters.
     maps: Vec<Tensor>,
 }
@@ -91,7 +93,7 @@ impl Loaded {
         let text = core::str::from_utf8(&code[..code.len() - 1]).unwrap_or("");
         let mut functions = Vec::new();
         for (n, kernel) in program.kernels.iter().enumerate() {
-            let Some(Shape { threads, together, shared, maps }) = shape(text, n) else {
+            let Some(Shape { threads, together, shared, overlaps, maps }) = shape(text, n) else {
                 fail!(Artifact, "malformed: the code does not say how kernel {n} '{}' is launched", kernel.name);
             };
             let handle = module.function(&alloc::format!("k{n}"))?;
@@ -105,7 +107,7 @@ impl Loaded {
                     device.name
                 );
             }
-            functions.push(Function { handle, threads, together, scratch: kernel.scratch, shared, maps });
+            functions.push(Function { handle, threads, together, scratch: kernel.scratch, shared, overlaps, maps });
         }
         let memory = device.alloc(constants.len() as u64)?;
         if !constants.is_empty() {
@@ -127,6 +129,8 @@ struct Shape {
     together: u32,
     /// Bytes of shared memory that the launch gives.
     shared: u32,
+    /// It may begin before the launch in front of it has ended.
+    overlaps: bool,
     /// Tensor maps.
     maps: Vec<Tensor>,
 }
@@ -166,7 +170,7 @@ fn tensor(words: &str) -> Option<Tensor> {
 }
 
 /// How kernel `n` is launched: from the line `//@ k<n> threads <count>`, where a task is for a thread, `warps` or `blocks`, and perhaps
-/// `shared <bytes>` behind it, and `map ...` for each tensor map that it takes.
+/// `shared <bytes>` behind it, `pdl` where it may begin before the launch in front of it has ended, and `map ...` for each tensor map that it takes.
 fn shape(text: &str, n: usize) -> Option<Shape> {
     let mut lines = text.lines().take_while(|l| !l.contains(".entry")).filter_map(|l| l.strip_prefix("//@ "));
     let line = lines.find_map(|l| l.strip_prefix(&alloc::format!("k{n} ")))?;
@@ -174,16 +178,21 @@ fn shape(text: &str, n: usize) -> Option<Shape> {
     let mut parts = count.split(" map ");
     let count = parts.next()?;
     let maps = parts.map(tensor).collect::<Option<Vec<_>>>()?;
-    let (count, shared) = match count.split_once(" shared ") {
-        Some((count, bytes)) => (count, bytes.trim().parse().ok()?),
-        None => (count, 0),
-    };
-    let count: u32 = count.trim().parse().ok().filter(|c| (1..=1024).contains(c))?;
+    let mut words = count.split_whitespace();
+    let count: u32 = words.next()?.parse().ok().filter(|c| (1..=1024).contains(c))?;
+    let (mut shared, mut overlaps) = (0, false);
+    while let Some(word) = words.next() {
+        match word {
+            "shared" => shared = words.next()?.parse().ok()?,
+            "pdl" => overlaps = true,
+            _ => return None,
+        }
+    }
     let together = match kind {
         "threads" => 1,
         "warps" => 32,
         "blocks" => count,
         _ => return None,
     };
-    (count % together == 0).then_some(Shape { threads: count, together, shared, maps })
+    (count % together == 0).then_some(Shape { threads: count, together, shared, overlaps, maps })
 }
