@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::io::Write;
 use std::sync::{LazyLock, Mutex, MutexGuard};
+use std::time::Instant;
 
 const SUCCESS: c_int = 0;
 const INVALID_VALUE: c_int = 1;
@@ -22,6 +23,7 @@ const OUT_OF_MEMORY: c_int = 2;
 const NO_DEVICE: c_int = 100;
 const INVALID_PTX: c_int = 218;
 const NOT_FOUND: c_int = 500;
+const NOT_READY: c_int = 600;
 const ILLEGAL_ADDRESS: c_int = 700;
 
 /// A piece of work in a stream.
@@ -30,6 +32,7 @@ enum Work {
     ToDevice { to: u64, from: usize, bytes: usize },
     ToHost { to: usize, from: u64, bytes: usize },
     OnDevice { to: u64, from: u64, bytes: usize },
+    Mark { event: u64 },
     Launch { kernel: u64, grid: Grid, parameters: Vec<u8> },
 }
 
@@ -50,6 +53,8 @@ struct State {
     most_shared: HashMap<u64, c_uint>,
     streams: HashMap<u64, Stream>,
     graphs: HashMap<u64, Vec<Work>>,
+    /// When each event was.
+    events: HashMap<u64, Option<Instant>>,
     pinned: HashMap<usize, Vec<u64>>,
     next: u64,
     /// What went wrong last, for `cuGetErrorString`.
@@ -123,6 +128,10 @@ impl State {
                     None => return self.fail(format!("a copy of {bytes} bytes to {to:#x}, which is no memory")),
                 }
             }
+            Work::Mark { event } => match self.events.get_mut(&event) {
+                Some(time) => *time = Some(Instant::now()),
+                None => return INVALID_VALUE,
+            },
             Work::Launch { kernel, grid, parameters } => {
                 let State { kernels, memory, .. } = self;
                 if let Err(fault) = launch(&kernels[&kernel], grid, &parameters, memory) {
@@ -520,6 +529,43 @@ pub unsafe extern "C" fn cuGraphDestroy(graph: *mut c_void) -> c_int {
     if state().graphs.remove(&(graph as u64)).is_some() { SUCCESS } else { INVALID_VALUE }
 }
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventCreate(out: *mut *mut c_void, flags: c_uint) -> c_int {
+    log("event");
+    let mut s = state();
+    let handle = s.handle();
+    s.events.insert(handle, None);
+    // Safety: by the caller.
+    unsafe { *out = handle as *mut c_void };
+    if flags == 0 { SUCCESS } else { INVALID_VALUE }
+}
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventDestroy_v2(event: *mut c_void) -> c_int {
+    log("event_destroy");
+    if state().events.remove(&(event as u64)).is_some() { SUCCESS } else { INVALID_VALUE }
+}
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventRecordWithFlags(event: *mut c_void, stream: *mut c_void, flags: c_uint) -> c_int {
+    let mut s = state();
+    // Flag 1, without which nothing is recorded in a graph, is for captures alone.
+    let capturing = s.streams.get(&(stream as u64)).is_some_and(|s| s.capture.is_some());
+    if flags != c_uint::from(capturing) {
+        return INVALID_VALUE;
+    }
+    s.queue(stream, Work::Mark { event: event as u64 })
+}
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventElapsedTime(out: *mut f32, start: *mut c_void, end: *mut c_void) -> c_int {
+    let s = state();
+    match [start, end].map(|e| s.events.get(&(e as u64)).copied().flatten()) {
+        [Some(start), Some(end)] => {
+            // Safety: by the caller.
+            unsafe { *out = end.duration_since(start).as_secs_f32() * 1e3 };
+            SUCCESS
+        }
+        _ => NOT_READY,
+    }
+}
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorName(status: c_int, out: *mut *const c_char) -> c_int {
     let name = match status {
         SUCCESS => c"CUDA_SUCCESS",
@@ -528,6 +574,7 @@ pub unsafe extern "C" fn cuGetErrorName(status: c_int, out: *mut *const c_char) 
         NO_DEVICE => c"CUDA_ERROR_NO_DEVICE",
         INVALID_PTX => c"CUDA_ERROR_INVALID_PTX",
         NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
+        NOT_READY => c"CUDA_ERROR_NOT_READY",
         ILLEGAL_ADDRESS => c"CUDA_ERROR_ILLEGAL_ADDRESS",
         _ => return INVALID_VALUE,
     };

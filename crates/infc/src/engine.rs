@@ -189,6 +189,10 @@ impl Native {
     pub fn run_set(&mut self) -> Result<(), Problems> {
         self.0.run().map_err(problem)
     }
+    /// From now on the GPU takes the time of each run, or no longer.
+    pub fn time_device(&mut self, on: bool) -> Result<(), Problems> {
+        self.0.time_device(on).map_err(problem)
+    }
     /// Bytes of memory of the GPU that nobody uses, if the model runs on one.
     pub fn device_free(&self) -> Result<Option<u64>, Problems> {
         self.0.device_free().map_err(problem)

@@ -49,6 +49,41 @@ fn runs_leave_the_memory_of_the_device_as_it_was() {
 }
 
 #[test]
+fn the_device_takes_the_time_of_its_steps() {
+    let dir = Folder::new();
+    let one_graph = artifact(&dir, "nvidia");
+    // Steps of one that are in several graphs, and of one that has none.
+    let compiled = |name: &str, m: &ModelProto| {
+        let (path, out) = (dir.model(m), dir.path(name));
+        let (code, text) = infc(&["compile", &path, "--target", "nvidia-sm90a", "-o", &out], &[]);
+        assert_eq!(code, 0, "{text}");
+        out
+    };
+    let nodes =
+        vec![node("e = Neg(x)", []), node("z = NonZero(e)", []), node("t = Transpose(z)", []), node("y = GatherND(e, t)", [])];
+    let graphs = compiled("graphs", &model(17, graph(&["x f32[batch, 5]"], nodes, &["y f32[k]"], vec![])));
+    let nothing =
+        compiled("nothing", &model(17, graph(&["x f32[batch]"], vec![node("y = Identity(x)", [])], &["y f32[batch]"], vec![])));
+    for artifact in [&one_graph, &graphs, &nothing] {
+        let log = format!("{artifact}.log");
+        let args = ["bench", artifact, "--dim", "batch=3", "--seconds", "0", "--runs", "5", "--json"];
+        let (code, text) = infc(&args, &[("INFC_FAKE_CUDA_LOG", &log)]);
+        assert_eq!(code, 0, "{text}");
+        let said: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        let ms = |name: &str| said[name].as_f64().unwrap_or_else(|| panic!("no {name} in {text}"));
+        assert!(ms("device_median_ms") > 0.0, "{text}");
+        let log = std::fs::read_to_string(log).expect("the log");
+        let count = |call: &str| log.lines().filter(|l| *l == call).count();
+        assert_eq!((count("event"), count("event_destroy")), (2, 2), "{log}");
+    }
+    if cfg!(feature = "llvm") {
+        let model = examples().join("digits_mlp/model.onnx").display().to_string();
+        let (_, text) = infc(&["bench", &model, "--dim", "batch=3", "--seconds", "0", "--json"], &[]);
+        assert!(text.contains("\"device_median_ms\":null"), "{text}");
+    }
+}
+
+#[test]
 fn trained_models_give_the_outputs_of_the_interpreter() {
     for model in ["digits_mlp", "glyphs_cnn"] {
         let folder = examples().join(model).join("model.onnx").display().to_string();

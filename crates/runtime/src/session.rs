@@ -304,6 +304,17 @@ impl Session {
         device_free(&self.frame)
     }
 
+    /// From now on a GPU takes the time of each run itself, for [`Session::device_time`], or no longer. Other models have no such time.
+    pub fn time_device(&mut self, on: bool) -> Result<(), Error> {
+        time_device(&mut self.frame, on)
+    }
+
+    /// Milliseconds that the steps of the last run took on the GPU, from behind the copy of the inputs to before that of the outputs, if
+    /// [`Session::time_device`] asked for it. What the host does between steps is in it, where it does something there.
+    pub fn device_time(&self) -> Option<f32> {
+        device_time(&self.frame)
+    }
+
     /// The time of each step, numbered in depth-first order, if [`Options::profile`] asked for it.
     pub fn times(&self) -> &[StepTime] {
         self.frame.times.as_deref().unwrap_or(&[])
@@ -558,6 +569,16 @@ fn device_free(frame: &Frame) -> Result<Option<u64>, Error> {
 }
 
 #[cfg(feature = "gpu")]
+fn time_device(frame: &mut Frame, on: bool) -> Result<(), Error> {
+    frame.gpu.as_mut().map_or(Ok(()), |gpu| gpu.time(on))
+}
+
+#[cfg(feature = "gpu")]
+fn device_time(frame: &Frame) -> Option<f32> {
+    frame.gpu.as_ref().and_then(crate::gpu::Gpu::device_time)
+}
+
+#[cfg(feature = "gpu")]
 fn has_gpu(frame: &Frame) -> bool {
     frame.gpu.is_some()
 }
@@ -571,6 +592,16 @@ fn take_gpu(_: &mut Frame) -> Option<core::convert::Infallible> {
 #[cfg(not(feature = "gpu"))]
 fn device_free(_: &Frame) -> Result<Option<u64>, Error> {
     Ok(None)
+}
+
+#[cfg(not(feature = "gpu"))]
+fn time_device(_: &mut Frame, _: bool) -> Result<(), Error> {
+    Ok(())
+}
+
+#[cfg(not(feature = "gpu"))]
+fn device_time(_: &Frame) -> Option<f32> {
+    None
 }
 
 #[cfg(not(feature = "gpu"))]

@@ -163,6 +163,10 @@ functions! {
     graph_launch "cuGraphLaunch" (Handle, Handle);
     graph_exec_destroy "cuGraphExecDestroy" (Handle);
     graph_destroy "cuGraphDestroy" (Handle);
+    event_create "cuEventCreate" (*mut Handle, c_uint);
+    event_destroy "cuEventDestroy_v2" (Handle);
+    event_record "cuEventRecordWithFlags" (Handle, Handle, c_uint);
+    event_elapsed "cuEventElapsedTime" (*mut f32, Handle, Handle);
     error_name "cuGetErrorName" (Status, *mut *const c_char);
     error_string "cuGetErrorString" (Status, *mut *const c_char);
 }
@@ -331,6 +335,13 @@ impl Device {
         }
         Ok(Pinned { device: self, start: start.cast(), bytes })
     }
+    /// A moment of a stream, not yet there.
+    pub(crate) fn event(&'static self) -> Result<Event, Error> {
+        let mut handle = core::ptr::null_mut();
+        // Safety: as above; 0 asks for one that tells times.
+        self.check("cuEventCreate", unsafe { (self.driver.event_create)(&mut handle, 0) })?;
+        Ok(Event { device: self, handle })
+    }
     /// Has the driver tensor maps?
     pub(crate) fn has_maps(&self) -> bool {
         self.driver.encode_map.is_some()
@@ -368,7 +379,7 @@ impl Device {
         let mut handle = core::ptr::null_mut();
         // Safety: as above.
         self.check("cuStreamCreate", unsafe { (self.driver.stream_create)(&mut handle, NON_BLOCKING) })?;
-        Ok(Stream { device: self, handle, behind_kernel: Cell::new(false) })
+        Ok(Stream { device: self, handle, behind_kernel: Cell::new(false), capturing: Cell::new(false) })
     }
 }
 
@@ -470,6 +481,8 @@ pub(crate) struct Stream {
     handle: Handle,
     /// What was queued (captured) last is a kernel.
     behind_kernel: Cell<bool>,
+    /// Work is captured, not queued.
+    capturing: Cell<bool>,
 }
 
 // Safety: handles may be used from any thread; a session uses its own alone.
@@ -555,6 +568,15 @@ impl Stream {
         };
         self.device.check("cuLaunchKernel", status)
     }
+    /// Notes the time when the work so far is done; as a part of a graph, in each of its runs.
+    pub(crate) fn mark(&self, event: &Event) -> Result<(), Error> {
+        const EXTERNAL: c_uint = 1;
+        self.behind_kernel.set(false);
+        let flags = if self.capturing.get() { EXTERNAL } else { 0 };
+        // Safety: both exist.
+        let status = unsafe { (self.device.driver.event_record)(event.handle, self.handle, flags) };
+        self.device.check("cuEventRecordWithFlags", status)
+    }
     /// Waits until all work is done.
     pub(crate) fn wait(&self) -> Result<(), Error> {
         self.behind_kernel.set(false);
@@ -567,7 +589,9 @@ impl Stream {
         // Safety: the stream exists and captures nothing yet.
         self.device.check("cuStreamBeginCapture", unsafe { (self.device.driver.capture_begin)(self.handle, RELAXED) })?;
         self.behind_kernel.set(false);
+        self.capturing.set(true);
         let recorded = record();
+        self.capturing.set(false);
         self.behind_kernel.set(false);
         let (mut graph, mut handle) = (core::ptr::null_mut(), core::ptr::null_mut());
         // Safety: as above; the capture must end whatever happened.
@@ -597,6 +621,34 @@ impl Drop for Stream {
             (self.device.driver.stream_wait)(self.handle);
             (self.device.driver.stream_destroy)(self.handle);
         }
+    }
+}
+
+/// A moment of a stream.
+pub(crate) struct Event {
+    device: &'static Device,
+    handle: Handle,
+}
+
+// Safety: handles may be used from any thread; a session uses its own alone.
+unsafe impl Send for Event {}
+
+impl Event {
+    /// Milliseconds from the other one until this; both are there.
+    pub(crate) fn since(&self, start: &Event) -> Result<f32, Error> {
+        let mut time = 0.0;
+        // Safety: both exist, the pointer leads to a variable of the declared type.
+        let status = unsafe { (self.device.driver.event_elapsed)(&mut time, start.handle, self.handle) };
+        self.device.check("cuEventElapsedTime", status)?;
+        Ok(time)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        let _ = self.device.enter();
+        // Safety: it exists; graphs that note it are not run any more.
+        unsafe { (self.device.driver.event_destroy)(self.handle) };
     }
 }
 

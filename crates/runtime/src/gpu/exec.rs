@@ -3,7 +3,7 @@
 //! is one graph, with the copies of its inputs and outputs in it, and one wait.
 
 use super::Loaded;
-use super::driver::{Address, Graph, MapBytes, Mem, Pinned, Stream};
+use super::driver::{Address, Event, Graph, MapBytes, Mem, Pinned, Stream};
 use crate::error::{Error, fail};
 use crate::exec::Exec;
 use crate::model::Model;
@@ -45,6 +45,9 @@ pub(crate) struct Gpu {
     bases: Vec<Address>,
     /// Work was queued and not waited for.
     pending: bool,
+    /// The moments between which steps run, if their time is asked for, and the time of the last run in milliseconds.
+    timer: Option<[Event; 2]>,
+    device_time: Option<f32>,
     parameters: Vec<u64>,
     maps: Vec<MapBytes>,
 }
@@ -150,6 +153,23 @@ impl Gpu {
         self.loaded.device.free_bytes()
     }
 
+    /// From now on the device takes the time of the steps of each run, or no longer.
+    pub(crate) fn time(&mut self, on: bool) -> Result<(), Error> {
+        self.loaded.device.enter()?;
+        self.settle()?;
+        self.forget_graphs();
+        (self.device_time, self.timer) = (None, None);
+        if on {
+            self.timer = Some([self.loaded.device.event()?, self.loaded.device.event()?]);
+        }
+        Ok(())
+    }
+
+    /// Milliseconds that the steps of the last run took on the device, if they were taken.
+    pub(crate) fn device_time(&self) -> Option<f32> {
+        self.device_time
+    }
+
     pub(crate) fn new(loaded: Arc<Loaded>, model: &Model) -> Result<Gpu, Error> {
         let (device, program) = (loaded.device, &model.program);
         device.enter()?;
@@ -176,6 +196,8 @@ impl Gpu {
             sides,
             bases: alloc::vec![0; program.buffers.len()],
             pending: false,
+            timer: None,
+            device_time: None,
             parameters: Vec::new(),
             maps: Vec::new(),
             loaded,
@@ -188,6 +210,7 @@ impl Gpu {
         // What a run that failed has left.
         self.settle()?;
         exec.begin()?;
+        self.device_time = None;
         let program = &exec.model.program;
         let told = |s: usize| program.symbols[s].source != SymbolSource::Step;
         let symbols = &exec.plan.symbols;
@@ -205,10 +228,12 @@ impl Gpu {
             self.settle()?;
             self.list(exec, &model.program.steps, 0)?;
             self.queue_download()?;
-        } else {
-            self.whole(exec)?;
+            return self.take_outputs(exec);
         }
-        self.take_outputs(exec)
+        self.whole(exec)?;
+        self.take_outputs(exec)?;
+        self.device_time = self.timer.as_ref().map(|[start, end]| end.since(start)).transpose()?;
+        Ok(())
     }
 
     /// The outermost list, with the copies before and after it: segments as graphs, other steps one by one.
@@ -242,16 +267,16 @@ impl Gpu {
         if self.segments[which].graph.is_none() {
             let Range { start, end } = self.segments[which].steps;
             let (number, error) = (self.segments[which].number, self.error());
-            let Gpu { stream, loaded, bases, scratch, parameters, maps, ports, at_device, staging, .. } = self;
+            let Gpu { stream, loaded, bases, scratch, parameters, maps, ports, at_device, staging, timer, .. } = self;
             let mut queue = Queue { stream, loaded, bases, scratch: scratch.address, error, parameters, maps };
             let graph = stream.capture(|| {
                 if start == 0 {
-                    upload(stream, ports, at_device, staging)?;
+                    upload(stream, ports, at_device, staging, timer.as_ref())?;
                 }
                 let steps = &exec.model.program.steps;
                 steps[start..end].iter().enumerate().try_for_each(|(k, s)| queue.plain(exec, s, number + k))?;
                 if end == steps.len() {
-                    download(stream, ports, at_device, staging)?;
+                    download(stream, ports, at_device, staging, timer.as_ref())?;
                 }
                 Ok(())
             })?;
@@ -401,12 +426,12 @@ impl Gpu {
 
     fn queue_upload(&mut self) -> Result<(), Error> {
         self.pending = true;
-        upload(&self.stream, &self.ports, &self.at_device, &self.staging)
+        upload(&self.stream, &self.ports, &self.at_device, &self.staging, self.timer.as_ref())
     }
 
     fn queue_download(&mut self) -> Result<(), Error> {
         self.pending = true;
-        download(&self.stream, &self.ports, &self.at_device, &self.staging)
+        download(&self.stream, &self.ports, &self.at_device, &self.staging, self.timer.as_ref())
     }
 
     /// Waits for everything, and gives outputs and states to the session unless a kernel has left an error.
@@ -630,14 +655,16 @@ impl Gpu {
     }
 }
 
-/// Puts the copy of inputs, states and the word for errors into a stream.
-fn upload(stream: &Stream, ports: &Ports, device: &Mem, staging: &Pinned) -> Result<(), Error> {
+/// Puts the copy of inputs, states and the word for errors into a stream. Steps come behind it: time is taken from there on.
+fn upload(stream: &Stream, ports: &Ports, device: &Mem, staging: &Pinned, timer: Option<&[Event; 2]>) -> Result<(), Error> {
     // Safety: both were laid out for the ports; whoever changes staging memory waits for the stream before.
-    unsafe { stream.to_device(device.address, staging.start(), ports.error_at + WORD) }
+    unsafe { stream.to_device(device.address, staging.start(), ports.error_at + WORD) }?;
+    timer.map_or(Ok(()), |[start, _]| stream.mark(start))
 }
 
-/// Puts the copy of states, the word for errors and outputs into a stream.
-fn download(stream: &Stream, ports: &Ports, device: &Mem, staging: &Pinned) -> Result<(), Error> {
+/// Puts the copy of states, the word for errors and outputs into a stream, behind the steps.
+fn download(stream: &Stream, ports: &Ports, device: &Mem, staging: &Pinned, timer: Option<&[Event; 2]>) -> Result<(), Error> {
+    timer.map_or(Ok(()), |[_, end]| stream.mark(end))?;
     let at = ports.states_at;
     // Safety: as in `upload`.
     unsafe { stream.to_host(staging.start().add(at), device.address + at as u64, ports.total - at) }
