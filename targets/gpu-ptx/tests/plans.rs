@@ -193,7 +193,7 @@ fn convolutions_are_products() {
 fn rows_are_reduced_by_warps() {
     let softmax = "graph \"g\" { source 0 \"s\" \"Softmax\" 13 region (%0: f32[n, 70] \"x\") { \
          %1: f32[n, 70] \"y\" = Softmax(%0) from [0] yield %1 } }";
-    check(softmax, Math::F32, &["chain steps=3"]);
+    check(softmax, Math::F32, &["chain steps=4"]);
     let vector = matmul("f32", "1", 300, 40).replace("f32[300, 40] \"b\"", "f32[40, 300] \"b\"");
     let vector = vector.replace("%2: f32[1, 40] \"y\" = MatMul(%0, %1)", "%2: f32[1, 40] \"y\" = Gemm(%0, %1) {transB = 1}");
     check(&vector.replace("\"MatMul\" 13", "\"Gemm\" 13"), Math::F32, &["row_reduce lanes=32"]);
