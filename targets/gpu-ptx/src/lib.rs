@@ -1,6 +1,6 @@
 //! Prints loop IR as PTX for NVIDIA GPUs.
 //!
-//! A kernel becomes an `.entry` whose threads, warps or blocks take its tasks (`emit`, `layout`, `together`, `wide`, `group`); expressions become instructions (`scalars`, `ops`, `narrow`)
+//! A kernel becomes an `.entry` whose threads, warps or blocks take its tasks (`emit`, `layout`, `together`, `wide`, `pairs`, `group`); expressions become instructions (`scalars`, `ops`, `narrow`)
 //! by the rows of one table (`rows`), over registers without types (`asm`). The driver's assembler allocates registers and schedules.
 //! Knows loops, no graph, no ONNX and no driver.
 
@@ -12,6 +12,7 @@ mod group;
 mod layout;
 mod narrow;
 mod ops;
+mod pairs;
 mod pipeline;
 pub mod rows;
 mod scalars;

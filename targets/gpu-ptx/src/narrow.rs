@@ -12,6 +12,9 @@ pub fn is_narrow(dtype: DType) -> bool {
 
 /// `v` rounded to the nearest value of the dtype; 8- and 4-bit formats saturate.
 pub fn round(a: &mut Asm, dtype: DType, v: Val) -> Result<Val, Fault> {
+    if dtype == DType::BF16 {
+        return a.row("round_bf16", "f32", &[v]);
+    }
     let bits = nearest(a, dtype, v)?;
     unpack(a, dtype, bits)
 }

@@ -223,6 +223,8 @@ pub static ROWS: &[Row] = &[
     row("pack_f16", "f32", "cvt.rn.f16.f32 $h0, $a; cvt.u32.u16 $d, $h0"),
     row("unpack_f16", "f32", "cvt.u16.u32 $h0, $a; cvt.f32.f16 $d, $h0"),
     row("pack_bf16", "f32", "cvt.rn.bf16.f32 $h0, $a; cvt.u32.u16 $d, $h0"),
+    // The upper half of a pair is the f32: one instruction. `ptxas` makes two of the one for a single value.
+    row("round_bf16", "f32", "mov.b32 $r0, 0; cvt.rn.bf16x2.f32 $d, $a, $r0"),
     row("unpack_bf16", "f32", "shl.b32 $d, $a, 16"),
     // f64 to f32, rounded to odd: a later rounding to fewer bits is then as good as rounding once.
     to(

@@ -16,8 +16,8 @@ pub(crate) const WARP_NUMBER: u32 = u32::MAX - 2;
 const LANE: u32 = u32::MAX - 3;
 const ROW: u32 = u32::MAX - 4;
 const HALF: u32 = u32::MAX - 5;
-const GROUP: u32 = u32::MAX - 6;
-const PLACE: u32 = u32::MAX - 7;
+pub(crate) const GROUP: u32 = u32::MAX - 6;
+pub(crate) const PLACE: u32 = u32::MAX - 7;
 /// The same as `ROW` and `HALF` for matrices of 8 rows.
 const ROW8: u32 = u32::MAX - 8;
 const HALF8: u32 = u32::MAX - 9;
@@ -203,6 +203,9 @@ impl Emit<'_> {
         }
         // 8 columns after another.
         let own = columns.known().ok_or_else(|| fault!("a matrix loop over {columns} columns"))? / 2;
+        if self.by_pairs([row, *column], own, body)? {
+            return Ok(());
+        }
         for element in 0..own {
             self.fragment = Some((row, *column, element as usize));
             self.vars.insert(row, Var::Expr(var(GROUP) + 8 * (element / 2 % 2)));

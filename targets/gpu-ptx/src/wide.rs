@@ -30,7 +30,7 @@ pub(crate) struct Wide {
 }
 
 /// The same for numbers of `lane` below `n`, which go beside quotients and remainders that they do not change: those of multiples of `n` by multiples of `n`.
-fn beside(e: Expr, lane: u32, n: i64) -> Expr {
+pub(crate) fn beside(e: Expr, lane: u32, n: i64) -> Expr {
     // The lane, and the rest over `n`.
     let parts = |a: Expr, d: Expr| match (a.affine_in(lane)?, d.known()?) {
         ((1, rest), d) if d > 0 && d % n == 0 => Some((rest.div_exact(Expr::int(n))?, Expr::int(d / n))),

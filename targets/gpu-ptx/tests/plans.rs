@@ -438,6 +438,45 @@ fn rounded_factors_are_read_several_at_a_time() {
 }
 
 #[test]
+fn results_are_stored_several_at_once() {
+    // Columns, and the accesses that they are stored and biases are read by.
+    for (dtype, n, math, group, words) in [
+        ("bf16", 136, Math::F32, true, &["st.global.v4.b32", "shfl.sync.bfly", "ld.global.v2.u16"][..]),
+        ("f16", 130, Math::F32, true, &["st.global.b32", "ld.global.v2.u16"]),
+        ("bf16", 129, Math::F32, true, &[]),
+        ("f32", 134, Math::Tf32, true, &["st.global.v2.b32", "ld.global.v2.b32"]),
+        ("f32", 133, Math::Bf16, true, &[]),
+        ("f16", 136, Math::F32, false, &["st.global.b32", "ld.global.v2.u16"]),
+        ("f32", 130, Math::Tf32, false, &["st.global.v2.b32", "ld.global.v2.b32"]),
+    ] {
+        let graph = product(dtype, [1, 140, 72, n], [false, false]);
+        let (machine, arch) = if group { (hopper(math), "sm_90a") } else { (machine(math), "sm_80") };
+        check_for(&machine, &[arch], &graph, &[if group { "row=wgmma" } else { "row=mma" }]);
+        let lowered = lowered_for(&graph, &machine);
+        let text = infc_gpu_ptx::module(&lowered.kernels, arch).unwrap_or_else(|e| panic!("{e}"));
+        let product = text.text.split(".visible").find(|t| t.contains("mma")).expect("a product");
+        for word in
+            ["st.global.v4.b32", "shfl.sync.bfly", "st.global.b32", "st.global.v2.b32", "ld.global.v2.u16", "ld.global.v2.b32"]
+        {
+            // Of 32 bits there is one for a single element too.
+            let single = dtype == "f32" && word == "st.global.b32";
+            assert!(single || product.contains(word) == words.contains(&word), "{word} in {n} columns of {dtype}\n{product}");
+        }
+        // Buffers that begin anywhere.
+        let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
+        for (k, kernel) in lowered.kernels.iter().enumerate() {
+            let results = [0, 4, 8, 10].map(|before| {
+                let mut got = memories(kernel);
+                let before = if dtype == "f32" { before / 4 * 4 } else { before };
+                run_behind(&text, &module, k, kernel, &mut got, before).unwrap_or_else(|f| panic!("{f}\n{kernel}"));
+                got
+            });
+            assert!(results.iter().all(|r| *r == results[0]), "{kernel}");
+        }
+    }
+}
+
+#[test]
 fn warpgroups_that_do_not_wait_are_told() {
     let mut lowered = lowered_for(&product("bf16", [1, 384, 248, 256], [false, false]), &hopper(Math::F32));
     // By copies of threads.
