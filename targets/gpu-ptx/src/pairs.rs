@@ -292,10 +292,9 @@ impl Emit<'_> {
                 at.push(self.address(buffer as usize, &index)?.1);
                 let offset = self.offset(buffer as usize, &index).ok_or_else(|| fault!("an index from data"))?;
                 self.ahead.insert((buffer, offset), v);
-                if self.guard.is_some() {
-                    let zero = self.a.constant(class, 0);
-                    self.a.copy(v, zero);
-                }
+                // Each of the loads below has a condition: without a value before them the register would be kept from task to task, and `ptxas` spills.
+                let zero = self.a.constant(class, 0);
+                self.a.copy(v, zero);
             }
             let [wide, apart] = self.ways(buffer, self.guard)?;
             let ty = ops::memory_type(dtype)?;
