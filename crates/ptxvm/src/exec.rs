@@ -38,9 +38,13 @@ pub fn launch(kernel: &Kernel, grid: Grid, parameters: &[u8], memory: &mut Memor
     if grid.shared > 0 && !kernel.dynamic_shared {
         return fail("shared memory is given to a kernel that takes none".into());
     }
+    let cluster = kernel.cluster;
+    if cluster > 1 && (!threads.is_multiple_of(128) || !grid.blocks[0].is_multiple_of(cluster)) {
+        return fail(format!("{} blocks of {threads} threads in clusters of {cluster} blocks", grid.blocks[0]));
+    }
     for z in 0..grid.blocks[2] {
         for y in 0..grid.blocks[1] {
-            for x in 0..grid.blocks[0] {
+            for x in (0..grid.blocks[0]).step_by(cluster as usize) {
                 Block::new(kernel, grid, [x, y, z], parameters, memory).run()?;
             }
         }
@@ -70,6 +74,8 @@ struct Warp {
     all: u32,
     /// Lanes that wait at a barrier.
     waiting: u32,
+    /// Lanes that have come to the barrier of the cluster.
+    arrived: u32,
     /// Groups of copies of each lane; the last one is open.
     copies: Vec<Vec<Vec<Pending>>>,
     /// Groups of matrix instructions of the warpgroup; the last one is open.
@@ -91,8 +97,16 @@ struct Flying {
     chunks: Vec<u32>,
 }
 
+/// Where shared memory of the first block of a cluster begins in the addresses of all; those of the others are as far apart. A block's own addresses are below.
+const WINDOW: u64 = 1 << 24;
+
+/// A block, or the blocks of a cluster together: the warps of each behind those of the one before.
 struct Block<'a> {
     kernel: &'a Kernel,
+    /// Blocks, warps of each, and bytes of shared memory of each.
+    blocks: usize,
+    each: usize,
+    size: usize,
     memory: &'a mut Memory,
     parameters: &'a [u8],
     shared: Shared,
@@ -111,22 +125,25 @@ fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
 impl<'a> Block<'a> {
     fn new(kernel: &'a Kernel, grid: Grid, block: [u32; 3], parameters: &'a [u8], memory: &'a mut Memory) -> Block<'a> {
         let threads = grid.threads.iter().product::<u32>();
-        let shared = if grid.shared > 0 { kernel.dynamic_base() + grid.shared } else { kernel.shared };
+        let (blocks, each) = (kernel.cluster as usize, threads.div_ceil(32));
+        let size = if grid.shared > 0 { kernel.dynamic_base() + grid.shared } else { kernel.shared };
         let warp = |w: u32| {
-            let first = w * 32;
-            let count = (threads - first).min(32);
+            let (first, rank, own) = (w * 32, w / each, w % each * 32);
+            let count = (threads - own).min(32);
             let special = |s: Special, l: u32| {
-                let t = first + l;
+                let t = own + l;
                 let [x, y, _] = grid.threads;
                 u64::from(match s {
                     Special::Tid(0) => t % x,
                     Special::Tid(1) => t / x % y,
                     Special::Tid(_) => t / x / y,
                     Special::NTid(k) => grid.threads[k as usize],
+                    Special::Cta(0) => block[0] + rank,
                     Special::Cta(k) => block[k as usize],
+                    Special::Rank => rank,
                     Special::NCta(k) => grid.blocks[k as usize],
                     Special::Lane => l,
-                    Special::Warp => w,
+                    Special::Warp => w % each,
                 })
             };
             let registers = kernel.registers.iter().map(|start| match start {
@@ -144,6 +161,7 @@ impl<'a> Block<'a> {
                 alive: if count == 32 { u32::MAX } else { (1 << count) - 1 },
                 all: if count == 32 { u32::MAX } else { (1 << count) - 1 },
                 waiting: 0,
+                arrived: 0,
                 copies: (0..32).map(|_| vec![vec![]]).collect(),
                 matrices: vec![Flying::default()],
                 written: vec![0; if kernel.asynchronous { kernel.registers.len() } else { 0 }],
@@ -153,10 +171,12 @@ impl<'a> Block<'a> {
                 steps: 0,
             }
         };
-        let warps: Vec<Warp> = (0..threads.div_ceil(32)).map(warp).collect();
+        let warps: Vec<Warp> = (0..each * kernel.cluster).map(warp).collect();
         let issued = vec![vec![]; warps.len().div_ceil(4)];
-        let shared = Shared::new(shared, threads as usize, kernel.asynchronous);
-        Block { kernel, memory, parameters, shared, warps, block, yields: false, issued }
+        // The swizzle of a tile is the same in each block.
+        let apart = if blocks > 1 { size.next_multiple_of(1024) } else { size };
+        let shared = Shared::new([apart, threads as usize], blocks, kernel.asynchronous);
+        Block { kernel, blocks, each: each as usize, size, memory, parameters, shared, warps, block, yields: false, issued }
     }
 
     fn run(&mut self) -> Result<(), Fault> {
@@ -191,7 +211,7 @@ impl<'a> Block<'a> {
             }
             self.shared.barrier();
             for w in &mut self.warps {
-                w.waiting = 0;
+                (w.waiting, w.arrived) = (0, 0);
                 w.pc.iter_mut().for_each(|p| *p += 1);
             }
         }
@@ -219,13 +239,29 @@ impl<'a> Block<'a> {
     }
 
     fn fail<T>(&self, warp: usize, lane: usize, pc: u32, what: impl Into<String>) -> Result<T, Fault> {
-        let thread = self.warps[warp].first + lane as u32;
+        let thread = (warp % self.each * 32 + lane) as u32;
         let [x, y, z] = self.block;
+        let x = x + (warp / self.each) as u32;
         Err(Fault {
             at: format!("kernel {}, block {x},{y},{z}, thread {thread}", self.kernel.name),
             line: self.kernel.code.get(pc as usize).map_or(0, |i| i.line as usize),
             what: what.into(),
         })
+    }
+
+    /// Where `len` bytes of a warp's own shared memory are.
+    fn own(&self, w: usize, address: u64, len: usize) -> Option<usize> {
+        let at = usize::try_from(address).ok()?;
+        (at.checked_add(len)? <= self.size).then(|| w / self.each * (self.shared.bytes.len() / self.blocks) + at)
+    }
+
+    /// The same of an address that may be of another block of the cluster.
+    fn far(&self, w: usize, address: u64, len: usize) -> Option<usize> {
+        match usize::try_from(address / WINDOW).ok()?.checked_sub(1) {
+            None => self.own(w, address, len),
+            Some(rank) if rank < self.blocks => self.own(rank * self.each, address % WINDOW, len),
+            Some(_) => None,
+        }
     }
 
     /// Runs a warp until all its lanes have ended or wait.
@@ -303,7 +339,14 @@ impl<'a> Block<'a> {
                         return Ok(());
                     }
                 }
-                Op::Barrier => {
+                Op::Barrier if kernel.cluster > 1 => {
+                    return self.fail(w, 0, pc, "a barrier of a block in a cluster, which is not done here");
+                }
+                Op::ClusterArrive => warp.arrived |= mask,
+                Op::ClusterWait if mask & !warp.arrived != 0 => {
+                    return self.fail(w, 0, pc, "waits at the barrier of the cluster without having come there");
+                }
+                Op::Barrier | Op::ClusterWait => {
                     lanes_of(group).for_each(|l| warp.pc[l] = pc);
                     warp.waiting |= mask;
                     if mask != group {
@@ -447,7 +490,14 @@ impl<'a> Block<'a> {
                 }
                 return self.matrices(w, pc, i);
             }
-            Op::BarrierInit | Op::BarrierArrive { .. } | Op::BulkCopy | Op::BoxCopy | Op::ProxyFence => {
+            Op::MapShared => {
+                let (address, rank) = (*a, *b);
+                if (0..32).any(|l| mask >> l & 1 == 1 && (rank[l] as u32 as usize >= self.blocks || address[l] >= WINDOW)) {
+                    return self.fail(w, 0, pc, "an address of shared memory of a block that the cluster has not");
+                }
+                std::array::from_fn(|l| (rank[l] & 0xffff_ffff).wrapping_add(1).wrapping_mul(WINDOW).wrapping_add(address[l]))
+            }
+            Op::BarrierInit | Op::BarrierArrive { .. } | Op::BulkCopy | Op::BoxCopy | Op::ProxyFence | Op::BarrierFence => {
                 for l in lanes_of(mask) {
                     if let Err(what) = self.asynchronous(w, l, i) {
                         return self.fail(w, l, pc, what);
@@ -455,7 +505,7 @@ impl<'a> Block<'a> {
                 }
                 return Ok(());
             }
-            Op::Branch | Op::Exit | Op::Barrier | Op::BarrierTry => return Ok(()),
+            Op::Branch | Op::Exit | Op::Barrier | Op::BarrierTry | Op::ClusterArrive | Op::ClusterWait => return Ok(()),
         };
         self.write(w, mask, i.d, &result);
         Ok(())
@@ -505,13 +555,14 @@ impl<'a> Block<'a> {
             Space::Param => at.checked_add(len).and_then(|e| self.parameters.get(at..e)),
             Space::Local => at.checked_add(len).and_then(|e| self.warps[w].local.get(l)?.get(at..e)),
             Space::Shared => {
-                if at.checked_add(len).is_some_and(|e| e <= self.shared.bytes.len()) {
+                let place = self.own(w, address, len);
+                if let Some(at) = place {
                     let thread = self.warps[w].first + l as u32;
                     if let Err(what) = self.shared.touch(at, len, thread, false) {
                         return self.fail(w, l, pc, what);
                     }
                 }
-                at.checked_add(len).and_then(|e| self.shared.bytes.get(at..e))
+                place.and_then(|at| self.shared.bytes.get(at..at + len))
             }
         };
         match found {
@@ -528,7 +579,7 @@ impl<'a> Block<'a> {
             Space::Global => self.memory.describe(address, len),
             Space::Param => format!("{len} bytes at {address} of the parameters"),
             Space::Local => format!("{len} bytes at {address} of {} bytes of local memory", self.kernel.local),
-            Space::Shared => format!("{len} bytes at {address} of {} bytes of shared memory", self.shared.bytes.len()),
+            Space::Shared => format!("{len} bytes at {address} of {} bytes of shared memory", self.size),
         };
         self.fail(w, l, pc, format!("{verb} {what}"))
     }
@@ -540,13 +591,14 @@ impl<'a> Block<'a> {
             Space::Local => at.checked_add(len).and_then(|e| self.warps[w].local.get_mut(l)?.get_mut(at..e)),
             Space::Param => None,
             Space::Shared => {
-                if at.checked_add(len).is_some_and(|e| e <= self.shared.bytes.len()) {
+                let place = self.own(w, address, len);
+                if let Some(at) = place {
                     let thread = self.warps[w].first + l as u32;
                     if let Err(what) = self.shared.touch(at, len, thread, true) {
                         return self.fail(w, l, pc, what);
                     }
                 }
-                at.checked_add(len).and_then(|e| self.shared.bytes.get_mut(at..e))
+                place.and_then(|at| self.shared.bytes.get_mut(at..at + len))
             }
         };
         match found {
@@ -633,11 +685,11 @@ impl<'a> Block<'a> {
                 return self.fail(w, l, pc, format!("a copy of {bytes} bytes from {from:#x} to {to:#x}"));
             }
             let thread = self.warps[w].first + l as u32;
-            if self.kernel.asynchronous && to as usize + bytes <= self.shared.bytes.len() {
-                if let Err(what) = self.shared.not_read(to as usize, bytes, thread) {
+            if let Some(at) = self.own(w, to, bytes).filter(|_| self.kernel.asynchronous) {
+                if let Err(what) = self.shared.not_read(at, bytes, thread) {
                     return self.fail(w, l, pc, what);
                 }
-                self.shared.pend(to as usize, bytes, true);
+                self.shared.pend(at, bytes, true);
             }
             let open = self.warps[w].copies[l].last_mut().expect("there is an open group");
             open.push(Pending { to: to as usize, from, bytes, there });
@@ -657,8 +709,8 @@ impl<'a> Block<'a> {
             let done: Vec<Pending> = groups.drain(..closed.saturating_sub(left)).flatten().collect();
             for p in done {
                 let mut raw = [0u8; 16];
-                if p.to + p.bytes <= self.shared.bytes.len() {
-                    self.shared.pend(p.to, p.bytes, false);
+                if let Some(at) = self.own(w, p.to as u64, p.bytes) {
+                    self.shared.pend(at, p.bytes, false);
                 }
                 if p.there > 0 {
                     self.read(w, l, pc, Space::Global, p.from, &mut raw[..p.there])?;
@@ -705,7 +757,8 @@ impl<'a> Block<'a> {
         let mut result = [0u64; 32];
         for l in lanes_of(mask) {
             let r = &self.warps[w].registers;
-            let (at, parity) = (r[i.a as usize][l].wrapping_add(i.imm as u64) as usize, r[i.b as usize][l]);
+            let (at, parity) = (r[i.a as usize][l].wrapping_add(i.imm as u64), r[i.b as usize][l]);
+            let Some(at) = self.own(w, at, 8) else { return self.fail(w, l, pc, format!("no mbarrier at {at}")) };
             let thread = self.warps[w].first + l as u32;
             let mut over = self.shared.over(at, parity, thread);
             if over == Ok(false) {
@@ -740,38 +793,80 @@ impl<'a> Block<'a> {
     fn asynchronous(&mut self, w: usize, l: usize, i: &Inst) -> Result<(), String> {
         let thread = self.warps[w].first + l as u32;
         let r = |k: u32| self.warps[w].registers[k as usize][l];
-        let (at, b) = (r(i.a).wrapping_add(i.imm as u64) as usize, r(i.b) as u32);
+        let (at, b) = (r(i.a).wrapping_add(i.imm as u64), r(i.b) as u32);
+        let missing = || format!("no mbarrier at {at}");
+        // Blocks that get a copy: as the mask says, or the own one.
+        let getters: Vec<usize> = match i.a {
+            0 => vec![w / self.each],
+            mask => (0..16).filter(|k| r(mask) >> k & 1 == 1).collect(),
+        };
         match i.op {
-            Op::BarrierInit => self.shared.init(at, b, thread),
-            Op::BarrierArrive { bytes } => self.shared.arrive(at, if bytes { b } else { 0 }, thread),
+            Op::BarrierInit => self.shared.init(self.own(w, at, 8).ok_or_else(missing)?, b, thread),
+            Op::BarrierArrive { bytes, far } => {
+                let place = if far { self.far(w, at, 8) } else { self.own(w, at, 8) };
+                if let Some(at) = place {
+                    self.lives(at / (self.shared.bytes.len() / self.blocks))?;
+                }
+                self.shared.arrive(place.ok_or_else(missing)?, if bytes { b } else { 0 }, thread)
+            }
             Op::BulkCopy => {
                 let sum = |k: usize| r(i.more[2 * k]).wrapping_add(r(i.more[2 * k + 1]));
-                let (to, from, barrier, bytes) = (sum(0) as usize, sum(1), sum(2) as usize, r(i.more[6]) as u32 as usize);
-                let fits = to.checked_add(bytes).is_some_and(|e| e <= self.shared.bytes.len());
-                if bytes % 16 != 0 || to % 16 != 0 || from % 16 != 0 || !fits {
+                let (to, from, barrier, bytes) = (sum(0), sum(1), sum(2), r(i.more[6]) as u32 as usize);
+                if bytes % 16 != 0 || to % 16 != 0 || from % 16 != 0 {
                     return Err(format!("a bulk copy of {bytes} bytes from {from:#x} to {to:#x}"));
                 }
-                self.shared.ask(Bulk { to, from: Source::Plain(from), bytes, barrier }, thread)
+                self.ask(&getters, (to, bytes, barrier), &|| Source::Plain(from), thread)
             }
             Op::BoxCopy => {
                 let sum = |k: usize| r(i.more[2 * k]).wrapping_add(r(i.more[2 * k + 1]));
-                let (to, barrier) = (sum(0) as usize, sum(1) as usize);
+                let (to, barrier) = (sum(0), sum(1));
                 let at = r(i.more[4]).checked_sub(PARAMETERS).map(|a| a as usize).filter(|a| a % 64 == 0);
                 let bytes = at.and_then(|a| self.parameters.get(a..a + MAP_BYTES));
                 let map = TensorMap::decode(bytes.ok_or("a tensor map that is no parameter at a multiple of 64 bytes")?)?;
                 let first: Vec<i32> = i.more[5..].iter().map(|&k| r(k) as u32 as i32).collect();
                 let bytes = map.box_bytes();
-                let fits = to.checked_add(bytes).is_some_and(|e| e <= self.shared.bytes.len());
-                if first.len() != map.axes.len() || to % 128 != 0 || bytes % 16 != 0 || !fits {
+                if first.len() != map.axes.len() || to % 128 != 0 || bytes % 16 != 0 {
                     return Err(format!("a copy of a box of {bytes} bytes and {} axes at {first:?} to {to:#x}", map.axes.len()));
                 }
-                self.shared.ask(Bulk { to, from: Source::Box(map, first), bytes, barrier }, thread)
+                self.ask(&getters, (to, bytes, barrier), &|| Source::Box(map.clone(), first.clone()), thread)
+            }
+            Op::BarrierFence => {
+                self.shared.tell(thread);
+                Ok(())
             }
             _ => {
                 self.shared.fence(thread);
                 Ok(())
             }
         }
+    }
+
+    /// Asks for a copy into each of some blocks of the cluster, to the same place, which an mbarrier at the same place of each counts.
+    fn ask(
+        &mut self,
+        blocks: &[usize],
+        (to, bytes, barrier): (u64, usize, u64),
+        from: &dyn Fn() -> Source,
+        thread: u32,
+    ) -> Result<(), String> {
+        if blocks.is_empty() {
+            return Err("a copy into no block of the cluster".into());
+        }
+        for &block in blocks {
+            let places = (self.own(block * self.each, to, bytes), self.own(block * self.each, barrier, 8));
+            let (Some(to), Some(barrier), true) = (places.0, places.1, block < self.blocks) else {
+                return Err(format!("a bulk copy of {bytes} bytes to {to:#x} of block {block} of a cluster of {}", self.blocks));
+            };
+            self.lives(block)?;
+            self.shared.ask(Bulk { to, from: from(), bytes, barrier }, thread)?;
+        }
+        Ok(())
+    }
+
+    /// Shared memory of a block that has ended is nobody's.
+    fn lives(&self, block: usize) -> Result<(), String> {
+        let ended = self.warps[block * self.each..][..self.each].iter().all(|w| w.alive == 0);
+        if ended { Err(format!("uses shared memory of block {block} of the cluster, which has ended")) } else { Ok(()) }
     }
 
     /// Matrix instructions of a warpgroup, as far as one of its warps sees them.
@@ -823,7 +918,15 @@ impl<'a> Block<'a> {
                 let clock = self.shared.common(warp.first..warp.first + 32);
                 let sums: Vec<Lanes> = i.more.iter().map(|&r| self.warps[w].registers[r as usize]).collect();
                 let mut chunks = vec![];
+                let start = w / self.each * (self.shared.bytes.len() / self.blocks);
+                if !start.is_multiple_of(CHUNK) {
+                    return self.fail(w, 0, pc, "shared memory of a block that is at no multiple of 16 bytes");
+                }
                 let read = |at: usize| {
+                    if at + CHUNK > self.size.next_multiple_of(CHUNK) {
+                        return Err(format!("a matrix instruction reads at {at} of {} bytes of shared memory", self.size));
+                    }
+                    let at = start + at;
                     let chunk = (at / CHUNK) as u32;
                     let bytes = self.shared.read_by_matrix(at / CHUNK * CHUNK, CHUNK, &clock)?;
                     chunks.push(chunk);

@@ -231,8 +231,10 @@ pub(crate) enum Op {
     /// An mbarrier of so many arrivals.
     BarrierInit,
     /// One arrival; with `bytes`, so many more are expected.
+    /// `far`: perhaps at that of another block of the cluster.
     BarrierArrive {
         bytes: bool,
+        far: bool,
     },
     /// Is the phase of this parity over?
     BarrierTry,
@@ -244,6 +246,13 @@ pub(crate) enum Op {
     ProxyFence,
     /// The launches before this one have ended, and what they wrote is seen.
     GridWait,
+    /// The mbarriers that this thread made may be used by other blocks of the cluster.
+    BarrierFence,
+    /// Where an address of this block's shared memory is in another block of the cluster.
+    MapShared,
+    /// This thread has come to the barrier of the cluster; it waits for all others there.
+    ClusterArrive,
+    ClusterWait,
     Nothing,
 }
 
@@ -272,6 +281,8 @@ pub(crate) enum Special {
     NCta(u8),
     Lane,
     Warp,
+    /// The block's number in its cluster.
+    Rank,
 }
 
 /// What a register is when a warp starts.
@@ -307,6 +318,8 @@ pub struct Kernel {
     pub(crate) asynchronous: bool,
     /// Has it `griddepcontrol.wait`?
     pub(crate) waits: bool,
+    /// Blocks of a cluster, along x.
+    pub(crate) cluster: u32,
 }
 
 impl Kernel {

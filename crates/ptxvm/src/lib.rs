@@ -1,7 +1,7 @@
 //! A PTX interpreter for tests: what a GPU does with the text that `infc-gpu-ptx` emits, one warp after another.
 //!
 //! [`Module::parse`] reads the text (`parse`) and decodes it once to instructions over a register file (`inst`); [`launch`] runs a grid:
-//! blocks one by one, the warps of a block in turns from barrier to barrier, the lanes of a warp together (`exec`). Lanes that part
+//! blocks (or the blocks of a cluster together) one by one, the warps of a block in turns from barrier to barrier, the lanes of a warp together (`exec`). Lanes that part
 //! meet again because those that are behind in the text go first. [`Memory`] is the device's memory; every access is checked, and so are
 //! accesses to shared memory by two threads between barriers (`shared`).
 //!

@@ -119,6 +119,7 @@ impl Reader {
             dynamic_shared: false,
             asynchronous: false,
             waits: false,
+            cluster: 1,
         };
         let mut r = Reader {
             kernel,
@@ -180,7 +181,15 @@ impl Reader {
         let rest = text.split(".entry").nth(1).unwrap_or("").trim();
         let (name, rest) = rest.split_once('(').unwrap_or((rest, ""));
         self.kernel.name = name.trim().to_owned();
-        let list = rest.split(')').next().unwrap_or("");
+        let (list, behind) = rest.split_once(')').unwrap_or((rest, ""));
+        if let Some(count) = behind.split(".reqnctapercluster").nth(1) {
+            let numbers: Vec<&str> =
+                count.split_whitespace().map(|n| n.trim_end_matches(',')).take_while(|n| !n.starts_with('.')).collect();
+            match (numbers.first().and_then(|n| n.parse().ok()), numbers.iter().skip(1).all(|n| *n == "1")) {
+                (Some(n), true) if (1..=8).contains(&n) => self.kernel.cluster = n,
+                _ => return self.fail(format!("clusters of {count}")),
+            }
+        }
         let mut offset = 0usize;
         for p in list.split(',').map(str::trim).filter(|p| !p.is_empty()) {
             let words: Vec<&str> = p.split_whitespace().collect();
@@ -292,6 +301,7 @@ impl Reader {
                 "nctaid" => Special::NCta(axis(rest)),
                 "laneid" => Special::Lane,
                 "warpid" => Special::Warp,
+                "cluster_ctarank" => Special::Rank,
                 _ => return self.fail(format!("no register '{text}'")),
             };
             return Ok(self.constant(Start::Special(special)));
@@ -368,6 +378,21 @@ impl Reader {
                 i.op = Op::Exit;
                 return Ok(i);
             }
+            "barrier" if has("cluster") => {
+                i.op = if has("arrive") { Op::ClusterArrive } else { Op::ClusterWait };
+                return Ok(i);
+            }
+            "mapa" => {
+                i.op = Op::MapShared;
+                i.d = self.operand(&list[0])?;
+                i.a = self.operand(&list[1])?;
+                i.b = self.operand(&list[2])?;
+                return Ok(i);
+            }
+            "fence" if has("mbarrier_init") => {
+                i.op = Op::BarrierFence;
+                return Ok(i);
+            }
             "bar" | "barrier" => {
                 i.op = if has("warp") { Op::WarpBarrier } else { Op::Barrier };
                 return Ok(i);
@@ -392,7 +417,7 @@ impl Reader {
                         i.b = self.operand(&list[1])?;
                     }
                     () if has("arrive") && list[0] == "_" => {
-                        i.op = Op::BarrierArrive { bytes: has("expect_tx") };
+                        i.op = Op::BarrierArrive { bytes: has("expect_tx"), far: has("shared::cluster") };
                         (i.a, i.imm) = self.address(&list[at])?;
                         i.b = if has("expect_tx") { self.operand(&list[at + 1])? } else { 0 };
                     }
@@ -459,8 +484,12 @@ impl Reader {
             }
             "cp" if has("tensor") => {
                 let rank = parts.iter().find_map(|p| p.strip_suffix('d')?.parse::<usize>().ok());
-                let whole = name.ends_with("shared::cluster.global.tile.mbarrier::complete_tx::bytes");
-                let (true, Some(rank), 3) = (whole, rank, list.len()) else { return self.fail(format!("unknown '{name}'")) };
+                let plain = name.trim_end_matches(".multicast::cluster");
+                let whole = plain.ends_with("shared::cluster.global.tile.mbarrier::complete_tx::bytes");
+                let count = if plain == name { 3 } else { 4 };
+                let (true, Some(rank), true) = (whole, rank, list.len() == count) else {
+                    return self.fail(format!("unknown '{name}'"));
+                };
                 // Shared memory and mbarrier with their offsets, the map, and coordinates.
                 let mut more = vec![];
                 for k in [0, 2] {
@@ -475,12 +504,15 @@ impl Reader {
                     return self.fail(format!("{} coordinates of {rank} axes", at.len()));
                 }
                 more.extend(at);
+                // Blocks of the cluster that get it.
+                i.a = if count == 4 { self.operand(&list[3])? } else { 0 };
                 i.op = Op::BoxCopy;
                 i.more = more.into();
                 return Ok(i);
             }
             "cp" if has("bulk") => {
-                if !name.contains("shared::cluster.global.mbarrier::complete_tx::bytes") || list.len() != 4 {
+                let count = if has("multicast::cluster") { 5 } else { 4 };
+                if !name.contains("shared::cluster.global.mbarrier::complete_tx::bytes") || list.len() != count {
                     return self.fail(format!("unknown '{name}'"));
                 }
                 i.op = Op::BulkCopy;
@@ -491,6 +523,7 @@ impl Reader {
                     more.extend([base, self.constant(Start::Const(offset as u64))]);
                 }
                 more.push(self.operand(&list[2])?);
+                i.a = if count == 5 { self.operand(&list[4])? } else { 0 };
                 i.more = more.into();
                 return Ok(i);
             }

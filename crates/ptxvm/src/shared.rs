@@ -1,4 +1,4 @@
-//! Shared memory of a block, and who touched which byte since when.
+//! Shared memory of a block, or of the blocks of a cluster one behind the other, and who touched which byte since when.
 //!
 //! A barrier of the whole block orders everything. Where a kernel has mbarriers, what a thread knows of the others is a clock for each of them: it
 //! passes from who arrives at an mbarrier to who finds its phase over. Bulk copies and matrix instructions of warpgroups access
@@ -58,6 +58,9 @@ struct Barrier {
     bytes: i64,
     /// Phases that are over.
     phases: u32,
+    /// Who made it, and whether other blocks of the cluster were told.
+    maker: u32,
+    told: bool,
     /// What those who arrived in this phase knew, and those of phases before.
     arrived: Clock,
     over: Clock,
@@ -96,10 +99,14 @@ pub(crate) struct Shared {
     readers: HashMap<(u32, u32), (u32, u32)>,
     /// Changes of mbarriers.
     pub events: u64,
+    /// Bytes and threads of a block.
+    block: [usize; 2],
 }
 
 impl Shared {
-    pub fn new(len: usize, threads: usize, asynchronous: bool) -> Shared {
+    pub fn new([len, threads]: [usize; 2], blocks: usize, asynchronous: bool) -> Shared {
+        let block = [len, threads];
+        let (len, threads) = (len * blocks, threads * blocks);
         let mark = Mark { epoch: 0, writer: NONE, written: 0, reader: NONE, read: 0, generic: (NONE, 0), pending: 0 };
         let mut clocks = if asynchronous { vec![Clock::new(threads + 1); threads + 1] } else { vec![] };
         clocks.iter_mut().enumerate().for_each(|(t, c)| c.seen[t] = 1);
@@ -112,6 +119,7 @@ impl Shared {
             bulk: vec![],
             readers: HashMap::new(),
             events: 0,
+            block,
         }
     }
     /// All threads of the block met.
@@ -237,9 +245,13 @@ impl Shared {
     pub fn reader_begins(&mut self, chunk: u32, warp: u32) {
         self.readers.entry((chunk, warp)).or_insert((0, 0)).0 += 1;
     }
-    /// It is done, and the warp knows.
+    /// It is done, and all threads of the warp know.
     pub fn reader_ends(&mut self, chunk: u32, warp: u32) {
+        let first = warp as usize * 32;
         let now = self.now(warp * 32);
+        for clock in self.clocks.iter_mut().skip(first).take(32) {
+            clock.seen[first] = clock.seen[first].max(now);
+        }
         if let Some(r) = self.readers.get_mut(&(chunk, warp)) {
             *r = (r.0 - 1, now);
         }
@@ -259,7 +271,8 @@ impl Shared {
         }
         self.touch(at, 8, thread, true)?;
         let clock = Clock::new(self.clocks.len());
-        let barrier = Barrier { count, left: count, bytes: 0, phases: 0, arrived: clock.clone(), over: clock };
+        let barrier =
+            Barrier { count, left: count, bytes: 0, phases: 0, maker: thread, told: false, arrived: clock.clone(), over: clock };
         self.barriers.insert(at, barrier);
         Ok(())
     }
@@ -270,7 +283,16 @@ impl Shared {
         if mark.epoch == self.epoch && mark.writer != thread && !self.knows(thread, mark.writer, mark.written) {
             return Err(format!("thread {thread} uses the mbarrier at {at} without knowing that it was made"));
         }
-        self.barriers.get_mut(&at).ok_or_else(missing)
+        let far = at / self.block[0].max(1) != thread as usize / self.block[1];
+        let barrier = self.barriers.get_mut(&at).ok_or_else(missing)?;
+        if far && !barrier.told {
+            return Err(format!("thread {thread} uses the mbarrier at {at} of another block without fence.mbarrier_init"));
+        }
+        Ok(barrier)
+    }
+    /// Other blocks of the cluster may use the mbarriers that a thread made.
+    pub fn tell(&mut self, thread: u32) {
+        self.barriers.values_mut().filter(|b| b.maker == thread).for_each(|b| b.told = true);
     }
     fn settle(&mut self, at: usize) {
         let Some(b) = self.barriers.get_mut(&at) else { return };

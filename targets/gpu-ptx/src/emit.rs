@@ -2,7 +2,7 @@
 
 use crate::Map;
 use crate::asm::{Asm, Class, Val};
-use crate::group::{Ring, Role};
+use crate::group::{CLUSTER, Ring, Role};
 use crate::layout::{self, Layout, Mode};
 use crate::ops;
 use crate::pipeline::Pipeline;
@@ -25,6 +25,8 @@ pub struct Entry {
     pub mixed: bool,
     /// Tensor maps that it takes behind its other parameters.
     pub maps: Vec<Map>,
+    /// Blocks of a cluster.
+    pub cluster: u32,
 }
 
 /// Who takes a task.
@@ -128,6 +130,8 @@ pub(crate) struct Emit<'a> {
     pub maps: Vec<Map>,
     /// The kernel may begin before the launch in front of it has ended, and lets the next one begin early.
     pub overlaps: bool,
+    /// Two blocks are a cluster.
+    pub cluster: bool,
     name: &'a str,
     shared: u64,
     /// Holds in the first lane of a warp.
@@ -185,6 +189,7 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, overlaps: bool) -> Result<En
         mixed: false,
         maps: vec![],
         overlaps,
+        cluster: false,
         name,
         shared: 0,
         first_lane: None,
@@ -203,7 +208,8 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, overlaps: bool) -> Result<En
     // Sums of a thread's own beside indices of 64 bits.
     let long = !e.is_small(kernel.tasks) && e.layouts.contains(&Layout::Thread);
     parameters.extend((0..e.maps.len()).map(|k| format!(".param .align 64 .b8 {}[128]", e.map_name(k))));
-    let Emit { a, scratch, mode, shared, mixed, maps, .. } = e;
+    let Emit { a, scratch, mode, shared, mixed, maps, cluster, .. } = e;
+    let cluster = if cluster { CLUSTER as u32 } else { 1 };
     let list = parameters.join(",\n\t");
     let body = a.finish();
     let (block, limit) = match mode {
@@ -215,10 +221,13 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, overlaps: bool) -> Result<En
         Mode::Block(n) if long && !body.contains("wgmma") => {
             (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, LONG_REGISTERS)))
         }
+        Mode::Block(n) if cluster > 1 => {
+            (Block::Block(n), format!(".reqntid {n}\n.explicitcluster\n.reqnctapercluster {cluster}\n"))
+        }
         Mode::Block(n) => (Block::Block(n), format!(".reqntid {n}\n")),
     };
     let text = format!(".visible .entry {name}(\n\t{list}\n)\n{limit}{{\n{body}\tret;\n}}\n");
-    Ok(Entry { text, scratch, block, shared, mixed, maps })
+    Ok(Entry { text, scratch, block, shared, mixed, maps, cluster })
 }
 
 /// Registers of a multiprocessor, and those that a thread takes: of a product by matrix instructions, and of one whose number of tasks only the run

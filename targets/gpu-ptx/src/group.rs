@@ -7,13 +7,18 @@
 //!
 //! Tiles lie in rows of 128 bytes whose pieces of 16 bytes are exchanged (the swizzle of 128 bytes in the PTX ISA manual): bits 4 to 6
 //! of an address are those of the offset, xor bits 7 to 9.
+//!
+//! Where neighbouring tasks read the same tiles of a factor, two blocks are a cluster: each asks for a half of such a tile, which is copied into the shared memory of both. A
+//! slot is free when the warps of both blocks say so.
 
 use crate::Map;
 use crate::asm::{Class, Val};
 use crate::emit::{Emit, Key, Place, Var};
 use crate::layout;
+use crate::pairs::NEXT;
 use crate::together::{FIRST, THREAD, WARP_NUMBER};
-use infc_ir::expr::Node;
+use crate::wide::beside;
+use infc_ir::expr::{Node, Range};
 use infc_ir::scalar::Kind;
 use infc_ir::{DType, Expr, Fault, Scalar, fault};
 use infc_kernel::loops::{BoxCopy, LoopKind, Space, Stmt};
@@ -29,6 +34,9 @@ const ROW: i64 = 128;
 /// Registers of a thread that fills and of one that multiplies, where those that all have at the start are too few for its sums: of 128 and 256 threads, as
 /// many as 384 threads with 168 have.
 const REGISTERS: [u32; 2] = [88, 208];
+
+/// Blocks of a cluster.
+pub(crate) const CLUSTER: i64 = 2;
 
 /// Who a thread is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +80,46 @@ pub(crate) struct Ring {
     first: Val,
     /// Where all tiles come by bulk copies: holds if all parameters are aligned for them, so that one thread asks for all and the others end.
     alone: Option<Val>,
+    /// Where blocks of a cluster bring halves of a tile to each other: that tile.
+    both: Option<Both>,
+}
+
+/// A tile that both blocks of a cluster read.
+#[derive(Clone, Copy)]
+struct Both {
+    tile: u32,
+    /// The block's number in the cluster, with 64 bits.
+    rank: Val,
+    /// The mask of both blocks.
+    mask: Val,
+    /// In the first lanes of a warp, one for each block.
+    few: Val,
+    /// There, mbarriers of that block.
+    barriers: Val,
+}
+
+/// Which part of a box a block of a cluster brings.
+struct Half {
+    axes: Vec<u32>,
+    count: i64,
+    /// The axis that is cut and how far the second half is from the first one, in elements and in bytes of the tile.
+    axis: usize,
+    elements: i64,
+    bytes: i64,
+}
+
+/// Half of the boxes of a copy, or of each box; each begins where a pattern does.
+fn half(copy: &BoxCopy, width: i64) -> Option<Half> {
+    let mut axes: Vec<u32> = copy.axes.iter().map(|a| a.part as u32).collect();
+    let one = copy.axes.iter().map(|a| a.part).product::<i64>() * width;
+    if copy.count % CLUSTER == 0 {
+        let count = copy.count / CLUSTER;
+        return Some(Half { axes, count, axis: 0, elements: count * copy.axes[0].part, bytes: count * one });
+    }
+    let axis = copy.axes.iter().rposition(|a| a.part > 1).filter(|&a| a > 0 && copy.count == 1)?;
+    let (part, bytes) = (copy.axes[axis].part, one / CLUSTER);
+    axes[axis] = (part / CLUSTER) as u32;
+    (part % CLUSTER == 0 && bytes % PATTERN as i64 == 0).then_some(Half { axes, count: 1, axis, elements: part / CLUSTER, bytes })
 }
 
 impl Ring {
@@ -79,6 +127,11 @@ impl Ring {
     fn ahead(&self) -> u64 {
         self.slots - 2
     }
+}
+
+/// What a copy into the shared memory of both blocks has in its name, and behind its operands.
+fn multicast(both: Option<Both>) -> [String; 2] {
+    both.map_or_else(Default::default, |b| [".multicast::cluster".to_owned(), format!(", {}", b.mask)])
 }
 
 impl Emit<'_> {
@@ -115,6 +168,7 @@ impl Emit<'_> {
             a.line(format_args!("mov.b32 {counter}, 0"));
         }
         let (made, filler, end) = (a.label(), a.label(), a.label());
+        let both = self.read_by_both(loops.var).map(|tile| self.begin_cluster(tile, lane, barriers));
         let (bulks, fills_all) = self.bulks(loops.var);
         let mut alone: Option<Val> = None;
         for from in bulks.iter().filter(|_| fills_all) {
@@ -139,17 +193,26 @@ impl Emit<'_> {
         a.line(format_args!("@{other} bra {made}"));
         for k in 0..slots {
             a.line(format_args!("mbarrier.init.shared.b64 [{barriers}+{}], {arrivals}", 8 * k));
-            a.line(format_args!("mbarrier.init.shared.b64 [{barriers}+{}], {}", 8 * (slots + k), loops.warps));
+            let warps = loops.warps * if both.is_some() { CLUSTER as u32 } else { 1 };
+            a.line(format_args!("mbarrier.init.shared.b64 [{barriers}+{}], {warps}", 8 * (slots + k)));
         }
         a.line(format_args!("fence.proxy.async.shared::cta"));
+        if both.is_some() {
+            a.line(format_args!("fence.mbarrier_init.release.cluster"));
+        }
         a.place(&made);
-        a.line(format_args!("bar.sync 0"));
+        if both.is_some() {
+            a.line(format_args!("barrier.cluster.arrive.release.aligned"));
+            a.line(format_args!("barrier.cluster.wait.acquire.aligned"));
+        } else {
+            a.line(format_args!("bar.sync 0"));
+        }
         self.wait_for_others();
         let a = &mut self.a;
         a.line(format_args!("setp.ge.u32 {fills}, {thread}, {}", 32 * loops.warps));
         a.line(format_args!("@{fills} bra {filler}"));
         let many = loops.sums > 64 && (loops.fillers, 32 * loops.warps) == (128, 256);
-        let ring = Ring { loops, tiles, slot_bytes, slots, base, barriers, slot, phase, asked, late, first, alone };
+        let ring = Ring { loops, tiles, slot_bytes, slots, base, barriers, slot, phase, asked, late, first, alone, both };
         self.ring = Some(ring.clone());
         for role in [Role::Multiplies, Role::Fills] {
             self.role = Some(role);
@@ -171,7 +234,7 @@ impl Emit<'_> {
                 let other = self.a.fresh(Class::P);
                 self.a.line(format_args!("setp.ne.u32 {other}, {thread}, {}", 32 * ring.loops.warps));
                 self.a.line(format_args!("and.pred {other}, {other}, {alone}"));
-                self.a.line(format_args!("@{other} bra {done}"));
+                self.a.line(format_args!("@{other} bra {end}"));
             }
             self.a.place(&head);
             self.a.line(format_args!("setp.ge.s64 {over}, {task}, {tasks}"));
@@ -184,6 +247,7 @@ impl Emit<'_> {
             self.a.place(&done);
             if role == Role::Fills {
                 self.tell_the_rest(&ring);
+                self.outlive(&ring);
             } else {
                 self.a.line(format_args!("bra {end}"));
             }
@@ -191,6 +255,72 @@ impl Emit<'_> {
         }
         self.a.place(&end);
         Ok(slots * slot_bytes + 16 * slots + PATTERN)
+    }
+
+    /// A tile that comes by bulk copies in the loop over `var` and that neighbouring tasks, the first of them an even one, read alike.
+    fn read_by_both(&self, var: u32) -> Option<u32> {
+        let kernel = self.kernel;
+        let tasks = kernel.tasks.known().filter(|n| n % CLUSTER == 0)?;
+        let mut ranges = self.ranges.clone();
+        ranges.vars.insert(NEXT, Range::new(0, CLUSTER - 1));
+        ranges.vars.insert(kernel.task, Range::new(0, tasks / CLUSTER - 1));
+        let alike = |e: Expr| {
+            let one = e.map(&|l| match l.node() {
+                Node::Var(v) if *v == kernel.task => l * CLUSTER + Expr::var(NEXT as usize),
+                _ => l,
+            });
+            !beside(one.simplify(&ranges), NEXT, CLUSTER).simplify(&ranges).uses_var(NEXT)
+        };
+        let mut found = None;
+        layout::walk(&kernel.body, &mut |s| {
+            let Stmt::For { var: v, body, .. } = s else { return };
+            for s in body.iter().filter(|_| *v == var) {
+                let Stmt::For { var, extent, body, kind: LoopKind::Thread } = s else { continue };
+                if let Some(copy) = self.boxed(*var) {
+                    let width = kernel.buffers[copy.from as usize].dtype.bytes() as i64;
+                    let same = copy.axes.iter().all(|a| alike(a.at)) && half(copy, width).is_some();
+                    found = found.or(same.then_some(copy.to));
+                } else if let Some(bulk) = self.bulk(*var, *extent, body) {
+                    let same = bulk.from_index.iter().all(|i| i.as_index().is_some_and(alike));
+                    let whole = bulk.bytes % (CLUSTER * PATTERN as i64) == 0;
+                    found = found.or((same && whole).then_some(bulk.to));
+                }
+            }
+        });
+        found
+    }
+
+    /// What a block of a cluster knows of the other one.
+    fn begin_cluster(&mut self, tile: u32, lane: Val, barriers: Val) -> Both {
+        self.cluster = true;
+        let a = &mut self.a;
+        let [number, rank] = [a.fresh(Class::R), a.fresh(Class::Q)];
+        a.line(format_args!("mov.u32 {number}, %cluster_ctarank"));
+        a.line(format_args!("cvt.u64.u32 {rank}, {number}"));
+        let [few, block, far] = [a.fresh(Class::P), a.fresh(Class::R), a.fresh(Class::Q)];
+        a.line(format_args!("setp.lt.u32 {few}, {lane}, {CLUSTER}"));
+        a.line(format_args!("and.b32 {block}, {lane}, {}", CLUSTER - 1));
+        a.line(format_args!("mapa.shared::cluster.u64 {far}, {barriers}, {block}"));
+        let mask = a.constant(Class::H, (1 << CLUSTER) - 1);
+        Both { tile, rank, mask, few, barriers: far }
+    }
+
+    /// A block of a cluster ends when the other one has told its last slots to be free, since that touches this one's shared memory.
+    fn outlive(&mut self, ring: &Ring) {
+        if ring.both.is_none() {
+            return;
+        }
+        for _ in 0..ring.slots {
+            let (free, parity) = (self.barrier_of(ring, ring.slot, true), self.a.fresh(Class::R));
+            self.a.line(format_args!("xor.b32 {parity}, {}, 1", ring.phase));
+            self.wait_for(free, parity);
+            self.next_slot(ring, ring.slot, Some(ring.phase));
+        }
+    }
+
+    /// What blocks of a cluster bring to each other of a tile.
+    fn both(&self, tile: u32) -> Option<Both> {
+        self.ring.as_ref().and_then(|r| r.both).filter(|b| b.tile == tile)
     }
 
     /// Parameters whose tiles come by bulk copies in the loop over `var`, and whether all tiles do.
@@ -222,26 +352,49 @@ impl Emit<'_> {
     pub(crate) fn box_copy(&mut self, copy: &BoxCopy, body: &[Stmt]) -> Result<(), Fault> {
         let dtype = self.kernel.buffers[copy.from as usize].dtype;
         let width = dtype.bytes() as u64;
-        let axes = copy.axes.iter().map(|a| (a.size as u64, a.stride as u64 * width, a.part as u32)).collect();
+        let all = copy.axes.iter().map(|a| a.part).product::<i64>() * width as i64 * copy.count;
+        let both = self.both(copy.to);
+        let whole =
+            Half { axes: copy.axes.iter().map(|a| a.part as u32).collect(), count: copy.count, axis: 0, elements: 0, bytes: 0 };
+        let part = match both {
+            None => whole,
+            Some(_) => half(copy, width as i64).ok_or_else(|| fault!("a tile that cannot be cut for two blocks"))?,
+        };
+        let axes = copy.axes.iter().zip(&part.axes).map(|(a, &part)| (a.size as u64, a.stride as u64 * width, part)).collect();
         let map = self.map(Map { buffer: copy.from, dtype, offset: copy.offset as u64 * width, axes });
-        let bytes = copy.axes.iter().map(|a| a.part).product::<i64>() * width as i64;
-        self.by_one((copy.from, copy.to), bytes * copy.count, body, &mut |this, to, full| {
-            let at = copy.axes.iter().map(|a| this.low(a.at)).collect::<Result<Vec<_>, Fault>>()?;
-            for k in 0..copy.count {
+        let bytes = part.axes.iter().map(|&p| i64::from(p)).product::<i64>() * width as i64;
+        self.by_one((copy.from, copy.to), all, body, &mut |this, mut to, full| {
+            let mut at = copy.axes.iter().map(|a| this.low(a.at)).collect::<Result<Vec<_>, Fault>>()?;
+            if let Some(both) = both {
+                let low = this.a.row("to_32", "u64", &[both.rank])?;
+                let step = this.a.r(part.elements as u32);
+                let step = this.a.row("mul", "u32", &[low, step])?;
+                at[part.axis] = this.a.row("add", "u32", &[at[part.axis], step])?;
+                to = this.half_of(both, to, part.bytes)?;
+            }
+            for k in 0..part.count {
                 let mut at = at.clone();
                 if k > 0 {
                     let step = this.a.r((k * copy.axes[0].part) as u32);
                     at[0] = this.a.row("add", "u32", &[at[0], step])?;
                 }
                 let at = at.iter().map(Val::to_string).collect::<Vec<_>>().join(", ");
+                let [way, mask] = multicast(both);
                 this.a.line(format_args!(
-                    "cp.async.bulk.tensor.{}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [{to}+{}], [{map}, {{{at}}}], [{full}]",
+                    "cp.async.bulk.tensor.{}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes{way} [{to}+{}], [{map}, {{{at}}}], [{full}]{mask}",
                     copy.axes.len(),
                     k * bytes
                 ));
             }
             Ok(())
         })
+    }
+
+    /// The address of this block's half.
+    fn half_of(&mut self, both: Both, start: Val, bytes: i64) -> Result<Val, Fault> {
+        let bytes = self.a.q(bytes);
+        let offset = self.a.row("mul", "s64", &[both.rank, bytes])?;
+        self.a.row("add", "s64", &[start, offset])
     }
 
     /// The generic address of a tensor map, in a register.
@@ -325,9 +478,21 @@ impl Emit<'_> {
                     None => this.vars.remove(&v),
                 };
             }
-            let (from, bytes) = (from?.1, bulk.bytes);
+            let (mut to, mut from, mut bytes) = (to, from?.1, bulk.bytes);
+            let both = this.both(bulk.to);
+            if let Some(both) = both {
+                bytes /= CLUSTER;
+                let start = this.a.fresh(Class::Q);
+                // The address as it is written in brackets, with its offset.
+                let text = from.trim_matches(['[', ']']);
+                let (base, offset) = text.split_once('+').unwrap_or((text, "0"));
+                this.a.line(format_args!("add.s64 {start}, {base}, {offset}"));
+                from = format!("[{}]", this.half_of(both, start, bytes)?);
+                to = this.half_of(both, to, bytes)?;
+            }
+            let [way, mask] = multicast(both);
             this.a.line(format_args!(
-                "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [{to}], {from}, {bytes}, [{full}]"
+                "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes{way} [{to}], {from}, {bytes}, [{full}]{mask}"
             ));
             Ok(())
         })
@@ -436,7 +601,14 @@ impl Emit<'_> {
             Role::Multiplies => {
                 self.a.line(format_args!("wgmma.wait_group.sync.aligned 1"));
                 self.free(&ring, (ty, counter), before);
-                self.a.copy(before, free);
+                match ring.both {
+                    None => self.a.copy(before, free),
+                    Some(both) => {
+                        self.a.line(format_args!("mul.wide.u32 {before}, {}, 8", ring.slot));
+                        self.a.line(format_args!("add.s64 {before}, {before}, {}", both.barriers));
+                        self.a.line(format_args!("add.s64 {before}, {before}, {}", 8 * ring.slots));
+                    }
+                }
             }
             Role::Fills => self.tell(&ring, full),
         }
@@ -458,8 +630,17 @@ impl Emit<'_> {
     fn free(&mut self, ring: &Ring, (ty, counter): (&str, Val), before: Val) {
         let some = self.a.fresh(Class::P);
         self.a.line(format_args!("setp.gt.{ty} {some}, {counter}, 0"));
-        self.a.line(format_args!("and.pred {some}, {some}, {}", ring.first));
-        self.a.line(format_args!("@{some} mbarrier.arrive.shared.b64 _, [{before}]"));
+        match ring.both {
+            None => {
+                self.a.line(format_args!("and.pred {some}, {some}, {}", ring.first));
+                self.a.line(format_args!("@{some} mbarrier.arrive.shared.b64 _, [{before}]"));
+            }
+            Some(both) => {
+                // A lane for each block.
+                self.a.line(format_args!("and.pred {some}, {some}, {}", both.few));
+                self.a.line(format_args!("@{some} mbarrier.arrive.shared::cluster.b64 _, [{before}]"));
+            }
+        }
     }
 
     /// What this thread wrote is there: now, or where copies are under way, that of some tiles before.

@@ -60,7 +60,8 @@ impl Ptx {
 pub struct Text {
     /// The text. It begins with a comment for each kernel that says how it is launched: `//@ k0 threads 128`, whose tasks are threads of
     /// blocks of this size; `//@ k1 warps 128`, whose tasks are warps of such blocks; or `//@ k2 blocks 256`, whose tasks are blocks, perhaps with
-    /// `shared 132160` behind it: bytes of shared memory that the launch gives, `pdl` where it may begin before the launch in front of it has ended, and `map ...` for each tensor map. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
+    /// `shared 132160` behind it: bytes of shared memory that the launch gives, `pdl` where it may begin before the launch in front of it has ended,
+    /// `cluster 2`: blocks of a cluster, of which the grid has whole ones, and `map ...` for each tensor map. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
     /// an error slot of 32 bits (0, or `code + 1` of a check that failed), the address of scratch memory, all of 64 bits; then the maps.
     pub text: String,
     /// Bytes of scratch memory that each thread of a launch needs.
@@ -71,6 +72,8 @@ pub struct Text {
     pub shared: Vec<u64>,
     /// Tensor maps that each kernel takes behind its other parameters.
     pub maps: Vec<Vec<Map>>,
+    /// Blocks of a cluster of each kernel.
+    pub clusters: Vec<u32>,
 }
 
 /// A tensor map of a kernel: a tensor in one of its buffers, and the box of it that a copy takes, in the swizzle of 128 bytes.
@@ -140,7 +143,8 @@ impl Text {
             Block::Warps(threads) => (threads, tasks.div_ceil(u64::from(threads) / 32)),
             Block::Block(threads) => (threads, tasks),
         };
-        let blocks = wanted.min(u64::from(most)) as u32;
+        let cluster = self.clusters[kernel];
+        let blocks = (wanted.min(u64::from(most)) as u32 / cluster).max(1) * cluster;
         Shape {
             blocks,
             threads,
@@ -173,6 +177,7 @@ fn entry(kernel: &Kernel, name: &str, arch: &str) -> Result<emit::Entry, Fault> 
 pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
     let (mut head, mut text) = (String::new(), String::new());
     let (mut scratch, mut blocks, mut shared, mut maps, mut problems) = (vec![], vec![], vec![], vec![], vec![]);
+    let mut clusters = vec![];
     let mut mixed = false;
     for (k, kernel) in kernels.iter().enumerate() {
         match entry(kernel, &format!("k{k}"), arch) {
@@ -189,6 +194,10 @@ pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
                 if overlaps(arch) {
                     head += " pdl";
                 }
+                if entry.cluster > 1 {
+                    let _ = write!(head, " cluster {}", entry.cluster);
+                }
+                clusters.push(entry.cluster);
                 entry.maps.iter().for_each(|m| head += &format!(" map {m}"));
                 head.push('\n');
                 scratch.push(entry.scratch);
@@ -213,7 +222,7 @@ pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
     if shared.iter().any(|&s| s > 0) {
         head += ".extern .shared .align 1024 .b8 ring[];\n";
     }
-    Ok(Text { text: head + &text, scratch, blocks, shared, maps })
+    Ok(Text { text: head + &text, scratch, blocks, shared, maps, clusters })
 }
 
 impl Backend for Ptx {

@@ -437,6 +437,89 @@ fn rounded_factors_are_read_several_at_a_time() {
     }
 }
 
+/// Products whose tiles have an even number of rows, and what asks for the tiles of the factor that both blocks of a cluster read.
+fn clustered() -> Vec<(String, Math, &'static str)> {
+    let (tensor, kept) = ("cp.async.bulk.tensor.2d", Math::F32);
+    let bytes = |a: &str, b: &str| {
+        format!(
+            "graph \"g\" {{ source 0 \"p\" \"MatMulInteger\" 10 source 1 \"t\" \"Transpose\" 13 region (%0: {a}[250, 240] \"a\", %1: {b}[144, 240] \"b\") {{ \
+             %3: {b}[240, 144] = Transpose(%1) {{perm = [1, 0]}} from [1] %2: i32[250, 144] \"y\" = MatMulInteger(%0, %3) from [0] yield %2 }} }}"
+        )
+    };
+    vec![
+        // Boxes one beside the other, and boxes that are cut; more tasks than blocks.
+        (product("f16", [1, 256, 200, 136], [false, false]), kept, tensor),
+        (product("bf16", [1, 500, 248, 264], [false, false]), kept, tensor),
+        (product("bf16", [1, 250, 200, 264], [false, true]), kept, tensor),
+        (product("bf16", [3, 256, 136, 136], [false, false]), kept, "cp.async.bulk.tensor.3d"),
+        (bytes("u8", "i8"), kept, tensor),
+        // Rows that no map can bring: copies of 16 bytes, or elements that are rounded on the way.
+        (product("f16", [1, 264, 72, 136], [true, false]), kept, ""),
+        (product("f16", [1, 256, 72, 136], [true, false]), kept, tensor),
+        (product("f16", [1, 250, 67, 136], [false, false]), kept, tensor),
+    ]
+}
+
+#[test]
+fn two_blocks_bring_tiles_to_each_other() {
+    for (graph, math, way) in clustered() {
+        let machine = hopper(math);
+        check_for(&machine, &["sm_90a"], &graph, &["row=wgmma"]);
+        let lowered = lowered_for(&graph, &machine);
+        let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+        let k =
+            lowered.plans.iter().position(|p| p.as_ref().is_some_and(|p| p.to_string().contains("wgmma"))).expect("a product");
+        let line = text.text.lines().find(|l| l.contains("multicast::cluster"));
+        if way.is_empty() {
+            assert!(line.is_none() && text.clusters[k] == 1, "{}", text.text);
+            continue;
+        }
+        assert!(line.is_some_and(|l| l.contains(way)), "{line:?} in {}", text.text);
+        assert_eq!(text.clusters[k], 2);
+        assert!(text.text.contains(".explicitcluster\n.reqnctapercluster 2\n") && text.text.contains(" cluster 2"));
+        assert_eq!([1, 3, 4].map(|most| text.shape(k, 100, most).blocks), [2, 2, 4]);
+        let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
+        let kernel = &lowered.kernels[k];
+        let results = [0, 8].map(|before| {
+            let mut got = memories(kernel);
+            run_behind(&text, &module, k, kernel, &mut got, before).unwrap_or_else(|f| panic!("{f}\n{kernel}"));
+            got
+        });
+        assert!(results[0] == results[1], "{kernel}");
+    }
+}
+
+#[test]
+fn blocks_that_do_not_wait_for_each_other_are_told() {
+    let lowered = lowered_for(&product("bf16", [1, 512, 248, 256], [false, false]), &hopper(Math::F32));
+    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    let changed = |broken: String| {
+        assert!(broken != text.text, "nothing is changed");
+        let module = Module::parse(&broken).unwrap_or_else(|f| panic!("{f}"));
+        run(&text, &module, 0, &lowered.kernels[0], &mut memories(&lowered.kernels[0]))
+    };
+    let told = |from: &str, to: &str, what: &str| {
+        assert!(text.text.contains(from), "no '{from}' in {}", text.text);
+        let fault = changed(text.text.replace(from, to)).expect_err(what);
+        assert!(fault.what.contains(what), "{from}: {fault}");
+    };
+    changed(text.text.replace("// MatMul", "// Product")).expect("only a comment is another one");
+    told("\tfence.mbarrier_init.release.cluster;\n", "", "without fence.mbarrier_init");
+    told("\tbarrier.cluster.wait.acquire.aligned;\n", "", "mbarrier");
+    told("\tbarrier.cluster.arrive.release.aligned;\n", "", "without having come there");
+    // Fillers that look at half of the arrivals ask for copies into slots that the other block still reads.
+    told(", 16;\n\tmbarrier", ", 8;\n\tmbarrier", "");
+    told("mbarrier.arrive.shared::cluster.b64", "mbarrier.arrive.shared.b64", "no mbarrier");
+    // A block that does not wait until the other one has told its slots to be free.
+    let waits: Vec<usize> = text.text.match_indices("mbarrier.try_wait").map(|w| w.0).collect();
+    let first = waits[waits.len() - 4];
+    let cut = text.text[..first].rfind("\nL").expect("a label") + 1;
+    let label = text.text[cut..].split(':').next().expect("its name");
+    let broken = format!("{}{label}:\n\tret;\n{}", &text.text[..cut], &text.text[cut + label.len() + 2..]);
+    let fault = changed(broken).expect_err("a block that ends too early");
+    assert!(fault.what.contains("which has ended"), "{fault}");
+}
+
 #[test]
 fn results_are_stored_several_at_once() {
     // Columns, and the accesses that they are stored and biases are read by.
@@ -571,6 +654,13 @@ fn constant_factors_come_by_bulk_copies() {
     ] {
         let (_, text) = constant_product(dtype, math, size, constant, row);
         assert!(text.contains("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"), "{text}");
+    }
+    // Two blocks that bring it to each other.
+    for (size, constant) in [([256, 200, 136], 1), ([250, 136, 130], 1), ([256, 72, 136], 0)] {
+        let (lowered, text) = constant_product(DType::F16, Math::F32, size, constant, "row=wgmma_f16");
+        let bulk = text.contains("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster");
+        assert_eq!(bulk, constant == 1, "{text}");
+        drop(lowered);
     }
     // Factors of tf32 are rounded as they are brought.
     let (_, text) = constant_product(DType::F32, Math::Tf32, [128, 40, 128], 1, "row=wgmma_tf32");

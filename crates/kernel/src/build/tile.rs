@@ -178,7 +178,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
     let mut grid: Vec<Expr> = batch.iter().map(|&x| c.dims[x]).collect();
     let tiles = [rows.div_ceil(Expr::from(bm)), columns.div_ceil(Expr::from(bn))];
     // A band's columns one after another, and in each its rows.
-    let high = if matrix { band(tiles.map(|t| t.known()), [bm, bn]) } else { 1 };
+    let high = if matrix { band(tiles.map(|t| t.known()), [bm, bn], group) } else { 1 };
     grid.extend([tiles[0].div_ceil(Expr::int(high)), tiles[1], Expr::int(high)]);
     cx.tasks = Expr::product(grid.iter().copied());
     let place = Expr::delinearise(cx.task, &grid);
@@ -243,17 +243,19 @@ fn contiguous(cx: &Cx, f: &Factor, axis: u32) -> bool {
 }
 
 /// Rows of tiles of a band: tiles that are under way at the same time, one on each multiprocessor, shall read as few lines of both factors as they can, which
-/// L2 then keeps. A divisor of the rows of tiles; 1 where all are under way at once, or their number is not known.
-fn band([down, across]: [Option<i64>; 2], [bm, bn]: [usize; 2]) -> i64 {
+/// L2 then keeps. A divisor of the rows of tiles; 1 where all are under way at once, or their number is not known. In `pairs` it is an even one if there is one: two blocks
+/// one after another then have the same columns, and can bring them to each other.
+fn band([down, across]: [Option<i64>; 2], [bm, bn]: [usize; 2], pairs: bool) -> i64 {
     let (Some(down), Some(across)) = (down, across) else { return 1 };
+    let unit = if pairs && down % 2 == 0 { 2 } else { 1 };
     if down.saturating_mul(across) <= MANY_TILES {
-        return 1;
+        return unit;
     }
     let lines = |high: i64| {
         let bands = (MANY_TILES as u64).div_ceil(high.saturating_mul(across) as u64) as i64;
         high * bands * bm as i64 + (MANY_TILES as u64).div_ceil(high as u64).min(across as u64) as i64 * bn as i64
     };
-    (1..=down.min(MANY_TILES)).filter(|h| down % h == 0).min_by_key(|&h| (lines(h), h)).unwrap_or(1)
+    (1..=down.min(MANY_TILES)).filter(|h| down % h == 0 && h % unit == 0).min_by_key(|&h| (lines(h), h)).unwrap_or(1)
 }
 
 /// Do neighbours in memory make whole copies of 16 bytes?
@@ -606,7 +608,7 @@ mod tests {
 
     #[test]
     fn bands_are_as_high_as_lines_are_few() {
-        let of = |down, across, block| band([Some(down), Some(across)], block);
+        let of = |down, across, block| band([Some(down), Some(across)], block, false);
         // 132 tiles under way: 16 rows of 128 and 9 columns of 256; 8 of 128 and 17 of 128, where there are no more rows.
         assert_eq!(of(64, 32, [128, 256]), 16);
         assert_eq!(of(8, 24, [128, 128]), 8);
@@ -614,7 +616,10 @@ mod tests {
         // Few columns are as good as a band; so is all at once.
         assert_eq!(of(500, 1, [64, 64]), 1);
         assert_eq!(of(11, 12, [128, 128]), 1);
-        assert_eq!(band([None, Some(64)], [128, 128]), 1);
+        assert_eq!(band([None, Some(64)], [128, 128], false), 1);
+        // Pairs of rows, where rows are even.
+        let pairs = |down, across| band([Some(down), Some(across)], [128, 256], true);
+        assert_eq!([pairs(32, 16), pairs(4, 4), pairs(3, 4), pairs(7, 64), pairs(2, 500)], [16, 2, 1, 7, 2]);
         // No other height reads fewer lines, by counting those of each 132 tiles in a row.
         for (down, across) in [(12, 12), (64, 32), (30, 7), (24, 40), (128, 5)] {
             let counted = |high: i64| {
