@@ -123,9 +123,13 @@ fn is_part(c: &Compute, f: &[Factor; 2], m: &[usize], n: &[usize]) -> bool {
     (0..rank).any(|a| !m.contains(&a) && !n.contains(&a) && f.iter().all(|f| f.index.iter().any(|e| cut(e, a))))
 }
 
-/// The dtype of a factor as it lies in memory, if the factor is that alone; else that of the factor.
+/// The dtype of a factor as it lies in memory, if the factor is that alone; else that of the factor, before it is widened.
 pub(super) fn factor_dtype(f: &Factor) -> DType {
-    if is_plain(f) { f.read.dtype() } else { f.scalar.dtype() }
+    match f.scalar.kind() {
+        _ if is_plain(f) => f.read.dtype(),
+        Kind::Cast(narrow) if narrow.dtype().is_float() && narrow.dtype().bytes() < f.scalar.dtype().bytes() => narrow.dtype(),
+        _ => f.scalar.dtype(),
+    }
 }
 
 /// An element of memory, perhaps widened.
