@@ -2,7 +2,7 @@
 //! a GPU: `INFC_CUDA_DRIVER` names this library.
 //!
 //! Work waits in its stream until somebody waits for the stream, so that a missing wait shows. Environment variables make the
-//! device worse: `INFC_FAKE_CUDA_DEVICES` (their number), `INFC_FAKE_CUDA_CAPABILITY` (`8.0`), `INFC_FAKE_CUDA_MEMORY` (bytes),
+//! device worse: `INFC_FAKE_CUDA_DEVICES` (their number), `INFC_FAKE_CUDA_CAPABILITY` (`8.0`), `INFC_FAKE_CUDA_MEMORY` (bytes), `INFC_FAKE_CUDA_REGISTERS` (0: memory of others cannot be registered),
 //! `INFC_FAKE_CUDA_VERSION` (of the driver: 12040 is 12.4). With
 //! `INFC_FAKE_CUDA_LOG` each call of the driver is a line in this file.
 
@@ -25,6 +25,7 @@ const INVALID_PTX: c_int = 218;
 const NOT_FOUND: c_int = 500;
 const NOT_READY: c_int = 600;
 const ILLEGAL_ADDRESS: c_int = 700;
+const NOT_PERMITTED: c_int = 800;
 
 /// A piece of work in a stream.
 #[derive(Clone)]
@@ -56,6 +57,8 @@ struct State {
     /// When each event was.
     events: HashMap<u64, Option<Instant>>,
     pinned: HashMap<usize, Vec<u64>>,
+    /// Memory of others that was registered, with its bytes.
+    registered: HashMap<usize, usize>,
     next: u64,
     /// What went wrong last, for `cuGetErrorString`.
     fault: Option<CString>,
@@ -96,6 +99,15 @@ impl State {
                 SUCCESS
             }
         }
+    }
+    /// Does a copy that is queued use host memory of this range?
+    fn in_use(&self, start: usize, bytes: usize) -> bool {
+        self.streams.values().flat_map(|s| &s.queue).any(|work| match *work {
+            Work::ToDevice { from: at, bytes: n, .. } | Work::ToHost { to: at, bytes: n, .. } => {
+                at < start + bytes && start < at + n
+            }
+            _ => false,
+        })
     }
     fn fail(&mut self, what: String) -> c_int {
         eprintln!("fake driver: {what}");
@@ -245,7 +257,38 @@ pub unsafe extern "C" fn cuMemAllocHost_v2(out: *mut *mut c_void, bytes: usize) 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFreeHost(at: *mut c_void) -> c_int {
     log("free_host");
-    if state().pinned.remove(&(at as usize)).is_some() { SUCCESS } else { INVALID_VALUE }
+    let mut s = state();
+    match s.pinned.remove(&(at as usize)) {
+        Some(memory) if s.in_use(at as usize, memory.len() * 8) => {
+            s.fail("memory of the host is freed while a copy uses it".into())
+        }
+        Some(_) => SUCCESS,
+        None => INVALID_VALUE,
+    }
+}
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemHostRegister_v2(at: *mut c_void, bytes: usize, _: c_uint) -> c_int {
+    log("host_register");
+    let (mut s, at) = (state(), at as usize);
+    if setting("INFC_FAKE_CUDA_REGISTERS", 1) == 0 {
+        return NOT_PERMITTED;
+    }
+    if s.registered.iter().any(|(&start, &n)| start < at + bytes && at < start + n) {
+        s.fail("memory of the host is registered twice".into());
+        return INVALID_VALUE;
+    }
+    s.registered.insert(at, bytes);
+    SUCCESS
+}
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemHostUnregister(at: *mut c_void) -> c_int {
+    log("host_unregister");
+    let mut s = state();
+    match s.registered.remove(&(at as usize)) {
+        Some(bytes) if s.in_use(at as usize, bytes) => s.fail("memory of the host is unregistered while a copy uses it".into()),
+        Some(_) => SUCCESS,
+        None => INVALID_VALUE,
+    }
 }
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: *mut c_void) -> c_int {
@@ -576,6 +619,7 @@ pub unsafe extern "C" fn cuGetErrorName(status: c_int, out: *mut *const c_char) 
         NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
         NOT_READY => c"CUDA_ERROR_NOT_READY",
         ILLEGAL_ADDRESS => c"CUDA_ERROR_ILLEGAL_ADDRESS",
+        NOT_PERMITTED => c"CUDA_ERROR_NOT_PERMITTED",
         _ => return INVALID_VALUE,
     };
     // Safety: by the caller.

@@ -266,7 +266,8 @@ fn shapes_grow_shrink_and_vanish() {
         return;
     }
     let [mut gpu, mut interp] = both(&many_ports());
-    for (round, n) in [2, 2, 100, 1, 0, 100, 7, 1000, 0, 3].into_iter().enumerate() {
+    // From 10,923 rows on they are large.
+    for (round, n) in [2, 2, 100, 1, 0, 12000, 7, 1000, 11000, 12000, 20000, 3].into_iter().enumerate() {
         let inputs: Vec<Item> = (0..9).map(|k| item(&[n, 3], |i| (i * 7 + k * 13 + round) as f32)).collect();
         same(&gpu.run(&inputs).expect("runs"), &interp.run(&inputs).expect("runs"));
     }
@@ -386,4 +387,79 @@ fn kernels_begin_early_where_the_driver_can_keep_them_apart() {
     assert_eq!(launches("c", "nvidia-sm90a", &[("INFC_FAKE_CUDA_VERSION", "12020")]), [all, 0]);
     let [_, early] = launches("d", "nvidia-sm80", &[]);
     assert_eq!(early, 0);
+}
+
+#[test]
+fn large_inputs_and_outputs_are_copied_from_and_to_where_they_are() {
+    let dir = Folder::new();
+    let nodes = vec![node("y = Add(x, b)", []), node("z = Neg(b)", [])];
+    let m = model(17, graph(&["x f32[n, 8]", "b f32[8]"], nodes, &["y f32[n, 8]", "z f32[8]"], vec![]));
+    let (path, out) = (dir.model(&m), dir.path("m.infc"));
+    let (code, text) = infc(&["compile", &path, "--target", "nvidia-sm90a", "-o", &out], &[]);
+    assert_eq!(code, 0, "{text}");
+    let calls = |name: &str, n: &str, more: &[(&str, &str)]| {
+        let log = dir.path(name);
+        let settings = [more, &[("INFC_FAKE_CUDA_LOG", log.as_str())]].concat();
+        let (code, text) = infc(&["bench", &out, "--dim", n, "--seconds", "0", "--runs", "4"], &settings);
+        assert_eq!(code, 0, "{text}");
+        let log = std::fs::read_to_string(log).expect("the log");
+        ["host_register", "host_unregister", "to_device", "to_host", "capture"]
+            .map(|call| log.lines().filter(|l| *l == call).count())
+    };
+    // The first run and four others; small ones are in the graph.
+    assert_eq!(calls("large", "n=5000", &[]), [2, 2, 1 + 5, 1 + 5, 1]);
+    assert_eq!(calls("small", "n=50", &[]), [0, 0, 1, 1, 1]);
+    // A driver that refuses is asked once for each.
+    assert_eq!(calls("refused", "n=5000", &[("INFC_FAKE_CUDA_REGISTERS", "0")]), [2, 0, 1 + 5, 1 + 5, 1]);
+}
+
+#[test]
+fn memory_of_callers_and_of_the_session_give_the_same() {
+    if again_with_driver("memory_of_callers_and_of_the_session_give_the_same") {
+        return;
+    }
+    // The state is large: what was an output is the next run's input.
+    let m = model(
+        17,
+        graph(
+            &["x f32[n]", "s f32[n]"],
+            vec![node("y = Add(x, s)", []), node("z = Neg(x)", [])],
+            &["y f32[n]", "z f32[n]"],
+            vec![],
+        ),
+    );
+    let options = Options { states: vec![("y".into(), "s".into())], ..options() };
+    let made = compile::compile(import(&m).expect("a good model"), &options).expect("compiles");
+    let model = Model::from_bytes(&made.artifact).expect("loads");
+    let mut session = Session::new(model, infc_runtime::Options::default()).expect("a session");
+    let floats = |n: usize, factor: usize| -> Vec<f32> { (0..n).map(|i| (i % 97 * factor) as f32).collect() };
+    let bytes = |v: &[f32]| -> Vec<u8> { v.iter().flat_map(|v| v.to_le_bytes()).collect() };
+    let mut sum = vec![];
+    for (round, n) in [40000, 40000, 40000, 100, 100, 40000, 50000, 50000].into_iter().enumerate() {
+        let dims = [n as i64];
+        if sum.len() != n {
+            session.reset();
+            sum = vec![0f32; n];
+        }
+        let x = floats(n, round + 1);
+        let raw = bytes(&x);
+        sum.iter_mut().zip(&x).for_each(|(s, x)| *s += x);
+        let negative: Vec<f32> = x.iter().map(|x| -x).collect();
+        let value = TensorRef { dtype: infc_runtime::DType(1), dims: &dims, bytes: &raw };
+        let mut given = vec![0f32; n];
+        match round % 3 {
+            0 => {
+                session.set_input("x", value).expect("fits");
+                session.run().expect("runs");
+            }
+            1 => session.run_with(&[(0, value)], &mut []).expect("runs"),
+            _ => {
+                let (_, memory, _) = unsafe { given.align_to_mut::<u8>() };
+                session.run_with(&[(0, value)], &mut [(1, memory)]).expect("runs");
+                assert!(given == negative, "round {round}");
+            }
+        }
+        assert!(session.output("y").expect("an output").bytes == bytes(&sum), "round {round}");
+        assert!(round % 3 == 2 || session.output("z").expect("an output").bytes == bytes(&negative), "round {round}");
+    }
 }

@@ -9,14 +9,30 @@ use infc_artifact::abi::ALIGN;
 pub(crate) struct Aligned {
     start: NonNull<u8>,
     bytes: usize,
+    /// Whether a GPU reaches it directly. It goes before the block does.
+    #[cfg(feature = "gpu")]
+    pin: Pin,
     /// What holds a large block.
     #[cfg(feature = "std")]
     map: Option<memmap2::MmapMut>,
 }
 
+/// Whether a GPU reaches a block directly.
+#[cfg(feature = "gpu")]
+#[derive(Default)]
+enum Pin {
+    /// Nobody has asked.
+    #[default]
+    Not,
+    /// The driver does not take it.
+    Refused,
+    /// Until this is dropped.
+    Held(#[allow(dead_code, reason = "for its drop")] crate::gpu::Registered),
+}
+
 /// Blocks from here on are pages of their own, which the operating system gives as zeros.
 #[cfg(feature = "std")]
-const LARGE: usize = 128 << 10;
+pub(crate) const LARGE: usize = 128 << 10;
 /// Up to here all pages are taken at once, which is several times faster than one by one as they are touched. Larger blocks may be
 /// bounds that a run does not reach.
 #[cfg(feature = "std")]
@@ -41,6 +57,8 @@ impl Default for Aligned {
         Aligned {
             start: NonNull::from(&NOTHING).cast(),
             bytes: 0,
+            #[cfg(feature = "gpu")]
+            pin: Pin::Not,
             #[cfg(feature = "std")]
             map: None,
         }
@@ -64,6 +82,8 @@ impl Aligned {
             (Some(start), Some(layout)) => Ok(Aligned {
                 start,
                 bytes: layout.size(),
+                #[cfg(feature = "gpu")]
+                pin: Pin::Not,
                 #[cfg(feature = "std")]
                 map: None,
             }),
@@ -85,7 +105,13 @@ impl Aligned {
             }
         }
         match map.and_then(|mut map| Some((NonNull::new(map.get_mut(skip..)?.as_mut_ptr())?, map))) {
-            Some((start, map)) => Ok(Aligned { start, bytes, map: Some(map) }),
+            Some((start, map)) => Ok(Aligned {
+                start,
+                bytes,
+                #[cfg(feature = "gpu")]
+                pin: Pin::Not,
+                map: Some(map),
+            }),
             None => fail!(Memory, "out of memory: {bytes} bytes are needed"),
         }
     }
@@ -107,6 +133,18 @@ impl Aligned {
             *self = larger;
         }
         Ok(())
+    }
+    /// Has a GPU reach it directly, if it is large and the driver takes it, which `register` is asked once. Says whether it does.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn pin(&mut self, register: impl FnOnce(*mut u8, usize) -> Option<crate::gpu::Registered>) -> bool {
+        // Blocks that are not mapped share their pages with others.
+        if self.map.is_none() {
+            return false;
+        }
+        if matches!(self.pin, Pin::Not) {
+            self.pin = register(self.start.as_ptr(), self.bytes).map_or(Pin::Refused, Pin::Held);
+        }
+        matches!(self.pin, Pin::Held(_))
     }
     pub(crate) fn len(&self) -> usize {
         self.bytes

@@ -484,6 +484,20 @@ impl Session {
                 self.resolved = false;
             }
         }
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = &mut self.frame.gpu {
+            // The session's own memory; that of callers is theirs.
+            for (b, buffer) in program.buffers.iter().enumerate() {
+                let memory = match buffer.place {
+                    Place::Input(i) if inputs.iter().all(|(n, _)| *n != i as usize) => Some(&mut self.inputs[i as usize].memory),
+                    Place::Output(i) if outputs.iter().all(|(n, _)| *n != i as usize) => {
+                        Some(&mut self.outputs[i as usize].memory)
+                    }
+                    _ => None,
+                };
+                gpu.pin(b, self.plan.sizes[b], memory);
+            }
+        }
         self.load_states(inputs);
         Ok(())
     }

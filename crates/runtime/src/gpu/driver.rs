@@ -146,6 +146,8 @@ functions! {
     memory_free "cuMemFree_v2" (Address);
     host_alloc "cuMemAllocHost_v2" (*mut Handle, usize);
     host_free "cuMemFreeHost" (Handle);
+    host_register "cuMemHostRegister_v2" (Handle, usize, c_uint);
+    host_unregister "cuMemHostUnregister" (Handle);
     to_device "cuMemcpyHtoDAsync_v2" (Address, *const c_void, usize, Handle);
     to_host "cuMemcpyDtoHAsync_v2" (*mut c_void, Address, usize, Handle);
     on_device "cuMemcpyDtoDAsync_v2" (Address, Address, usize, Handle);
@@ -335,6 +337,16 @@ impl Device {
         }
         Ok(Pinned { device: self, start: start.cast(), bytes })
     }
+    /// Has the device reach memory of this computer directly; `None` if the driver does not take it.
+    ///
+    /// # Safety
+    /// The memory is whole pages, and lives until what this gives is dropped.
+    pub(crate) unsafe fn register(&'static self, start: *mut u8, bytes: usize) -> Option<Registered> {
+        self.enter().ok()?;
+        // Safety: by the caller.
+        let status = unsafe { (self.driver.host_register)(start.cast(), bytes, 0) };
+        (status == 0).then(|| Registered { device: self, start })
+    }
     /// A moment of a stream, not yet there.
     pub(crate) fn event(&'static self) -> Result<Event, Error> {
         let mut handle = core::ptr::null_mut();
@@ -472,6 +484,25 @@ impl Drop for Pinned {
             // Safety: made by `pinned`.
             unsafe { (self.device.driver.host_free)(self.start.cast()) };
         }
+    }
+}
+
+/// Memory of somebody else on this computer that the device reaches directly.
+pub(crate) struct Registered {
+    device: &'static Device,
+    start: *mut u8,
+}
+
+// Safety: a number for the driver, which may be called from any thread.
+unsafe impl Send for Registered {}
+// Safety: as above.
+unsafe impl Sync for Registered {}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let _ = self.device.enter();
+        // Safety: it is registered, and no copy is under way: runs wait for theirs, also those that fail.
+        unsafe { (self.device.driver.host_unregister)(self.start.cast()) };
     }
 }
 

@@ -6,6 +6,7 @@ use super::Loaded;
 use super::driver::{Address, Event, Graph, MapBytes, Mem, Pinned, Stream};
 use crate::error::{Error, fail};
 use crate::exec::Exec;
+use crate::memory::{Aligned, LARGE};
 use crate::model::Model;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -43,6 +44,8 @@ pub(crate) struct Gpu {
     sides: Sides,
     /// Where each buffer begins.
     bases: Vec<Address>,
+    /// Which large ports lie in memory of the session that the device reaches directly.
+    pinned: Vec<bool>,
     /// Work was queued and not waited for.
     pending: bool,
     /// The moments between which steps run, if their time is asked for, and the time of the last run in milliseconds.
@@ -61,17 +64,17 @@ struct Segment {
     graph: Option<Graph>,
 }
 
-/// The order of what a run brings and takes: inputs, states, the word for errors, outputs. Up go the first three, with a zero as the word; down
-/// come the last three. So each way is one copy, and nobody has to clear the word.
+/// What a run brings and takes, in this order: large inputs and states, inputs, states, the word for errors, outputs, large outputs. Up go inputs,
+/// states and a zero as the word; down come states, the word and outputs. So each way is one copy, and nobody has to clear the word. Each large one
+/// has a copy of its own, from or to the session's memory where the device reaches that directly.
 #[derive(Default)]
 struct Ports {
     list: Vec<Port>,
-    /// How many of them are inputs, and inputs or states.
-    inputs: usize,
-    sent: usize,
-    /// Bytes before the first state, before the word, and of all.
+    /// Bytes before the first input, the first state, the word, behind the last output, and of all; without large ones but for all.
+    inputs_at: usize,
     states_at: usize,
     error_at: usize,
+    end: usize,
     total: usize,
 }
 
@@ -80,6 +83,16 @@ struct Port {
     buffer: usize,
     at: usize,
     bytes: usize,
+    /// It is an input or a state; it is an output or a state.
+    up: bool,
+    down: bool,
+}
+
+impl Port {
+    /// Has it a copy of its own?
+    fn large(&self) -> bool {
+        self.bytes >= LARGE
+    }
 }
 
 /// Each port begins at a multiple of this, as memory of the driver does.
@@ -89,16 +102,16 @@ const WORD: usize = 4;
 
 impl Ports {
     fn new(program: &Program, sides: &Sides) -> Ports {
-        let of = |wanted: fn(&Place) -> bool| {
-            let found = program.buffers.iter().enumerate().filter(move |(b, buffer)| sides.device[*b] && wanted(&buffer.place));
-            found.map(|(buffer, _)| Port { buffer, at: 0, bytes: 0 })
+        let port = |(buffer, b): (usize, &Buffer)| {
+            let (up, down) = match b.place {
+                Place::Input(_) => (true, false),
+                Place::State(_) => (true, true),
+                Place::Output(_) => (false, true),
+                Place::Constant(_) | Place::Arena { .. } => return None,
+            };
+            sides.device[buffer].then_some(Port { buffer, at: 0, bytes: 0, up, down })
         };
-        let mut list: Vec<Port> = of(|p| matches!(p, Place::Input(_))).collect();
-        let inputs = list.len();
-        list.extend(of(|p| matches!(p, Place::State(_))));
-        let sent = list.len();
-        list.extend(of(|p| matches!(p, Place::Output(_))));
-        Ports { list, inputs, sent, ..Ports::default() }
+        Ports { list: program.buffers.iter().enumerate().filter_map(port).collect(), ..Ports::default() }
     }
 
     /// Gives each its place; `None` if there can be no such memory, else whether anything lies elsewhere than before.
@@ -106,19 +119,27 @@ impl Ports {
         if self.total > 0 && self.list.iter().all(|p| p.bytes as u64 == size(p.buffer)) {
             return Some(false);
         }
-        let mut end = 0usize;
-        for k in 0..=self.list.len() {
-            if k == self.inputs {
-                self.states_at = end;
-            }
-            if k == self.sent {
-                self.error_at = end;
-                end = end.checked_add(PORT_ALIGN)?;
-            }
-            let Some(port) = self.list.get_mut(k) else { break };
-            (port.at, port.bytes) = (end, usize::try_from(size(port.buffer)).ok()?);
-            end = end.checked_add(port.bytes)?.checked_next_multiple_of(PORT_ALIGN)?;
+        for port in &mut self.list {
+            port.bytes = usize::try_from(size(port.buffer)).ok()?;
         }
+        let mut end = 0usize;
+        let mut place = |wanted: fn(&Port) -> bool, end: &mut usize| {
+            for port in self.list.iter_mut().filter(|p| wanted(p)) {
+                port.at = *end;
+                *end = end.checked_add(port.bytes)?.checked_next_multiple_of(PORT_ALIGN)?;
+            }
+            Some(())
+        };
+        place(|p| p.large() && p.up, &mut end)?;
+        self.inputs_at = end;
+        place(|p| !p.large() && !p.down, &mut end)?;
+        self.states_at = end;
+        place(|p| !p.large() && p.up && p.down, &mut end)?;
+        self.error_at = end;
+        end = end.checked_add(PORT_ALIGN)?;
+        place(|p| !p.large() && !p.up, &mut end)?;
+        self.end = end;
+        place(|p| p.large() && !p.up, &mut end)?;
         self.total = end;
         Some(true)
     }
@@ -126,14 +147,6 @@ impl Ports {
     /// Where the port lies that is this buffer.
     fn at(&self, buffer: usize) -> usize {
         self.list.iter().find(|p| p.buffer == buffer).map_or(0, |p| p.at)
-    }
-    /// What goes to the device.
-    fn up(&self) -> &[Port] {
-        &self.list[..self.sent]
-    }
-    /// What comes back.
-    fn down(&self) -> &[Port] {
-        &self.list[self.inputs..]
     }
 }
 
@@ -195,6 +208,7 @@ impl Gpu {
             parts: parts(program, &sides),
             sides,
             bases: alloc::vec![0; program.buffers.len()],
+            pinned: alloc::vec![false; program.buffers.len()],
             pending: false,
             timer: None,
             device_time: None,
@@ -204,11 +218,29 @@ impl Gpu {
         })
     }
 
+    /// Says in which memory of the session a port of so many bytes lies in this run, if it does.
+    pub(crate) fn pin(&mut self, buffer: usize, bytes: u64, memory: Option<&mut Aligned>) {
+        let large = self.sides.device[buffer] && bytes >= LARGE as u64;
+        let device = self.loaded.device;
+        self.pinned[buffer] = large
+            && memory.is_some_and(|m| {
+                // Safety: only blocks of whole pages ask, and they keep what they get until they go.
+                m.pin(|start, bytes| unsafe { device.register(start, bytes) })
+            });
+    }
+
     /// Runs the program: inputs and states are in the host's memory before, outputs and states after.
     pub(crate) fn run(&mut self, exec: &mut Exec<'_>) -> Result<(), Error> {
+        let done = self.run_once(exec);
+        if done.is_err() {
+            // No copy may go on in memory of the session. What is wrong was told.
+            let _ = self.settle();
+        }
+        done
+    }
+
+    fn run_once(&mut self, exec: &mut Exec<'_>) -> Result<(), Error> {
         self.loaded.device.enter()?;
-        // What a run that failed has left.
-        self.settle()?;
         exec.begin()?;
         self.device_time = None;
         let program = &exec.model.program;
@@ -220,7 +252,7 @@ impl Gpu {
         }
         self.place(exec)?;
         self.place_on_host(exec)?;
-        self.fill_staging(exec);
+        self.begin_upload(exec)?;
         let model = exec.model;
         if exec.frame.times.is_some() {
             self.queue_upload()?;
@@ -410,18 +442,26 @@ impl Gpu {
         Ok(())
     }
 
-    /// Puts inputs and states into staging memory, and a zero for the word of errors. Nothing is under way.
-    fn fill_staging(&mut self, exec: &Exec<'_>) {
-        let staging = self.staging.start();
-        for port in self.ports.up() {
-            let from = exec.frame.bases[port.buffer];
-            if port.bytes > 0 && !from.is_null() {
+    /// Puts inputs and states into staging memory, and a zero for the word of errors; queues the copies of large ones. Nothing is under way before.
+    fn begin_upload(&mut self, exec: &Exec<'_>) -> Result<(), Error> {
+        for port in self.ports.list.iter().filter(|p| p.up && p.bytes > 0) {
+            let (from, to) = (exec.frame.bases[port.buffer], self.host_side(exec, port));
+            if from.is_null() {
+                continue;
+            }
+            if from != to {
                 // Safety: the session gave the buffer memory of this size; staging memory was laid out for it.
-                unsafe { core::ptr::copy_nonoverlapping(from, staging.add(port.at), port.bytes) };
+                unsafe { core::ptr::copy_nonoverlapping(from, to, port.bytes) };
+            }
+            if port.large() {
+                self.pending = true;
+                // Safety: as above. Nobody touches this memory before the run ends, when the stream was waited for.
+                unsafe { self.stream.to_device(self.bases[port.buffer], to, port.bytes)? };
             }
         }
         // Safety: as above.
-        unsafe { staging.add(self.ports.error_at).write_bytes(0, WORD) };
+        unsafe { self.staging.start().add(self.ports.error_at).write_bytes(0, WORD) };
+        Ok(())
     }
 
     fn queue_upload(&mut self) -> Result<(), Error> {
@@ -434,7 +474,15 @@ impl Gpu {
         download(&self.stream, &self.ports, &self.at_device, &self.staging, self.timer.as_ref())
     }
 
-    /// Waits for everything, and gives outputs and states to the session unless a kernel has left an error.
+    /// Where a port lies in the memory of the host that the device reaches: its place in staging memory, or the session's.
+    fn host_side(&self, exec: &Exec<'_>, port: &Port) -> *mut u8 {
+        if port.large() && self.pinned[port.buffer] {
+            return exec.frame.bases[port.buffer];
+        }
+        self.staging.start().wrapping_add(port.at)
+    }
+
+    /// Queues the copies of large outputs and of those that grow, waits for everything, and gives outputs and states to the session unless a kernel has left an error.
     fn take_outputs(&mut self, exec: &Exec<'_>) -> Result<(), Error> {
         let grown = |b: &usize| {
             let output = matches!(exec.model.program.buffers[*b].place, Place::Output(_));
@@ -442,6 +490,13 @@ impl Gpu {
         };
         let grown: Vec<(usize, usize)> =
             exec.plan.growable.iter().copied().filter(grown).map(|b| (b, exec.plan.sizes[b] as usize)).collect();
+        for port in self.ports.list.iter().filter(|p| p.down && p.large()) {
+            if !exec.frame.bases[port.buffer].is_null() {
+                self.pending = true;
+                // Safety: both sides have so many bytes; they are waited for.
+                unsafe { self.stream.to_host(self.host_side(exec, port), self.bases[port.buffer], port.bytes)? };
+            }
+        }
         let mut at = 0;
         if !grown.is_empty() {
             self.make_room_aside(grown.iter().map(|g| g.1.next_multiple_of(64)).sum())?;
@@ -457,11 +512,11 @@ impl Gpu {
         // Safety: the word lies in staging memory, and copies are done.
         unsafe { core::ptr::copy_nonoverlapping(self.staging.start().add(self.ports.error_at), raw.as_mut_ptr(), WORD) };
         told(exec, raw)?;
-        for port in self.ports.down() {
-            let to = exec.frame.bases[port.buffer];
-            if port.bytes > 0 && !to.is_null() {
+        for port in self.ports.list.iter().filter(|p| p.down && p.bytes > 0) {
+            let (from, to) = (self.host_side(exec, port), exec.frame.bases[port.buffer]);
+            if !to.is_null() && from != to {
                 // Safety: the session gave the buffer memory of this size; copies are done.
-                unsafe { core::ptr::copy_nonoverlapping(self.staging.start().add(port.at), to, port.bytes) };
+                unsafe { core::ptr::copy_nonoverlapping(from, to, port.bytes) };
             }
         }
         at = 0;
@@ -655,10 +710,11 @@ impl Gpu {
     }
 }
 
-/// Puts the copy of inputs, states and the word for errors into a stream. Steps come behind it: time is taken from there on.
+/// Puts the copy of inputs, states and the word for errors into a stream, behind those of large ones. Steps come behind it: time is taken from there on.
 fn upload(stream: &Stream, ports: &Ports, device: &Mem, staging: &Pinned, timer: Option<&[Event; 2]>) -> Result<(), Error> {
+    let (at, end) = (ports.inputs_at, ports.error_at + WORD);
     // Safety: both were laid out for the ports; whoever changes staging memory waits for the stream before.
-    unsafe { stream.to_device(device.address, staging.start(), ports.error_at + WORD) }?;
+    unsafe { stream.to_device(device.address + at as u64, staging.start().add(at), end - at) }?;
     timer.map_or(Ok(()), |[start, _]| stream.mark(start))
 }
 
@@ -667,7 +723,7 @@ fn download(stream: &Stream, ports: &Ports, device: &Mem, staging: &Pinned, time
     timer.map_or(Ok(()), |[_, end]| stream.mark(end))?;
     let at = ports.states_at;
     // Safety: as in `upload`.
-    unsafe { stream.to_host(staging.start().add(at), device.address + at as u64, ports.total - at) }
+    unsafe { stream.to_host(staging.start().add(at), device.address + at as u64, ports.end - at) }
 }
 
 /// What a word for errors says.

@@ -4,6 +4,7 @@
 mod driver;
 mod exec;
 
+pub(crate) use driver::Registered;
 pub(crate) use exec::Gpu;
 
 use crate::error::{Error, fail};
