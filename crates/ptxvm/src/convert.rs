@@ -29,11 +29,8 @@ pub(crate) fn bits(x: f64, ty: Ty) -> u64 {
         },
         Ty::F16 => u64::from(half::f16::from_f32(odd(x)).to_bits()),
         Ty::BF16 => u64::from(half::bf16::from_f32(odd(x)).to_bits()),
-        Ty::TF32 => {
-            let bits = odd(x).to_bits();
-            let up = (bits >> 13 & 1) + 0xfff;
-            u64::from(bits.wrapping_add(up) & !0x1fff)
-        }
+        // `rna`: ties away from zero.
+        Ty::TF32 => u64::from((odd(x).to_bits() + 0x1000) & !0x1fff),
         _ => u64::from((x as f32).to_bits()),
     }
 }

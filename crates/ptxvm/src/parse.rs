@@ -655,6 +655,11 @@ impl Reader {
                     () => Round::None,
                 };
                 let [to, from] = types[..] else { return self.fail(format!("'{name}' must have two types")) };
+                if (to == Ty::TF32) != has("rna") {
+                    return self.fail(format!(
+                        "'{name}': ties away from zero are for tf32, which has no other rounding on all machines"
+                    ));
+                }
                 i.op = Op::Cvt { to, from, round };
             }
             _ => return self.fail(format!("unknown instruction '{name}'")),

@@ -8,7 +8,8 @@
 use crate::asm::{Class, Val};
 use crate::emit::{Emit, Place, Var};
 use crate::layout;
-use infc_ir::{Expr, Fault, fault};
+use crate::together::{THREAD, WideCopy};
+use infc_ir::{Expr, Fault, Scalar, fault};
 use infc_kernel::loops::{LoopKind, Stmt};
 use std::collections::{HashMap, HashSet};
 
@@ -16,6 +17,10 @@ use std::collections::{HashMap, HashSet};
 const SHARED: u64 = 48 << 10;
 /// The most slots of a tile.
 const MOST_SLOTS: u64 = 4;
+/// The most copies of a thread in a round whose addresses are kept in registers.
+const MOST_COPIES: i64 = 8;
+/// The most bytes that an address is in front of what it is written with.
+const MOST_OFFSET: i64 = 1 << 20;
 /// Slots begin at multiples of this.
 const ALIGN: u64 = 16;
 
@@ -45,23 +50,74 @@ impl Pipeline {
     }
 }
 
+/// A copy of 16 bytes in each round: where it comes from and where it goes in a slot, as far as that is the same in all rounds.
+struct Lane {
+    /// The tile, and the address from the start of its slot.
+    to: u32,
+    at: Option<Val>,
+    at_constant: i64,
+    /// The address in memory, and elements to go on from there in a round, with their bytes.
+    from: Val,
+    from_constant: i64,
+    moving: Expr,
+    width: i64,
+    /// Bytes that are read: 16, or 0 where nothing is; where that does not depend on the round.
+    bytes: Option<Val>,
+    inside: Option<Scalar>,
+}
+
 impl Emit<'_> {
     /// The loop over products.
     pub(crate) fn pipelined(&mut self, pipeline: &Pipeline, extent: Expr, body: &[Stmt]) -> Result<(), Fault> {
         let Some((multiply, fill)) = body.split_last() else { return Err(fault!("a loop over tiles without a body")) };
-        let var = pipeline.loops.var;
-        let ahead = pipeline.slots - 1;
         self.barrier();
         let parts = std::mem::take(&mut self.parts);
-        let first: Vec<(u32, Val)> = pipeline
-            .loops
-            .tiles
-            .iter()
-            .map(|&t| match self.places[t as usize] {
-                Place::Memory(_, base) => Ok((t, base)),
-                _ => Err(fault!("a tile without memory")),
-            })
-            .collect::<Result<_, _>>()?;
+        let of = |this: &Self, &t: &u32| match this.places[t as usize] {
+            Place::Memory(_, base) => Ok((t, base)),
+            _ => Err(fault!("a tile without memory")),
+        };
+        let first: Vec<(u32, Val)> = pipeline.loops.tiles.iter().map(|t| of(self, t)).collect::<Result<_, _>>()?;
+        self.ranges.extent(pipeline.loops.var, extent);
+        self.known.push(HashMap::new());
+        let (lanes, end) = (self.lanes_of(pipeline, fill)?, self.a.label());
+        match lanes {
+            Some((lanes, aligned)) => {
+                let slow = self.a.label();
+                self.a.line(format_args!("@!{aligned} bra {slow}"));
+                self.rounds(pipeline, extent, &first, &mut |this| this.ask(pipeline, &lanes), multiply)?;
+                self.a.line(format_args!("bra {end}"));
+                self.a.place(&slow);
+                self.by_elements = true;
+                let done = self.rounds(pipeline, extent, &first, &mut |this| this.parallel_parts(fill), multiply);
+                self.by_elements = false;
+                done?;
+            }
+            None => self.rounds(pipeline, extent, &first, &mut |this| this.parallel_parts(fill), multiply)?,
+        }
+        self.known.pop();
+        self.a.place(&end);
+        for (tile, base) in first {
+            self.places[tile as usize] = Place::Memory("shared", base);
+        }
+        self.parts = parts;
+        self.copying = false;
+        // The last tile may still be multiplied.
+        let tiles: HashSet<u32> = pipeline.loops.tiles.iter().copied().collect();
+        self.touched = [tiles.clone(), tiles];
+        Ok(())
+    }
+
+    /// All rounds: `fill` asks for a tile, `multiply` is the loop that uses one.
+    fn rounds(
+        &mut self,
+        pipeline: &Pipeline,
+        extent: Expr,
+        first: &[(u32, Val)],
+        fill: &mut dyn FnMut(&mut Self) -> Result<(), Fault>,
+        multiply: &Stmt,
+    ) -> Result<(), Fault> {
+        let (var, ahead) = (pipeline.loops.var, pipeline.slots - 1);
+        self.known.push(HashMap::new());
         let (ty, end_value, zero) = self.extent(extent)?;
         // Tiles that were asked for; the one that is multiplied, which begins below 0.
         let (asked, now) = (self.a.copied(zero), self.a.fresh(zero.class));
@@ -74,7 +130,7 @@ impl Emit<'_> {
         self.a.line(format_args!("setp.le.{ty} {over}, {end_value}, 0"));
         self.a.line(format_args!("@{over} bra {end}"));
         self.a.place(&head);
-        self.ranges.extent(var, extent);
+        self.known.push(HashMap::new());
         let (ready, filled_all) = (self.a.label(), self.a.label());
         self.a.line(format_args!("setp.lt.{ty} {early}, {now}, 0"));
         self.a.line(format_args!("@{early} bra {ready}"));
@@ -85,8 +141,10 @@ impl Emit<'_> {
         self.a.line(format_args!("setp.ge.{ty} {none}, {asked}, {end_value}"));
         self.a.line(format_args!("@{none} bra {filled_all}"));
         self.vars.insert(var, Var::Reg(asked));
-        self.slot(pipeline, &first, filled);
-        self.parallel_parts(fill)?;
+        self.known.push(HashMap::new());
+        self.slot(pipeline, first, filled);
+        fill(self)?;
+        self.known.pop();
         self.a.place(&filled_all);
         self.a.line(format_args!("cp.async.commit_group"));
         self.next(pipeline, filled);
@@ -94,24 +152,146 @@ impl Emit<'_> {
         let multiplied = self.a.label();
         self.a.line(format_args!("@{early} bra {multiplied}"));
         self.vars.insert(var, Var::Reg(now));
-        self.slot(pipeline, &first, used);
+        self.slot(pipeline, first, used);
         self.parallel_parts(std::slice::from_ref(multiply))?;
         self.next(pipeline, used);
         self.a.place(&multiplied);
+        self.known.pop();
         self.a.line(format_args!("add.{ty} {now}, {now}, 1"));
         let again = self.a.fresh(Class::P);
         self.a.line(format_args!("setp.lt.{ty} {again}, {now}, {end_value}"));
         self.a.line(format_args!("@{again} bra {head}"));
         self.a.place(&end);
-        for (tile, base) in first {
-            self.places[tile as usize] = Place::Memory("shared", base);
-        }
+        self.known.pop();
         self.vars.remove(&var);
-        self.parts = parts;
-        self.copying = false;
-        // The last tile may still be multiplied.
-        let tiles: HashSet<u32> = pipeline.loops.tiles.iter().copied().collect();
-        self.touched = [tiles.clone(), tiles];
+        Ok(())
+    }
+
+    /// The copies of a round and the predicate under which parameters are aligned for them, if it has nothing else: what is the same in all rounds is computed
+    /// here, before the loop. A thread has few instructions beside those of a tile to hide its arithmetic behind.
+    fn lanes_of(&mut self, pipeline: &Pipeline, fill: &[Stmt]) -> Result<Option<(Vec<Lane>, Val)>, Fault> {
+        let var = pipeline.loops.var;
+        let mut copies: Vec<(WideCopy, Expr, Expr)> = vec![];
+        for s in fill {
+            let Stmt::For { var: thread, extent: threads, kind: LoopKind::Thread, body } = s else { return Ok(None) };
+            let [Stmt::For { var: part, extent: count, kind: LoopKind::Unroll, body }] = &body[..] else { return Ok(None) };
+            let [Stmt::For { var: lane, extent: lanes, kind: LoopKind::Vector, body }] = &body[..] else { return Ok(None) };
+            let Some(count) = count.known().filter(|&n| n <= MOST_COPIES) else { return Ok(None) };
+            self.ranges.extent(*thread, *threads);
+            self.ranges.extent(THREAD, *threads);
+            self.vars.insert(*thread, Var::Expr(Expr::var(THREAD as usize)));
+            for k in 0..count {
+                self.vars.insert(*part, Var::Const(k));
+                let found = self.wide_copy(*lane, *lanes, body).and_then(|mut copy| {
+                    self.vars.insert(*lane, Var::Const(0));
+                    let to = self.offset(copy.to as usize, &copy.to_index)?;
+                    let from = self.offset(copy.from as usize, &copy.from_index)?;
+                    copy.inside = copy.inside.map(|c| self.settled(c));
+                    Some((copy, to, from))
+                });
+                self.vars.remove(lane);
+                match found.filter(|(_, to, _)| !to.uses_var(var)) {
+                    Some(copy) => copies.push(copy),
+                    None => {
+                        self.vars.remove(part);
+                        self.vars.remove(thread);
+                        return Ok(None);
+                    }
+                }
+            }
+            self.vars.remove(part);
+            self.vars.remove(thread);
+        }
+        let (mut out, mut aligned) = (vec![], None::<Val>);
+        for (copy, to, from) in copies {
+            let one = self.aligned.get(&copy.from).copied();
+            let one = one.ok_or_else(|| fault!("the alignment of a parameter was not looked at"))?;
+            aligned = Some(match aligned {
+                None => one,
+                Some(all) if all == one => all,
+                Some(all) => self.a.row("and", "pred", &[all, one])?,
+            });
+            let buffers = &self.kernel.buffers;
+            let [width, own] = [copy.from, copy.to].map(|b| buffers[b as usize].dtype.bytes() as i64);
+            let Place::Memory(_, base) = self.places[copy.from as usize] else {
+                return Err(fault!("a parameter without an address"));
+            };
+            // Terms that a round moves, and those that it does not.
+            let (terms, constant) = from.linear();
+            let sum_of = |moves: bool| {
+                let some = terms.iter().filter(|(t, _)| t.uses_var(var) == moves);
+                some.fold(Expr::int(0), |sum, &(t, by)| sum + t * by)
+            };
+            let near = (constant * width).abs() < MOST_OFFSET;
+            let (moving, fixed) = (sum_of(true), sum_of(false) + if near { 0 } else { constant });
+            let (fixed, constant) = (fixed * width, if near { constant } else { 0 });
+            let from = match fixed.is(0) {
+                true => base,
+                false => {
+                    let offset = self.expr(fixed)?;
+                    self.a.row("add", "s64", &[base, offset])?
+                }
+            };
+            let to_constant = (to * own).linear().1;
+            let to = to * own - to_constant;
+            let at = if to.is(0) { None } else { Some(self.low(to)?) };
+            let moves = |c: Scalar| {
+                let mut moves = false;
+                c.visit(&mut |n| moves |= n.as_index().is_some_and(|e| self.resolve(e).uses_var(var)));
+                moves
+            };
+            let inside = copy.inside.filter(|c| moves(*c));
+            let bytes = match copy.inside {
+                Some(c) if inside.is_none() => {
+                    let (c, bytes) = (self.scalar(c)?, self.a.fresh(Class::R));
+                    self.a.line(format_args!("selp.b32 {bytes}, 16, 0, {c}"));
+                    Some(bytes)
+                }
+                _ => None,
+            };
+            let (to, from_constant) = (copy.to, constant * width);
+            out.push(Lane { to, at, at_constant: to_constant, from, from_constant, moving, width, bytes, inside });
+        }
+        Ok(aligned.map(|aligned| (out, aligned)))
+    }
+
+    /// A condition with the variables that have a value or another name now in their places.
+    fn settled(&self, cond: Scalar) -> Scalar {
+        cond.rewrite(&mut |n| match n.as_index() {
+            Some(e) => Scalar::index(self.resolve(e)),
+            None => n,
+        })
+    }
+
+    /// The copies of a round.
+    fn ask(&mut self, pipeline: &Pipeline, lanes: &[Lane]) -> Result<(), Fault> {
+        debug_assert!(lanes.iter().all(|l| pipeline.bytes.contains_key(&l.to)));
+        for lane in lanes {
+            let Place::Memory(_, slot) = self.places[lane.to as usize] else { return Err(fault!("a tile without a slot")) };
+            let to = match lane.at {
+                Some(at) => self.a.row("add", "u32", &[slot, at])?,
+                None => slot,
+            };
+            let from = match lane.moving.is(0) {
+                true => lane.from,
+                false => {
+                    let offset = self.expr(lane.moving * lane.width)?;
+                    self.a.row("add", "s64", &[lane.from, offset])?
+                }
+            };
+            let bytes = match (lane.bytes, lane.inside) {
+                (Some(bytes), _) => Some(bytes),
+                (None, Some(inside)) => {
+                    let (inside, bytes) = (self.scalar(inside)?, self.a.fresh(Class::R));
+                    self.a.line(format_args!("selp.b32 {bytes}, 16, 0, {inside}"));
+                    Some(bytes)
+                }
+                (None, None) => None,
+            };
+            let bytes = bytes.map_or(String::new(), |b| format!(", {b}"));
+            let (at, from_at) = (lane.at_constant, lane.from_constant);
+            self.a.line(format_args!("cp.async.cg.shared.global [{to}+{at}], [{from}+{from_at}], 16{bytes}"));
+        }
         Ok(())
     }
 

@@ -54,24 +54,32 @@ fn instruction(a: DType, b: DType) -> Option<Instruction> {
 
 /// A copy of 16 bytes into shared memory.
 pub(crate) struct WideCopy {
-    to: u32,
-    to_index: Vec<Scalar>,
-    from: u32,
-    from_index: Vec<Scalar>,
+    pub to: u32,
+    pub to_index: Vec<Scalar>,
+    pub from: u32,
+    pub from_index: Vec<Scalar>,
     /// Where it does not hold, zeros are written.
-    inside: Option<Scalar>,
+    pub inside: Option<Scalar>,
 }
 
 /// A factor of a matrix instruction: buffer and index.
 type Operand<'a> = (u32, &'a [Scalar]);
 
-/// The element that is read, perhaps widened.
+/// The element that is read, perhaps widened, or rounded to tf32, which the instruction's registers are in any case.
 fn operand(s: Scalar) -> Option<Operand<'static>> {
     match s.kind() {
         Kind::Cast(inner) => operand(*inner),
+        Kind::Select(same, rounded, whole) if is_rounding(*same, *rounded, *whole) => operand(*whole),
         Kind::Read { source, index, guard: None } => Some((*source, index)),
         _ => None,
     }
+}
+
+/// Is it f32 rounded to 10 bits of mantissa, ties away from zero, and NaN as it is?
+fn is_rounding(same: Scalar, rounded: Scalar, whole: Scalar) -> bool {
+    let int = |v: i64| Scalar::int(DType::U32, v);
+    let bits = Scalar::binary(Binary::And, whole.bitcast(DType::U32) + int(0x1000), int(0xffff_e000));
+    same == whole.eq_to(whole) && rounded == bits.bitcast(DType::F32)
 }
 
 /// The factors of `sum + a * b`.
@@ -291,6 +299,10 @@ impl Emit<'_> {
                     let address = at(self, var(GROUP) + l, var(PLACE) * packed + p)?;
                     let v = self.a.fresh(Class::R);
                     self.a.line(format_args!("ld.shared.b32 {v}, {address}"));
+                    if packed == 1 {
+                        // What was rounded before stays as it is.
+                        self.a.line(format_args!("cvt.rna.tf32.f32 {v}, {v}"));
+                    }
                     part.push(v);
                 }
                 part

@@ -6,7 +6,7 @@
 
 use super::contract::{Factor, factor, factors};
 use super::online::{Online, divisor, number};
-use super::tile::{MMA, Parts, factor_dtype, is_rounded, k_is_contiguous, shared_dtype, tf32, within};
+use super::tile::{MMA, Parts, factor_dtype, is_rounded, k_is_contiguous, shared_dtype, within};
 use super::{Cx, for_each};
 use crate::attention::Attention;
 use crate::loops::{LoopKind, Space, Stmt, WARP};
@@ -262,7 +262,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
             None => vec![Stmt::If { cond: inside, then, otherwise: vec![store(number(f64::NEG_INFINITY))] }],
         }
     }));
-    let kept = |e: Scalar| if p.row == "mma_tf32" { tf32(e) } else { e.cast(p.weights()) };
+    let kept = |e: Scalar| e.cast(p.weights());
     round.extend(online.update(cx, &kept));
     round.push(result.each_element(cx, &|cx, at, [line, _]| vec![cx.put(acc[1], at, cx.at(acc[1], at) * cx.at(scale, &[line]))]));
     round.push(if matrix { result.multiply_tiles(cx) } else { result.multiply(cx) });

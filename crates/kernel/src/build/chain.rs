@@ -55,7 +55,10 @@ pub fn build(cx: &mut Cx, steps: &[Step]) {
         };
         let length = length.known().expect("rows of chains have a known length");
         let blocks = (length as u64).div_ceil(WARP as u64) as usize;
-        let own = match (step.read, step.reduces) {
+        // Elements that are stored wait in registers for all others of the row: what is read for one of them could be what a store before changes, as far as
+        // anybody knows who orders the instructions.
+        let waits = step.stored.is_some() && !step.reduces && length <= KEPT;
+        let own = match (step.read || waits, step.reduces) {
             (false, _) => Made::Nothing,
             (true, true) => Made::Row(cx.scratch("row", step.compute.value.dtype(), &[1], Space::Reg)),
             (true, false) => Made::Elements(cx.scratch("kept", step.compute.value.dtype(), &[blocks, WARP as usize], Space::Reg)),
@@ -200,9 +203,15 @@ fn map(cx: &mut Cx, step: &Step, round: &Round, own: Made, body: &mut Vec<Stmt>)
         if let Made::Elements(buffer) = own {
             out.push(cx.put(buffer, &[block, lane], value));
         }
-        if let Some(which) = step.stored {
+        if let (Some(which), Made::Nothing) = (step.stored, own) {
             out.push(cx.store_result(which, &at, value));
         }
         out
     }));
+    if let (Some(which), Made::Elements(buffer)) = (step.stored, own) {
+        body.push(round.each(cx, &mut |cx, block, lane| {
+            let at: Vec<Expr> = round.rows.iter().copied().chain([block * WARP + lane]).collect();
+            vec![cx.store_result(which, &at, cx.at(buffer, &[block, lane]))]
+        }));
+    }
 }

@@ -16,7 +16,7 @@ use crate::rows::{self, Sums};
 use crate::target::TargetDesc;
 use infc_ir::compute::{Compute, Step};
 use infc_ir::scalar::{Binary, Kind, Scalar};
-use infc_ir::{DType, Expr};
+use infc_ir::{DType, Expr, Tensor};
 
 /// Rows and columns of a matrix instruction's tile.
 pub const MMA: [usize; 2] = [16, 8];
@@ -286,10 +286,10 @@ fn pack_tiles(cx: &mut Cx, c: &Compute, p: &Tile, f: &Factor, (axes, lines, dtyp
     for s in (Step::Compute(c.clone())).scalars() {
         s.visit(&mut |n| reads += usize::from(matches!(n.kind(), Kind::Read { source, .. } if *source as usize == f.source)));
     }
-    // Those of tf32 are rounded in another way than other dtypes.
-    if reads != 1 || !is_plain(f) || p.row.ends_with("_tf32") || tensor.dtype != f.read.dtype() {
+    if reads != 1 || !is_plain(f) || tensor.dtype != f.read.dtype() {
         return false;
     }
+    let tensor = if p.row == "wgmma_tf32" { tf32_tensor(&tensor) } else { tensor };
     let size = |e: Expr| e.known().and_then(|n| usize::try_from(n).ok());
     let rank = c.dims.len();
     let (batch, group) = (batch_of(c, p, f), p.row.starts_with("wgmma"));
@@ -338,7 +338,7 @@ impl Parts<'_> {
         let k_moves = k_is_contiguous(cx, self.c, f);
         let line_moves = !k_moves && lines_are_contiguous(cx, f, axes);
         // Neighbours on both sides go together: as they are, or a few that are read, computed and written.
-        let as_it_is = is_plain(f) && f.read.dtype() == dtype && self.p.row != "mma_tf32" && self.p.row != "wgmma_tf32";
+        let as_it_is = is_plain(f) && f.read.dtype() == dtype && self.p.row != "wgmma_tf32";
         let few = (WIDEST / f.read.dtype().bytes().max(dtype.bytes())).min(COMPUTED);
         let wide = if as_it_is { vec![WIDEST / dtype.bytes(), few] } else { vec![few] };
         // They must not pass the end of an axis.
@@ -369,7 +369,7 @@ impl Parts<'_> {
         let value = match (value.kind(), self.p.row) {
             // As it lies in memory.
             (Kind::Cast(read), _) if read.dtype() == dtype => *read,
-            (_, "mma_tf32" | "wgmma_tf32") => tf32(value),
+            (_, "wgmma_tf32") => tf32(value),
             _ => value.cast(dtype),
         };
         let mut index = self.shared_index(side, line, k);
@@ -516,7 +516,9 @@ impl Parts<'_> {
         let [line, column] = self.place(warp, mt, nt, i, j);
         let product = ks * depth as i64 + k;
         let dtype = r.body.dtype();
-        let (a, b) = (self.shared_at(cx, 0, line, product).cast(dtype), self.shared_at(cx, 1, column, product).cast(dtype));
+        // Warps round what they have read, warpgroups find it rounded.
+        let factor = |s: Scalar| if self.p.row == "mma_tf32" { tf32(s) } else { s.cast(dtype) };
+        let (a, b) = (factor(self.shared_at(cx, 0, line, product)), factor(self.shared_at(cx, 1, column, product)));
         let at = [warp, mt, nt, i, j];
         let next = accumulate(r.kind, cx.at(self.acc, &at), a * b, true);
         let mut body = vec![cx.put(self.acc, &at, next)];
@@ -604,6 +606,12 @@ pub(super) fn tf32(x: Scalar) -> Scalar {
     let bits = x.bitcast(DType::U32);
     let rounded = Scalar::binary(Binary::And, bits + int(0x1000), int(0xffff_e000));
     Scalar::select(x.eq_to(x), rounded.bitcast(DType::F32), x)
+}
+
+/// Each element of a constant rounded so.
+fn tf32_tensor(t: &Tensor) -> Tensor {
+    let one = |x: f32| if x.is_nan() { x } else { f32::from_bits(x.to_bits().wrapping_add(0x1000) & 0xffff_e000) };
+    Tensor::from_vec(t.dims.clone(), t.to_vec::<f32>().into_iter().map(one).collect())
 }
 
 #[cfg(test)]
