@@ -318,6 +318,49 @@ fn bulk_copies_come_when_an_mbarrier_counts_them() {
 }
 
 #[test]
+fn blocks_of_a_cluster_share_copies_and_mbarriers() {
+    // Each block asks for a half of 512 bytes for both, waits for both halves, and stores them; then it tells the other one, and waits for that.
+    let text = ".version 8.0\n.target sm_90a\n.address_size 64\n.extern .shared .align 1024 .b8 sh[];\n.visible .entry k(.param .u64 p)\n.reqntid 128\n\
+         .explicitcluster\n.reqnctapercluster 2\n{\n.reg .pred %p<8>;\n.reg .b16 %h<2>;\n.reg .b32 %r<8>;\n.reg .b64 %q<16>;\nld.param.u64 %q0, [p];\nmov.u32 %r0, %tid.x;\n\
+         mov.u32 %r1, %cluster_ctarank;\nmov.u64 %q1, sh;\nadd.s64 %q1, %q1, 1023;\nand.b64 %q1, %q1, -1024;\nadd.s64 %q2, %q1, 512;\nmov.b16 %h0, 3;\n\
+         setp.ne.u32 %p0, %r0, 0;\n@%p0 bra MADE;\nmbarrier.init.shared.b64 [%q2], 1;\nmbarrier.init.shared.b64 [%q2+8], 1;\nfence.mbarrier_init.release.cluster;\nMADE:\n\
+         barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n@%p0 bra ASKED;\nmbarrier.arrive.expect_tx.shared.b64 _, [%q2], 512;\n\
+         mul.wide.u32 %q3, %r1, 256;\nadd.s64 %q4, %q1, %q3;\nadd.s64 %q5, %q0, %q3;\n\
+         cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%q4], [%q5], 256, [%q2], %h0;\nASKED:\nmov.u32 %r2, 0;\nWAIT:\n\
+         mbarrier.try_wait.parity.shared.b64 %p1, [%q2], %r2;\n@!%p1 bra WAIT;\nmul.wide.u32 %q6, %r0, 4;\nadd.s64 %q7, %q1, %q6;\nld.shared.b32 %r3, [%q7];\n\
+         mul.wide.u32 %q8, %r1, 512;\nadd.s64 %q9, %q0, %q8;\nadd.s64 %q9, %q9, %q6;\nst.global.b32 [%q9+512], %r3;\nxor.b32 %r4, %r1, 1;\nadd.s64 %q10, %q2, 8;\n\
+         mapa.shared::cluster.u64 %q11, %q10, %r4;\n@!%p0 mbarrier.arrive.shared::cluster.b64 _, [%q11];\nLAST:\n\
+         mbarrier.try_wait.parity.shared.b64 %p2, [%q10], %r2;\n@!%p2 bra LAST;\nret;\n}\n";
+    let image: Vec<u8> = (0..512 * 3u32).map(|k| (k * 37 % 251) as u8).collect();
+    let run = |text: &str, blocks: u32| {
+        let module = Module::parse(text)?;
+        let mut memory = Memory::default();
+        let at = memory.insert(image.clone());
+        let grid = Grid { blocks: [blocks, 1, 1], threads: [128, 1, 1], shared: 512 + 1024 + 64 };
+        launch(module.kernel("k").expect("k"), grid, &at.to_le_bytes(), &mut memory)?;
+        Ok::<_, Fault>(memory.remove(at).expect("the buffer"))
+    };
+    let got = run(text, 2).expect("it runs");
+    assert!(got[512..1024] == image[..512] && got[1024..] == image[..512]);
+    let told = |from: &str, to: &str, what: &str| {
+        assert!(text.contains(from), "{from}");
+        let fault = run(&text.replace(from, to), 2).expect_err(what);
+        assert!(fault.what.contains(what), "{from}: {fault}");
+    };
+    told("fence.mbarrier_init.release.cluster;\n", "", "without fence.mbarrier_init");
+    told("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n", "", "mbarrier");
+    told("barrier.cluster.arrive.release.aligned;\n", "", "without having come there");
+    told("barrier.cluster.arrive.release.aligned;\n", "bar.sync 0;\n", "is not done here");
+    told("mov.b16 %h0, 3;", "mov.b16 %h0, 1;", "nobody completes");
+    told("mov.b16 %h0, 3;", "mov.b16 %h0, 7;", "block 2 of a cluster of 2");
+    told("[%q2], 512;", "[%q2], 256;", "");
+    told("xor.b32 %r4, %r1, 1;", "add.u32 %r4, %r1, 1;", "of a block that the cluster has not");
+    told("arrive.shared::cluster.b64 _", "arrive.shared.b64 _", "no mbarrier");
+    told("mbarrier.try_wait.parity.shared.b64 %p2, [%q10], %r2;\n@!%p2 bra LAST;\n", "", "which has ended");
+    assert!(run(text, 3).expect_err("half a cluster").what.contains("in clusters of 2"));
+}
+
+#[test]
 fn mbarriers_order_threads_and_have_phases() {
     // All threads of the second warp write; those of the first one wait, and copy what others wrote.
     let body = |arrive: &str, parity: u32| {
