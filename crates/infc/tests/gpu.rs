@@ -201,7 +201,8 @@ fn boxes_of_tensors_get_their_maps_from_the_driver() {
         assert!(code == 0 && text.contains("1 passed"), "{backend}: {text}");
     }
     let (code, text) = infc(&["compile", &path, "--emit", "ptx", "--target", "nvidia-sm90a"], &[]);
-    assert!(code == 0 && text.matches(" map ").count() == 2, "{text}");
+    // Two blocks are a cluster.
+    assert!(code == 0 && text.matches(" map ").count() == 2 && text.contains(" cluster 2 map "), "{text}");
     let log = std::fs::read_to_string(log).expect("the log");
     assert!(log.lines().filter(|l| *l == "tensor_map").count() >= 2, "{log}");
 }

@@ -64,6 +64,12 @@ impl Emit<'_> {
             }
         }
         if fits {
+            // What all addresses have in common is computed once, before the ways part.
+            self.known.push(Default::default());
+            for r in &results {
+                self.at(tile, 0, if r.exchanged { EIGHT } else { 2 }, Expr::int(0));
+                self.address(r.buffer as usize, r.index)?;
+            }
             let together = if results.iter().any(|r| r.exchanged) { EXCHANGED } else { 4 };
             for first in (0..own).step_by(together as usize) {
                 for below in [0, 2] {
@@ -71,6 +77,7 @@ impl Emit<'_> {
                     self.pairs(tile, cond, list, &results, &pairs)?;
                 }
             }
+            self.known.pop();
         }
         self.fragment = None;
         self.ranges.vars.remove(&NEXT);

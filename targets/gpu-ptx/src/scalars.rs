@@ -170,8 +170,11 @@ impl Emit<'_> {
 
     /// The index expression that a scalar is, if 32 bits are enough for it.
     fn small_index(&self, s: Scalar) -> Option<Expr> {
-        let Kind::Index(e) = s.kind() else { return None };
-        let e = self.resolve(*e);
+        let e = match s.kind() {
+            Kind::Index(e) => self.resolve(*e),
+            Kind::Const(_) if s.dtype() == DType::I64 => Expr::int(s.as_int()?),
+            _ => return None,
+        };
         self.is_small(e).then_some(e)
     }
 
@@ -238,9 +241,16 @@ impl Emit<'_> {
                 acc
             }
             Node::Div(a, b) | Node::Mod(a, b) => {
-                let op = if matches!(e.node(), Node::Div(..)) { "quotient" } else { "remainder" };
-                let (a, b) = (self.small(*a)?, self.small(*b)?);
-                self.a.row(op, "u32", &[a, b])?
+                let quotient = matches!(e.node(), Node::Div(..));
+                let x = self.small(*a)?;
+                match b.known() {
+                    // `ptxas` sees no constant in a register.
+                    Some(n) => self.by_constant(x, quotient, n),
+                    None => {
+                        let y = self.small(*b)?;
+                        self.a.row(if quotient { "quotient" } else { "remainder" }, "u32", &[x, y])?
+                    }
+                }
             }
             Node::Min(a, b) => {
                 let (a, b) = (self.small(*a)?, self.small(*b)?);
@@ -253,6 +263,18 @@ impl Emit<'_> {
         };
         self.remember(Key::Small(e), v);
         Ok(v)
+    }
+
+    /// Quotient or remainder of a number that is not negative by a constant, in 32 bits.
+    fn by_constant(&mut self, x: Val, quotient: bool, n: i64) -> Val {
+        let d = self.a.fresh(Class::R);
+        match (quotient, n > 0 && n & (n - 1) == 0) {
+            (true, true) => self.a.line(format_args!("shr.u32 {d}, {x}, {}", n.trailing_zeros())),
+            (false, true) => self.a.line(format_args!("and.b32 {d}, {x}, {}", n - 1)),
+            (true, false) => self.a.line(format_args!("div.u32 {d}, {x}, {n}")),
+            (false, false) => self.a.line(format_args!("rem.u32 {d}, {x}, {n}")),
+        }
+        d
     }
 
     /// The low 32 bits of an index expression.

@@ -453,6 +453,8 @@ fn clustered() -> Vec<(String, Math, &'static str)> {
         (product("bf16", [1, 250, 200, 264], [false, true]), kept, tensor),
         (product("bf16", [3, 256, 136, 136], [false, false]), kept, "cp.async.bulk.tensor.3d"),
         (bytes("u8", "i8"), kept, tensor),
+        // An odd number of rows, an even one of columns.
+        (product("f16", [1, 384, 72, 256], [false, false]), kept, tensor),
         // Rows that no map can bring: copies of 16 bytes, or elements that are rounded on the way.
         (product("f16", [1, 264, 72, 136], [true, false]), kept, ""),
         (product("f16", [1, 256, 72, 136], [true, false]), kept, tensor),
