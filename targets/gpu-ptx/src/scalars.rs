@@ -172,7 +172,7 @@ impl Emit<'_> {
     fn small_index(&self, s: Scalar) -> Option<Expr> {
         let e = match s.kind() {
             Kind::Index(e) => self.resolve(*e),
-            Kind::Const(_) if s.dtype() == DType::I64 => Expr::int(s.as_int()?),
+            Kind::Const(_) if s.dtype() == DType::I64 && !self.is_tight() => Expr::int(s.as_int()?),
             _ => return None,
         };
         self.is_small(e).then_some(e)
@@ -245,8 +245,8 @@ impl Emit<'_> {
                 let x = self.small(*a)?;
                 match b.known() {
                     // `ptxas` sees no constant in a register.
-                    Some(n) => self.by_constant(x, quotient, n),
-                    None => {
+                    Some(n) if !self.is_tight() => self.by_constant(x, quotient, n),
+                    _ => {
                         let y = self.small(*b)?;
                         self.a.row(if quotient { "quotient" } else { "remainder" }, "u32", &[x, y])?
                     }
@@ -263,6 +263,11 @@ impl Emit<'_> {
         };
         self.remember(Key::Small(e), v);
         Ok(v)
+    }
+
+    /// Have threads all registers that `ptxas` leaves them for sums of their own? With shorter arithmetic of indices it orders instructions in another way, and spills.
+    fn is_tight(&self) -> bool {
+        self.layouts.contains(&Layout::Thread)
     }
 
     /// Quotient or remainder of a number that is not negative by a constant, in 32 bits.
