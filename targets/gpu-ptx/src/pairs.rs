@@ -1,5 +1,5 @@
 //! Results of matrix instructions that go to memory several at once. A lane has pairs of neighbouring columns in the tiles of 8 columns that sums come in; four
-//! lanes have a row of such a tile. A pair is one access where the parameter is aligned for it, and so is what an epilogue reads beside it. Of results in 16 bits the four
+//! lanes have a row of such a tile. A pair is one access where all parameters are aligned for it, and so is what an epilogue reads beside it; else each element is stored for itself. Of results in 16 bits the four
 //! lanes exchange those of four tiles, so that each of them stores 16 bytes of one: a store of two columns would touch half a sector of 32 bytes.
 
 use crate::asm::{Class, Val};
@@ -11,6 +11,7 @@ use infc_ir::expr::Range;
 use infc_ir::scalar::{Binary, Kind};
 use infc_ir::{DType, Expr, Fault, Scalar, fault};
 use infc_kernel::loops::{Space, Stmt};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// The column of a pair, or of the eight that a lane stores.
 pub(crate) const NEXT: u32 = u32::MAX - 11;
@@ -18,6 +19,8 @@ pub(crate) const NEXT: u32 = u32::MAX - 11;
 /// Columns that a lane stores at once after an exchange, and elements that it has in as many tiles as lanes exchange.
 const EIGHT: i64 = 8;
 const EXCHANGED: i64 = 16;
+/// Pairs that are read before those at hand are stored.
+const AHEAD: usize = 8;
 
 /// The store of a result.
 struct Sink<'b> {
@@ -37,8 +40,36 @@ enum Pair {
     Two([Val; 2]),
 }
 
+/// The predicate under which a pair is inside, and what was read for it.
+type Begun = (Option<Val>, HashMap<(u32, Expr), Val>);
+
 /// Rows and columns of a matrix loop's tile: their variables.
 type Tile = [u32; 2];
+
+/// What stands before an instruction that is done where a predicate holds.
+fn under(p: Option<Val>) -> String {
+    p.map_or(String::new(), |p| format!("@{p} "))
+}
+
+/// What a list reads, but for what is read under a condition.
+fn reads(list: &[Stmt]) -> Vec<(u32, Vec<Scalar>)> {
+    fn outermost(s: Scalar, out: &mut Vec<(u32, Vec<Scalar>)>) {
+        match s.kind() {
+            Kind::Read { source, index, guard: None } if !out.iter().any(|(b, i)| b == source && i == index) => {
+                out.push((*source, index.clone()));
+            }
+            Kind::Read { .. } => {}
+            _ => s.operands().into_iter().for_each(|o| outermost(o, out)),
+        }
+    }
+    let mut out = vec![];
+    for s in list {
+        if let Stmt::Let { value, .. } | Stmt::Store { value, .. } = s {
+            outermost(*value, &mut out);
+        }
+    }
+    out
+}
 
 impl Emit<'_> {
     /// The elements of a tile of sums by pairs, if the loop does nothing but store values into parameters in which pairs are neighbours. Else nothing is done.
@@ -51,9 +82,13 @@ impl Emit<'_> {
         let most = if own % EXCHANGED == 0 { EIGHT } else { 2 };
         self.ranges.vars.insert(NEXT, Range::new(0, most - 1));
         let (next, mut fits) = (Expr::var(NEXT as usize), true);
+        let reads = reads(list);
+        // Parameters that are accessed two elements at a time.
+        let mut paired: BTreeSet<u32> = results.iter().map(|r| r.buffer).collect();
         for e in (0..own).step_by(2) {
             self.at(tile, e, 2, next);
             fits &= self.are_neighbours(cond, &results, 2).is_some_and(|all| all.into_iter().all(|one| one));
+            paired.extend(self.paired_reads(&reads).into_iter().map(|(buffer, _)| *buffer));
         }
         for first in (0..own).step_by(EXCHANGED as usize).filter(|_| fits && most == EIGHT) {
             self.at(tile, first, EIGHT, next);
@@ -64,20 +99,37 @@ impl Emit<'_> {
             }
         }
         if fits {
-            // What all addresses have in common is computed once, before the ways part.
-            self.known.push(Default::default());
-            for r in &results {
-                self.at(tile, 0, if r.exchanged { EIGHT } else { 2 }, Expr::int(0));
-                self.address(r.buffer as usize, r.index)?;
+            let mut aligned = None;
+            for buffer in paired {
+                let one = self.aligned.get(&buffer).copied();
+                let one = one.ok_or_else(|| fault!("the alignment of a parameter was not looked at"))?;
+                aligned = Some(match aligned {
+                    None => one,
+                    Some(all) => self.a.row("and", "pred", &[all, one])?,
+                });
             }
+            let aligned = aligned.ok_or_else(|| fault!("results without a parameter"))?;
+            let (apart, end) = (self.a.label(), self.a.label());
+            self.a.line(format_args!("@!{aligned} bra {apart}"));
+            self.known.push(Default::default());
             let together = if results.iter().any(|r| r.exchanged) { EXCHANGED } else { 4 };
-            for first in (0..own).step_by(together as usize) {
-                for below in [0, 2] {
-                    let pairs: Vec<i64> = (first..first + together).step_by(4).map(|e| e + below).collect();
-                    self.pairs(tile, cond, list, &results, &pairs)?;
+            let firsts = (0..own).step_by(together as usize).flat_map(|first| [first, first + 2]);
+            let all: Vec<Vec<i64>> = firsts.map(|first| (first..first + together).step_by(4).collect()).collect();
+            // Loads stand before the stores of pairs before them, which `ptxas` cannot tell to be elsewhere.
+            let mut begun = VecDeque::new();
+            for (k, elements) in all.iter().enumerate() {
+                while begun.len() <= AHEAD / elements.len() && k + begun.len() < all.len() {
+                    let next = self.begin(tile, cond, list, &all[k + begun.len()])?;
+                    begun.push_back(next);
                 }
+                let now = begun.pop_front().unwrap_or_default();
+                self.pairs(tile, cond, list, &results, elements, now)?;
             }
             self.known.pop();
+            self.a.line(format_args!("bra {end}"));
+            self.a.place(&apart);
+            self.by_elements(tile, own, body)?;
+            self.a.place(&end);
         }
         self.fragment = None;
         self.ranges.vars.remove(&NEXT);
@@ -148,43 +200,53 @@ impl Emit<'_> {
         list: &[Stmt],
         results: &[Sink],
         elements: &[i64],
+        begun: Vec<Begun>,
     ) -> Result<(), Fault> {
         // For each result its pairs, and for each pair where it goes and whether it does.
         let mut made: Vec<Vec<Pair>> = results.iter().map(|_| vec![]).collect();
         let mut conds = vec![];
-        for &e in elements {
-            self.at(tile, e, 2, Expr::int(0));
-            let inside = self.holds(cond)?;
+        for (&e, (inside, ahead)) in elements.iter().zip(begun) {
             self.known.push(Default::default());
-            let pairs = self.pair(tile, e, list, results, inside);
+            let pairs = self.pair(tile, e, list, results, (inside, ahead));
             self.known.pop();
             made.iter_mut().zip(pairs?).for_each(|(list, pair)| list.push(pair));
             conds.push(inside);
         }
         for (r, pairs) in results.iter().zip(&made) {
-            let (apart, end) = (self.a.label(), self.a.label());
             if r.exchanged {
-                let aligned = self.is_aligned(r.buffer)?;
-                self.a.line(format_args!("@!{aligned} bra {apart}"));
                 self.exchange(tile, cond, r, pairs, elements[0])?;
-                self.a.line(format_args!("bra {end}"));
-                self.a.place(&apart);
+                continue;
             }
             for ((&e, &pair), &inside) in elements.iter().zip(pairs).zip(&conds) {
-                self.known.push(Default::default());
-                let places = [0, 1].map(|i| {
-                    self.at(tile, e, 2, Expr::int(i));
-                    self.address(r.buffer as usize, r.index).map(|a| a.1)
-                });
-                self.known.pop();
-                let [address, next] = places;
-                self.store_pair(r, pair, inside, [address?, next?])?;
-            }
-            if r.exchanged {
-                self.a.place(&end);
+                self.at(tile, e, 2, Expr::int(0));
+                let (address, when) = (self.address(r.buffer as usize, r.index)?.1, under(inside));
+                let ty = ops::memory_type(r.dtype)?.replace('s', "u");
+                match pair {
+                    Pair::Packed(v) => self.a.line(format_args!("{when}st.global.b32 {address}, {v}")),
+                    Pair::Two([low, high]) => {
+                        self.a.line(format_args!("{when}st.global.v2.{ty} {address}, {{{low}, {high}}}"));
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    /// Whether pairs are inside, and what they read.
+    fn begin(&mut self, tile: Tile, cond: Option<Scalar>, list: &[Stmt], elements: &[i64]) -> Result<Vec<Begun>, Fault> {
+        let mut out = vec![];
+        for &e in elements {
+            self.at(tile, e, 2, Expr::int(0));
+            let inside = self.holds(cond)?;
+            self.known.push(Default::default());
+            self.guard = inside;
+            let done = self.read_pairs(tile, e, list);
+            self.guard = None;
+            self.known.pop();
+            done?;
+            out.push((inside, std::mem::take(&mut self.ahead)));
+        }
+        Ok(out)
     }
 
     /// The condition of the column at hand.
@@ -199,10 +261,6 @@ impl Emit<'_> {
         done
     }
 
-    fn is_aligned(&self, buffer: u32) -> Result<Val, Fault> {
-        self.aligned.get(&buffer).copied().ok_or_else(|| fault!("the alignment of a parameter was not looked at"))
-    }
-
     /// A pair of each result. Memory is read under the predicate.
     fn pair(
         &mut self,
@@ -210,25 +268,24 @@ impl Emit<'_> {
         element: i64,
         list: &[Stmt],
         results: &[Sink],
-        inside: Option<Val>,
+        (inside, ahead): Begun,
     ) -> Result<Vec<Pair>, Fault> {
-        self.guard = inside;
-        let done = self.read_pairs(tile, element, list).and_then(|()| {
-            let mut values: Vec<Vec<Val>> = results.iter().map(|_| vec![]).collect();
-            for i in 0..2 {
-                self.at(tile, element, 2, Expr::int(i));
-                self.fragment = Some((tile[0], tile[1], (element + i) as usize));
-                self.known.push(Default::default());
-                self.read.clear();
-                let one = self.each_result(list, results);
-                self.known.pop();
-                values.iter_mut().zip(one?).for_each(|(list, v)| list.push(v));
-            }
-            Ok(values)
-        });
+        (self.guard, self.ahead) = (inside, ahead);
+        let mut values: Vec<Vec<Val>> = results.iter().map(|_| vec![]).collect();
+        let mut done = Ok(());
+        for i in 0..2 {
+            self.at(tile, element, 2, Expr::int(i));
+            self.fragment = Some((tile[0], tile[1], (element + i) as usize));
+            self.known.push(Default::default());
+            self.read.clear();
+            let one = self.each_result(list, results);
+            self.known.pop();
+            done = done.and(one.map(|one| values.iter_mut().zip(one).for_each(|(list, v)| list.push(v))));
+        }
         self.guard = None;
         self.ahead.clear();
         self.read.clear();
+        done?;
         let pack = |this: &mut Self, r: &Sink, v: &[Val]| match r.dtype {
             DType::F16 | DType::BF16 => {
                 let (ty, d) = (if r.dtype == DType::F16 { "f16x2" } else { "bf16x2" }, this.a.fresh(Class::R));
@@ -237,7 +294,7 @@ impl Emit<'_> {
             }
             _ => Ok(Pair::Two([ops::to_memory(&mut this.a, r.dtype, v[0])?, ops::to_memory(&mut this.a, r.dtype, v[1])?])),
         };
-        done?.iter().zip(results).map(|(v, r)| pack(self, r, v)).collect()
+        values.iter().zip(results).map(|(v, r)| pack(self, r, v)).collect()
     }
 
     /// The values of one element's results; what is rounded to 16 bits is left to the instruction that packs two of them.
@@ -262,87 +319,39 @@ impl Emit<'_> {
         Ok(out)
     }
 
+    /// Those of some reads that have neighbours in both columns at hand.
+    fn paired_reads<'r>(&self, reads: &'r [(u32, Vec<Scalar>)]) -> Vec<&'r (u32, Vec<Scalar>)> {
+        let paired = |(buffer, index): &&(u32, Vec<Scalar>)| {
+            let b = &self.kernel.buffers[*buffer as usize];
+            let memory = b.space == Space::Global && self.aligned.contains_key(buffer);
+            memory && b.dtype.bits() >= 8 && self.neighbours(*buffer, index, NEXT, 2)
+        };
+        reads.iter().filter(paired).collect()
+    }
+
     /// Reads what values take from parameters for both columns.
     fn read_pairs(&mut self, tile: Tile, element: i64, list: &[Stmt]) -> Result<(), Fault> {
-        fn outermost(s: Scalar, out: &mut Vec<(u32, Vec<Scalar>)>) {
-            match s.kind() {
-                Kind::Read { source, index, guard: None } if !out.iter().any(|(b, i)| b == source && i == index) => {
-                    out.push((*source, index.clone()));
-                }
-                Kind::Read { .. } => {}
-                _ => s.operands().into_iter().for_each(|o| outermost(o, out)),
-            }
-        }
-        let mut reads = vec![];
-        for s in list {
-            match s {
-                Stmt::Let { value, .. } | Stmt::Store { value, .. } => outermost(*value, &mut reads),
-                _ => {}
-            }
-        }
-        for (buffer, index) in reads {
-            self.at(tile, element, 2, Expr::var(NEXT as usize));
-            let b = &self.kernel.buffers[buffer as usize];
-            let (dtype, width) = (b.dtype, b.dtype.bytes());
-            if b.space != Space::Global
-                || dtype.bits() < 8
-                || !self.aligned.contains_key(&buffer)
-                || !self.neighbours(buffer, &index, NEXT, 2)
-            {
-                continue;
-            }
-            let class = if width == 8 { Class::Q } else { Class::R };
+        let reads = reads(list);
+        self.at(tile, element, 2, Expr::var(NEXT as usize));
+        for (buffer, index) in self.paired_reads(&reads) {
+            let dtype = self.kernel.buffers[*buffer as usize].dtype;
+            let class = if dtype.bytes() == 8 { Class::Q } else { Class::R };
             let raw = [self.a.fresh(class), self.a.fresh(class)];
-            let mut at = vec![];
             for (i, &v) in raw.iter().enumerate() {
                 self.at(tile, element, 2, Expr::from(i));
-                at.push(self.address(buffer as usize, &index)?.1);
-                let offset = self.offset(buffer as usize, &index).ok_or_else(|| fault!("an index from data"))?;
-                self.ahead.insert((buffer, offset), v);
-                // Each of the loads below has a condition: without a value before them the register would be kept from task to task, and `ptxas` spills.
-                let zero = self.a.constant(class, 0);
-                self.a.copy(v, zero);
-            }
-            let [wide, apart] = self.ways(buffer, self.guard)?;
-            let ty = ops::memory_type(dtype)?;
-            self.a.line(format_args!("@{wide} ld.global.v2.{ty} {{{}, {}}}, {}", raw[0], raw[1], at[0]));
-            raw.iter().zip(&at).for_each(|(v, at)| self.a.line(format_args!("@{apart} ld.global.{ty} {v}, {at}")));
-        }
-        Ok(())
-    }
-
-    /// Predicates for both columns at once and for each alone: the first where the parameter is aligned.
-    fn ways(&mut self, buffer: u32, inside: Option<Val>) -> Result<[Val; 2], Fault> {
-        let aligned = self.is_aligned(buffer)?;
-        let not = self.a.row("not", "pred", &[aligned])?;
-        Ok(match inside {
-            None => [aligned, not],
-            Some(i) => [self.a.row("and", "pred", &[aligned, i])?, self.a.row("and", "pred", &[not, i])?],
-        })
-    }
-
-    fn store_pair(&mut self, r: &Sink, pair: Pair, inside: Option<Val>, [address, next]: [String; 2]) -> Result<(), Fault> {
-        let when = |p: Option<Val>| p.map_or(String::new(), |p| format!("@{p} "));
-        let ty = ops::memory_type(r.dtype)?.replace('s', "u");
-        // What is exchanged comes here where the parameter is not aligned.
-        let [wide, apart] = if r.exchanged { [None, inside] } else { self.ways(r.buffer, inside)?.map(Some) };
-        let (low, high) = match pair {
-            Pair::Packed(v) => {
-                if wide.is_some() {
-                    self.a.line(format_args!("{}st.global.b32 {address}, {v}", when(wide)));
+                let offset = self.offset(*buffer as usize, index).ok_or_else(|| fault!("an index from data"))?;
+                self.ahead.insert((*buffer, offset), v);
+                // Without a value before a load under a condition the register would be kept from task to task.
+                if self.guard.is_some() {
+                    let zero = self.a.constant(class, 0);
+                    self.a.copy(v, zero);
                 }
-                let high = self.a.fresh(Class::R);
-                self.a.line(format_args!("shr.u32 {high}, {v}, 16"));
-                (v, high)
             }
-            Pair::Two([low, high]) => {
-                self.a.line(format_args!("{}st.global.v2.{ty} {address}, {{{low}, {high}}}", when(wide)));
-                (low, high)
-            }
-        };
-        let when = when(apart);
-        self.a.line(format_args!("{when}st.global.{ty} {address}, {low}"));
-        self.a.line(format_args!("{when}st.global.{ty} {next}, {high}"));
+            self.at(tile, element, 2, Expr::int(0));
+            let (address, when) = (self.address(*buffer as usize, index)?.1, under(self.guard));
+            let ty = ops::memory_type(dtype)?;
+            self.a.line(format_args!("{when}ld.global.v2.{ty} {{{}, {}}}, {address}", raw[0], raw[1]));
+        }
         Ok(())
     }
 
@@ -373,7 +382,7 @@ impl Emit<'_> {
         self.known.push(Default::default());
         let address = self.address(r.buffer as usize, r.index);
         self.known.pop();
-        let (address, when) = (address?.1, inside.map_or(String::new(), |p| format!("@{p} ")));
+        let (address, when) = (address?.1, under(inside));
         let list = v.iter().map(Val::to_string).collect::<Vec<_>>().join(", ");
         self.a.line(format_args!("{when}st.global.v4.b32 {address}, {{{list}}}"));
         Ok(())

@@ -209,20 +209,22 @@ impl Emit<'_> {
             self.fragment = None;
             return done;
         }
-        // 8 columns after another.
         let own = columns.known().ok_or_else(|| fault!("a matrix loop over {columns} columns"))? / 2;
-        if self.by_pairs([row, *column], own, body)? {
-            return Ok(());
-        }
+        if self.by_pairs([row, *column], own, body)? { Ok(()) } else { self.by_elements([row, *column], own, body) }
+    }
+
+    /// Each of a lane's elements of a tile for itself.
+    pub(crate) fn by_elements(&mut self, [row, column]: [u32; 2], own: i64, body: &[Stmt]) -> Result<(), Fault> {
+        // 8 columns after another.
         for element in 0..own {
-            self.fragment = Some((row, *column, element as usize));
+            self.fragment = Some((row, column, element as usize));
             self.vars.insert(row, Var::Expr(var(GROUP) + 8 * (element / 2 % 2)));
-            self.vars.insert(*column, Var::Expr(var(PLACE) * 2 + 8 * (element / 4) + element % 2));
+            self.vars.insert(column, Var::Expr(var(PLACE) * 2 + 8 * (element / 4) + element % 2));
             self.list(body)?;
         }
         self.fragment = None;
         self.vars.remove(&row);
-        self.vars.remove(column);
+        self.vars.remove(&column);
         Ok(())
     }
 
