@@ -214,7 +214,11 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, overlaps: bool) -> Result<En
     let body = a.finish();
     let (block, limit) = match mode {
         Mode::Threads => (Block::Threads, String::new()),
-        Mode::Warps => (Block::Warps(crate::threads_of_warps(kernel)), String::new()),
+        Mode::Warps => {
+            // Those that are alone in their block may have many registers: what a row needs is under way at once.
+            let n = crate::threads_of_warps(kernel);
+            (Block::Warps(n), if n == 32 { ".reqntid 32\n".into() } else { String::new() })
+        }
         Mode::Block(n) if body.contains("mma.sync") => {
             (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, MATRIX_REGISTERS)))
         }

@@ -50,6 +50,19 @@ impl Pipeline {
     }
 }
 
+/// A loop over threads: variable, extent, body.
+type Together<'s> = (u32, Expr, &'s [Stmt]);
+
+/// The variable of rounds where there are none.
+const NO_ROUND: u32 = u32::MAX - 12;
+
+fn thread_loop(s: &Stmt) -> Option<Together<'_>> {
+    match s {
+        Stmt::For { var, extent, kind: LoopKind::Thread, body } => Some((*var, *extent, body)),
+        _ => None,
+    }
+}
+
 /// A copy of 16 bytes in each round: where it comes from and where it goes in a slot, as far as that is the same in all rounds.
 struct Lane {
     /// The tile, and the address from the start of its slot.
@@ -79,12 +92,14 @@ impl Emit<'_> {
         let first: Vec<(u32, Val)> = pipeline.loops.tiles.iter().map(|t| of(self, t)).collect::<Result<_, _>>()?;
         self.ranges.extent(pipeline.loops.var, extent);
         self.known.push(HashMap::new());
-        let (lanes, end) = (self.lanes_of(pipeline, fill)?, self.a.label());
+        let loops: Option<Vec<Together>> = fill.iter().map(thread_loop).collect();
+        let lanes = loops.map_or(Ok(None), |loops| self.lanes_of(pipeline.loops.var, &loops))?;
+        let end = self.a.label();
         match lanes {
             Some((lanes, aligned)) => {
                 let slow = self.a.label();
                 self.a.line(format_args!("@!{aligned} bra {slow}"));
-                self.rounds(pipeline, extent, &first, &mut |this| this.ask(pipeline, &lanes), multiply)?;
+                self.rounds(pipeline, extent, &first, &mut |this| this.ask(&lanes), multiply)?;
                 self.a.line(format_args!("bra {end}"));
                 self.a.place(&slow);
                 self.by_elements = true;
@@ -169,11 +184,9 @@ impl Emit<'_> {
 
     /// The copies of a round and the predicate under which parameters are aligned for them, if it has nothing else: what is the same in all rounds is computed
     /// here, before the loop. A thread has few instructions beside those of a tile to hide its arithmetic behind.
-    fn lanes_of(&mut self, pipeline: &Pipeline, fill: &[Stmt]) -> Result<Option<(Vec<Lane>, Val)>, Fault> {
-        let var = pipeline.loops.var;
+    fn lanes_of(&mut self, var: u32, fill: &[Together]) -> Result<Option<(Vec<Lane>, Val)>, Fault> {
         let mut copies: Vec<(WideCopy, Expr, Expr)> = vec![];
-        for s in fill {
-            let Stmt::For { var: thread, extent: threads, kind: LoopKind::Thread, body } = s else { return Ok(None) };
+        for (thread, threads, body) in fill {
             let [Stmt::For { var: part, extent: count, kind: LoopKind::Unroll, body }] = &body[..] else { return Ok(None) };
             let [Stmt::For { var: lane, extent: lanes, kind: LoopKind::Vector, body }] = &body[..] else { return Ok(None) };
             let Some(count) = count.known().filter(|&n| n <= MOST_COPIES) else { return Ok(None) };
@@ -255,6 +268,31 @@ impl Emit<'_> {
         Ok(aligned.map(|aligned| (out, aligned)))
     }
 
+    /// A loop over threads that does nothing but copy 16 bytes at a time, several for each thread: one question about the parameter's alignment is enough for all. Says
+    /// whether it is one.
+    pub(crate) fn copies(&mut self, thread: u32, threads: Expr, body: &[Stmt]) -> Result<bool, Fault> {
+        self.known.push(HashMap::new());
+        let lanes = self.lanes_of(NO_ROUND, &[(thread, threads, body)]);
+        let done = lanes.and_then(|lanes| {
+            let Some((lanes, aligned)) = lanes else { return Ok(false) };
+            let (slow, end) = (self.a.label(), self.a.label());
+            self.a.line(format_args!("@!{aligned} bra {slow}"));
+            self.ask(&lanes)?;
+            self.a.line(format_args!("bra {end}"));
+            self.a.place(&slow);
+            self.vars.insert(thread, Var::Expr(Expr::var(THREAD as usize)));
+            self.by_elements = true;
+            let done = self.list(body);
+            self.by_elements = false;
+            self.vars.remove(&thread);
+            self.a.place(&end);
+            self.copying = true;
+            done.map(|()| true)
+        });
+        self.known.pop();
+        done
+    }
+
     /// A condition with the variables that have a value or another name now in their places.
     fn settled(&self, cond: Scalar) -> Scalar {
         cond.rewrite(&mut |n| match n.as_index() {
@@ -264,8 +302,7 @@ impl Emit<'_> {
     }
 
     /// The copies of a round.
-    fn ask(&mut self, pipeline: &Pipeline, lanes: &[Lane]) -> Result<(), Fault> {
-        debug_assert!(lanes.iter().all(|l| pipeline.bytes.contains_key(&l.to)));
+    fn ask(&mut self, lanes: &[Lane]) -> Result<(), Fault> {
         for lane in lanes {
             let Place::Memory(_, slot) = self.places[lane.to as usize] else { return Err(fault!("a tile without a slot")) };
             let to = match lane.at {

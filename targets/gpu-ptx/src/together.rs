@@ -181,6 +181,11 @@ impl Emit<'_> {
             self.vars.remove(&variable);
             return done;
         }
+        if kind == LoopKind::Thread && self.role.is_none() && !self.by_elements && self.copies(variable, extent, body)? {
+            self.parts.clear();
+            self.vars.remove(&variable);
+            return Ok(());
+        }
         self.side_by_side = true;
         let group = self.role.is_some() && layout::multiplies(body);
         if group {
