@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the student that `infc distill` makes of glyphs_cnn, in a virtual environment of its own: run.sh [SEEDS] [JOBS] (5, one at a time).
+# Trains the student that `infc distill` made of glyphs_cnn, where labels are few, in a virtual environment of its own: run.sh [SEEDS] [JOBS] (5, one at a time).
 # INFC names the compiler; without it one is built. The first run downloads PyTorch.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
