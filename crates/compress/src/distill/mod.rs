@@ -114,7 +114,7 @@ pub fn distill(
         return Err(Problems::one("distill", format!("ratio {} is no share above 0 and below 1", settings.ratio), help));
     }
     if !(settings.temperature > 0.0 && settings.temperature.is_finite()) {
-        return Err(Problems::one("distill", format!("temperature {} is not above 0", settings.temperature), "2 to 8 is usual"));
+        return Err(Problems::one("distill", format!("temperature {} is not above 0", settings.temperature), "1 to 8 is usual"));
     }
     let options = Options { sparsity: 1.0 - settings.ratio, kind: prune::Kind::Channel, ..settings.prune };
     let original = prune::prepare(graph)?;

@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 3)]
     features: usize,
     /// Divide outputs by this before the softmax of the soft targets.
-    #[arg(long, value_name = "T", default_value_t = 2.0)]
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
     temperature: f64,
     /// How many channels each layer keeps: "fitted", those that the teacher's outputs need most, wherever they are; "even", the same share of every layer.
     #[arg(long, value_name = "HOW", default_value = "fitted", value_parser = widths)]
