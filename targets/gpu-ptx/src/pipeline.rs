@@ -281,9 +281,9 @@ impl Emit<'_> {
             self.a.line(format_args!("bra {end}"));
             self.a.place(&slow);
             self.vars.insert(thread, Var::Expr(Expr::var(THREAD as usize)));
-            self.by_elements = true;
+            (self.by_elements, self.side_by_side) = (true, true);
             let done = self.list(body);
-            self.by_elements = false;
+            (self.by_elements, self.side_by_side) = (false, false);
             self.vars.remove(&thread);
             self.a.place(&end);
             self.copying = true;

@@ -186,6 +186,7 @@ impl Emit<'_> {
             self.vars.remove(&variable);
             return Ok(());
         }
+        self.vars.insert(variable, Var::Expr(var(number)));
         self.side_by_side = true;
         let group = self.role.is_some() && layout::multiplies(body);
         if group {
