@@ -2,8 +2,7 @@
 //! a GPU: `INFC_CUDA_DRIVER` names this library.
 //!
 //! Work waits in its stream until somebody waits for the stream, so that a missing wait shows. Environment variables make the
-//! device worse: `INFC_FAKE_CUDA_DEVICES` (their number), `INFC_FAKE_CUDA_CAPABILITY` (`8.0`), `INFC_FAKE_CUDA_MEMORY` (bytes), `INFC_FAKE_CUDA_REGISTERS` (0: memory of others cannot be registered),
-//! `INFC_FAKE_CUDA_VERSION` (of the driver: 12040 is 12.4). With
+//! device worse: `INFC_FAKE_CUDA_DEVICES` (their number), `INFC_FAKE_CUDA_CAPABILITY` (`8.0`), `INFC_FAKE_CUDA_MEMORY` (bytes), `INFC_FAKE_CUDA_REGISTERS` (0: memory of others cannot be registered). With
 //! `INFC_FAKE_CUDA_LOG` each call of the driver is a line in this file.
 
 #![allow(missing_docs, reason = "they are those of `cuda.h`")]
@@ -163,7 +162,7 @@ pub unsafe extern "C" fn cuInit(_: c_uint) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDriverGetVersion(out: *mut c_int) -> c_int {
     // Safety: by the caller.
-    unsafe { *out = setting("INFC_FAKE_CUDA_VERSION", 12040) as c_int };
+    unsafe { *out = 12040 };
     SUCCESS
 }
 #[unsafe(no_mangle)]
@@ -384,70 +383,18 @@ pub unsafe extern "C" fn cuLaunchKernel(
     _: *mut *mut c_void,
 ) -> c_int {
     log("launch");
-    let grid = Grid { blocks: [grid_x, grid_y, grid_z], threads: [block_x, block_y, block_z], shared: shared as usize };
-    // Safety: by the caller.
-    unsafe { queue_launch(function, grid, stream, parameters, false) }
-}
-/// # Safety
-/// Each parameter has as many bytes as the kernel declares.
-unsafe fn queue_launch(
-    function: *mut c_void,
-    grid: Grid,
-    stream: *mut c_void,
-    parameters: *mut *mut c_void,
-    overlaps: bool,
-) -> c_int {
     let mut s = state();
     let Some(kernel) = s.kernels.get(&(function as u64)) else { return INVALID_VALUE };
-    if grid.shared > s.most_shared.get(&(function as u64)).copied().unwrap_or(48 << 10) as usize {
+    if shared > s.most_shared.get(&(function as u64)).copied().unwrap_or(48 << 10) {
         return INVALID_VALUE;
     }
     let mut bytes = vec![0u8; kernel.parameters_len()];
     for (i, (size, offset)) in kernel.parameter_bytes().zip(kernel.parameter_offsets()).enumerate() {
-        // Safety: by the caller.
+        // Safety: by the caller each parameter has as many bytes as the kernel declares.
         unsafe { std::ptr::copy_nonoverlapping((*parameters.add(i)).cast(), bytes.as_mut_ptr().add(offset), size) };
     }
-    // A driver would take these, and run the kernel beside what it depends on.
-    let before = s.streams.get(&(stream as u64)).and_then(|s| s.capture.as_ref().unwrap_or(&s.queue).last());
-    if overlaps && !(kernel.waits_for_others() && matches!(before, Some(Work::Launch { .. }))) {
-        let name = kernel.name.clone();
-        s.fail(format!("kernel {name} may begin early, and does not wait or stands behind no kernel"));
-        return INVALID_VALUE;
-    }
+    let grid = Grid { blocks: [grid_x, grid_y, grid_z], threads: [block_x, block_y, block_z], shared: shared as usize };
     s.queue(stream, Work::Launch { kernel: function as u64, grid, parameters: bytes })
-}
-/// `CUlaunchConfig`.
-#[repr(C)]
-pub struct LaunchConfig {
-    blocks: [c_uint; 3],
-    threads: [c_uint; 3],
-    shared: c_uint,
-    stream: *mut c_void,
-    attributes: *const LaunchAttribute,
-    count: c_uint,
-}
-/// `CUlaunchAttribute`: a number, padding, a value of 64 bytes.
-#[repr(C)]
-pub struct LaunchAttribute {
-    id: c_uint,
-    pad: [u8; 4],
-    value: [u64; 8],
-}
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchKernelEx(
-    config: *const LaunchConfig,
-    function: *mut c_void,
-    parameters: *mut *mut c_void,
-    _: *mut *mut c_void,
-) -> c_int {
-    log("launch_ex");
-    // Safety: by the caller.
-    let (c, attributes) = unsafe { (&*config, std::slice::from_raw_parts((*config).attributes, (*config).count as usize)) };
-    // Attribute 6 is programmatic stream serialization, which needs compute capability 9.0; no other one is used.
-    let [LaunchAttribute { id: 6, value: [1, ..], .. }] = attributes else { return INVALID_VALUE };
-    let grid = Grid { blocks: c.blocks, threads: c.threads, shared: c.shared as usize };
-    // Safety: by the caller.
-    unsafe { queue_launch(function, grid, c.stream, parameters, true) }
 }
 /// The map in a form of our own, which the interpreter reads. Only what the runtime asks for: the swizzle of 128 bytes, zeros outside.
 #[unsafe(no_mangle)]

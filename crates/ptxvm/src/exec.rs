@@ -85,8 +85,6 @@ struct Warp {
     fenced: u64,
     /// The matrix instructions so far, which the other warps of the warpgroup must issue as well.
     issued: usize,
-    /// Lanes that have waited for the launches before this one.
-    waited: u32,
     steps: u64,
 }
 
@@ -167,7 +165,6 @@ impl<'a> Block<'a> {
                 written: vec![0; if kernel.asynchronous { kernel.registers.len() } else { 0 }],
                 fenced: 0,
                 issued: 0,
-                waited: 0,
                 steps: 0,
             }
         };
@@ -219,10 +216,6 @@ impl<'a> Block<'a> {
 
     /// All threads have ended: nothing may be under way.
     fn end(&self) -> Result<(), Fault> {
-        // Whoever waits for this launch has to know that those before it have ended too.
-        if self.kernel.waits && self.warps.iter().all(|w| w.waited == 0) {
-            return self.fail(0, 0, self.kernel.code.len() as u32 - 1, "the block ends without griddepcontrol.wait");
-        }
         for (w, warp) in self.warps.iter().enumerate() {
             let line = self.kernel.code.len() as u32 - 1;
             if warp.matrices.iter().any(|g| !g.sums.is_empty()) {
@@ -366,9 +359,6 @@ impl<'a> Block<'a> {
                     if kernel.asynchronous {
                         self.not_flying(w, pc, inst)?;
                     }
-                    if kernel.waits {
-                        self.has_waited(w, mask, pc, inst)?;
-                    }
                     self.plain(w, mask, group, pc, inst)?;
                 }
             }
@@ -463,10 +453,6 @@ impl<'a> Block<'a> {
                 return self.fail(w, 0, pc, "a warp barrier that not all lanes reach");
             }
             Op::WarpBarrier | Op::Nothing => return Ok(()),
-            Op::GridWait => {
-                self.warps[w].waited |= mask;
-                return Ok(());
-            }
             Op::Load { .. } => return self.load(w, mask, pc, i),
             Op::Store { .. } => return self.store(w, mask, pc, i),
             Op::LoadMatrix { count, transposed } => {
@@ -719,19 +705,6 @@ impl<'a> Block<'a> {
             }
         }
         Ok(())
-    }
-
-    /// In a kernel that waits for the launches before it, a thread touches global memory only when it has waited.
-    fn has_waited(&self, w: usize, mask: u32, pc: u32, i: &Inst) -> Result<(), Fault> {
-        let touches = match i.op {
-            Op::Load { space, .. } | Op::Store { space, .. } => space == Space::Global,
-            Op::CopyAsync { .. } | Op::BulkCopy | Op::BoxCopy | Op::Cas | Op::AtomicAdd => true,
-            _ => false,
-        };
-        match lanes_of(mask & !self.warps[w].waited).next() {
-            Some(l) if touches => self.fail(w, l, pc, "global memory is touched before griddepcontrol.wait"),
-            _ => Ok(()),
-        }
     }
 
     /// The registers of an instruction are not in use by matrix instructions that are not waited for. Notes what it writes.

@@ -244,8 +244,6 @@ pub(crate) enum Op {
     BoxCopy,
     /// What this thread knows was written to shared memory is seen by bulk copies and `wgmma`.
     ProxyFence,
-    /// The launches before this one have ended, and what they wrote is seen.
-    GridWait,
     /// The mbarriers that this thread made may be used by other blocks of the cluster.
     BarrierFence,
     /// Where an address of this block's shared memory is in another block of the cluster.
@@ -316,17 +314,11 @@ pub struct Kernel {
     pub(crate) dynamic_shared: bool,
     /// Has it instructions whose order more than barriers of the block decide: mbarriers, bulk copies, `wgmma`?
     pub(crate) asynchronous: bool,
-    /// Has it `griddepcontrol.wait`?
-    pub(crate) waits: bool,
     /// Blocks of a cluster, along x.
     pub(crate) cluster: u32,
 }
 
 impl Kernel {
-    /// May it begin before the launch in front of it has ended? It waits for it itself then, and that it does so before it touches global memory is checked.
-    pub fn waits_for_others(&self) -> bool {
-        self.waits
-    }
     /// Where shared memory of the launch begins: at a multiple of 16 and of no more.
     pub(crate) fn dynamic_base(&self) -> usize {
         self.shared.next_multiple_of(32) + 16

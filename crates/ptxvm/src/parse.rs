@@ -118,7 +118,6 @@ impl Reader {
             local: 0,
             dynamic_shared: false,
             asynchronous: false,
-            waits: false,
             cluster: 1,
         };
         let mut r = Reader {
@@ -164,7 +163,6 @@ impl Reader {
                 }
             }
         }
-        r.kernel.waits = r.kernel.code.iter().any(|i| i.op == Op::GridWait);
         r.kernel.asynchronous = r.kernel.code.iter().any(|i| {
             matches!(
                 i.op,
@@ -402,12 +400,6 @@ impl Reader {
                 return Ok(i);
             }
             "membar" | "fence" | "setmaxnreg" => return Ok(i),
-            "griddepcontrol" if has("wait") => {
-                i.op = Op::GridWait;
-                return Ok(i);
-            }
-            // Blocks run one by one, kernels too.
-            "griddepcontrol" if has("launch_dependents") => return Ok(i),
             "mbarrier" => {
                 let at = list.len() - usize::from(!has("init") && (has("expect_tx") || has("try_wait"))) - 1;
                 match () {

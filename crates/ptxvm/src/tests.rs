@@ -423,35 +423,3 @@ fn tensor_maps_bring_boxes_in_their_swizzle() {
     assert!(taller.gather(&[0, 4], 0, &memory).expect_err("row 5").contains("at offset 800"), "it reads behind the buffer");
     assert!(TensorMap::decode(&[0; 128]).expect_err("zeros").contains("nobody encoded"));
 }
-
-#[test]
-fn kernels_that_wait_for_others_touch_nothing_before() {
-    let wait = "griddepcontrol.wait;\n";
-    let told = |body: &str, words: &str| {
-        let error = run(body, 40, &[7; 40]).unwrap_err();
-        assert!(error.what.contains(words), "{error}");
-        error
-    };
-    // Parameters, registers and shared memory may be used before.
-    let before = "griddepcontrol.launch_dependents;\nmov.u64 %rd3, sh;\nadd.s64 %rd4, %rd3, %rd1;\nst.shared.u32 [%rd4], %r0;\n";
-    let after = "ld.shared.u32 %r1, [%rd4];\nld.global.u32 %r2, [%rd2];\nadd.u32 %r1, %r1, %r2;\nst.global.u32 [%rd2], %r1;\n";
-    assert_eq!(run(&format!("{before}{wait}{after}"), 40, &[7; 40]).unwrap(), (7..47).collect::<Vec<u32>>());
-    assert_eq!(run(&format!("{before}{after}"), 40, &[7; 40]).unwrap(), (7..47).collect::<Vec<u32>>());
-    for touch in [
-        "ld.global.u32 %r2, [%rd2];",
-        "st.global.u32 [%rd2], %r0;",
-        "atom.global.add.u32 %r2, [%rd0], 1;",
-        "atom.global.cas.b32 %r2, [%rd0], 1, 2;",
-        "cp.async.ca.shared.global [%rd4], [%rd2], 4;\ncp.async.wait_all;",
-    ] {
-        told(&format!("{before}{touch}\n{wait}{after}"), "before griddepcontrol.wait");
-        run(&format!("{before}{wait}{touch}\n{after}"), 40, &[7; 40]).unwrap();
-    }
-    // One thread has not waited.
-    let some = format!("{before}setp.eq.u32 %p0, %r0, 33;\n@%p0 bra PAST;\n{wait}PAST:\n{after}");
-    assert!(told(&some, "before griddepcontrol.wait").at.contains("thread 33"));
-    // Threads may end before, a block may not.
-    let few = format!("setp.ne.u32 %p0, %r0, 33;\n@%p0 bra END;\n{wait}st.global.u32 [%rd2], %r0;\nEND:");
-    assert_eq!(run(&few, 40, &[7; 40]).unwrap()[32..35], [7, 33, 7]);
-    told(&format!("setp.ne.u32 %p0, %r0, 40;\n@%p0 bra END;\n{wait}END:"), "ends without griddepcontrol.wait");
-}

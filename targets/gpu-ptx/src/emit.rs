@@ -128,8 +128,6 @@ pub(crate) struct Emit<'a> {
     pub mixed: bool,
     /// Tensor maps that the kernel takes behind its other parameters, whose names begin with this.
     pub maps: Vec<Map>,
-    /// The kernel may begin before the launch in front of it has ended, and lets the next one begin early.
-    pub overlaps: bool,
     /// Two blocks are a cluster.
     pub cluster: bool,
     name: &'a str,
@@ -152,8 +150,8 @@ const MOST_UNROLLED: i64 = 128;
 /// The most lanes of a vector loop that is written out.
 const MOST_LANES: i64 = 16;
 
-/// Prints a kernel as entry `name`. One that `overlaps` may be launched while the one before it runs.
-pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, overlaps: bool) -> Result<Entry, Fault> {
+/// Prints a kernel as entry `name`.
+pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
     let mut a = Asm::default();
     let (error, scratch_base) = (a.fresh(Class::Q), a.fresh(Class::Q));
     let mut e = Emit {
@@ -188,7 +186,6 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, overlaps: bool) -> Result<En
         late: false,
         mixed: false,
         maps: vec![],
-        overlaps,
         cluster: false,
         name,
         shared: 0,
@@ -198,10 +195,6 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, overlaps: bool) -> Result<En
         scratch: 0,
         end: "END".into(),
     };
-    if overlaps {
-        // As soon as each block has begun: the next launch takes room that this one leaves, and waits there.
-        e.a.line(format_args!("griddepcontrol.launch_dependents"));
-    }
     let mut parameters = e.parameters(name);
     e.choose_registers();
     e.tasks()?;
@@ -217,7 +210,7 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, overlaps: bool) -> Result<En
         Mode::Warps => {
             // Those that are alone in their block may have many registers: what a row needs is under way at once.
             let n = crate::threads_of_warps(kernel);
-            (Block::Warps(n), if n == 32 { ".reqntid 32\n".into() } else { String::new() })
+            (Block::Warps(n), if n == 32 { ".reqntid 32\n.minnctapersm 8\n".into() } else { String::new() })
         }
         Mode::Block(n) if body.contains("mma.sync") => {
             (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, MATRIX_REGISTERS)))
@@ -349,7 +342,6 @@ impl Emit<'_> {
             self.shared = self.roles(ring, [task, tasks, stride])?;
             return Ok(());
         }
-        self.wait_for_others();
         let head = self.a.label();
         let over = self.a.fresh(Class::P);
         self.a.place(&head);
@@ -363,14 +355,6 @@ impl Emit<'_> {
         self.a.line(format_args!("bra {head}"));
         self.a.place(&end);
         Ok(())
-    }
-
-    /// Waits until the launches before this one have ended. All threads do, whatever they do next, and nothing has touched global memory yet: so whoever
-    /// waits for this launch knows that all before it have ended too, and buffers may take each other's place as if launches did not overlap.
-    pub(crate) fn wait_for_others(&mut self) {
-        if self.overlaps {
-            self.a.line(format_args!("griddepcontrol.wait"));
-        }
     }
 
     /// The number of the task in 32 bits, if these hold all of them.

@@ -207,7 +207,6 @@ impl Emit<'_> {
         } else {
             a.line(format_args!("bar.sync 0"));
         }
-        self.wait_for_others();
         let a = &mut self.a;
         a.line(format_args!("setp.ge.u32 {fills}, {thread}, {}", 32 * loops.warps));
         a.line(format_args!("@{fills} bra {filler}"));

@@ -60,8 +60,7 @@ impl Ptx {
 pub struct Text {
     /// The text. It begins with a comment for each kernel that says how it is launched: `//@ k0 threads 128`, whose tasks are threads of
     /// blocks of this size; `//@ k1 warps 128`, whose tasks are warps of such blocks; or `//@ k2 blocks 256`, whose tasks are blocks, perhaps with
-    /// `shared 132160` behind it: bytes of shared memory that the launch gives, `pdl` where it may begin before the launch in front of it has ended,
-    /// `cluster 2`: blocks of a cluster, of which the grid has whole ones, and `map ...` for each tensor map. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
+    /// `shared 132160` behind it: bytes of shared memory that the launch gives, `cluster 2`: blocks of a cluster, of which the grid has whole ones, and `map ...` for each tensor map. Kernel `n` is the entry `k<n>`: pointers to its buffers, values of its symbols, the number of tasks, the address of
     /// an error slot of 32 bits (0, or `code + 1` of a check that failed), the address of scratch memory, all of 64 bits; then the maps.
     pub text: String,
     /// Bytes of scratch memory that each thread of a launch needs.
@@ -157,20 +156,15 @@ impl Text {
 /// The most parameters of a kernel, all of 64 bits: the driver takes 4,096 bytes.
 const MOST_PARAMETERS: usize = 512;
 
-/// Has the architecture programmatic dependent launch (`griddepcontrol`)? Compute capability 9.0 and above.
-fn overlaps(arch: &str) -> bool {
-    arch.starts_with("sm_9")
-}
-
 /// The kernel as an entry, if the machine can have it.
-fn entry(kernel: &Kernel, name: &str, arch: &str) -> Result<emit::Entry, Fault> {
+fn entry(kernel: &Kernel, name: &str) -> Result<emit::Entry, Fault> {
     let buffers = kernel.buffers.iter().filter(|b| b.space == Space::Global).count();
     // Behind them come the number of tasks, and the addresses of the error slot and of scratch memory.
     let parameters = buffers + kernel.symbols.len() + 3;
     if parameters > MOST_PARAMETERS {
         return Err(fault!("it has {parameters} parameters, a kernel on a GPU has {MOST_PARAMETERS} at most"));
     }
-    emit::entry(kernel, name, overlaps(arch))
+    emit::entry(kernel, name)
 }
 
 /// Prints kernels for a GPU of this architecture: `sm_80`, `sm_90a`.
@@ -180,7 +174,7 @@ pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
     let mut clusters = vec![];
     let mut mixed = false;
     for (k, kernel) in kernels.iter().enumerate() {
-        match entry(kernel, &format!("k{k}"), arch) {
+        match entry(kernel, &format!("k{k}")) {
             Ok(entry) => {
                 let _ = write!(text, "\n// {}\n{}", kernel.name.replace(['\n', '\r'], " "), entry.text);
                 let _ = match entry.block {
@@ -190,9 +184,6 @@ pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
                 };
                 if entry.shared > 0 {
                     let _ = write!(head, " shared {}", entry.shared);
-                }
-                if overlaps(arch) {
-                    head += " pdl";
                 }
                 if entry.cluster > 1 {
                     let _ = write!(head, " cluster {}", entry.cluster);
@@ -236,7 +227,7 @@ impl Backend for Ptx {
         Ok(Code { image, entries: (0..kernels.len() as u64).collect(), scratch: module.scratch })
     }
     fn refuses(&self, kernel: &Kernel) -> Option<String> {
-        entry(kernel, "k", &self.target.arch).err().map(|e| e.0)
+        entry(kernel, "k").err().map(|e| e.0)
     }
     fn emit_object(&self, _: &Program, _: &[Kernel], _: &[u8], name: &str) -> Result<Object, Problems> {
         let help = "use --emit infc, or a target of another backend";

@@ -33,33 +33,6 @@ type EncodeMap = unsafe extern "C" fn(
     c_int,
 ) -> Status;
 
-/// `cuLaunchKernelEx`: how, function, parameters, other parameters.
-type LaunchEx = unsafe extern "C" fn(*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void) -> Status;
-
-/// `CUlaunchConfig` of `cuda.h`.
-#[repr(C)]
-struct LaunchConfig {
-    blocks: [c_uint; 3],
-    threads: [c_uint; 3],
-    shared: c_uint,
-    stream: Handle,
-    attributes: *const LaunchAttribute,
-    count: c_uint,
-}
-
-/// `CUlaunchAttribute` of `cuda.h`: a number, and a union of 64 bytes.
-#[repr(C, align(8))]
-struct LaunchAttribute {
-    id: c_uint,
-    pad: c_uint,
-    value: [c_int; 16],
-}
-
-/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`: the kernel may begin before the one in front of it has ended.
-const OVERLAPS: c_uint = 6;
-/// The first driver that keeps this in graphs: CUDA 12.3.
-const OVERLAPS_IN_GRAPHS: i32 = 12030;
-
 /// A tensor map, as kernels take it.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
@@ -90,8 +63,6 @@ macro_rules! functions {
             $($field: unsafe extern "C" fn($($argument),*) -> Status,)*
             /// Not in drivers before CUDA 12.
             encode_map: Option<EncodeMap>,
-            /// As above.
-            launch_ex: Option<LaunchEx>,
         }
 
         impl Driver {
@@ -120,12 +91,6 @@ macro_rules! functions {
                     let found = unsafe { libc::dlsym(handle, c"cuTensorMapEncodeTiled".as_ptr()) };
                     // Safety: as above.
                     (!found.is_null()).then(|| unsafe { core::mem::transmute::<*mut c_void, EncodeMap>(found) })
-                },
-                launch_ex: {
-                    // Safety: as above.
-                    let found = unsafe { libc::dlsym(handle, c"cuLaunchKernelEx".as_ptr()) };
-                    // Safety: as above.
-                    (!found.is_null()).then(|| unsafe { core::mem::transmute::<*mut c_void, LaunchEx>(found) })
                 } })
             }
         }
@@ -197,8 +162,6 @@ pub(crate) struct Device {
     pub(crate) capability: (i32, i32),
     /// Multiprocessors.
     pub(crate) processors: u32,
-    /// Its driver can let a kernel begin before the one in front of it has ended, and shall.
-    overlaps: bool,
 }
 
 // Safety: the driver's functions may be called from any thread; each call sets the context before.
@@ -221,14 +184,7 @@ fn open() -> Result<Device, Error> {
     let driver = Driver::open(&library).map_err(|e| {
         machine(format!("the artifact needs an NVIDIA GPU, and there is no driver for one: {library}: {e}; install the driver, or compile for this CPU"))
     })?;
-    let mut device = Device {
-        driver,
-        context: core::ptr::null_mut(),
-        name: String::new(),
-        capability: (0, 0),
-        processors: 0,
-        overlaps: false,
-    };
+    let mut device = Device { driver, context: core::ptr::null_mut(), name: String::new(), capability: (0, 0), processors: 0 };
     let no_device = |e: Error| machine(format!("the artifact needs an NVIDIA GPU, and the driver finds none: {e}"));
     // Safety: `cuInit` takes a number that must be 0.
     device.check("cuInit", unsafe { (device.driver.init)(0) }).map_err(no_device)?;
@@ -258,8 +214,6 @@ fn open() -> Result<Device, Error> {
     // Safety: as above.
     device.check("cuDevicePrimaryCtxRetain", unsafe { (device.driver.context_retain)(&mut context, number) })?;
     device.context = context;
-    let wanted = std::env::var_os("INFC_GPU_OVERLAP").is_none_or(|v| v != "off");
-    device.overlaps = wanted && major >= 9 && device.driver.launch_ex.is_some() && device.version() >= OVERLAPS_IN_GRAPHS;
     Ok(device)
 }
 
@@ -391,7 +345,7 @@ impl Device {
         let mut handle = core::ptr::null_mut();
         // Safety: as above.
         self.check("cuStreamCreate", unsafe { (self.driver.stream_create)(&mut handle, NON_BLOCKING) })?;
-        Ok(Stream { device: self, handle, behind_kernel: Cell::new(false), capturing: Cell::new(false) })
+        Ok(Stream { device: self, handle, capturing: Cell::new(false) })
     }
 }
 
@@ -510,8 +464,6 @@ impl Drop for Registered {
 pub(crate) struct Stream {
     device: &'static Device,
     handle: Handle,
-    /// What was queued (captured) last is a kernel.
-    behind_kernel: Cell<bool>,
     /// Work is captured, not queued.
     capturing: Cell<bool>,
 }
@@ -525,7 +477,6 @@ impl Stream {
     /// # Safety
     /// `from` has so many bytes and stays as it is until the stream has been waited for.
     pub(crate) unsafe fn to_device(&self, to: Address, from: *const u8, bytes: usize) -> Result<(), Error> {
-        self.behind_kernel.set(false);
         // Safety: by the caller.
         self.device.check("cuMemcpyHtoDAsync", unsafe { (self.device.driver.to_device)(to, from.cast(), bytes, self.handle) })
     }
@@ -534,24 +485,20 @@ impl Stream {
     /// # Safety
     /// `to` has so many bytes and is left alone until the stream has been waited for.
     pub(crate) unsafe fn to_host(&self, to: *mut u8, from: Address, bytes: usize) -> Result<(), Error> {
-        self.behind_kernel.set(false);
         // Safety: by the caller.
         self.device.check("cuMemcpyDtoHAsync", unsafe { (self.device.driver.to_host)(to.cast(), from, bytes, self.handle) })
     }
     /// Copies on the device, some time.
     pub(crate) fn on_device(&self, to: Address, from: Address, bytes: usize) -> Result<(), Error> {
-        self.behind_kernel.set(false);
         // Safety: addresses of the device, which checks them.
         self.device.check("cuMemcpyDtoDAsync", unsafe { (self.device.driver.on_device)(to, from, bytes, self.handle) })
     }
-    /// Runs a kernel, some time, with so many threads and bytes of shared memory in a block. Where it `overlaps` and a kernel stands before it, it may begin
-    /// before that one has ended. It waits for it itself then; copies, and whoever waits for the stream, wait for the end of kernels as ever.
+    /// Runs a kernel, some time, with so many threads and bytes of shared memory in a block.
     pub(crate) fn launch(
         &self,
         function: Handle,
         blocks: u32,
         (threads, shared): (u32, u32),
-        overlaps: bool,
         parameters: &mut [u64],
         maps: &mut [MapBytes],
     ) -> Result<(), Error> {
@@ -564,23 +511,6 @@ impl Stream {
         let all = all.chain(maps.iter_mut().map(|m| core::ptr::from_mut(m).cast()));
         pointers.iter_mut().zip(all).for_each(|(to, p)| *to = p);
         let none = core::ptr::null_mut();
-        let overlaps = overlaps && self.device.overlaps && self.behind_kernel.get();
-        self.behind_kernel.set(true);
-        if let Some(launch_ex) = self.device.driver.launch_ex.filter(|_| overlaps) {
-            let mut attribute = LaunchAttribute { id: OVERLAPS, pad: 0, value: [0; 16] };
-            attribute.value[0] = 1;
-            let config = LaunchConfig {
-                blocks: [blocks, 1, 1],
-                threads: [threads, 1, 1],
-                shared,
-                stream: self.handle,
-                attributes: &attribute,
-                count: 1,
-            };
-            // Safety: the driver copies what the pointers lead to before it returns; there are as many parameters as the kernel has.
-            let status = unsafe { launch_ex(&config, function, pointers.as_mut_ptr(), none) };
-            return self.device.check("cuLaunchKernelEx", status);
-        }
         // Safety: the driver copies the parameters, of which there are as many as the kernel has, before it returns.
         let status = unsafe {
             (self.device.driver.launch_kernel)(
@@ -602,7 +532,6 @@ impl Stream {
     /// Notes the time when the work so far is done; as a part of a graph, in each of its runs.
     pub(crate) fn mark(&self, event: &Event) -> Result<(), Error> {
         const EXTERNAL: c_uint = 1;
-        self.behind_kernel.set(false);
         let flags = if self.capturing.get() { EXTERNAL } else { 0 };
         // Safety: both exist.
         let status = unsafe { (self.device.driver.event_record)(event.handle, self.handle, flags) };
@@ -610,7 +539,6 @@ impl Stream {
     }
     /// Waits until all work is done.
     pub(crate) fn wait(&self) -> Result<(), Error> {
-        self.behind_kernel.set(false);
         // Safety: the stream exists.
         self.device.check("cuStreamSynchronize", unsafe { (self.device.driver.stream_wait)(self.handle) })
     }
@@ -619,11 +547,9 @@ impl Stream {
         const RELAXED: c_uint = 2;
         // Safety: the stream exists and captures nothing yet.
         self.device.check("cuStreamBeginCapture", unsafe { (self.device.driver.capture_begin)(self.handle, RELAXED) })?;
-        self.behind_kernel.set(false);
         self.capturing.set(true);
         let recorded = record();
         self.capturing.set(false);
-        self.behind_kernel.set(false);
         let (mut graph, mut handle) = (core::ptr::null_mut(), core::ptr::null_mut());
         // Safety: as above; the capture must end whatever happened.
         let ended = unsafe { (self.device.driver.capture_end)(self.handle, &mut graph) };
@@ -638,7 +564,6 @@ impl Stream {
     }
     /// Runs a graph, some time.
     pub(crate) fn replay(&self, graph: &Graph) -> Result<(), Error> {
-        self.behind_kernel.set(false);
         // Safety: both exist.
         self.device.check("cuGraphLaunch", unsafe { (self.device.driver.graph_launch)(graph.handle, self.handle) })
     }

@@ -859,12 +859,10 @@ impl Queue<'_> {
         } else {
             u64::from(self.loaded.device.processors * BLOCKS_EACH)
         };
-        // A kernel that overlaps the launch before it waits until that one and all before it have ended, and touches no memory until then: so scratch
-        // memory, the word for errors and buffers that take each other's place are safe, as if one launch began when the one before it had ended.
         // Whole clusters.
         let cluster = u64::from(f.cluster);
         let blocks = (wanted.min(most) / cluster).max(1) * cluster;
-        self.stream.launch(f.handle, blocks as u32, (f.threads, f.shared), f.overlaps, self.parameters, self.maps)
+        self.stream.launch(f.handle, blocks as u32, (f.threads, f.shared), self.parameters, self.maps)
     }
 }
 

@@ -48,8 +48,6 @@ struct Function {
     scratch: u64,
     /// Bytes of shared memory that a launch gives each block.
     shared: u32,
-    /// It may begin before the launch in front of it has ended.
-    overlaps: bool,
     /// Blocks of a cluster; a launch has whole ones.
     cluster: u32,
     /// Tensor maps that it takes behind its other parameters.
@@ -96,7 +94,7 @@ impl Loaded {
         let text = core::str::from_utf8(&code[..code.len() - 1]).unwrap_or("");
         let mut functions = Vec::new();
         for (n, kernel) in program.kernels.iter().enumerate() {
-            let Some(Shape { threads, together, shared, overlaps, cluster, maps }) = shape(text, n) else {
+            let Some(Shape { threads, together, shared, cluster, maps }) = shape(text, n) else {
                 fail!(Artifact, "malformed: the code does not say how kernel {n} '{}' is launched", kernel.name);
             };
             let handle = module.function(&alloc::format!("k{n}"))?;
@@ -110,7 +108,7 @@ impl Loaded {
                     device.name
                 );
             }
-            functions.push(Function { handle, threads, together, scratch: kernel.scratch, shared, overlaps, cluster, maps });
+            functions.push(Function { handle, threads, together, scratch: kernel.scratch, shared, cluster, maps });
         }
         let memory = device.alloc(constants.len() as u64)?;
         if !constants.is_empty() {
@@ -132,8 +130,6 @@ struct Shape {
     together: u32,
     /// Bytes of shared memory that the launch gives.
     shared: u32,
-    /// It may begin before the launch in front of it has ended.
-    overlaps: bool,
     /// Blocks of a cluster.
     cluster: u32,
     /// Tensor maps.
@@ -175,8 +171,7 @@ fn tensor(words: &str) -> Option<Tensor> {
 }
 
 /// How kernel `n` is launched: from the line `//@ k<n> threads <count>`, where a task is for a thread, `warps` or `blocks`, and perhaps
-/// `shared <bytes>` behind it, `pdl` where it may begin before the launch in front of it has ended, `cluster <blocks>`, and `map ...` for each tensor map
-/// that it takes.
+/// `shared <bytes>` behind it, `cluster <blocks>`, and `map ...` for each tensor map that it takes.
 fn shape(text: &str, n: usize) -> Option<Shape> {
     let mut lines = text.lines().take_while(|l| !l.contains(".entry")).filter_map(|l| l.strip_prefix("//@ "));
     let line = lines.find_map(|l| l.strip_prefix(&alloc::format!("k{n} ")))?;
@@ -186,11 +181,10 @@ fn shape(text: &str, n: usize) -> Option<Shape> {
     let maps = parts.map(tensor).collect::<Option<Vec<_>>>()?;
     let mut words = count.split_whitespace();
     let count: u32 = words.next()?.parse().ok().filter(|c| (1..=1024).contains(c))?;
-    let (mut shared, mut overlaps, mut cluster) = (0, false, 1);
+    let (mut shared, mut cluster) = (0, 1);
     while let Some(word) = words.next() {
         match word {
             "shared" => shared = words.next()?.parse().ok()?,
-            "pdl" => overlaps = true,
             "cluster" => cluster = words.next()?.parse().ok().filter(|b| (1..=8).contains(b))?,
             _ => return None,
         }
@@ -201,5 +195,5 @@ fn shape(text: &str, n: usize) -> Option<Shape> {
         "blocks" => count,
         _ => return None,
     };
-    (count % together == 0).then_some(Shape { threads: count, together, shared, overlaps, cluster, maps })
+    (count % together == 0).then_some(Shape { threads: count, together, shared, cluster, maps })
 }

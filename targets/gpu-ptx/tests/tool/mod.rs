@@ -19,13 +19,6 @@ pub fn map((width, address, axes): (usize, u64, Vec<(u64, u64, u32)>)) -> [u8; M
 pub fn run(lowered: &Lowered, arch: &str, inputs: &[Tensor], loops: bool) -> Vec<Vec<u8>> {
     let text = infc_gpu_ptx::module(&lowered.kernels, arch).unwrap_or_else(|e| panic!("{e}"));
     let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
-    // On Hopper a kernel may begin before the one in front of it has ended: each waits, once.
-    for entry in text.text.split(".visible .entry").skip(1) {
-        let early = usize::from(arch == "sm_90a");
-        for instruction in ["griddepcontrol.launch_dependents;", "griddepcontrol.wait;"] {
-            assert_eq!(entry.matches(instruction).count(), early, "{entry}");
-        }
-    }
     let p = &lowered.program;
     let from_inputs = p.symbols.iter().map(|s| match s.source {
         SymbolSource::Input { input, axis } => inputs[input as usize].dims[axis as usize] as i64,
