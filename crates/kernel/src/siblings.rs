@@ -124,15 +124,13 @@ fn column(work: &Work, task: &mut Task) -> Option<usize> {
     }
     let mut good = true;
     for s in task.step.scalars() {
-        s.visit(&mut |n| match n.kind() {
-            Kind::Read { source, index, guard } => {
-                let moves = index.iter().filter(|i| i.as_index().is_none_or(|e| e.uses_var(column as u32))).count();
-                let exact = index.iter().filter(|i| i.as_index() == Some(Expr::var(column))).count();
-                let id = task.sources[*source as usize];
-                let constant = matches!(work.tensor(id).memory, Memory::Constant(_));
-                good &= moves == 0 || constant && guard.is_none() && (moves, exact) == (1, 1);
-            }
-            _ => {}
+        s.visit(&mut |n| {
+            let Kind::Read { source, index, guard } = n.kind() else { return };
+            let moves = index.iter().filter(|i| i.as_index().is_none_or(|e| e.uses_var(column as u32))).count();
+            let exact = index.iter().filter(|i| i.as_index() == Some(Expr::var(column))).count();
+            let id = task.sources[*source as usize];
+            let constant = matches!(work.tensor(id).memory, Memory::Constant(_));
+            good &= moves == 0 || constant && guard.is_none() && (moves, exact) == (1, 1);
         });
         // The number of the column itself, outside of places.
         let rest = s.rewrite(&mut |n| if matches!(n.kind(), Kind::Read { .. }) { Scalar::number(n.dtype(), 0.0) } else { n });

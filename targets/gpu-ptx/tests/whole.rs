@@ -468,3 +468,67 @@ fn updates_come_by_many_threads_in_their_order() {
         assert!(plans.iter().any(|p| p.starts_with(&format!("updates apart={apart} "))), "{plans:?}");
     }
 }
+
+/// A sum that is a result and goes on into a softmax, whose axes are others of one element more; the last axis has so many elements.
+fn sum_and_softmax(dtype: &str, rows: &str, length: usize) -> String {
+    format!(
+        "graph \"g\" {{ source 0 \"a\" \"Add\" 13 source 1 \"r\" \"Unsqueeze\" 13 source 2 \"s\" \"Softmax\" 13 \
+         const %0: i64[1] \"axis\" = {{1}} region (%1: {dtype}[{rows}, {length}] \"x\", %2: {dtype}[{length}] \"b\") {{ \
+         %3: {dtype}[{rows}, {length}] \"sum\" = Add(%1, %2) from [0] \
+         %4: {dtype}[{rows}, 1, {length}] = Unsqueeze(%3, %0) from [1] \
+         %5: {dtype}[{rows}, 1, {length}] \"y\" = Softmax(%4) {{axis = -1}} from [2] yield %3, %5 }} }}"
+    )
+}
+
+#[test]
+fn steps_on_the_same_rows_are_one_kernel() {
+    for (rows, length) in [("5", 70), ("3", 1024), ("600", 33), ("n", 96)] {
+        let plans = check_at(&sum_and_softmax("f32", rows, length), 7, Math::F32, 1e-5, &none);
+        assert_eq!(plans, ["chain steps=5"], "{rows} {length}");
+    }
+    check(&sum_and_softmax("f16", "4", 50), Math::F32, 2e-3, &none);
+    // Rows of which a lane cannot keep its elements: what is made of the sums reads them from memory, in a kernel of its own. Short rows are for threads.
+    let plans = check(&sum_and_softmax("f32", "3", 1056), Math::F32, 1e-5, &none);
+    assert!(plans.len() > 1 && plans.iter().any(|p| p.starts_with("chain")), "{plans:?}");
+    let plans = check(&sum_and_softmax("f32", "3", 9), Math::F32, 1e-5, &none);
+    assert!(plans.iter().all(|p| p.starts_with("threads")), "{plans:?}");
+}
+
+#[test]
+fn products_of_one_factor_are_one_product() {
+    let list =
+        |n: usize, by: usize| (0..n).map(|k| format!("{}", (k * by % 17) as f64 / 8.0 - 1.0)).collect::<Vec<_>>().join(", ");
+    let graph = |widths: [usize; 3], other: &str| {
+        let (mut constants, mut nodes) = (String::new(), String::new());
+        for (k, w) in widths.into_iter().enumerate() {
+            let (weight, bias, product) = (3 * k, 3 * k + 1, 11 + 2 * k);
+            constants += &format!(
+                "const %{weight}: f32[24, {w}] \"w{k}\" = {{{}}} const %{bias}: f32[{w}] \"b{k}\" = {{{}}} ",
+                list(24 * w, 5 + k),
+                list(w, 3)
+            );
+            let x = if k == 2 { other } else { "%9" };
+            nodes += &format!(
+                "%{product}: f32[20, {w}] = MatMul({x}, %{weight}) from [0] %{}: f32[20, {w}] \"y{k}\" = Add(%{product}, %{bias}) from [1] ",
+                product + 1
+            );
+        }
+        // What the products make is inside of the model.
+        for k in 0..3 {
+            nodes +=
+                &format!("%{}: f32[20, {w}] \"z{k}\" = Softmax(%{}) {{axis = -1}} from [2] ", 20 + k, 12 + 2 * k, w = widths[k]);
+        }
+        nodes += "yield %20, %21, %22";
+        format!(
+            "graph \"g\" {{ source 0 \"p\" \"MatMul\" 13 source 1 \"a\" \"Add\" 13 source 2 \"s\" \"Softmax\" 13 {constants} \
+             region (%9: f32[20, 24] \"x\", %10: f32[20, 24] \"v\") {{ {nodes} }} }}"
+        )
+    };
+    let tiles = |plans: &[String]| plans.iter().filter(|p| p.starts_with("tile")).count();
+    for math in [Math::F32, Math::Bf16] {
+        let limit = if math == Math::F32 { 1e-5 } else { 2e-2 };
+        assert_eq!(tiles(&check(&graph([16, 40, 20], "%9"), math, limit, &none)), 1, "{math:?}");
+        // Another factor is another product.
+        assert_eq!(tiles(&check(&graph([16, 40, 20], "%10"), math, limit, &none)), 2, "{math:?}");
+    }
+}
