@@ -1,7 +1,8 @@
 """Products with sparse weights beside dense ones: sparse.py INFC OUT.
 
 One row times layers of 768x3072 and 3072x768, their weights set to 0 by `infc prune` without data. Prints a table in Markdown; fails where
-an artifact with sparse weights is not both smaller and faster than the dense one. Times: see speed.py.
+an artifact with sparse weights is not as small and fast beside the dense one as its kind should be: at all where half of the weights are 0, a fifth of the size
+and one and a half times the speed where 90 % are. Times: see speed.py.
 """
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from speed import faster
 
 SHAPES = [(768, 3072), (3072, 768)]
-KINDS = [("half of the weights 0", ["--kind", "unstructured", "--sparsity", "0.5"]), ("two of four", ["--kind", "2:4"]),
-         ("90 % of the weights 0", ["--kind", "unstructured", "--sparsity", "0.9"]), ("90 % in blocks", ["--kind", "block", "--sparsity", "0.9"])]
+# What is pruned, with the most of the size and the least of the speed that come of it.
+KINDS = [("half of the weights 0", ["--kind", "unstructured", "--sparsity", "0.5"], 1, 1), ("two of four", ["--kind", "2:4"], 1, 1),
+         ("90 % of the weights 0", ["--kind", "unstructured", "--sparsity", "0.9"], 0.2, 1.5),
+         ("90 % in blocks", ["--kind", "block", "--sparsity", "0.9"], 0.2, 1.5)]
 
 
 def layer(inputs, outputs, path):
@@ -35,15 +38,15 @@ def main():
     print("| layer | weights | size | dense | sparse | speed |\n|---|---|---|---|---|---|")
     for inputs, outputs in SHAPES:
         dense = layer(inputs, outputs, out / f"{inputs}x{outputs}.onnx")
-        for what, options in KINDS:
+        for what, options, most, least in KINDS:
             sparse = out / "sparse.onnx"
             subprocess.run([infc, "prune", dense, *options, "-o", sparse], check=True, stdout=subprocess.DEVNULL)
             before, after = faster(infc, dense, sparse, out)
             size = (out / "after.infc").stat().st_size / (out / "before.infc").stat().st_size
             print(f"| {inputs}x{outputs} | {what} | {size:.2f} | {1000 * before:.1f} us | {1000 * after:.1f} us | {before / after:.2f} |", flush=True)
-            if size >= 1 or after >= before:
+            if size > most or size >= 1 or before < least * after or before <= after:
                 missed.append(f"{inputs}x{outputs}, {what}")
-    sys.exit("not smaller and faster: " + "; ".join(missed) if missed else 0)
+    sys.exit("not as small and fast as asked: " + "; ".join(missed) if missed else 0)
 
 
 if __name__ == "__main__":
