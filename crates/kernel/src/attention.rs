@@ -94,8 +94,7 @@ pub fn take(work: &mut Work, target: &TargetDesc) -> Attentions {
     let mut items = std::mem::take(&mut work.items);
     let facts = Facts::of(work, &items);
     let mut moved = HashSet::new();
-    let near = true;
-    walk(work, &facts, &mut items, &mut |a| plan(work, a, target), &mut (near, &mut moved), &mut all);
+    walk(work, &facts, &mut items, &mut |a| plan(work, a, target), &mut moved, &mut all);
     while !moved.is_empty() && drop_unread(&seen(work, &items), &mut items, &moved) {}
     part(work, &mut items, &mut all);
     work.items = items;
@@ -203,16 +202,16 @@ fn walk(
     facts: &Facts,
     items: &mut Vec<Item>,
     plan: &mut dyn FnMut(&Attention) -> Option<Way>,
-    moves: &mut (bool, &mut HashSet<Id>),
+    moved: &mut HashSet<Id>,
     all: &mut Attentions,
 ) {
     for item in items.iter_mut() {
         match item {
             Item::If { then, otherwise, .. } => {
-                walk(work, facts, then, plan, moves, all);
-                walk(work, facts, otherwise, plan, moves, all);
+                walk(work, facts, then, plan, moved, all);
+                walk(work, facts, otherwise, plan, moved, all);
             }
-            Item::Loop { body, .. } => walk(work, facts, body, plan, moves, all),
+            Item::Loop { body, .. } => walk(work, facts, body, plan, moved, all),
             Item::Task(_) | Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
         }
     }
@@ -226,12 +225,12 @@ fn walk(
         if elsewhere(last) || members.iter().any(|&m| gone.contains(&m) || overwrites.between(m, last) || elsewhere(m)) {
             continue;
         }
-        let passed = if moves.0 { block.without_moves(&mut found, &|m| overwrites.between(m, last)) } else { vec![] };
+        let passed = block.without_moves(&mut found, &|m| overwrites.between(m, last));
         found.number_sources();
         if let Some(way) = plan(&found) {
             all.insert(task.out, (found, way));
             gone.extend(members);
-            moves.1.extend(passed);
+            moved.extend(passed);
         }
     }
     for item in items.iter_mut() {

@@ -719,17 +719,21 @@ impl Emit<'_> {
     }
 
     fn task(&mut self, task: &Task, steps: &mut Vec<Step>) {
+        if let Some(links) = self.chains.get(&task.out) {
+            let refused = |t: &Task| self.host.is_some_and(|host| self.refusal(t, &host).is_some());
+            if !links.iter().map(|l| &l.task).chain([task]).any(refused) {
+                self.chain(links, task, steps);
+                return;
+            }
+            // Each for itself, where it can.
+            links.iter().for_each(|l| self.task(&l.task, steps));
+        }
         let device = self.target;
         if let Some(host) = self.host {
             self.why = self.why_on_host(task, &host);
             if self.why.is_some() {
                 self.target = host.target;
             }
-        }
-        if let Some(links) = self.chains.get(&task.out) {
-            self.chain(links, task, steps);
-            (self.target, self.why) = (device, None);
-            return;
         }
         self.border(task.out, steps);
         if let Some(&rounded) = self.work.twice.get(&task.out) {
@@ -746,9 +750,14 @@ impl Emit<'_> {
         if self.work.on_host.contains(&task.out) {
             return Some("asked for".to_owned());
         }
-        if self.attentions.contains_key(&task.out) || self.chains.contains_key(&task.out) {
+        if self.attentions.contains_key(&task.out) {
             return None;
         }
+        self.refusal(task, host)
+    }
+
+    /// Why the device cannot have the steps of a task, if it cannot.
+    fn refusal(&self, task: &Task, host: &HostSide<'_>) -> Option<String> {
         parts(task, self.target).into_iter().find_map(|mut part| {
             part.prune();
             let mut operands: Vec<Operand> = part.sources.iter().map(|&s| declare(self.work, s, Access::Read)).collect();
