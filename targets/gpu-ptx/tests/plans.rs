@@ -152,7 +152,7 @@ fn products_of_floats_in_tiles() {
 
 #[test]
 fn products_by_matrix_instructions() {
-    check(&matmul("f16", "70", 40, 66), Math::F32, &["row=mma_f16", "block=64x64x32", "grid=2x2"]);
+    check(&matmul("f16", "70", 40, 66), Math::F32, &["row=mma_f16", "block=64x64x32", "grid=2x4"]);
     check(&matmul("bf16", "n", 72, 64), Math::F32, &["row=mma_bf16"]);
     check(&matmul("f32", "64", 33, 64), Math::Tf32, &["row=mma_tf32", "block=64x64x16"]);
     check(&matmul("f32", "30", 33, 70), Math::Bf16, &["row=mma_bf16"]);
@@ -240,8 +240,8 @@ fn kernels_say_who_takes_a_task() {
         infc_gpu_ptx::module(&lowered.kernels, "sm_80").unwrap_or_else(|e| panic!("{e}"))
     };
     let text = blocks(&matmul("f16", "64", 32, 64));
-    assert_eq!(text.blocks, [Block::Block(128)]);
-    assert!(text.text.starts_with("//@ k0 blocks 128\n") && text.text.contains("mma.sync") && text.text.contains("ldmatrix"));
+    assert_eq!(text.blocks, [Block::Block(256)]);
+    assert!(text.text.starts_with("//@ k0 blocks 256\n") && text.text.contains("mma.sync") && text.text.contains("ldmatrix"));
     // Neighbours that lie in a multiple of 16 bytes are copied by themselves, others through registers.
     assert!(text.text.contains("cp.async") && !blocks(&matmul("f16", "64", 33, 65)).text.contains("cp.async.cg"));
     assert_eq!(blocks(&matmul("f32", "3", 5, 7)).blocks, [Block::Threads]);

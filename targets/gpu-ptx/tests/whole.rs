@@ -127,7 +127,7 @@ fn large_products_are_right_in_bands_of_tiles() {
     let graph = "graph \"g\" { source 0 \"p\" \"MatMul\" 13 region (%0: f16[750, 16] \"a\", %1: f16[16, 768] \"b\") { \
          %2: f16[750, 768] \"y\" = MatMul(%0, %1) from [0] yield %2 } }";
     let plans = check(graph, Math::F32, 1e-3, &none);
-    assert!(plans[0].contains("block=64x64x32"), "{plans:?}");
+    assert!(plans[0].contains("block=64x64x32 grid=2x2"), "{plans:?}");
 }
 
 #[test]
