@@ -213,7 +213,10 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
             (Block::Warps(n), if n == 32 { ".reqntid 32\n.minnctapersm 8\n".into() } else { String::new() })
         }
         Mode::Block(n) if body.contains("mma.sync") => {
-            (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, MATRIX_REGISTERS)))
+            // Of so few that each has a multiprocessor for itself, one.
+            let alone = kernel.tasks.known().is_some_and(|t| t <= MULTIPROCESSORS);
+            let least = if alone { 1 } else { blocks_at_once(n, MATRIX_REGISTERS) };
+            (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {least}\n"))
         }
         Mode::Block(n) if long && !body.contains("wgmma") => {
             (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, LONG_REGISTERS)))
@@ -227,6 +230,8 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
     Ok(Entry { text, scratch, block, shared, mixed, maps, cluster })
 }
 
+/// Multiprocessors of the largest machine.
+const MULTIPROCESSORS: i64 = 132;
 /// Registers of a multiprocessor, and those that a thread takes: of a product by matrix instructions, and of one whose number of tasks only the run
 /// tells, so that indices have 64 bits.
 const REGISTERS: f64 = 65536.0;

@@ -19,6 +19,8 @@ const SHARED: u64 = 48 << 10;
 const MOST_SLOTS: u64 = 4;
 /// The most copies of a thread in a round whose addresses are kept in registers.
 const MOST_COPIES: i64 = 8;
+/// Sums of a thread beside which only copies without a test keep their addresses.
+const MANY_SUMS: i64 = 64;
 /// The most bytes that an address is in front of what it is written with.
 const MOST_OFFSET: i64 = 1 << 20;
 /// Slots begin at multiples of this.
@@ -214,6 +216,12 @@ impl Emit<'_> {
             }
             self.vars.remove(part);
             self.vars.remove(thread);
+        }
+        // With many sums there are no registers for addresses and tests of each copy.
+        let sums = self.kernel.buffers.iter().zip(&self.layouts).filter(|(_, l)| **l == layout::Layout::Fragment);
+        let many = sums.filter_map(|(b, l)| l.own_elements(b)).any(|n| n >= MANY_SUMS);
+        if many && copies.iter().any(|(copy, ..)| copy.inside.is_some()) {
+            return Ok(None);
         }
         let (mut out, mut aligned) = (vec![], None::<Val>);
         for (copy, to, from) in copies {

@@ -89,7 +89,7 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
     let batch: i64 = (0..c.dims.len()).filter(|a| !m.contains(a) && !n.contains(a)).map(|a| guess(c.dims[a])).product();
     let large = rows >= 512 && columns >= 512 && batch * blocks(rows, columns) >= 4 * 64;
     // Where a multiprocessor has one block at most, twice as many warps hide more of each other's waiting; where it has several, each does.
-    let few = batch * blocks(rows, columns) <= MANY_TILES;
+    let few = c.dims.iter().all(|d| d.known().is_some()) && batch * blocks(rows, columns) <= MANY_TILES;
     let (block, grid) = match row.depth {
         1 => ([64, 64, 16], [16, 16]),
         depth if large => ([128, 128, 2 * depth], [2, 4]),
