@@ -2,6 +2,7 @@
 //! `j` to lane `j mod 32`; what a row is reduced to is in all lanes.
 
 use super::elementwise::with_accumulator;
+use super::row_reduce::join;
 use super::{Cx, accumulate, for_each};
 use crate::loops::{LoopKind, Space, Stmt, WARP};
 use infc_ir::Expr;
@@ -138,8 +139,7 @@ fn reads_elements(step: &Step, made: &[Made]) -> bool {
 fn reduce(cx: &mut Cx, step: &Step, round: &Round, own: Made, body: &mut Vec<Stmt>) {
     let c = &step.compute;
     let r = c.reduction.as_ref().expect("it reduces");
-    let lanes = WARP as usize;
-    let acc = cx.scratch("acc", r.body.dtype(), &[lanes], Space::Reg);
+    let acc = cx.scratch("acc", r.body.dtype(), &[WARP as usize], Space::Reg);
     let lane = cx.var("lane");
     let clear = vec![cx.put(acc, &[lane], r.kind.identity(r.body.dtype()))];
     body.extend([Stmt::Alloc { buffer: acc }, for_each(lane, Expr::int(WARP), LoopKind::Vector, clear)]);
@@ -150,14 +150,7 @@ fn reduce(cx: &mut Cx, step: &Step, round: &Round, own: Made, body: &mut Vec<Stm
         let next = accumulate(r.kind, cx.at(acc, &[lane]), value, cx.target.fma);
         vec![cx.put(acc, &[lane], next)]
     }));
-    let mut half = lanes / 2;
-    while half > 0 {
-        let lane = cx.var("lane");
-        let other = (lane + half as i64).rem(Expr::int(WARP));
-        let sum = accumulate(r.kind, cx.at(acc, &[lane]), cx.at(acc, &[other]), false);
-        body.push(for_each(lane, Expr::int(WARP), LoopKind::Vector, vec![cx.put(acc, &[lane], sum)]));
-        half /= 2;
-    }
+    body.extend(join(cx, r.kind, acc, WARP as usize));
     let value = with_accumulator(c.value.subst(&at), cx.at(acc, &[Expr::int(0)]));
     let value = round.resolve(cx, value, Expr::int(0), Expr::int(0));
     let local = cx.local();

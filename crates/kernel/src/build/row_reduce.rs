@@ -5,7 +5,7 @@ use super::{Cx, accumulate, for_each};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::RowReduce;
 use infc_ir::Expr;
-use infc_ir::compute::Compute;
+use infc_ir::compute::{Compute, Reducer};
 use infc_ir::scalar::Scalar;
 
 /// Each row has `lanes` partial results; element `j` of a row goes to lane `j mod lanes`, and lanes are joined pairwise.
@@ -49,15 +49,7 @@ pub fn build(cx: &mut Cx, c: &Compute, plan: &RowReduce) {
     let clear = vec![cx.put(acc, &[lane], r.kind.identity(dtype))];
     let mut body = vec![Stmt::Alloc { buffer: acc }, for_each(lane, Expr::from(lanes), LoopKind::Vector, clear), nest];
     if cx.target.block_threads > 0 {
-        // Each lane takes the sum of another one: after five steps all have that of the row, the first one in the order of the others.
-        let mut step = lanes / 2;
-        while step > 0 {
-            let lane = cx.var("lane");
-            let other = (lane + step as i64).rem(Expr::from(lanes));
-            let sum = accumulate(r.kind, cx.at(acc, &[lane]), cx.at(acc, &[other]), false);
-            body.push(for_each(lane, Expr::from(lanes), LoopKind::Vector, vec![cx.put(acc, &[lane], sum)]));
-            step /= 2;
-        }
+        body.extend(join(cx, r.kind, acc, lanes));
         let first = cx.at(acc, &[Expr::int(0)]);
         body.push(cx.store_out(&chunk.values, with_accumulator(c.value.subst(&chunk.values), first)));
         cx.body = chunk.wrap(body);
@@ -70,4 +62,19 @@ pub fn build(cx: &mut Cx, c: &Compute, plan: &RowReduce) {
     }
     body.push(cx.store_out(&chunk.values, with_accumulator(c.value.subst(&chunk.values), partial[0])));
     cx.body = chunk.wrap(body);
+}
+
+/// Joins what lanes have in `acc`: each takes that of another one, and after five steps of 32 lanes all have that of the row, the first one in the order of
+/// the others.
+pub(super) fn join(cx: &mut Cx, kind: Reducer, acc: u32, lanes: usize) -> Vec<Stmt> {
+    let mut out = vec![];
+    let mut step = lanes / 2;
+    while step > 0 {
+        let lane = cx.var("lane");
+        let other = (lane + step as i64).rem(Expr::from(lanes));
+        let sum = accumulate(kind, cx.at(acc, &[lane]), cx.at(acc, &[other]), false);
+        out.push(for_each(lane, Expr::from(lanes), LoopKind::Vector, vec![cx.put(acc, &[lane], sum)]));
+        step /= 2;
+    }
+    out
 }
