@@ -3,7 +3,8 @@
 //! Such an instruction ends in an invalid-opcode trap, which Linux tells as SIGILL. [`install`] handles that: it decodes the instruction ([`decode`]),
 //! does what Intel's manual ("Intel 64 and IA-32 Architectures Software Developer's Manual", volume 2) says on tiles of the thread ([`tiles`]) or
 //! on the vector registers of the interrupted code ([`dots`], [`half`]), and goes on behind it. Where the manual has a fault for a wrong use, the process
-//! ends with a text that says what was wrong. A CPU that has the instructions never traps, so the same tests run there on the real ones. What
+//! ends with a text that says what was wrong. A CPU that has the instructions never traps, so the same tests run there on the real ones; where it has some of those of tiles, the others
+//! find and leave its tiles in the state that the system saves for the handler. What
 //! is no instruction of these is handled as if this crate were not there. Linux on x86-64 only; elsewhere nothing is [`covered`](covers).
 
 pub mod decode;

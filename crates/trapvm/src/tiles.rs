@@ -68,6 +68,11 @@ impl Tiles {
         bytes
     }
 
+    /// The data of all tiles, row after row, as a saved state has it.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        self.data.as_flattened_mut().as_flattened_mut()
+    }
+
     /// TILERELEASE.
     pub fn release(&mut self) {
         *self = Tiles::NONE;

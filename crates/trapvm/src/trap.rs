@@ -26,6 +26,12 @@ const SIZES: [usize; 8] = [0, 256, 256, 0, 0, 64, 512, 1024];
 /// Where a state has them (0 where there are none).
 static OFFSETS: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
 
+/// Tiles of a CPU that has them: their configuration and their data, parts of a state too.
+const CONFIG: usize = 17;
+const DATA: usize = 18;
+/// Where a state has them; 0 where the CPU or the system has none.
+static TILE_OFFSETS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
 /// The action before, which everything else still has.
 static BEFORE: AtomicUsize = AtomicUsize::new(0);
 
@@ -34,6 +40,14 @@ pub fn install() {
     ONCE.call_once(|| {
         for part in [UPPER, MASKS, BEYOND, HIGH] {
             OFFSETS[part].store(core::arch::x86_64::__cpuid_count(0xd, part as u32).ebx as usize, Ordering::Relaxed);
+        }
+        // Instructions that the CPU has shall not trap; others find its tiles in the state.
+        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+        // Safety: asks for the use of tiles, and changes no memory.
+        if unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, DATA as libc::c_long) } == 0 {
+            for (part, offset) in [CONFIG, DATA].into_iter().zip(&TILE_OFFSETS) {
+                offset.store(core::arch::x86_64::__cpuid_count(0xd, part as u32).ebx as usize, Ordering::Relaxed);
+            }
         }
         // Safety: `sigaction` gets two valid structures; the handler does only what a handler of signals may.
         unsafe {
@@ -53,6 +67,7 @@ extern "C" fn handle(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc
     // Safety: the system gives a handler with SA_SIGINFO the state of the interrupted code, which is this thread's while the handler runs.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     let mut done = 0;
+    let own = Frame { context, next: 0 }.take_tiles();
     loop {
         let at = context.uc_mcontext.gregs[libc::REG_RIP as usize] as *const u8;
         // Safety: the code at the instruction pointer is about to be executed; further bytes are fetched only if the ones before need them.
@@ -63,6 +78,9 @@ extern "C" fn handle(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc
         }
         context.uc_mcontext.gregs[libc::REG_RIP as usize] += length as i64;
         done += 1;
+    }
+    if own && done > 0 {
+        Frame { context, next: 0 }.give_tiles();
     }
     if done == 0 {
         // None of these: back to the action before, which the same instruction meets at once.
@@ -218,6 +236,49 @@ impl Frame<'_> {
         }
         c[bytes..].fill(0);
         self.set_register(sums, &c)
+    }
+
+    /// Where the state has the CPU's own tiles: their configuration and their data.
+    fn own_tiles(&self) -> Option<[*mut u8; 2]> {
+        let state = self.saved().ok()?;
+        let [config, data] = TILE_OFFSETS.each_ref().map(|o| o.load(Ordering::Relaxed));
+        // Safety: behind the mark and a size there is a word that says which parts the state has.
+        let parts = unsafe { state.add(MARK + 8).cast::<u64>().read_unaligned() };
+        let has = config > 0 && data > 0 && parts >> CONFIG & 3 == 3;
+        has.then(|| [config, data].map(|at| state.wrapping_add(at)))
+    }
+
+    /// Takes the CPU's own tiles, if it has any; says whether it has.
+    fn take_tiles(&mut self) -> bool {
+        let (Some([config, data]), Ok(state)) = (self.own_tiles(), self.saved()) else { return false };
+        TILES.with(|tiles| {
+            // Safety: only this handler uses the thread's tiles; the state has the parts, and those in their first state are zeros whatever lies there.
+            unsafe {
+                let (tiles, parts) = (&mut *tiles.get(), state.add(PARTS).cast::<u64>().read_unaligned());
+                let bytes = config.cast::<[u8; 64]>().read_unaligned();
+                if parts >> CONFIG & 1 == 0 || tiles.configure(&bytes).is_err() {
+                    tiles.release();
+                } else if parts >> DATA & 1 == 1 {
+                    std::ptr::copy_nonoverlapping(data, tiles.bytes().as_mut_ptr(), tiles.bytes().len());
+                }
+            }
+        });
+        true
+    }
+
+    /// Gives them back as they are now.
+    fn give_tiles(&mut self) {
+        let (Some([config, data]), Ok(state)) = (self.own_tiles(), self.saved()) else { return };
+        TILES.with(|tiles| {
+            // Safety: as above.
+            unsafe {
+                let tiles = &mut *tiles.get();
+                let parts = state.add(PARTS).cast::<u64>();
+                config.cast::<[u8; 64]>().write_unaligned(tiles.configuration());
+                std::ptr::copy_nonoverlapping(tiles.bytes().as_ptr(), data, tiles.bytes().len());
+                parts.write_unaligned(parts.read_unaligned() | 3 << CONFIG);
+            }
+        });
     }
 
     /// The saved state of vector registers.
