@@ -6,6 +6,7 @@ use crate::group::{CLUSTER, Ring, Role};
 use crate::layout::{self, Layout, Mode};
 use crate::ops;
 use crate::pipeline::Pipeline;
+use crate::wide::SHARED_ROW;
 use infc_ir::expr::{Node, Ranges};
 use infc_ir::{Expr, Fault, Scalar, fault};
 use infc_kernel::loops::{Access, Kernel, LoopKind, Space, Stmt};
@@ -199,6 +200,7 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
     e.choose_registers();
     e.tasks()?;
     // Sums of a thread's own beside indices of 64 bits.
+    let by_threads = e.layouts.contains(&Layout::Thread) && e.pipeline.is_some();
     let long = !e.is_small(kernel.tasks) && e.layouts.contains(&Layout::Thread);
     parameters.extend((0..e.maps.len()).map(|k| format!(".param .align 64 .b8 {}[128]", e.map_name(k))));
     let Emit { a, scratch, mode, shared, mixed, maps, cluster, .. } = e;
@@ -221,6 +223,9 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
         Mode::Block(n) if long && !body.contains("wgmma") => {
             (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, LONG_REGISTERS)))
         }
+        Mode::Block(n) if by_threads && !body.contains("wgmma") => {
+            (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, THREAD_REGISTERS)))
+        }
         Mode::Block(n) if cluster > 1 => {
             (Block::Block(n), format!(".reqntid {n}\n.explicitcluster\n.reqnctapercluster {cluster}\n"))
         }
@@ -232,10 +237,11 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
 
 /// Multiprocessors of the largest machine.
 const MULTIPROCESSORS: i64 = 132;
-/// Registers of a multiprocessor, and those that a thread takes: of a product by matrix instructions, and of one whose number of tasks only the run
-/// tells, so that indices have 64 bits.
+/// Registers of a multiprocessor, and those that a thread takes: of a product by matrix instructions, of one by threads, and of one by threads whose number of tasks only
+/// the run tells, so that indices have 64 bits.
 const REGISTERS: f64 = 65536.0;
 const MATRIX_REGISTERS: f64 = 168.0;
+const THREAD_REGISTERS: f64 = 100.0;
 const LONG_REGISTERS: f64 = 84.0;
 
 /// How many blocks of so many threads a multiprocessor should hold at least. Without a word, `ptxas` aims at more, and spills for it.
@@ -467,9 +473,17 @@ impl Emit<'_> {
         }
         if unrolled(kind, extent) {
             self.ranges.extent(var, extent);
-            for i in 0..extent.known().unwrap_or(0) {
+            let count = extent.known().unwrap_or(0);
+            let rows = if kind == LoopKind::Unroll && self.side_by_side { self.shared_rows(var, count, body) } else { vec![] };
+            for i in 0..count {
+                if i % SHARED_ROW == 0 {
+                    self.read_shared_rows(var, i, &rows)?;
+                }
                 self.vars.insert(var, Var::Const(i));
                 self.list(body)?;
+            }
+            if !rows.is_empty() {
+                self.ahead.clear();
             }
             self.vars.remove(&var);
             return Ok(());

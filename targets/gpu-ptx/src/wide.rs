@@ -1,5 +1,5 @@
-//! Neighbours in memory that a thread reads and writes with one instruction, where the parameters are aligned for it: elementwise kernels, and
-//! tiles of shared memory whose elements are computed on the way.
+//! Neighbours in memory that a thread reads and writes with one instruction, where the parameters are aligned for it: elementwise kernels,
+//! tiles of shared memory whose elements are computed on the way, and elements of shared memory that rounds of a loop read one after another.
 
 use crate::asm::{Class, Val};
 use crate::emit::{Emit, Var};
@@ -53,7 +53,63 @@ pub(crate) fn beside(e: Expr, lane: u32, n: i64) -> Expr {
     })
 }
 
+/// Elements of 32 bits in a row of shared memory that are read at once.
+pub(crate) const SHARED_ROW: i64 = 4;
+
 impl Emit<'_> {
+    /// Reads of shared memory in the body of a loop that is written out whose rounds read neighbours, [`SHARED_ROW`] of them from a multiple of as many on: buffers and
+    /// indices. None if the body writes shared memory, or may not do what it says.
+    pub(crate) fn shared_rows(&self, var: u32, count: i64, body: &[Stmt]) -> Vec<(u32, Vec<Scalar>)> {
+        let is_shared = |b: u32| self.kernel.buffers[b as usize].space == Space::Shared;
+        let mut values = vec![];
+        for s in body {
+            match s {
+                Stmt::Let { value, .. } => values.push(*value),
+                Stmt::Store { buffer, index, value } if !is_shared(*buffer) => {
+                    values.extend(index.iter().copied().chain([*value]))
+                }
+                _ => return vec![],
+            }
+        }
+        if count % SHARED_ROW != 0 || !self.ahead.is_empty() || self.vars.contains_key(&var) {
+            return vec![];
+        }
+        let mut rows: Vec<(u32, Vec<Scalar>)> = vec![];
+        for value in values {
+            value.visit(&mut |s| {
+                if let Kind::Read { source, index, guard: None } = s.kind()
+                    && is_shared(*source)
+                    && self.kernel.buffers[*source as usize].dtype.bytes() == 4
+                    && self.neighbours(*source, index, var, SHARED_ROW)
+                    && !rows.iter().any(|r| r.0 == *source && r.1 == *index)
+                {
+                    rows.push((*source, index.clone()));
+                }
+            });
+        }
+        rows
+    }
+
+    /// Reads what [`Emit::shared_rows`] found for the rounds from `first` on.
+    pub(crate) fn read_shared_rows(&mut self, var: u32, first: i64, rows: &[(u32, Vec<Scalar>)]) -> Result<(), Fault> {
+        if !rows.is_empty() {
+            self.ahead.clear();
+        }
+        for (buffer, index) in rows {
+            self.vars.insert(var, Var::Const(first));
+            let (_, address) = self.address(*buffer as usize, index)?;
+            let names: [Val; SHARED_ROW as usize] = std::array::from_fn(|_| self.a.fresh(Class::R));
+            let ty = ops::memory_type(self.kernel.buffers[*buffer as usize].dtype)?;
+            self.a.line(format_args!("ld.shared.v4.{ty} {{{}, {}, {}, {}}}, {address}", names[0], names[1], names[2], names[3]));
+            for (i, v) in names.into_iter().enumerate() {
+                self.vars.insert(var, Var::Const(first + i as i64));
+                let offset = self.offset(*buffer as usize, index).ok_or_else(|| fault!("an index from data"))?;
+                self.ahead.insert((*buffer, offset), v);
+            }
+        }
+        Ok(())
+    }
+
     /// The offset of an element, with numbers for variables that are known.
     pub(crate) fn offset(&self, buffer: usize, index: &[Scalar]) -> Option<Expr> {
         let b = &self.kernel.buffers[buffer];

@@ -200,8 +200,11 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
     let pad = |d: DType| 16 / d.bytes();
     let of_score = [&both[s.query], &both[1 - s.query]];
     let of_sum = [&v, &v];
-    let k_last =
-        [[true, matrix && k_is_contiguous(cx, &s.scores, of_score[1])], [true, matrix && k_is_contiguous(cx, &s.sums, &v)]];
+    // Threads read four products of 32 bits at once, as in tiles.
+    let k_last = [(&s.scores, of_score[1]), (&s.sums, &v)].map(|(c, f)| {
+        let fours = shared_dtype(f, p.row).bytes() == 4;
+        [true, (matrix || fours) && k_is_contiguous(cx, c, f)]
+    });
     let mut tensor = |name: &'static str, dtype: DType, lines: usize, k: usize, k_last: bool| {
         let dims = if k_last { [lines, k + pad(dtype)] } else { [k, lines + pad(dtype)] };
         cx.scratch(name, dtype, &dims, Space::Shared)

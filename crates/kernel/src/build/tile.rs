@@ -91,11 +91,25 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
     // Where a multiprocessor has one block at most, twice as many warps hide more of each other's waiting; where it has several, each does.
     let few = c.dims.iter().all(|d| d.known().is_some()) && batch * blocks(rows, columns) <= MANY_TILES;
     let (block, grid) = match row.depth {
+        1 if c.dims.iter().all(|d| d.known().is_some()) => {
+            let bm = by_threads(rows, columns, batch);
+            ([bm, 64, 16], [bm / 4, 16])
+        }
         1 => ([64, 64, 16], [16, 16]),
         depth if large => ([128, 128, 2 * depth], [2, 4]),
         depth => ([64, 64, 2 * depth], [2, if few { 4 } else { 2 }]),
     };
     Some(Tile { rows_of, m, n, block, grid, row: row.name })
+}
+
+/// Rows of the tiles of products by threads: 64, or 32 where the multiprocessor with the most tiles then has less to do. Tiles of 32 read 1.5 times as much for each
+/// product, so it must be worth more than a tenth.
+fn by_threads(rows: i64, columns: i64, batch: i64) -> usize {
+    let most = |bm: i64| {
+        let tiles = batch as f64 * (rows as f64 / bm as f64).ceil() * (columns as f64 / 64.0).ceil();
+        (tiles / MANY_TILES as f64).ceil() * bm as f64
+    };
+    if most(32) * 1.1 < most(64) { 32 } else { 64 }
 }
 
 /// Of both factors: how many elements all blocks together bring into shared memory, where these are f32 in memory that is rounded to `dtype` on the way.
@@ -197,8 +211,11 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
     // Rows of 16 bytes more than the tile are in different banks. Bytes are read four products at a time.
     let dtypes = f.map(|f| shared_dtype(f, p.row));
     let pad = |d: DType| 16 / d.bytes();
+    // Threads read four products of a row or column of 32 bits at once.
+    let fours = !matrix && dtypes[1].bytes() == 4;
     let packed = [0, 1].map(|side| {
-        let apart = matrix && !is_copied(cx, c, f[side], lines[side].0, dtypes[side]);
+        let copied = is_copied(cx, c, f[side], lines[side].0, dtypes[side]);
+        let apart = (matrix || fours) && !copied || side == 1 && fours && !k_is_contiguous(cx, c, f[side]);
         (group || apart) && pack_tiles(cx, c, p, f[side], (lines[side].0, p.block[side], dtypes[side]))
     });
     let k_last = [
@@ -206,7 +223,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
         packed[1] ||
         // Warpgroups take columns side by side of 16 bits alone.
         p.row.ends_with("_i8")
-            || matrix && k_is_contiguous(cx, c, f[1])
+            || (matrix || fours) && k_is_contiguous(cx, c, f[1])
             || group && (dtypes[1].bytes() != 2 || !lines_are_contiguous(cx, f[1], lines[1].0)),
     ];
     let mut shared = [0; 2];
