@@ -1,10 +1,13 @@
-"""infc beside PyTorch on a GPU: `gpu.py INFC OUT_DIR PAGE`. Needs torch with CUDA, torchvision, transformers, onnx, onnxscript, numpy.
+"""infc beside PyTorch on a GPU: `gpu.py INFC OUT_DIR PAGE [NETWORK...]`. Needs torch with CUDA, torchvision, transformers, onnx, onnxscript, numpy.
 
-Makes the networks of `models.py`, compiles them with infc in each precision, and times batch 1 of infc (`infc bench`), of PyTorch eager, and of
+Makes the networks of `models.py` (or those named), compiles them with infc in each precision, and times infc (`infc bench`), PyTorch eager, and
 torch.compile with CUDA graphs, in the same precision: whole runs by the clock, with the copies of inputs and outputs. Then
 a product of bf16 matrices of 4096 x 4096 beside torch.matmul (cuBLAS). Writes the tables with date and device to PAGE.
+
+torch.compile takes half a minute of several cores for a network, so as many processes as there are cores get ready side by side; they are timed one after another while all
+others wait.
 """
-import datetime, json, pathlib, subprocess, sys, time
+import concurrent.futures, datetime, json, multiprocessing, os, pathlib, subprocess, sys, time
 import numpy, torch
 import models
 
@@ -14,7 +17,7 @@ PRECISIONS = {
     "bf16": ("bf16", torch.bfloat16),
     "f16": ("f16", torch.float16),
 }
-SECONDS = 3
+SECONDS = 1
 
 
 def timed(run):
@@ -39,19 +42,28 @@ def tensors(output):
     return [t for part in parts for t in tensors(part)]
 
 
-def infc(binary, model, math, dims=()):
-    """What `infc bench` says of the model: `median_ms` of whole runs with copies, `device_median_ms` of its steps by the device's clock."""
+def compiled(binary, model, math):
+    """The model's artifact."""
     out = model.with_suffix(f".{math}.infc")
-    subprocess.run([binary, "compile", model, "--target", "nvidia", "--math", math, "-o", out, *dims], check=True, capture_output=True)
+    subprocess.run([binary, "compile", model, "--target", "nvidia", "--math", math, "-o", out], check=True, capture_output=True)
+    return out
+
+
+def infc(binary, out):
+    """What `infc bench` says of an artifact: `median_ms` of whole runs with copies, `device_median_ms` of its steps by the device's clock."""
     said = subprocess.run([binary, "bench", out, "--seconds", str(SECONDS), "--json"], check=True, capture_output=True, text=True).stdout
     return json.loads(said)
 
 
-def peers(name, inputs, dtype, tf32):
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+def contender(binary, model, precision):
+    """A process of its own: gets everything ready, says so, waits for a line, then times infc and both peers and prints a line of JSON."""
+    math, dtype = PRECISIONS[precision]
+    artifact = compiled(binary, model, math)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.manual_seed(0)
-    model = models.MODELS[name][0]().eval().cuda()
-    model = model.to(dtype) if dtype != torch.float32 else model
+    build, make = models.MODELS[model.stem]
+    inputs, network = make(), build().eval().cuda()
+    network = network.to(dtype) if dtype != torch.float32 else network
     there = {k: (v.to(dtype) if v.is_floating_point() else v).pin_memory() for k, v in inputs.items()}
     move = lambda: [v.cuda(non_blocking=True) for v in there.values()]
 
@@ -60,9 +72,39 @@ def peers(name, inputs, dtype, tf32):
             for t in tensors(m(*move())):
                 t.cpu()
 
-    eager = timed(lambda: call(model))
-    compiled = torch.compile(model, mode="reduce-overhead")
-    return eager, timed(lambda: call(compiled))
+    graphs = torch.compile(network, mode="reduce-overhead")
+    for _ in range(3):
+        call(graphs)
+    torch.cuda.synchronize()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    said = infc(binary, artifact)
+    print(json.dumps([said["median_ms"], said["device_median_ms"], timed(lambda: call(network)), timed(lambda: call(graphs))]), flush=True)
+
+
+def contest(binary, jobs):
+    """Results of `contender` for jobs (model, precision), in their order: as many as there are cores get ready side by side, and are timed one by one."""
+    env = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    at_once = os.cpu_count() or 1
+    for first in range(0, len(jobs), at_once):
+        some = jobs[first : first + at_once]
+        started = [
+            subprocess.Popen([sys.executable, __file__, "--contender", binary, model, precision], env=env, text=True, stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            for model, precision in some
+        ]
+        # What the others say is read too, or they would wait for it.
+        with concurrent.futures.ThreadPoolExecutor(len(some)) as pool:
+            errors = [pool.submit(p.stderr.read) for p in started]
+            lines = [p.stdout.readline() for p in started]
+            for (model, precision), p, line, error in zip(some, started, lines, errors):
+                if line.strip() == "ready":
+                    p.stdin.write("go\n")
+                    p.stdin.flush()
+                    line = p.stdout.readline()
+                p.stdin.close()
+                p.wait()
+                yield model, precision, json.loads(line) if line.startswith("[") else error.result().strip().splitlines()[-1:]
 
 
 def product(binary, folder):
@@ -83,7 +125,7 @@ def product(binary, folder):
         graph = helper.make_graph(nodes, "product", [port("x0")], [port(f"x{count}")], [weights])
         path = folder / f"product{count}.onnx"
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
-        times[count] = infc(binary, path, "f32")["device_median_ms"]
+        times[count] = infc(binary, compiled(binary, path, "f32"))["device_median_ms"]
     ours = (times[20] - times[4]) / 16
     # The same for cuBLAS, by events.
     a, b = torch.randn(n, n, dtype=torch.bfloat16, device="cuda"), values.to(torch.bfloat16).cuda()
@@ -109,31 +151,39 @@ def product(binary, folder):
 
 
 def main():
-    binary, out, page = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
+    if sys.argv[1] == "--contender":
+        return contender(sys.argv[2], pathlib.Path(sys.argv[3]), sys.argv[4])
+    binary, out, page = sys.argv[1], pathlib.Path(sys.argv[2]).resolve(), pathlib.Path(sys.argv[3])
+    names = sys.argv[4:] or list(models.MODELS)
     out.mkdir(parents=True, exist_ok=True)
     lines = [
         "# Performance on a GPU",
         "",
         f"Made by `./x gpu` on {datetime.date.today()}; do not edit. Device: {torch.cuda.get_device_name()}, PyTorch {torch.__version__}.",
-        "Batch 1, median of whole runs with copies of inputs and outputs, ms.",
+        "Batch 1 unless the name says another, median of whole runs with copies of inputs and outputs, ms; *steps*: what the steps of infc take by the device's clock.",
         "",
-        "| model | precision | infc | its steps alone | PyTorch eager | torch.compile, CUDA graphs | infc / best peer |",
+        "| model | precision | infc | steps | PyTorch eager | torch.compile, CUDA graphs | infc / best peer |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
-    models.main(out)
-    for name, (_, make) in models.MODELS.items():
-        path = out / f"{name}.onnx"
-        for precision, (math, dtype) in PRECISIONS.items():
-            said = infc(binary, path, math)
-            ours, device = said["median_ms"], said["device_median_ms"]
-            eager, compiled = peers(name, make(), dtype, precision == "tf32")
-            ratio = ours / min(eager, compiled)
-            lines.append(f"| {name} | {precision} | {ours:.3f} | {device:.3f} | {eager:.3f} | {compiled:.3f} | {ratio:.2f} |")
-            print(lines[-1], flush=True)
+    with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(models.make, [out] * len(names), names))
+    failed = []
+    for model, precision, said in contest(binary, [(out / f"{name}.onnx", precision) for name in names for precision in PRECISIONS]):
+        if len(said) != 4:
+            failed.append(f"{model.stem} {precision}: {' '.join(said)}")
+            print(failed[-1], flush=True)
+            continue
+        ours, device, eager, graphs = said
+        lines.append(f"| {model.stem} | {precision} | {ours:.3f} | {device:.3f} | {eager:.3f} | {graphs:.3f} | {ours / min(eager, graphs):.2f} |")
+        print(lines[-1], flush=True)
     ours, theirs = product(binary, out)
     lines += ["", f"bf16 product of 4096 x 4096: infc {ours:.0f} TFLOP/s, cuBLAS {theirs:.0f} TFLOP/s ({ours / theirs:.0%})."]
     print(lines[-1])
+    if failed:
+        lines += ["", "Not timed:", ""] + [f"- {f}" for f in failed]
     page.write_text("\n".join(lines) + "\n")
+    sys.exit(1 if failed else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

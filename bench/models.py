@@ -138,21 +138,27 @@ def settle(model, inputs):
     return model
 
 
+def make(out, name):
+    """Exports a network, if it is not there."""
+    path = out / f"{name}.onnx"
+    if path.exists():
+        return
+    build, example = MODELS[name]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        inputs = example()
+        model = settle(build().eval(), tuple(inputs.values()))
+        part = path.with_suffix(".part")
+        torch.onnx.export(model, tuple(inputs.values()), part, input_names=list(inputs), opset_version=18, dynamo=True, external_data=False,
+                          verbose=False)
+    part.rename(path)
+    print(f"{path}: {path.stat().st_size >> 20} MiB", flush=True)
+
+
 def main(out):
     out.mkdir(parents=True, exist_ok=True)
-    for name, (build, example) in MODELS.items():
-        path = out / f"{name}.onnx"
-        if path.exists():
-            continue
-        torch.manual_seed(0)
-        with torch.no_grad():
-            inputs = example()
-            model = settle(build().eval(), tuple(inputs.values()))
-            part = path.with_suffix(".part")
-            torch.onnx.export(model, tuple(inputs.values()), part, input_names=list(inputs), opset_version=18, dynamo=True,
-                              external_data=False, verbose=False)
-        part.rename(path)
-        print(f"{path}: {path.stat().st_size >> 20} MiB", flush=True)
+    for name in MODELS:
+        make(out, name)
 
 
 if __name__ == "__main__":

@@ -144,6 +144,14 @@ impl Ports {
         Some(true)
     }
 
+    /// Bytes that belong to no port among those that come back by one copy.
+    fn gaps(&self) -> Vec<Range<usize>> {
+        let behind = |p: &Port| p.at + p.bytes..(p.at + p.bytes).next_multiple_of(PORT_ALIGN);
+        let ports = self.list.iter().filter(|p| p.down && !p.large()).map(behind);
+        let word = self.error_at + WORD..self.error_at + PORT_ALIGN;
+        ports.chain([word]).filter(|gap| !gap.is_empty()).collect()
+    }
+
     /// Where the port lies that is this buffer.
     fn at(&self, buffer: usize) -> usize {
         self.list.iter().find(|p| p.buffer == buffer).map_or(0, |p| p.at)
@@ -371,9 +379,13 @@ impl Gpu {
         let device = self.loaded.device;
         let program = &exec.model.program;
         let grows = |b: usize| exec.plan.growable.contains(&b);
+        let mut anew = false;
         match self.ports.lay_out(|b| if grows(b) { 0 } else { exec.plan.sizes[b] }) {
             Some(false) => {}
-            Some(true) => self.forget_graphs(),
+            Some(true) => {
+                anew = true;
+                self.forget_graphs();
+            }
             None => {
                 self.ports.total = 0;
                 fail!(Memory, "these shapes need more memory than there can be")
@@ -417,6 +429,17 @@ impl Gpu {
             self.staging = device.pinned(self.ports.total)?;
             // Safety: it has so many bytes. What lies between the ports goes to the device too.
             unsafe { self.staging.start().write_bytes(0, self.ports.total) };
+        }
+        // What lies between the ports comes back with them: it has been written too.
+        for gap in if anew { self.ports.gaps() } else { Vec::new() } {
+            // Safety: both memories have all ports; what lies between them is left alone.
+            unsafe {
+                self.stream.to_device(
+                    self.at_device.address + gap.start as u64,
+                    self.staging.start().add(gap.start),
+                    gap.len(),
+                )?
+            };
         }
         for (b, buffer) in program.buffers.iter().enumerate() {
             let size = exec.plan.sizes[b];
