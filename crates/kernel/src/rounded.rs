@@ -1,8 +1,8 @@
 //! Products of f32 in fewer bits: `--math bf16` and `--math f16` on CPUs with instructions for them.
 //!
 //! `sum x * w` with constant weights becomes `sum f32(x') * f32(w')`, where `x'` and `w'` are rounded: the weights here, the data
-//! by a step of its own, which fusion puts into the end of the step that makes the data, so that it is stored rounded. Sums
-//! stay f32, and so does all that follows them. Weights lie in 16 bits, half as many bytes.
+//! by a step of its own, which fusion puts into the end of the step that makes the data, so that it is stored rounded. Others that read it later (residuals) read
+//! what is stored. Sums stay f32, and so does all that follows them up to there. Weights lie in 16 bits, half as many bytes.
 //!
 //! Where instructions take pairs (the rows `bf16_dot`, `amx_bf16`, `amx_f16`), the k axis gets whole ones. Where a few products are summed up in f16
 //! (`f16_blocks`), each column of weights is multiplied by a power of two that makes its largest one as large as it may be, so that no such sum
@@ -20,7 +20,7 @@ use crate::place::{channels_last, is_convolution};
 use crate::rows::{SMALL, flushed};
 use crate::target::{Math, TargetDesc};
 use crate::work::{Id, Item, Memory, Task, Work};
-use infc_ir::compute::{Compute, Step};
+use infc_ir::compute::{Compute, Reducer, Step};
 use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr, Tensor, TensorType};
 use std::collections::HashMap;
@@ -83,6 +83,7 @@ fn walk(work: &mut Work, form: Form, items: &mut Vec<Item>, weights: &mut Weight
                 if let Some(better) = rounded(work, form, task, weights, &mut data, &mut out) {
                     *task = better;
                 }
+                read_rounded(work, form, task, &data);
                 let written = work.root(task.out);
                 data.retain(|&x, _| work.root(x) != written);
             }
@@ -170,12 +171,16 @@ fn rounded(
     let convolution = is_convolution(work, task);
     let new_x = match x.dtype() == form.dtype {
         true => x_id,
-        false => *data.entry(x_id).or_insert_with(|| {
-            let (id, step) = rounding(work, form, x_id);
-            let (name, node) = (form.dtype.name().into(), task.node.clone());
-            before.push(Item::Task(Task { step, sources: vec![x_id], out: id, name, node }));
-            id
-        }),
+        false => match data.get(&x_id) {
+            Some(&id) => id,
+            None => {
+                below_maximum(work, form, x_id, data, before);
+                let (id, task) = rounding_task(work, form, x_id, &task.node);
+                before.push(Item::Task(task));
+                data.insert(x_id, id);
+                id
+            }
+        },
     };
     if convolution && new_x != x_id {
         let rank = work.tensor(new_x).ty.rank();
@@ -220,6 +225,80 @@ fn rounded(
         out.prune();
         out
     }))
+}
+
+/// Where a tensor that is to be rounded is the largest of some elements of another one (a pooling), that one is rounded: rounding keeps the order, so the largest is the same, and is read and stored in
+/// half the bytes.
+fn below_maximum(work: &mut Work, form: Form, x: Id, data: &mut Rounded, before: &mut Vec<Item>) {
+    let made = before.iter().rposition(|item| matches!(item, Item::Task(t) if t.out == x));
+    let Some((at, Item::Task(task))) = made.map(|at| (at, &before[at])) else { return };
+    let Step::Compute(c) = &task.step else { return };
+    let Some(r) = c.reduction.as_ref().filter(|r| r.kind == Reducer::Max && matches!(c.value.kind(), Kind::Local(0))) else {
+        return;
+    };
+    let Kind::Read { source, guard, .. } = r.body.kind() else { return };
+    let y = task.sources[*source as usize];
+    let fill = guard.is_none_or(|(_, fill)| matches!(fill.kind(), Kind::Const(_)));
+    if r.body.dtype() != DType::F32 || !fill || !matches!(work.tensor(y).memory, Memory::Temp) || data.contains_key(&y) {
+        return;
+    }
+    let (mut pooling, node) = (task.clone(), task.node.clone());
+    let (id, rounding) = rounding_task(work, form, y, &node);
+    read_rounded(work, form, &mut pooling, &Rounded::from([(y, id)]));
+    before[at] = Item::Task(pooling);
+    before.insert(at, Item::Task(rounding));
+    data.insert(y, id);
+}
+
+/// Has the task read values that a product before it has rounded as that one reads them (residuals, scales), so that they are stored once and take half the bytes. Only values inside the model:
+/// inputs and outputs are there in f32 in any case.
+fn read_rounded(work: &Work, form: Form, task: &mut Task, data: &Rounded) {
+    let Step::Compute(c) = &task.step else { return };
+    let found: Vec<(usize, Id)> = (task.sources.iter().enumerate())
+        .filter(|(_, id)| matches!(work.tensor(**id).memory, Memory::Temp))
+        .filter_map(|(k, id)| Some((k, *data.get(id)?)))
+        .collect();
+    let mut sources = task.sources.clone();
+    let mut c = c.clone();
+    for (k, narrow) in found {
+        let place = sources.len();
+        let good = |fill: Scalar| matches!(fill.kind(), Kind::Const(_));
+        let mut all = true;
+        for s in Step::Compute(c.clone()).scalars() {
+            s.visit(&mut |n| {
+                if let Kind::Read { source, guard, .. } = n.kind()
+                    && *source as usize == k
+                {
+                    all &= guard.is_none_or(|(_, fill)| good(fill)) && n.dtype() == DType::F32;
+                }
+            });
+        }
+        if !all {
+            continue;
+        }
+        sources.push(narrow);
+        let mut change = |n: Scalar| match n.kind() {
+            Kind::Read { source, index, guard } if *source as usize == k => match guard {
+                None => Scalar::read(form.dtype, place, index.iter().copied()).cast(DType::F32),
+                Some((cond, fill)) => Scalar::read_if(place, index.iter().copied(), *cond, form.round(*fill)).cast(DType::F32),
+            },
+            _ => n,
+        };
+        if let Some(r) = &mut c.reduction {
+            r.body = r.body.rewrite(&mut change);
+        }
+        c.value = c.value.rewrite(&mut change);
+    }
+    if sources.len() > task.sources.len() {
+        (task.sources, task.step) = (sources, Step::Compute(c));
+        task.prune();
+    }
+}
+
+/// A new tensor that is `x` rounded, and the task that makes it.
+fn rounding_task(work: &mut Work, form: Form, x: Id, node: &str) -> (Id, Task) {
+    let (id, step) = rounding(work, form, x);
+    (id, Task { step, sources: vec![x], out: id, name: form.dtype.name().into(), node: node.to_owned() })
 }
 
 /// A new tensor that is `x` rounded, and the step that makes it.

@@ -305,6 +305,34 @@ fn the_inner_loop_is_four_products_and_four_loads() {
     }
 }
 
+/// Rows of 7 pixels with a border of one make tiles of 16 across the gaps between them; with steps of two, pixels of the next row are too far away.
+#[test]
+fn short_rows_of_a_picture_share_tiles() {
+    for (stride, rows) in [(1, 16), (2, 7)] {
+        let (size, c, n) = (7usize, 64usize, 64usize);
+        let whole = (size - 1) * stride + 3;
+        let step = Compute::reduce(
+            &[size, size, n].map(Expr::from),
+            &[3, 3, c].map(Expr::from),
+            Reducer::Sum,
+            |o, r| {
+                let at = [o[0] * stride as i64 + r[0], o[1] * stride as i64 + r[1], r[2]];
+                let x = Scalar::read_at(DType::U8, 0, &at).cast(DType::I32);
+                x * Scalar::read_at(DType::I8, 1, &[o[2], r[2], r[0], r[1]]).cast(DType::I32)
+            },
+            |_, acc| acc,
+        );
+        let constant = Tensor::from_bytes(DType::I8, [n, c, 3, 3], vec![1; n * c * 9]);
+        let operands = vec![
+            operand(DType::U8, &[whole, whole, c].map(Expr::from), 0, None),
+            operand(DType::I8, &[n, c, 3, 3].map(Expr::from), 0, Some(constant)),
+            operand(DType::I32, &[size, size, n].map(Expr::from), 0, None),
+        ];
+        let (p, _) = planned(&Case { step, operands, sums: DType::I32 }).expect("it fits");
+        assert_eq!(p.rows, rows, "{p:?}");
+    }
+}
+
 #[test]
 fn tiles_are_for_products_that_are_large_enough() {
     let row = |shape: [usize; 3], dtypes: [DType; 2]| {

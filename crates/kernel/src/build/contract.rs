@@ -11,7 +11,7 @@ mod taps;
 pub(crate) use self::sizes::cycles;
 pub use self::sizes::{Frame, plan};
 
-pub(super) use self::sizes::blocks;
+pub(super) use self::sizes::MANY_TASKS;
 use self::sizes::narrow_factor;
 use self::taps::{Tap, in_line, taps};
 use super::elementwise::with_accumulator;

@@ -3,10 +3,13 @@
 //!
 //! It starts from the plan of [`contract`]: the same axes, the same panels of constant columns. A tile of rows is read where it lies, so its rows
 //! must be evenly spaced: *lines* are the longest runs of rows that are, and a tile never leaves its line. Where the rows of a tile do not
-//! divide the line, the last tile begins earlier, and the rows that the one before has already are not stored again. Sums go
-//! to scratch, and what follows them runs on vectors as everywhere.
+//! divide the line, the last tile begins earlier, and the rows that the one before has already are not stored again. Short lines with a gap between them (rows of a
+//! small picture with a border) are one line where that makes fewer tiles: what lies in the gaps is multiplied too, and not stored. An instruction takes as long for few rows as
+//! for 16. Sums go to scratch, and what follows them runs on vectors as everywhere.
+//!
+//! All rows of a task pass a panel of columns before the next one comes, which is fetched meanwhile.
 
-use super::contract::{self, Factor, factors, inside, pack_index};
+use super::contract::{self, Factor, MANY_TASKS, factors, inside, pack_index};
 use super::{Cx, Operand, for_each, pack};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::{Brgemm, Matrix, Panels, guess};
@@ -23,10 +26,19 @@ pub const TILE: usize = 16;
 const ROW_BYTES: usize = 64;
 /// Registers for tiles.
 const REGISTERS: usize = 8;
-/// Cycles that a tile takes to be loaded; Intel's optimisation manual, not measured.
-const LOAD: f64 = 8.0;
+/// Cycles that a tile takes to be loaded: 8 from L1 by Intel's optimisation manual, but the rows of a tile or its columns come from L2 (Granite Rapids: 85 to 92 cycles for a step of
+/// 2 x 2 tiles with both in L2, 60 with both in L1).
+const LOAD: f64 = 22.0;
 /// Cycles from a tile of sums to the result, for each of its rows: the way through scratch, and some arithmetic. A guess.
 const FINISH: f64 = 4.0;
+
+/// Bytes of a line of the cache, and of a panel from which on the next one is fetched ahead.
+const LINE: usize = 64;
+const PAGE: usize = 4096;
+/// Cycles of a slow VDPBF16PS for one of those that its row says: half a one in a cycle.
+const SLOW: f64 = 4.0;
+/// The most groups of tiles of a task.
+const MOST_GROUPS: usize = 16;
 
 /// Rows from which on tiles are considered.
 const FEWEST: i64 = 4;
@@ -38,6 +50,8 @@ struct Lines {
     stride: i64,
     /// Number of lines.
     count: Expr,
+    /// Rows from the start of one piece of the line to that of the next, and rows of a piece; what lies between is no row.
+    gap: Option<(i64, i64)>,
     /// Neighbours along k, over how many of the last axes of k.
     run: i64,
     run_axes: usize,
@@ -84,7 +98,7 @@ fn lines(c: &Compute, a: &Factor, operand: &Operand, m: &[usize]) -> Option<Line
     let (&last, outer) = m.split_last()?;
     let stride = if c.dims[last].is(1) { 0 } else { step(last).known()? };
     let (mut line, mut stride) = (c.dims[last], stride);
-    let mut rest = outer.len();
+    let (mut rest, mut gap) = (outer.len(), None);
     for (k, &axis) in outer.iter().enumerate().rev() {
         if c.dims[axis].is(1) {
             rest = k;
@@ -96,13 +110,50 @@ fn lines(c: &Compute, a: &Factor, operand: &Operand, m: &[usize]) -> Option<Line
             (line, stride) = (c.dims[axis], by.known()?);
         } else if by == line * stride && (c.dims[axis].known().is_some() || !enough) {
             line = line * c.dims[axis];
+        } else if let Some((pitch, piece, count)) = gapped(line, stride, by, c.dims[axis]) {
+            (line, gap) = (Expr::int((count - 1) * pitch + piece), Some((pitch, piece)));
+            rest = k;
+            break;
         } else {
             break;
         }
         rest = k;
     }
     let count = Expr::product(outer[..rest].iter().map(|&x| c.dims[x]));
-    Some(Lines { line, stride, count, run, run_axes })
+    Some(Lines { line, stride, count, gap, run, run_axes })
+}
+
+/// Distance of pieces in rows, rows of a piece, and pieces, if lines that lie so make fewer tiles as one line with gaps.
+fn gapped(line: Expr, stride: i64, by: Expr, count: Expr) -> Option<(i64, i64, i64)> {
+    let (piece, by, count) = (line.known()?, by.known()?, count.known()?);
+    let pitch = by.checked_div(stride).filter(|p| p * stride == by && *p > piece && piece > 0)?;
+    let tiles = |rows: i64| (rows as u64).div_ceil(TILE as u64) as i64;
+    let whole = (count - 1).checked_mul(pitch)?.checked_add(piece)?;
+    (count > 1 && tiles(whole) < count * tiles(piece)).then_some((pitch, piece, count))
+}
+
+/// Rows and columns of a task: as many rows as leave L2 room for panels, since each panel comes from further away for each block of rows; tasks that are wanted for several threads are blocks of
+/// columns, as long as there are panels enough.
+fn blocks(
+    (rows, columns, depth, batch): (i64, i64, i64, i64),
+    row: i64,
+    (mr, nr): (usize, usize),
+    bytes: i64,
+    l2_bytes: i64,
+) -> (usize, usize) {
+    let up = |n: i64, to: usize| (n.max(1) as usize).next_multiple_of(to);
+    let mut mc = up((l2_bytes / 2 / row.max(1)).max(mr as i64), mr).min(up(rows, mr)).min(mr * MOST_GROUPS);
+    let mut nc = up(columns, nr);
+    let work = batch * rows * columns * depth;
+    // Blocks of rows read the weights again, blocks of columns the rows.
+    let by_rows = depth * columns * bytes < rows * row;
+    let few = |mc: usize, nc: usize| batch * ((up(rows, mr).div_ceil(mc) * up(columns, nr).div_ceil(nc)) as i64) < MANY_TASKS;
+    for rows in [by_rows, !by_rows] {
+        while work > 1 << 20 && few(mc, nc) && if rows { mc >= 4 * mr } else { nc >= 2 * nr } {
+            if rows { mc = up(mc as i64 / 2, mr) } else { nc = up(nc as i64 / 2, nr) }
+        }
+    }
+    (mc, nc)
 }
 
 /// Rows of each tile of a line of so many rows: as few tiles as there can be, all alike.
@@ -172,7 +223,7 @@ pub fn fitting(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDes
     let shared = whole.map_or(depth, |all| depth.min(all / guess_rows(c, p).max(1)).max(1));
     let batch: i64 = (0..c.dims.len()).filter(|a| *a != p.n && !p.m.contains(a)).map(|a| guess(c.dims[a])).product();
     let size = (tiles * rows, columns, depth, batch);
-    let (mc, nc) = contract::blocks(size, shared * bytes as i64, (mr, nr), bytes as i64, target.l2_bytes as i64);
+    let (mc, nc) = blocks(size, shared * bytes as i64, (mr, nr), bytes as i64, target.l2_bytes as i64);
     let plan = Matrix {
         broadcast: p.broadcast,
         n: p.n,
@@ -196,7 +247,8 @@ fn vector_cycles(p: &Brgemm, rows: i64, columns: i64, depth: i64, target: &Targe
     let row: &Row = rows::named(p.row).expect("a plan names a row of the table");
     let lanes = target.lanes(4).min(p.nr);
     let vectors = (p.nr / lanes).max(1);
-    let steps = (p.mr * vectors) as f64 / row.per_cycle;
+    let slow = if row.name == "bf16_dot" && target.slow_bf16_dot { SLOW } else { 1.0 };
+    let steps = (p.mr * vectors) as f64 / row.per_cycle * slow;
     let step = steps.max((p.mr + vectors) as f64 / 2.0).max(row.latency) + 1.0;
     let tiles = (rows as f64 / p.mr as f64).ceil() * (columns as f64 / p.nr as f64).ceil();
     tiles * (depth as f64 / row.depth as f64 * step + (p.mr * vectors) as f64 * 2.0)
@@ -252,7 +304,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Matrix) {
     let n0 = n_block * p.nc as i64 + n_tile * nr as i64;
     let m_tile = cx.var("m_tile");
     let first = (m_block * p.groups as i64 + m_tile) * down as i64;
-    let nest = Nest { c, p, a, b, l: &l, axes: axes.clone(), tiles, per_line, columns, first, n0 };
+    let nest = Nest { c, p, a, b, l: &l, axes: axes.clone(), tiles, per_line, columns, first, m_tile, n0 };
     let acc = cx.scratch("acc", nest.sums(), &[down, across, p.rows, TILE], Space::Reg);
     let sums = cx.scratch("sums", nest.sums(), &[down * p.rows, nr], Space::Tile);
     let body = nest.group(cx, acc, sums);
@@ -286,6 +338,8 @@ struct Nest<'a> {
     columns: Expr,
     /// Number of the first tile, and the first column.
     first: Expr,
+    /// Number of the group among those of the task.
+    m_tile: Expr,
     n0: Expr,
 }
 
@@ -301,15 +355,27 @@ impl Nest<'_> {
         [number, if whole { number } else { number.min(self.tiles - 1) }]
     }
 
-    /// Number of the first row of a tile, and how many of its first rows another tile has too.
-    fn rows(&self, tile: Expr) -> (Expr, Expr) {
+    /// Number of a tile's line, the place of its first row in it, and how many of its first rows another tile has too.
+    fn rows(&self, tile: Expr) -> (Expr, Expr, Expr) {
         let (rows, line) = (Expr::from(self.p.rows), self.l.line);
         let one = self.l.count.is(1);
         let (number, within) = if one { (Expr::int(0), tile) } else { (tile.div(self.per_line), tile.rem(self.per_line)) };
         let begin = within * rows;
         let whole = line.div_exact(rows).is_some();
         let start = if whole { begin } else { begin.min(line - rows) };
-        (number * line + start, begin - start)
+        (number, start, begin - start)
+    }
+
+    /// Number of the row at a place of a line, counted without gaps, and whether it is one.
+    fn row_at(&self, number: Expr, place: Expr) -> (Expr, Scalar) {
+        match self.l.gap {
+            None => (number * self.l.line + place, Scalar::int(DType::Bool, 1)),
+            Some((pitch, piece)) => {
+                let rows = (self.l.line + (pitch - piece)).div(Expr::int(pitch)) * piece;
+                let (y, x) = (place.div(Expr::int(pitch)), place.rem(Expr::int(pitch)));
+                (number * rows + y * piece + x, Scalar::index(x).lt(Scalar::index(Expr::int(piece))))
+            }
+        }
     }
 
     /// Values of all axes in row `flat` and column `n`.
@@ -345,7 +411,7 @@ impl Nest<'_> {
         let outer = cx.vars(&["k"], before);
         let step = cx.var("k");
         let row = rows::named(p.row).expect("a plan names a row of the table");
-        let mut body = vec![];
+        let mut body = self.next_panel(&outer, step);
         for &(t, u) in &all {
             body.push(each(cx, &|cx, i, j| {
                 let (left, right) = self.factors(cx, (t, u), (&outer, step), (i, j));
@@ -375,6 +441,29 @@ impl Nest<'_> {
         out
     }
 
+    /// In each step of k a part of the panel that comes next, so that all groups of the task together fetch it.
+    fn next_panel(&self, outer: &[Expr], step: Expr) -> Vec<Stmt> {
+        let p = self.p;
+        let bytes = self.b.read.dtype().bytes();
+        let nr = p.tiles[1] * TILE;
+        let axes = &self.c.reduction.as_ref().expect("it reduces").axes;
+        let depth: usize = axes.iter().map(|e| e.known().expect("checked by the plan") as usize).product();
+        let all = (p.products * nr * bytes).div_ceil(LINE);
+        if depth * nr * bytes <= PAGE {
+            return vec![];
+        }
+        let (each, line) = (all.div_ceil(p.groups), (LINE / bytes) as i64);
+        let next = (self.n0.div(Expr::from(nr)) + 1).min(self.columns.div_ceil(Expr::from(nr)) - 1);
+        let flat =
+            outer.iter().zip(axes).fold(Expr::int(0), |flat, (&v, &e)| flat * e + v) * self.l.run + step * p.products as i64;
+        let first = next * (depth * nr) as i64
+            + flat * nr as i64
+            + self.m_tile.min(Expr::from(all.div_ceil(each) - 1)) * (each as i64 * line);
+        let fetch =
+            |k: usize| Stmt::Prefetch { buffer: self.b.source as u32, index: vec![Scalar::index(first + k as i64 * line)] };
+        (0..each).map(fetch).collect()
+    }
+
     /// All factors of one step of a sum: in row `i` of tile `t`, and in column `j` of tile `u`. Both lie flat.
     fn factors(
         &self,
@@ -384,13 +473,13 @@ impl Nest<'_> {
         (i, j): (Expr, Expr),
     ) -> (Vec<Scalar>, Vec<Scalar>) {
         let p = self.p;
-        let (first, _) = self.rows(self.number(t)[1]);
-        let mut at = self.at(first, self.n0);
+        let (number, start, _) = self.rows(self.number(t)[1]);
+        let mut at = self.at(self.row_at(number, Expr::int(0)).0, self.n0);
         at.extend(outer);
         at.extend(vec![Expr::int(0); self.l.run_axes]);
         let index: Vec<Scalar> = self.a.index.iter().map(|e| Scalar::index(e.subst(&at))).collect();
         let begin = cx.operand(self.a.source).offset(&index).expect("checked by the plan");
-        let row = begin + i * self.l.stride + step * p.products as i64;
+        let row = begin + (start + i) * self.l.stride + step * p.products as i64;
         // The panel: groups of members along k for each column.
         let nr = (p.tiles[1] * TILE) as i64;
         let members = group(self.b.read.dtype()) as i64;
@@ -414,9 +503,10 @@ impl Nest<'_> {
         let mut out = vec![];
         for t in 0..self.p.tiles[0] {
             let [number, tile] = self.number(t);
-            let (first, again) = self.rows(tile);
+            let (line, start, again) = self.rows(tile);
             let (i, v) = (cx.var("m"), cx.var("n"));
-            let axes = self.at(first + i, self.n0 + v);
+            let (flat, is_row) = self.row_at(line, start + i);
+            let axes = self.at(flat, self.n0 + v);
             let sum = cx.at(sums, &[i + (t * self.p.rows) as i64, v]);
             let value = super::elementwise::with_accumulator(self.c.value.subst(&axes), sum);
             let mut store = vec![cx.store_out(&axes, value)];
@@ -425,8 +515,9 @@ impl Nest<'_> {
                 store = vec![Stmt::If { cond, then: store, otherwise: vec![] }];
             }
             let mut row = vec![for_each(v, Expr::int(nr), LoopKind::Vector, store)];
-            if !again.is(0) {
-                let cond = Scalar::index(again).le(Scalar::index(i));
+            let fresh = if again.is(0) { Scalar::int(DType::Bool, 1) } else { Scalar::index(again).le(Scalar::index(i)) };
+            let cond = fresh.and(is_row);
+            if cond.as_int().is_none() {
                 row = vec![Stmt::If { cond, then: row, otherwise: vec![] }];
             }
             let rows = for_each(i, Expr::from(self.p.rows), LoopKind::Serial, row);

@@ -10,7 +10,7 @@
 //!
 //! Few queries, as in decoding, would leave lanes empty: they are taken one by one, with lanes along the depth of the scores and then along keys.
 //!
-//! With `--math bf16` on machines that add up pairs (the row `bf16_dot`), a strip's queries, keys, weights and values are rounded into words of two neighbours along the
+//! With `--math bf16` on machines that add up pairs fast (the row `bf16_dot`), a strip's queries, keys, weights and values are rounded into words of two neighbours along the
 //! sum; weights are summed up before they are rounded. Queries that are taken one by one stay f32.
 //!
 //! A row whose scores are all -inf has a sum of weights of 0, and gives 0 or NaN, as its steps do.
@@ -133,7 +133,8 @@ pub fn plan(a: &Attention, offset: Offset, target: &TargetDesc) -> Option<Strips
         return None;
     }
     let even = a.depth.last().and_then(|d| d.known()).is_some_and(|d| d % 2 == 0);
-    let pairs = Some(row_of(DType::BF16, 2, target)).filter(|row| row.name == "bf16_dot" && even && !few);
+    let pairs =
+        Some(row_of(DType::BF16, 2, target)).filter(|row| row.name == "bf16_dot" && !target.slow_bf16_dot && even && !few);
     let row = pairs.unwrap_or_else(|| row_of(DType::F32, 1, target));
     let packed = packed.map(|p| (p || pairs.is_some()) && !few);
     let alone = match rows.known() {

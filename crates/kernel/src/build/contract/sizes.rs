@@ -456,7 +456,7 @@ pub(in crate::build) fn blocks(
 }
 
 /// As many tasks as large products have at least.
-const MANY_TASKS: i64 = 8;
+pub(in crate::build) const MANY_TASKS: i64 = 8;
 
 /// Rows that make reading b from memory worth it: two operations a row for each element.
 const FEWEST_ROWS: i64 = 48;
