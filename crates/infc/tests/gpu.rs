@@ -266,8 +266,8 @@ fn a_run_is_one_graph_with_its_copies_and_one_wait() {
     let (few, many) = (calls("2"), calls("12"));
     assert_eq!((few("capture"), many("capture")), (1, 1));
     assert_eq!((many("graph_launch") - few("graph_launch"), many("wait") - few("wait")), (10, 10));
-    // What was captured: nine inputs by one copy, and nine outputs with the word for errors.
-    assert_eq!((few("to_device"), few("to_host")), (1, 1));
+    // What was captured: nine inputs by one copy, and nine outputs with the word for errors. Before that, once, what lies behind each output and the word.
+    assert_eq!((few("to_device"), few("to_host")), (1 + 10, 1));
     for call in ["to_device", "to_host", "launch", "alloc", "alloc_host", "free", "free_host"] {
         assert_eq!(few(call), many(call), "{call}");
     }
@@ -384,11 +384,11 @@ fn large_inputs_and_outputs_are_copied_from_and_to_where_they_are() {
         ["host_register", "host_unregister", "to_device", "to_host", "capture"]
             .map(|call| log.lines().filter(|l| *l == call).count())
     };
-    // The first run and four others; small ones are in the graph.
-    assert_eq!(calls("large", "n=5000", &[]), [2, 2, 1 + 5, 1 + 5, 1]);
-    assert_eq!(calls("small", "n=50", &[]), [0, 0, 1, 1, 1]);
+    // The first run and four others; small ones are in the graph. Before that, once, what lies behind small outputs and the word for errors.
+    assert_eq!(calls("large", "n=5000", &[]), [2, 2, 1 + 5 + 2, 1 + 5, 1]);
+    assert_eq!(calls("small", "n=50", &[]), [0, 0, 1 + 3, 1, 1]);
     // A driver that refuses is asked once for each.
-    assert_eq!(calls("refused", "n=5000", &[("INFC_FAKE_CUDA_REGISTERS", "0")]), [2, 0, 1 + 5, 1 + 5, 1]);
+    assert_eq!(calls("refused", "n=5000", &[("INFC_FAKE_CUDA_REGISTERS", "0")]), [2, 0, 1 + 5 + 2, 1 + 5, 1]);
 }
 
 #[test]
