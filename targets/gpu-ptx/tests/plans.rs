@@ -145,7 +145,9 @@ fn matmul(dtype: &str, m: &str, k: i64, n: i64) -> String {
 
 #[test]
 fn products_of_floats_in_tiles() {
-    check(&matmul("f32", "70", 40, 66), Math::F32, &["tile", "row=fma", "block=64x64x16"]);
+    // Tiles of 32 rows, where not all multiprocessors have one of 64.
+    check(&matmul("f32", "70", 40, 66), Math::F32, &["tile", "row=fma", "block=32x64x16"]);
+    check(&matmul("f32", "64", 8, 132 * 64), Math::F32, &["row=fma", "block=64x64x16"]);
     check(&matmul("f32", "n", 33, 65), Math::F32, &["row=fma"]);
     check(&matmul("f64", "20", 17, 30), Math::F32, &["row=fma"]);
 }
