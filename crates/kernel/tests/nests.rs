@@ -27,6 +27,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         byte_pairs: false,
         bf16_dot: false,
         slow_bf16_dot: false,
+        panel_ahead: 0,
         f16_fma: false,
         tile_bf16: false,
         tile_f16: false,

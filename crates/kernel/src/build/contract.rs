@@ -425,6 +425,27 @@ impl Tile<'_> {
         extents
     }
 
+    /// What of the panel comes some steps later, where L1 does not hold the panel and the machine wants to be told.
+    fn this_panel(&self, cx: &Cx, group: i64, k: &[Expr]) -> Vec<Stmt> {
+        let (&Source::Packed(source), steps) = (&self.source, i64::from(cx.target.panel_ahead)) else { return vec![] };
+        let bytes = self.b.read.dtype().bytes() as i64;
+        let Some(mut dims) = self.k_axes().iter().map(|e| e.known()).collect::<Option<Vec<i64>>>() else { return vec![] };
+        let Some(last) = dims.last_mut() else { return vec![] };
+        *last /= group;
+        let (depth, nr) = (dims.iter().product::<i64>(), self.p.nr as i64 * group);
+        if steps == 0 || depth * nr * bytes <= cx.target.l1_bytes as i64 * 2 / 3 {
+            return vec![];
+        }
+        let flat = k.iter().zip(&dims).fold(Expr::int(0), |flat, (&v, &d)| flat * d + v);
+        let innermost = if group == 1 { dims.len() + 1 } else { dims.len() + 2 };
+        let fetch = |line: i64| {
+            let mut index = vec![Expr::int(0); innermost + 1];
+            (index[0], index[innermost]) = (self.n0.div(Expr::from(self.p.nr)), (flat + steps) * nr + line * LINE / bytes);
+            Stmt::Prefetch { buffer: source as u32, index: index.into_iter().map(Scalar::index).collect() }
+        };
+        (0..(nr * bytes + LINE - 1) / LINE).map(fetch).collect()
+    }
+
     /// In each step of the k loop, something of the panel that comes next: when its turn comes, all of it is near. Panels are
     /// read from memory once a run, and what the machine fetches ahead by itself ends at a page.
     fn next_panel(&self, group: i64, k: &[Expr]) -> Option<Stmt> {
@@ -614,7 +635,8 @@ impl Tile<'_> {
             cx.put(acc, &[i, v], next)
         });
         let ahead = self.next_panel(group, &k).filter(|_| !tail && group == self.members);
-        let mut sum: Vec<Stmt> = ahead.into_iter().chain([sum]).collect();
+        let here = if tail || group != self.members { vec![] } else { self.this_panel(cx, group, &k) };
+        let mut sum: Vec<Stmt> = ahead.into_iter().chain(here).chain([sum]).collect();
         let mut extents: Vec<Expr> = ranges.into_iter().map(|r| r.1).collect();
         if let Some(last) = extents.last_mut().filter(|_| group > 1) {
             *last = last.div(Expr::int(group));
