@@ -80,6 +80,9 @@ pub struct TargetDesc {
     /// Weights stay as narrow as their values are, also where widening them costs time.
     #[serde(default)]
     pub small: bool,
+    /// Bytes in a cycle of weights that come from L2 beside arithmetic.
+    #[serde(default = "near")]
+    pub l2_bytes_per_cycle: u32,
     /// Bytes of L1 data cache.
     pub l1_bytes: u64,
     /// Bytes of one way of the L1 data cache: addresses so far apart share a set. 0 where that does not matter.
@@ -132,6 +135,11 @@ impl Math {
     pub fn name(self) -> &'static str {
         Math::ALL.iter().find(|m| m.0 == self).map_or("f32", |m| m.1)
     }
+}
+
+/// What most machines bring from L2 in a cycle.
+fn near() -> u32 {
+    32
 }
 
 impl TargetDesc {

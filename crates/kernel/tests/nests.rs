@@ -28,6 +28,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         bf16_dot: false,
         slow_bf16_dot: false,
         panel_ahead: 0,
+        l2_bytes_per_cycle: 32,
         f16_fma: false,
         tile_bf16: false,
         tile_f16: false,

@@ -48,6 +48,8 @@ pub struct Frame {
     vector_bytes: i64,
     l1_bytes: i64,
     l2_bytes: i64,
+    /// Bytes a cycle of a panel that come from L2.
+    near: f64,
     /// May a tile's columns end at half a vector, as a matter of course?
     halves: bool,
     taps: Vec<Tap>,
@@ -63,8 +65,7 @@ const MOST_VECTORS: usize = 8;
 /// What half a vector costs of a whole one: half of it where units are half as wide, all of it where they are not.
 const HALF: f64 = 0.7;
 
-/// Bytes a cycle of a panel that come from L2, and from beyond.
-const NEAR: f64 = 32.0;
+/// Bytes a cycle of a panel that come from beyond L2.
 const FAR: f64 = 16.0;
 
 /// Cycles until the first line of a row of results is there to be written, from memory; the lines behind it come by themselves. Measured where nine
@@ -207,6 +208,7 @@ impl Frame {
             vector_bytes,
             l1_bytes,
             l2_bytes,
+            near: f64::from(target.l2_bytes_per_cycle),
             halves,
             taps,
             lines,
@@ -266,7 +268,7 @@ impl Frame {
         let loads = (mr + vectors) as f64 / 2.0;
         // Neighbouring tiles leave out the same of it.
         let panel = (self.depth as f64 * shares[mr - 1]) as i64 * nr as i64 * self.vector_bytes;
-        let rate = if panel <= self.l2_bytes * 3 / 4 { NEAR } else { FAR };
+        let rate = if panel <= self.l2_bytes * 3 / 4 { self.near } else { FAR };
         // Where there is but one tile of rows, each panel is read once, and nothing is to be gained.
         let near = panel <= self.l1_bytes / 2 || self.l2_bytes == 0 || mr as i64 >= self.rows;
         let stream = if near { 0.0 } else { (nr as i64 * self.vector_bytes * self.row.depth as i64) as f64 / rate };
