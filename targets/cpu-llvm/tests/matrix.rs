@@ -347,11 +347,13 @@ fn tiles_are_for_products_that_are_large_enough() {
     assert_eq!([bf16, bytes, signed].map(|d| row([64, 256, 64], d)), ["amx_bf16", "amx_u8s8", "amx_s8s8"]);
     let halves = [DType::F16; 2];
     assert_eq!(
-        [[64, 256, 64], [1, 256, 64], [64, 4, 64], [64, 254, 64]].map(|s| row(s, halves)),
+        [[64, 256, 64], [1, 1024, 1024], [64, 4, 64], [64, 254, 64]].map(|s| row(s, halves)),
         ["amx_f16", "fma", "fma", "fma"]
     );
-    // One row, or few neighbours along k.
-    assert_eq!([bf16, bytes].map(|d| row([1, 256, 64], d)), ["bf16_dot", "byte_dot"]);
+    // One row of weights that come from memory, or of those that L2 holds (bf16, as a recurrent net has them).
+    assert_eq!([bf16, bytes].map(|d| row([1, 2048, 1024], d)), ["bf16_dot", "byte_dot"]);
+    assert_eq!(row([1, 256, 1024], bf16), "amx_bf16");
+    // Few neighbours along k.
     assert_eq!([bf16, bytes].map(|d| row([64, 4, 64], d)), ["bf16_dot", "byte_dot"]);
     // 254 is twice a prime: steps would have two products.
     assert_eq!(row([64, 254, 64], bf16), "bf16_dot");
