@@ -223,7 +223,8 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
         Mode::Block(n) if long && !body.contains("wgmma") => {
             (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, LONG_REGISTERS)))
         }
-        Mode::Block(n) if by_threads && !body.contains("wgmma") => {
+        // Of larger ones it makes what is best by itself.
+        Mode::Block(n) if by_threads && n < 256 && !body.contains("wgmma") => {
             (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, THREAD_REGISTERS)))
         }
         Mode::Block(n) if cluster > 1 => {
