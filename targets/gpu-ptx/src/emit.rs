@@ -243,7 +243,7 @@ const MULTIPROCESSORS: i64 = 132;
 const REGISTERS: f64 = 65536.0;
 const MATRIX_REGISTERS: f64 = 168.0;
 const THREAD_REGISTERS: f64 = 100.0;
-const LONG_REGISTERS: f64 = 84.0;
+const LONG_REGISTERS: f64 = 128.0;
 
 /// How many blocks of so many threads a multiprocessor should hold at least. Without a word, `ptxas` aims at more, and spills for it.
 fn blocks_at_once(threads: u32, own: f64) -> u32 {
