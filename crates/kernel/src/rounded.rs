@@ -1,8 +1,8 @@
 //! Products of f32 in fewer bits: `--math bf16` and `--math f16` on CPUs with instructions for them.
 //!
 //! `sum x * w` with constant weights becomes `sum f32(x') * f32(w')`, where `x'` and `w'` are rounded: the weights here, the data
-//! by a step of its own, which fusion puts into the end of the step that makes the data, so that it is stored rounded. Others that read it later (residuals) read
-//! what is stored. Sums stay f32, and so does all that follows them up to there. Weights lie in 16 bits, half as many bytes.
+//! by a step of its own, which fusion puts into the end of the step that makes the data, so that it is stored rounded. Others that read what a convolution has
+//! rounded later (residuals) read what is stored. Sums stay f32, and so does all that follows them up to there. Weights lie in 16 bits, half as many bytes.
 //!
 //! Where instructions take pairs (the rows `bf16_dot`, `amx_bf16`, `amx_f16`), the k axis gets whole ones. Where a few products are summed up in f16
 //! (`f16_blocks`), each column of weights is multiplied by a power of two that makes its largest one as large as it may be, so that no such sum
