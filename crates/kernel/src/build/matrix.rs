@@ -138,8 +138,8 @@ fn gapped(line: Expr, stride: i64, by: Expr, count: Expr) -> Option<(i64, i64, i
     (count > 1 && tiles(whole) < count * tiles(piece)).then_some((pitch, piece, count))
 }
 
-/// Rows and columns of a task: as many rows as leave L2 room for panels, since each panel comes from further away for each block of rows; tasks that are wanted for several threads are blocks of
-/// columns, as long as there are panels enough.
+/// Rows and columns of a task: as many rows as leave L2 room for panels, since each panel comes from further away for each block of rows. Tasks that are wanted for several threads are made
+/// by cutting what is read again at less cost, then the other.
 fn blocks(
     (rows, columns, depth, batch): (i64, i64, i64, i64),
     row: i64,
@@ -154,9 +154,9 @@ fn blocks(
     // Blocks of rows read the weights again, blocks of columns the rows.
     let by_rows = depth * columns * bytes < rows * row;
     let few = |mc: usize, nc: usize| batch * ((up(rows, mr).div_ceil(mc) * up(columns, nr).div_ceil(nc)) as i64) < MANY_TASKS;
-    for rows in [by_rows, !by_rows] {
-        while work > 1 << 20 && few(mc, nc) && if rows { mc >= 4 * mr } else { nc >= 2 * nr } {
-            if rows { mc = up(mc as i64 / 2, mr) } else { nc = up(nc as i64 / 2, nr) }
+    for cut_rows in [by_rows, !by_rows] {
+        while work > 1 << 20 && few(mc, nc) && if cut_rows { mc >= 4 * mr } else { nc >= 2 * nr } {
+            if cut_rows { mc = up(mc as i64 / 2, mr) } else { nc = up(nc as i64 / 2, nr) }
         }
     }
     (mc, nc)
