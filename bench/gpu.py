@@ -179,6 +179,9 @@ def main():
         return contender(sys.argv[2], pathlib.Path(sys.argv[3]), sys.argv[4])
     binary, out, page = sys.argv[1], pathlib.Path(sys.argv[2]).resolve(), pathlib.Path(sys.argv[3])
     wanted = [(name, precision) for name, _, precision in (a.partition(":") for a in sys.argv[4:] or models.MODELS)]
+    unknown = [f"{n}:{p}" if p else n for n, p in wanted if n not in models.MODELS or p and p not in PRECISIONS]
+    if unknown:
+        sys.exit(f"unknown: {', '.join(unknown)}; networks are {', '.join(models.MODELS)}, precisions {', '.join(PRECISIONS)}")
     names = list(dict.fromkeys(name for name, _ in wanted))
     jobs = [(out / f"{name}.onnx", p) for name, precision in wanted for p in PRECISIONS if precision in ("", p)]
     out.mkdir(parents=True, exist_ok=True)

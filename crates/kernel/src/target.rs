@@ -38,7 +38,7 @@ pub struct TargetDesc {
     /// It adds up less in a cycle than multiply-adds of f32 do, and is worth while only where weights come from memory. (Granite Rapids: 121 GFLOP/s beside 238; Zen 4: 236 beside 118.)
     #[serde(default)]
     pub slow_bf16_dot: bool,
-    /// Steps of k by which a panel of weights that L1 does not hold is fetched into it from L2; 0 where the machine keeps up by itself. (Granite Rapids: f32 networks take 5 to 8 % less with 16.)
+    /// Steps of k by which a panel of weights that L1 does not hold is fetched into it from L2; 0 where the machine keeps up by itself. (Granite Rapids: f32 networks take 3 to 8 % less with 16.)
     #[serde(default)]
     pub panel_ahead: u32,
     /// Fused multiply-add and the other arithmetic on vectors of f16.

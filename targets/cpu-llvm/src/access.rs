@@ -345,7 +345,7 @@ impl Emit<'_> {
     pub fn prefetch(&mut self, buffer: usize, index: &[Scalar]) -> Result<(), Fault> {
         if let Shape::One(p) = self.shape(buffer, index)? {
             let number = |n| Val { ty: Ty::new(Elem::I32, 1), op: Operand::Int(n) };
-            // For reading, into all levels of the cache, data.
+            // An address behind the buffer is poison, which a hint may have. For reading, into all levels of the cache, data.
             self.f.intrinsic_void("llvm.prefetch", &[p.ty], &[p, number(0), number(3), number(1)]);
         }
         Ok(())

@@ -11,7 +11,7 @@ mod taps;
 pub(crate) use self::sizes::cycles;
 pub use self::sizes::{Frame, plan};
 
-pub(super) use self::sizes::MANY_TASKS;
+pub(super) use self::sizes::few_tasks;
 use self::sizes::narrow_factor;
 use self::taps::{Tap, in_line, taps};
 use super::elementwise::with_accumulator;
@@ -425,48 +425,50 @@ impl Tile<'_> {
         extents
     }
 
+    /// A hint for an element of a panel of packed columns, of whose steps of k `group` neighbours are one: of panel `number` the one at this place, in elements from its start.
+    fn fetch(&self, source: usize, group: i64, number: Expr, at: Expr) -> Stmt {
+        let innermost = self.k_axes().len() + if group == 1 { 1 } else { 2 };
+        let mut index = vec![Expr::int(0); innermost + 1];
+        (index[0], index[innermost]) = (number, at);
+        Stmt::Prefetch { buffer: source as u32, index: index.into_iter().map(Scalar::index).collect() }
+    }
+
+    /// Steps of k of a panel, elements of a step, and the number of step `k`; if the extents are known.
+    fn panel_steps(&self, group: i64, k: &[Expr]) -> Option<(i64, i64, Expr)> {
+        let mut dims: Vec<i64> = self.k_axes().iter().map(|e| e.known()).collect::<Option<_>>()?;
+        *dims.last_mut()? /= group;
+        let flat = k.iter().zip(&dims).fold(Expr::int(0), |flat, (&v, &d)| flat * d + v);
+        Some((dims.iter().product(), self.p.nr as i64 * group, flat))
+    }
+
     /// What of the panel comes some steps later, where L1 does not hold the panel and the machine wants to be told.
     fn this_panel(&self, cx: &Cx, group: i64, k: &[Expr]) -> Vec<Stmt> {
         let (&Source::Packed(source), steps) = (&self.source, i64::from(cx.target.panel_ahead)) else { return vec![] };
+        let Some((depth, nr, flat)) = self.panel_steps(group, k) else { return vec![] };
         let bytes = self.b.read.dtype().bytes() as i64;
-        let Some(mut dims) = self.k_axes().iter().map(|e| e.known()).collect::<Option<Vec<i64>>>() else { return vec![] };
-        let Some(last) = dims.last_mut() else { return vec![] };
-        *last /= group;
-        let (depth, nr) = (dims.iter().product::<i64>(), self.p.nr as i64 * group);
         if steps == 0 || depth * nr * bytes <= cx.target.l1_bytes as i64 * 2 / 3 {
             return vec![];
         }
-        let flat = k.iter().zip(&dims).fold(Expr::int(0), |flat, (&v, &d)| flat * d + v);
-        let innermost = if group == 1 { dims.len() + 1 } else { dims.len() + 2 };
-        let fetch = |line: i64| {
-            let mut index = vec![Expr::int(0); innermost + 1];
-            (index[0], index[innermost]) = (self.n0.div(Expr::from(self.p.nr)), (flat + steps) * nr + line * LINE / bytes);
-            Stmt::Prefetch { buffer: source as u32, index: index.into_iter().map(Scalar::index).collect() }
-        };
-        (0..(nr * bytes + LINE - 1) / LINE).map(fetch).collect()
+        let number = self.n0.div(Expr::from(self.p.nr));
+        let lines = (nr * bytes + LINE - 1) / LINE;
+        (0..lines).map(|line| self.fetch(source, group, number, (flat + steps) * nr + line * LINE / bytes)).collect()
     }
 
     /// In each step of the k loop, something of the panel that comes next: when its turn comes, all of it is near. Panels are
     /// read from memory once a run, and what the machine fetches ahead by itself ends at a page.
     fn next_panel(&self, group: i64, k: &[Expr]) -> Option<Stmt> {
         let Source::Packed(source) = self.source else { return None };
-        let bytes = self.b.read.dtype().bytes();
-        let mut dims: Vec<i64> = self.k_axes().iter().map(|e| e.known()).collect::<Option<_>>()?;
-        *dims.last_mut()? /= group;
-        let (depth, nr, tiles) = (dims.iter().product::<i64>(), self.p.nr as i64 * group, (self.p.mc / self.p.mr) as i64);
+        let (depth, nr, flat) = self.panel_steps(group, k)?;
+        let (bytes, tiles) = (self.b.read.dtype().bytes() as i64, (self.p.mc / self.p.mr) as i64);
         let step = (nr + tiles - 1) / tiles; // elements in each step of k, so that all tiles together fetch a panel
-        if depth * nr * bytes as i64 <= PAGE || step * bytes as i64 > LINE {
+        if depth * nr * bytes <= PAGE || step * bytes > LINE {
             return None;
         }
-        let flat = k.iter().zip(&dims).fold(Expr::int(0), |flat, (&v, &d)| flat * d + v);
         let tile = self.m_tile.min(Expr::int(nr / step - 1).max(Expr::int(0)));
-        let at = tile * (depth * step) + flat * step;
         let columns = Expr::from(self.p.nr);
         let last = self.columns.div_ceil(columns) - 1;
-        let innermost = if group == 1 { dims.len() + 1 } else { dims.len() + 2 };
-        let mut index = vec![Expr::int(0); innermost + 1];
-        (index[0], index[innermost]) = ((self.n0.div(columns) + 1).min(last), at);
-        Some(Stmt::Prefetch { buffer: source as u32, index: index.into_iter().map(Scalar::index).collect() })
+        let number = (self.n0.div(columns) + 1).min(last);
+        Some(self.fetch(source, group, number, tile * (depth * step) + flat * step))
     }
 
     /// What the end of the tile reads and writes beside the sums, a line of the cache at a time: it comes while the sums are made.

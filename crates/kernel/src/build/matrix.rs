@@ -9,7 +9,7 @@
 //!
 //! All rows of a task pass a panel of columns before the next one comes.
 
-use super::contract::{self, Factor, MANY_TASKS, factors, inside, pack_index};
+use super::contract::{self, Factor, factors, few_tasks, inside, pack_index};
 use super::{Cx, Operand, for_each, pack};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::{Brgemm, Matrix, Panels, guess};
@@ -153,7 +153,7 @@ fn blocks(
     let work = batch * rows * columns * depth;
     // Blocks of rows read the weights again, blocks of columns the rows.
     let by_rows = depth * columns * bytes < rows * row;
-    let few = |mc: usize, nc: usize| batch * ((up(rows, mr).div_ceil(mc) * up(columns, nr).div_ceil(nc)) as i64) < MANY_TASKS;
+    let few = |mc: usize, nc: usize| few_tasks((rows, columns, batch), mc, nc);
     for cut_rows in [by_rows, !by_rows] {
         while work > 1 << 20 && few(mc, nc) && if cut_rows { mc >= 4 * mr } else { nc >= 2 * nr } {
             if cut_rows { mc = up(mc as i64 / 2, mr) } else { nc = up(nc as i64 / 2, nr) }

@@ -215,7 +215,7 @@ pub enum Stmt {
         buffer: u32,
     },
     /// A hint that the element will be read soon. It changes no value and never fails: its address may lie anywhere in the buffer,
-    /// whatever the dims say.
+    /// whatever the dims say, or a little behind its end.
     Prefetch {
         /// The buffer, a parameter.
         buffer: u32,

@@ -433,10 +433,15 @@ fn tasks((rows, columns, batch): (i64, i64, i64), mc: usize, nc: usize) -> i64 {
     batch * of(rows, mc) * of(columns, nc)
 }
 
+/// Are these fewer tasks than large products should have?
+pub(in crate::build) fn few_tasks(size: (i64, i64, i64), mc: usize, nc: usize) -> bool {
+    tasks(size, mc, nc) < MANY_TASKS
+}
+
 /// Rows and columns of a task. The loop over columns is the outer one: a panel of b stays in L2 while all rows of the task pass, so
 /// the more rows a task has, the less often b comes from memory; a's block (`row` bytes a row) shall stay in L2 beside it, unless that leaves
 /// too few rows. Large products have at least eight tasks.
-pub(in crate::build) fn blocks(
+fn blocks(
     (rows, columns, depth, batch): (i64, i64, i64, i64),
     row: i64,
     (mr, nr): (usize, usize),
@@ -447,7 +452,7 @@ pub(in crate::build) fn blocks(
     let mut mc = up((room / row.max(1)).max(FEWEST_ROWS), mr).min(up(rows, mr));
     let mut nc = up(columns, nr);
     let work = batch * rows * columns * depth;
-    let few = |mc: usize, nc: usize| tasks((rows, columns, batch), mc, nc) < MANY_TASKS;
+    let few = |mc: usize, nc: usize| few_tasks((rows, columns, batch), mc, nc);
     while work > 1 << 21 && few(mc, nc) && mc as i64 >= 2 * FEWEST_ROWS {
         mc = up(mc as i64 / 2, mr);
     }
@@ -458,7 +463,7 @@ pub(in crate::build) fn blocks(
 }
 
 /// As many tasks as large products have at least.
-pub(in crate::build) const MANY_TASKS: i64 = 8;
+const MANY_TASKS: i64 = 8;
 
 /// Rows that make reading b from memory worth it: two operations a row for each element.
 const FEWEST_ROWS: i64 = 48;
