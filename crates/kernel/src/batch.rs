@@ -9,7 +9,7 @@
 
 use self::account::{Member, Touch};
 use crate::attention::Attentions;
-use crate::build::contract;
+use crate::build::{Operand, contract, matrix};
 use crate::loops::Access;
 use crate::plan::Plan;
 use crate::program::{declare, prepare};
@@ -236,6 +236,7 @@ fn narrowed(c: &Compute, g: i64) -> Compute {
 pub(crate) fn same_sums(a: &Plan, b: &Plan) -> bool {
     match (a, b) {
         (Plan::Brgemm(a), Plan::Brgemm(b)) => a.row == b.row,
+        (Plan::Matrix(a), Plan::Matrix(b)) => (a.row, a.products) == (b.row, b.products),
         (Plan::Sparse(a), Plan::Sparse(b)) => (a.form, a.lanes, a.window) == (b.form, b.lanes, b.window),
         (Plan::Dots(a), Plan::Dots(b)) => a.lanes == b.lanes,
         (Plan::RowReduce(a), Plan::RowReduce(b)) => a.lanes == b.lanes,
@@ -251,12 +252,13 @@ fn member(work: &Work, task: &Task, b: i64, groups: &[i64], target: &TargetDesc)
     let used = task.step.sources();
     let mut operands: Vec<_> = task.sources.iter().map(|&s| declare(work, s, Access::Read)).collect();
     operands.push(declare(work, task.out, Access::Write));
-    let cycles = |step: &Step, plan: &Plan| match (step, plan) {
+    let cycles = |step: &Step, operands: &[Operand], plan: &Plan| match (step, plan) {
         (Step::Compute(c), Plan::Brgemm(p)) => contract::cycles(c, p, target),
+        (Step::Compute(c), Plan::Matrix(p)) => matrix::cycles(c, operands, p).expect("the plan is one of these operands"),
         _ => 0.0,
     };
-    let (step, _, whole) = prepare(task.step.clone(), operands.clone(), target);
-    let all = cycles(&step, &whole);
+    let (step, own, whole) = prepare(task.step.clone(), operands.clone(), target);
+    let all = cycles(&step, &own, &whole);
     let more = groups.iter().map(|&g| {
         let mut few = operands.clone();
         let last = few.len() - 1;
@@ -265,8 +267,8 @@ fn member(work: &Work, task: &Task, b: i64, groups: &[i64], target: &TargetDesc)
                 o.buffer.dims[0] = Expr::int(g);
             }
         }
-        let (step, _, plan) = prepare(Step::Compute(narrowed(c, g)), few, target);
-        same_sums(&whole, &plan).then(|| cycles(&step, &plan) * (b / g) as f64 - all)
+        let (step, own, plan) = prepare(Step::Compute(narrowed(c, g)), few, target);
+        same_sums(&whole, &plan).then(|| cycles(&step, &own, &plan) * (b / g) as f64 - all)
     });
     let more = more.collect();
     let bytes = |id: Id| {

@@ -4,6 +4,9 @@
 //! by a step of its own, which fusion puts into the end of the step that makes the data, so that it is stored rounded. Others that read what a convolution has
 //! rounded later (residuals) read what is stored. Sums stay f32, and so does all that follows them up to there. Weights lie in 16 bits, half as many bytes.
 //!
+//! A convolution that no row takes (depthwise, grouped) reads what such products have made, and what follows them element by element, rounded too: its weights and its arithmetic stay f32, but what lies
+//! between two convolutions takes half the bytes.
+//!
 //! Where instructions take pairs (the rows `bf16_dot`, `amx_bf16`, `amx_f16`), the k axis gets whole ones. Where a few products are summed up in f16
 //! (`f16_blocks`), each column of weights is multiplied by a power of two that makes its largest one as large as it may be, so that no such sum
 //! leaves the range of f16; the sum is multiplied by the inverse. Both are exact. So are products of tensors that are f16 from the beginning.
@@ -23,7 +26,7 @@ use crate::work::{Id, Item, Memory, Task, Work};
 use infc_ir::compute::{Compute, Reducer, Step};
 use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr, Tensor, TensorType};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// How factors are rounded.
 #[derive(Clone, Copy)]
@@ -76,6 +79,8 @@ type Rounded = HashMap<Id, Id>;
 struct Data {
     all: Rounded,
     pictures: Rounded,
+    /// What convolutions in fewer bits have made, and what was made of nothing else, element by element.
+    made: HashSet<Id>,
 }
 
 /// Weights that are rounded already, by the tensor and, where columns are scaled, its axis of columns; with the factors of columns.
@@ -87,13 +92,26 @@ fn walk(work: &mut Work, form: Form, items: &mut Vec<Item>, weights: &mut Weight
     for mut item in std::mem::take(items) {
         match &mut item {
             Item::Task(task) => {
-                if let Some(better) = rounded(work, form, task, weights, &mut data, &mut out) {
-                    *task = better;
-                }
+                let convolution = is_convolution(work, task);
+                let made = match rounded(work, form, task, convolution, weights, &mut data, &mut out) {
+                    Some(better) => {
+                        *task = better;
+                        convolution
+                    }
+                    None if convolution => {
+                        round_window(work, form, task, &mut data, &mut out);
+                        false
+                    }
+                    None => follows(work, task, &data.made),
+                };
                 read_rounded(work, form, task, &data.pictures);
                 let written = work.root(task.out);
                 data.all.retain(|&x, _| work.root(x) != written);
                 data.pictures.retain(|&x, _| work.root(x) != written);
+                data.made.retain(|&x| work.root(x) != written);
+                if made {
+                    data.made.insert(task.out);
+                }
             }
             Item::If { then, otherwise, .. } => {
                 walk(work, form, then, weights);
@@ -168,6 +186,7 @@ fn rounded(
     work: &mut Work,
     form: Form,
     task: &Task,
+    convolution: bool,
     weights: &mut Weights,
     data: &mut Data,
     before: &mut Vec<Item>,
@@ -176,7 +195,6 @@ fn rounded(
     let [x, w] = p.reads;
     let (x_id, w_id) = (task.sources[source_of(x)], task.sources[source_of(w)]);
     let (new_w, scales) = narrow_weights(work, form, w_id, p.column, weights)?;
-    let convolution = is_convolution(work, task);
     let new_x = match x.dtype() == form.dtype {
         true => x_id,
         false => {
@@ -244,6 +262,31 @@ fn rounded(
         out.prune();
         out
     }))
+}
+
+/// Is it made element by element of what convolutions in fewer bits have made, and of constants?
+fn follows(work: &Work, task: &Task, made: &HashSet<Id>) -> bool {
+    let Step::Compute(c) = &task.step else { return false };
+    let constant = |id: &Id| matches!(work.tensor(*id).memory, Memory::Constant(_));
+    c.reduction.is_none()
+        && task.sources.iter().any(|id| made.contains(id))
+        && task.sources.iter().all(|id| made.contains(id) || constant(id))
+}
+
+/// Rounds the data of a convolution that no row takes, where it comes from one that is taken in fewer bits; a step before the task does that.
+fn round_window(work: &mut Work, form: Form, task: &Task, data: &mut Data, before: &mut Vec<Item>) {
+    for &x in &task.sources {
+        if !data.made.contains(&x) || data.pictures.contains_key(&x) {
+            continue;
+        }
+        let id = *data.all.entry(x).or_insert_with(|| {
+            let (id, rounding) = rounding_task(work, form, x, &task.node);
+            before.push(Item::Task(rounding));
+            id
+        });
+        work.tensors[id.index()].order = channels_last(work.tensor(id).ty.rank());
+        data.pictures.insert(x, id);
+    }
 }
 
 /// Where a tensor that is to be rounded is the largest of some elements of another one (a pooling), that one is rounded: rounding keeps the order, so the largest is the same, and is read and stored in

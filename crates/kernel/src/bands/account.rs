@@ -8,7 +8,7 @@
 use super::{Member, Region, Rows, height};
 use crate::batch::account::{BEYOND, LAUNCH, best};
 use crate::batch::same_sums;
-use crate::build::contract;
+use crate::build::{contract, matrix};
 use crate::cost;
 use crate::loops::Access;
 use crate::math;
@@ -222,20 +222,18 @@ impl Account<'_> {
             let mut operands: Vec<_> = m.task.sources.iter().map(|&s| declare(work, s, Access::Read)).collect();
             operands.push(declare(work, m.task.out, Access::Write));
             operands.last_mut()?.buffer.dims[super::ROWS] = Expr::int(rows);
-            let (step, _, plan) = prepare(Step::Compute(c), operands, self.target);
-            Some((step, plan))
+            Some(prepare(Step::Compute(c), operands, self.target))
         };
-        let known = plan(rows).zip(plan(all)).filter(|(some, all)| same_sums(&all.1, &some.1)).map(|((step, plan), _)| {
+        let known = plan(rows).zip(plan(all)).filter(|(some, all)| same_sums(&all.2, &some.2)).map(|((step, operands, plan), _)| {
             // Functions count as the arithmetic that they are.
             let step = step.map(&mut |s| math::lower(s, self.target.fma));
             let Step::Compute(c) = &step else { return 0.0 };
             // Two operations in a cycle.
             let vectors = |operations: Expr| operations.known().unwrap_or(0) as f64 / (2 * self.target.lanes(widest(c))) as f64;
+            let ends = || vectors(cost::operations(&Step::Compute(Compute { reduction: None, ..c.clone() })));
             match &plan {
-                Plan::Brgemm(p) => {
-                    let ends = Step::Compute(Compute { reduction: None, ..c.clone() });
-                    contract::cycles(c, p, self.target) + vectors(cost::operations(&ends))
-                }
+                Plan::Brgemm(p) => contract::cycles(c, p, self.target) + ends(),
+                Plan::Matrix(p) => matrix::cycles(c, &operands, p).expect("the plan is one of these operands") + ends(),
                 _ => vectors(cost::operations(&step)),
             }
         });

@@ -215,13 +215,7 @@ pub fn fitting(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDes
     let depth: i64 = c.reduction.as_ref()?.axes.iter().map(|e| e.known()).product::<Option<i64>>()?;
     let columns = guess(c.dims[p.n]);
     let tiles = guess(l.count) * (guess(l.line) + rows - 1) / rows;
-    let steps = depth / products as i64;
-    let cycles = |[down, across]: [usize; 2]| {
-        let groups = (tiles as f64 / down as f64).ceil() * ((columns as f64 / TILE as f64).ceil() / across as f64).ceil();
-        let products = (down * across) as f64 / row.per_cycle;
-        let step = products.max((down + across) as f64 * LOAD).max(row.latency);
-        groups * (steps as f64 * step + (down * across) as f64 * rows as f64 * FINISH)
-    };
+    let cycles = |shape: [usize; 2]| tile_cycles((tiles, columns, depth / products as i64), rows, shape, row);
     let shapes = [[2, 2], [3, 1], [1, 3], [2, 1], [1, 2], [1, 1]];
     debug_assert!(shapes.iter().all(|[d, a]| d * a + d + a <= REGISTERS));
     let best = shapes.into_iter().min_by(|x, y| cycles(*x).total_cmp(&cycles(*y)))?;
@@ -244,6 +238,27 @@ pub fn fitting(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDes
         row: row.name,
     };
     Some((plan, cycles(best)))
+}
+
+/// Cycles of so many tiles of rows with all columns, in such groups.
+fn tile_cycles((tiles, columns, steps): (i64, i64, i64), rows: i64, [down, across]: [usize; 2], row: &Row) -> f64 {
+    let groups = (tiles as f64 / down as f64).ceil() * ((columns as f64 / TILE as f64).ceil() / across as f64).ceil();
+    let products = (down * across) as f64 / row.per_cycle;
+    let step = products.max((down + across) as f64 * LOAD).max(row.latency);
+    groups * (steps as f64 * step + (down * across) as f64 * rows as f64 * FINISH)
+}
+
+/// Cycles of the plan by the same account: all of its tasks, with what follows the sums as [`FINISH`] has it.
+pub fn cycles(c: &Compute, operands: &[Operand], p: &Matrix) -> Option<f64> {
+    let f = factors(c)?;
+    let a = &f[p.broadcast];
+    let l = lines(c, a, &operands[a.source], &p.m)?;
+    let rows = p.rows as i64;
+    let depth: i64 = c.reduction.as_ref()?.axes.iter().map(|e| e.known()).product::<Option<i64>>()?;
+    let tiles = guess(l.count) * (guess(l.line) + rows - 1) / rows;
+    let batch: i64 = (0..c.dims.len()).filter(|a| *a != p.n && !p.m.contains(a)).map(|a| guess(c.dims[a])).product();
+    let row = rows::named(p.row).expect("a plan names a row of the table");
+    Some(batch as f64 * tile_cycles((tiles, guess(c.dims[p.n]), depth / p.products as i64), rows, p.tiles, row))
 }
 
 fn guess_rows(c: &Compute, p: &Brgemm) -> i64 {
