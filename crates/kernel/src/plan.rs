@@ -14,7 +14,8 @@ use crate::target::TargetDesc;
 use infc_ir::Expr;
 use infc_ir::compute::{Compute, Reducer, Step};
 use infc_ir::expr::Ranges;
-use infc_ir::scalar::Kind;
+use infc_ir::DType;
+use infc_ir::scalar::{Kind, Scalar};
 use std::fmt;
 
 /// How one step is computed.
@@ -330,9 +331,9 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
         .as_ref()
         .is_some_and(|r| r.kind.combine().is_some() && r.axes.iter().all(|e| e.known().is_some_and(|e| e <= 32)));
     let next = order.len().checked_sub(2).map_or(1, |k| guess(c.dims[order[k]]));
-    // Neighbours share more of what wide windows read; all that they read, weights and sums shall stay in registers.
+    // Neighbours share more of what wide windows read, and what has to be widened before it is used; all that they read, weights and sums shall stay in registers.
     let most = (i64::from(target.vector_registers) - 4) / 2;
-    let wide = c.reduction.as_ref().and_then(|r| r.axes.last()?.known()).is_some_and(|e| e >= 5);
+    let wide = c.reduction.as_ref().is_some_and(|r| r.axes.last().and_then(|e| e.known()).is_some_and(|e| e >= 5) || widens(r.body));
     let wanted: Vec<i64> =
         if wide { [8, 7, 6, 5, 4] } else { [4, 7, 5, 6, 8] }.into_iter().filter(|&j| j <= most.max(4)).collect();
     let jam = if windowed { neighbours(next, &wanted) } else { 1 };
@@ -345,6 +346,17 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
     let chunk = outer.map_or(chunk, |o| chunk.min(o.max(1) as usize));
     let taps = if jam > 1 && lanes >= 4 { elementwise::taps(c, operands, *order.last().expect("an axis"), target) } else { None };
     Elementwise { order, lanes, jam, chunk, taps }
+}
+
+/// Does it widen 16 bits that it reads?
+fn widens(s: Scalar) -> bool {
+    let mut found = false;
+    s.visit(&mut |n| {
+        if let Kind::Cast(x) = n.kind() {
+            found |= matches!(x.dtype(), DType::BF16 | DType::F16) && matches!(x.kind(), Kind::Read { .. });
+        }
+    });
+    found
 }
 
 /// How many neighbours of a line are computed together: the first of `wanted` that divides the line, else what leaves the least to compute
