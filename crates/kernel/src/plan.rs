@@ -11,10 +11,10 @@ use crate::build::updates::Updates;
 use crate::build::{Operand, contract, dots, elementwise, matrix, network, sparse, tile, updates};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
+use infc_ir::DType;
 use infc_ir::Expr;
 use infc_ir::compute::{Compute, Reducer, Step};
 use infc_ir::expr::Ranges;
-use infc_ir::DType;
 use infc_ir::scalar::{Kind, Scalar};
 use std::fmt;
 
@@ -101,6 +101,8 @@ pub struct Matrix {
     pub groups: usize,
     /// Columns of a task.
     pub nc: usize,
+    /// Each group of rows passes all columns of the task before the next one comes; otherwise each panel of columns passes all rows.
+    pub rows_first: bool,
     /// The row of [`crate::rows::ROWS`] that adds the products up.
     pub row: &'static str,
 }
@@ -333,7 +335,8 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
     let next = order.len().checked_sub(2).map_or(1, |k| guess(c.dims[order[k]]));
     // Neighbours share more of what wide windows read, and what has to be widened before it is used; all that they read, weights and sums shall stay in registers.
     let most = (i64::from(target.vector_registers) - 4) / 2;
-    let wide = c.reduction.as_ref().is_some_and(|r| r.axes.last().and_then(|e| e.known()).is_some_and(|e| e >= 5) || widens(r.body));
+    let wide =
+        c.reduction.as_ref().is_some_and(|r| r.axes.last().and_then(|e| e.known()).is_some_and(|e| e >= 5) || widens(r.body));
     let wanted: Vec<i64> =
         if wide { [8, 7, 6, 5, 4] } else { [4, 7, 5, 6, 8] }.into_iter().filter(|&j| j <= most.max(4)).collect();
     let jam = if windowed { neighbours(next, &wanted) } else { 1 };
@@ -469,7 +472,8 @@ impl fmt::Display for Plan {
                     f,
                     "matrix rows={} products={} tiles={down}x{across} groups={} nc={} m={:?} n={} broadcast={} row={}",
                     p.rows, p.products, p.groups, p.nc, p.m, p.n, p.broadcast, p.row
-                )
+                )?;
+                if p.rows_first { write!(f, " rows first") } else { Ok(()) }
             }
             Plan::Sparse(s) => {
                 write!(

@@ -4,8 +4,8 @@
 //! by a step of its own, which fusion puts into the end of the step that makes the data, so that it is stored rounded. Others that read what a convolution has
 //! rounded later (residuals) read what is stored. Sums stay f32, and so does all that follows them up to there. Weights lie in 16 bits, half as many bytes.
 //!
-//! A convolution that no row takes (depthwise, grouped) reads what such products have made, and what follows them element by element, rounded too: its weights and its arithmetic stay f32, but what lies
-//! between two convolutions takes half the bytes.
+//! A convolution that no row takes (depthwise, grouped) reads what such convolutions have made, and what follows them element by element, rounded too: its weights and its arithmetic stay f32, but what lies
+//! between two convolutions takes half the bytes. So does a sum of what two of them have made; the later one's is not stored, since the sum becomes its end.
 //!
 //! Where instructions take pairs (the rows `bf16_dot`, `amx_bf16`, `amx_f16`), the k axis gets whole ones. Where a few products are summed up in f16
 //! (`f16_blocks`), each column of weights is multiplied by a power of two that makes its largest one as large as it may be, so that no such sum
@@ -26,7 +26,7 @@ use crate::work::{Id, Item, Memory, Task, Work};
 use infc_ir::compute::{Compute, Reducer, Step};
 use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr, Tensor, TensorType};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// How factors are rounded.
 #[derive(Clone, Copy)]
@@ -79,8 +79,8 @@ type Rounded = HashMap<Id, Id>;
 struct Data {
     all: Rounded,
     pictures: Rounded,
-    /// What convolutions in fewer bits have made, and what was made of nothing else, element by element.
-    made: HashSet<Id>,
+    /// What convolutions in fewer bits have made, and what was made of nothing else, element by element; with a number that grows.
+    made: HashMap<Id, usize>,
 }
 
 /// Weights that are rounded already, by the tensor and, where columns are scaled, its axis of columns; with the factors of columns.
@@ -98,19 +98,21 @@ fn walk(work: &mut Work, form: Form, items: &mut Vec<Item>, weights: &mut Weight
                         *task = better;
                         convolution
                     }
-                    None if convolution => {
-                        round_window(work, form, task, &mut data, &mut out);
-                        false
+                    None => {
+                        let follows = follows(work, task, &data.made);
+                        if convolution || follows {
+                            round_between(work, form, task, convolution, &mut data, &mut out);
+                        }
+                        follows
                     }
-                    None => follows(work, task, &data.made),
                 };
                 read_rounded(work, form, task, &data.pictures);
                 let written = work.root(task.out);
                 data.all.retain(|&x, _| work.root(x) != written);
                 data.pictures.retain(|&x, _| work.root(x) != written);
-                data.made.retain(|&x| work.root(x) != written);
+                data.made.retain(|&x, _| work.root(x) != written);
                 if made {
-                    data.made.insert(task.out);
+                    data.made.insert(task.out, out.len());
                 }
             }
             Item::If { then, otherwise, .. } => {
@@ -265,18 +267,20 @@ fn rounded(
 }
 
 /// Is it made element by element of what convolutions in fewer bits have made, and of constants?
-fn follows(work: &Work, task: &Task, made: &HashSet<Id>) -> bool {
+fn follows(work: &Work, task: &Task, made: &HashMap<Id, usize>) -> bool {
     let Step::Compute(c) = &task.step else { return false };
     let constant = |id: &Id| matches!(work.tensor(*id).memory, Memory::Constant(_));
     c.reduction.is_none()
-        && task.sources.iter().any(|id| made.contains(id))
-        && task.sources.iter().all(|id| made.contains(id) || constant(id))
+        && task.sources.iter().any(|id| made.contains_key(id))
+        && task.sources.iter().all(|id| made.contains_key(id) || constant(id))
 }
 
-/// Rounds the data of a convolution that no row takes, where it comes from one that is taken in fewer bits; a step before the task does that.
-fn round_window(work: &mut Work, form: Form, task: &Task, data: &mut Data, before: &mut Vec<Item>) {
-    for &x in &task.sources {
-        if !data.made.contains(&x) || data.pictures.contains_key(&x) {
+/// Rounds what convolutions in fewer bits have made for a convolution that no row takes, and all but the latest of that for another step; steps before the task do that.
+fn round_between(work: &mut Work, form: Form, task: &Task, convolution: bool, data: &mut Data, before: &mut Vec<Item>) {
+    let made: Vec<(usize, Id)> = task.sources.iter().filter_map(|&x| Some((*data.made.get(&x)?, x))).collect();
+    let latest = made.iter().max().copied();
+    for (number, x) in made {
+        if !convolution && Some((number, x)) == latest || data.pictures.contains_key(&x) {
             continue;
         }
         let id = *data.all.entry(x).or_insert_with(|| {

@@ -224,19 +224,21 @@ impl Account<'_> {
             operands.last_mut()?.buffer.dims[super::ROWS] = Expr::int(rows);
             Some(prepare(Step::Compute(c), operands, self.target))
         };
-        let known = plan(rows).zip(plan(all)).filter(|(some, all)| same_sums(&all.2, &some.2)).map(|((step, operands, plan), _)| {
-            // Functions count as the arithmetic that they are.
-            let step = step.map(&mut |s| math::lower(s, self.target.fma));
-            let Step::Compute(c) = &step else { return 0.0 };
-            // Two operations in a cycle.
-            let vectors = |operations: Expr| operations.known().unwrap_or(0) as f64 / (2 * self.target.lanes(widest(c))) as f64;
-            let ends = || vectors(cost::operations(&Step::Compute(Compute { reduction: None, ..c.clone() })));
-            match &plan {
-                Plan::Brgemm(p) => contract::cycles(c, p, self.target) + ends(),
-                Plan::Matrix(p) => matrix::cycles(c, &operands, p).expect("the plan is one of these operands") + ends(),
-                _ => vectors(cost::operations(&step)),
-            }
-        });
+        let known =
+            plan(rows).zip(plan(all)).filter(|(some, all)| same_sums(&all.2, &some.2)).map(|((step, operands, plan), _)| {
+                // Functions count as the arithmetic that they are.
+                let step = step.map(&mut |s| math::lower(s, self.target.fma));
+                let Step::Compute(c) = &step else { return 0.0 };
+                // Two operations in a cycle.
+                let vectors =
+                    |operations: Expr| operations.known().unwrap_or(0) as f64 / (2 * self.target.lanes(widest(c))) as f64;
+                let ends = || vectors(cost::operations(&Step::Compute(Compute { reduction: None, ..c.clone() })));
+                match &plan {
+                    Plan::Brgemm(p) => contract::cycles(c, p, self.target) + ends(),
+                    Plan::Matrix(p) => matrix::cycles(c, &operands, p).expect("the plan is one of these operands") + ends(),
+                    _ => vectors(cost::operations(&step)),
+                }
+            });
         self.cycles.insert((k, rows), known);
         known
     }

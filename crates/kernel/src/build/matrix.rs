@@ -7,7 +7,8 @@
 //! small picture with a border) are one line where that makes fewer tiles: what lies in the gaps is multiplied too, and not stored. An instruction takes as long for few rows as
 //! for 16. Sums go to scratch, and what follows them runs on vectors as everywhere.
 //!
-//! All rows of a task pass a panel of columns before the next one comes.
+//! All rows of a task pass a panel of columns before the next one comes. Where L1 holds the weights of all columns of a task, it is the other way round: what is read and written beside the products (residuals, results)
+//! then lies together, and not a line here and there.
 
 use super::contract::{self, Factor, factors, few_tasks, inside, pack_index};
 use super::{Cx, Operand, for_each, pack};
@@ -225,6 +226,7 @@ pub fn fitting(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDes
     let shared = whole.map_or(depth, |all| depth.min(all / guess_rows(c, p).max(1)).max(1));
     let batch: i64 = (0..c.dims.len()).filter(|a| *a != p.n && !p.m.contains(a)).map(|a| guess(c.dims[a])).product();
     let size = (tiles * rows, columns, depth, batch);
+    let weights = |nc: usize| depth * nc as i64 * bytes as i64;
     let (mc, nc) = blocks(size, shared * bytes as i64, (mr, nr), bytes as i64, target.l2_bytes as i64);
     let plan = Matrix {
         broadcast: p.broadcast,
@@ -235,6 +237,7 @@ pub fn fitting(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDes
         tiles: best,
         groups: mc / mr,
         nc,
+        rows_first: nc > nr && weights(nc) <= target.l1_bytes as i64 * 3 / 4,
         row: row.name,
     };
     Some((plan, cycles(best)))
@@ -331,10 +334,9 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Matrix) {
     let acc = cx.scratch("acc", nest.sums(), &[down, across, p.rows, TILE], Space::Reg);
     let sums = cx.scratch("sums", nest.sums(), &[down * p.rows, nr], Space::Tile);
     let body = nest.group(cx, acc, sums);
-    let body = inside(first, tiles, p.groups * down, body);
-    let body = vec![for_each(m_tile, Expr::from(p.groups), LoopKind::Serial, body)];
-    let body = inside(n0, columns, p.nc, body);
-    let mut all = vec![for_each(n_tile, Expr::from(p.nc / nr), LoopKind::Serial, body)];
+    let rows_of = |body| for_each(m_tile, Expr::from(p.groups), LoopKind::Serial, inside(first, tiles, p.groups * down, body));
+    let columns_of = |body| for_each(n_tile, Expr::from(p.nc / nr), LoopKind::Serial, inside(n0, columns, p.nc, body));
+    let mut all = vec![if p.rows_first { rows_of(vec![columns_of(body)]) } else { columns_of(vec![rows_of(body)]) }];
     if l.line.known().is_none() {
         // Fewer rows than a tile has: on vectors, from the same panels.
         let short = contract::short(cx, c, p, &f, axes, n_block);
@@ -474,7 +476,7 @@ impl Nest<'_> {
         let axes = &self.c.reduction.as_ref().expect("it reduces").axes;
         let depth: usize = axes.iter().map(|e| e.known().expect("checked by the plan") as usize).product();
         let (panel, all, line) = (depth * nr * bytes, (p.products * nr * bytes).div_ceil(LINE), (LINE / bytes) as i64);
-        if panel <= PAGE || p.groups == 1 {
+        if panel <= PAGE || p.groups == 1 || p.rows_first {
             return vec![];
         }
         let flat =
