@@ -4,11 +4,12 @@ mod support;
 
 use infc_cpu_llvm::Llvm;
 use infc_ir::compute::{Compute, Reducer, Step};
+use infc_ir::scalar::Binary;
 use infc_ir::{DType, Expr, Scalar, Tensor};
 use infc_kernel::backend::Backend;
 use infc_kernel::build::{self, Nest, Operand};
 use infc_kernel::loops::{Access, Buffer, Space};
-use infc_kernel::plan::{self, Plan};
+use infc_kernel::plan::{self, Brgemm, Panels, Plan};
 use infc_kernel::target::TargetDesc;
 use proptest::prelude::*;
 use support::*;
@@ -74,6 +75,76 @@ proptest! {
             let got: Vec<i32> = buffers[2].chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect();
             prop_assert_eq!(&got, &want, "{}", llvm.target().name);
         }
+    }
+}
+
+/// `out[m, n] = sum over k of i32(w[m, k]) * i32(x[k, n])`: a pointwise convolution whose results lie channels first, with data that does too, or not;
+/// of unsigned bytes, or of signed ones with their top bits flipped.
+fn pointwise([m, k, n]: [usize; 3], w: &[i8], (last, signed): (bool, bool), target: &TargetDesc) -> (Nest, Brgemm) {
+    let dtype = if signed { DType::I8 } else { DType::U8 };
+    let step = Compute::reduce(
+        &[m, n].map(Expr::from),
+        &[Expr::from(k)],
+        Reducer::Sum,
+        |o, r| {
+            let x = Scalar::read_at(dtype, 1, &[r[0], o[1]]);
+            let flipped = || Scalar::binary(Binary::Xor, x.bitcast(DType::U8), Scalar::int(DType::U8, 128));
+            let x = if signed { flipped() } else { x };
+            Scalar::read_at(DType::I8, 0, &[o[0], r[0]]).cast(DType::I32) * x.cast(DType::I32)
+        },
+        |_, acc| acc,
+    );
+    let weights = Tensor::from_bytes(DType::I8, [m, k], w.iter().map(|&b| b as u8).collect::<Vec<u8>>());
+    let mut data = operand(dtype, &[k, n], None);
+    if last {
+        data.buffer.strides = Buffer::strides_in_order(&data.buffer.dims, &[1, 0]);
+    }
+    let operands = [operand(DType::I8, &[m, k], Some(weights)), data, operand(DType::I32, &[m, n], None)];
+    let step = Step::Compute(step);
+    let plan = plan::choose(&step, &operands, target);
+    let Plan::Brgemm(p) = &plan else { panic!("{plan}") };
+    (build::build("pointwise", &step, &plan, &operands, target), p.clone())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn data_is_copied_in_groups(
+        m in 1usize..8, k in prop::sample::select(vec![4usize, 24, 48, 52, 5, 6, 7]), n in 9usize..40, last: bool, flip: bool,
+        xs in prop::collection::vec(unsigned(), 40 * 52), ws in prop::collection::vec(signed(), 8 * 52),
+    ) {
+        let (x, w) = (&xs[..k * n], &ws[..m * k]);
+        // As they lie in memory: the bits of signed bytes are those of unsigned ones with another top bit.
+        let at = |q: usize, j: usize| if last { j * k + q } else { q * n + j };
+        let data: Vec<u8> = x.iter().map(|&b| if flip { b ^ 128 } else { b }).collect();
+        let sum = |i: usize, j: usize| (0..k).map(|q| i32::from(w[i * k + q]) * i32::from(x[at(q, j)])).sum::<i32>();
+        let want: Vec<i32> = (0..m * n).map(|at| sum(at / n, at % n)).collect();
+        let weights: Vec<u8> = w.iter().map(|&b| b as u8).collect();
+        for llvm in hosts() {
+            let (nest, p) = pointwise([m, k, n], w, (last, flip), llvm.target());
+            // Few rows take data that lies in place as it is.
+            let (row, enough) = if llvm.target().byte_dot { ("byte_dot", 2) } else { ("byte_pairs", 4) };
+            let grouped = k % 4 == 0 && (last || m >= enough);
+            prop_assert_eq!(p.row, if grouped { row } else { "mul_add" }, "{:?} {} {:?}", (m, k, n, last), llvm.target().name, p);
+            prop_assert_eq!(!last && p.panels == Panels::Scratch, !last && grouped);
+            let w = nest.packed.iter().find(|p| p.source == 0).map_or(weights.clone(), |p| p.tensor.bytes().to_vec());
+            let mut buffers = vec![w, data.clone(), vec![0xa5; m * n * 4]];
+            prop_assert_eq!(run(&llvm, &nest.kernel, &mut buffers, &[]), 0);
+            let got: Vec<i32> = buffers[2].chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect();
+            prop_assert_eq!(&got, &want, "{} {:?}", llvm.target().name, p);
+        }
+    }
+}
+
+#[test]
+fn groups_are_copied_as_words() {
+    for last in [false, true] {
+        let llvm = Llvm::named("x86-64-v4-vnni").expect("a machine of this backend");
+        let (nest, p) = pointwise([48, 48, 40], &[1; 48 * 48], (last, false), llvm.target());
+        let asm = llvm.emit_text(std::slice::from_ref(&nest.kernel), "asm").expect("text");
+        let count = |word: &str| asm.lines().filter(|l| l.contains(word)).count();
+        assert!(p.row == "byte_dot" && count("vpdpbusd") >= 8, "{asm}");
+        assert_eq!((count("vpextrb"), count("vpinsrb")), (0, 0), "{asm}");
     }
 }
 

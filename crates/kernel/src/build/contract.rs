@@ -249,7 +249,14 @@ fn vector_source(cx: &mut Cx, c: &Compute, p: &Brgemm, b: &Factor, table: Option
     match p.panels {
         Panels::InPlace => Source::InPlace,
         Panels::Scratch => {
-            let dims: Vec<usize> = depth.iter().copied().chain([p.nr]).collect();
+            // Neighbours along k lie side by side for each column, as the row takes them.
+            let group = rows::named(p.row).expect("a plan names a row of the table").depth;
+            let mut dims = depth;
+            if let Some(last) = dims.last_mut() {
+                *last /= group;
+            }
+            dims.push(p.nr);
+            dims.extend((group > 1).then_some(group));
             Source::Scratch(cx.scratch("panel", b.read.dtype(), &dims, Space::Tile), table)
         }
         Panels::Packed => {
@@ -286,8 +293,17 @@ struct Tile<'a> {
     /// Axes of k along which a tile may meet zeros only.
     taps: Vec<Tap>,
     source: Source,
-    /// Neighbours along k that lie side by side in packed panels.
+    /// Neighbours along k that lie side by side in panels, packed or copied.
     members: i64,
+}
+
+/// The place along k of member `j` of the group at `k`.
+fn member(k: &[Expr], group: i64, j: i64) -> Vec<Expr> {
+    let mut at = k.to_vec();
+    if let Some(last) = at.last_mut().filter(|_| group > 1) {
+        *last = *last * group + j;
+    }
+    at
 }
 
 /// What is read, before it is widened.
@@ -385,11 +401,14 @@ impl Tile<'_> {
 
     fn fill_panel(&self, cx: &mut Cx, panel: u32, tail: bool) -> Stmt {
         let k = cx.vars(&["k"], self.k_axes().len());
-        let lane = cx.var("n");
-        let at: Vec<Expr> = k.iter().copied().chain([lane]).collect();
-        let store = cx.put(panel, &at, self.b_at(&k, self.n0 + lane, tail));
-        let mut nest = for_each(lane, Expr::from(self.p.nr), LoopKind::Vector, vec![store]);
-        for (&v, &e) in k.iter().zip(self.k_axes()).rev() {
+        let (lane, group) = (cx.var("n"), self.members);
+        let stores = (0..group).map(|j| {
+            let mut at: Vec<Expr> = k.iter().copied().chain([lane]).collect();
+            at.extend((group > 1).then_some(Expr::int(j)));
+            cx.put(panel, &at, self.b_at(&member(&k, group, j), self.n0 + lane, tail))
+        });
+        let mut nest = for_each(lane, Expr::from(self.p.nr), LoopKind::Vector, stores.collect());
+        for (&v, &e) in k.iter().zip(&self.words(group as usize)).rev() {
             nest = for_each(v, e, LoopKind::Serial, vec![nest]);
         }
         nest
@@ -402,10 +421,7 @@ impl Tile<'_> {
         let members = table.stored.members();
         let tile = self.n0.div(Expr::from(self.p.nr));
         let stores = (0..members).map(|j| {
-            let mut at = k.clone();
-            if let Some(last) = at.last_mut() {
-                *last = *last * members as i64 + j as i64;
-            }
+            let mut at = member(&k, members as i64, j as i64);
             at.push(lane);
             cx.put(panel, &at, table.weight(tile, &k, self.k_axes(), lane, j, cx.target.fma))
         });
@@ -513,13 +529,13 @@ impl Tile<'_> {
 
     /// The broadcast factor in row `i` and the vector factor in column `v`, member `j` of a group along k.
     fn factors_at(&self, cx: &Cx, k: &[Expr], (i, v): (Expr, Expr), (j, group): (i64, i64), tail: bool) -> (Scalar, Scalar) {
-        let mut member = k.to_vec();
-        if let Some(last) = member.last_mut().filter(|_| group > 1) {
-            *last = *last * group + j;
-        }
+        let member = member(k, group, j);
         let row: Vec<Expr> = self.row(i).into_iter().chain(member.iter().copied()).collect();
         let read = match self.source {
             Source::InPlace => self.b_at(&member, self.n0 + v, tail),
+            Source::Scratch(panel, _) if self.members > 1 => {
+                cx.at(panel, &k.iter().copied().chain([v, Expr::int(j)]).collect::<Vec<_>>())
+            }
             Source::Scratch(panel, _) => cx.at(panel, &member.iter().copied().chain([v]).collect::<Vec<_>>()),
             Source::Narrow(table) => {
                 table.weight(self.n0.div(Expr::from(self.p.nr)), k, self.k_axes(), v, j as usize, cx.target.fma)

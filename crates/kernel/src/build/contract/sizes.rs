@@ -65,6 +65,12 @@ const MOST_VECTORS: usize = 8;
 /// What half a vector costs of a whole one: half of it where units are half as wide, all of it where they are not.
 const HALF: f64 = 0.7;
 
+/// Bytes of the widest panel that is copied for a task.
+const MOST_COPIED: i64 = 1 << 19;
+
+/// Cycles to copy a vector of groups from rows: as many reads as a group has members, that are widened, shifted and joined, and a store.
+const COPIED: f64 = 6.0;
+
 /// Bytes a cycle of a panel that come from beyond L2.
 const FAR: f64 = 16.0;
 
@@ -106,7 +112,7 @@ impl Frame {
             let index: Vec<Scalar> = b.index.iter().map(|&e| Scalar::index(e)).collect();
             match operands[b.source].offset(&index)?.affine_in(n as u32)? {
                 (1, _) => Some(Panels::InPlace),
-                _ if depth.is_some_and(|d| d * (8 * lanes * bytes) as i64 <= 1 << 19) => Some(Panels::Scratch),
+                _ if depth.is_some_and(|d| d * (8 * lanes * bytes) as i64 <= MOST_COPIED) => Some(Panels::Scratch),
                 _ => None,
             }
         };
@@ -119,18 +125,34 @@ impl Frame {
         let ways = contiguous.and_then(|a| Some((side_of(a)?, a))).filter(|w| !pairs || constant(w.0)).into_iter();
         let mut ways = ways.chain(sides.into_iter().filter_map(|k| Some((k, widest(k)?))));
         let (mut vector, mut n, mut panels_of) = ways.find_map(|(k, n)| Some((k, n, panels(k, n)?)))?;
-        // Packing the contiguous side in each run moves its elements once for each product that they take part in; storing columns one by
-        // one moves each result once.
+        // The row for a factor that is copied into panels, which takes groups as they are filled.
+        let copied = |vector: usize| {
+            let other = &f[1 - vector];
+            let groups = if is_plain(&f[vector]) { groups(c, other, &operands[other.source]) } else { 1 };
+            let (broadcast, vector) = (other.dtype(), f[vector].dtype());
+            rows::choose(&Sums { dtype: r.body.dtype(), broadcast, vector, groups, small: false }, target)
+        };
+        // Packing the contiguous side in each run moves its elements, or groups of them, once for each product that they take part in; storing
+        // columns one by one moves each result once.
         let extent = |k: usize| only[k].iter().map(|&a| guess(c.dims[a])).product::<i64>();
         if panels_of == Panels::Scratch
             && let other = 1 - vector
-            && (lanes as i64 / 2..depth.unwrap_or(0)).contains(&extent(other))
+            && (lanes as i64 / 2..depth.unwrap_or(0) / copied(vector).depth as i64).contains(&extent(other))
             && let Some(by) = widest(other)
             && panels(other, by) == Some(Panels::Packed)
         {
             (vector, n, panels_of) = (other, by, Panels::Packed);
         }
         let broadcast = 1 - vector;
+        // Vectors that lie in place are copied where that lets a step take several products, and rows enough gain by it.
+        if panels_of == Panels::InPlace && depth.is_some_and(|d| d * (8 * lanes * bytes) as i64 <= MOST_COPIED) {
+            let grouped = copied(vector);
+            let single = rows::named("mul_add").expect("the last row of the table");
+            let gain = grouped.depth as f64 / single.per_cycle - 1.0 / grouped.per_cycle;
+            if grouped.depth > 1 && extent(broadcast) as f64 * gain > COPIED {
+                panels_of = Panels::Scratch;
+            }
+        }
         let mut m: Vec<usize> = only[broadcast].clone();
         m.sort_by_key(|&a| (std::cmp::Reverse(out.buffer.strides[a].known().unwrap_or(i64::MAX)), a));
         let rows: i64 = m.iter().map(|&a| guess(c.dims[a])).product();
@@ -141,7 +163,12 @@ impl Frame {
             dtype: r.body.dtype(),
             broadcast: f[broadcast].dtype(),
             vector: f[vector].dtype(),
-            groups: if panels_of == Panels::Packed { groups(c, &f[broadcast], &operands[f[broadcast].source]) } else { 1 },
+            groups: match panels_of {
+                // Panels that are copied take groups as they are filled.
+                Panels::Scratch if cut || !is_plain(&f[vector]) => 1,
+                Panels::Packed | Panels::Scratch => groups(c, &f[broadcast], &operands[f[broadcast].source]),
+                Panels::InPlace => 1,
+            },
             small: panels_of == Panels::Packed && !cut && is_small(&f[vector], &operands[f[vector].source], target),
         };
         let row_of_sums = rows::choose(&sums, target);
@@ -386,15 +413,19 @@ fn is_small(b: &Factor, operand: &Operand, target: &TargetDesc) -> bool {
     wanted && operand.constant.as_ref().is_some_and(|t| (0..t.len()).all(|i| t.float(i).abs() <= rows::SMALL))
 }
 
+/// Is a factor what is read, widened, but for its top bit?
+fn is_plain(f: &Factor) -> bool {
+    matches!(f.scalar.kind(), Kind::Cast(byte) if byte_read(*byte).is_some_and(|(read, _)| read == f.read))
+}
+
 /// Neighbours along k that the broadcast factor has side by side, four at most, or two; 1 if that is not so for all of k.
 fn groups(c: &Compute, a: &Factor, operand: &Operand) -> usize {
     let axes = &c.reduction.as_ref().expect("a contraction reduces").axes;
     let index: Vec<Scalar> = a.index.iter().map(|&e| Scalar::index(e)).collect();
     let last = (c.dims.len() + axes.len() - 1) as u32;
-    let plain = matches!(a.scalar.kind(), Kind::Cast(byte) if byte_read(*byte).is_some_and(|(read, _)| read == a.read));
     let side_by_side = operand.offset(&index).and_then(|o| o.affine_in(last)).is_some_and(|(step, _)| step == 1);
     let whole = |group: &i64| axes.last().and_then(|e| e.known()).is_some_and(|e| e % group == 0);
-    if plain && side_by_side { [4, 2].into_iter().find(whole).unwrap_or(1) as usize } else { 1 }
+    if is_plain(a) && side_by_side { [4, 2].into_iter().find(whole).unwrap_or(1) as usize } else { 1 }
 }
 
 /// The first one of the register tiles with the fewest cycles.
