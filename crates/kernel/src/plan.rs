@@ -75,6 +75,8 @@ pub struct Brgemm {
     pub nc: usize,
     /// How the vector factor is brought into panels.
     pub panels: Panels,
+    /// Does each task copy its rows of the broadcast factor, with neighbours along k side by side?
+    pub copied: bool,
     /// The narrow form in which a constant vector factor lies, if it does.
     pub stored: Option<Stored>,
     /// The row of [`crate::rows::ROWS`] that adds the products up.
@@ -449,6 +451,7 @@ impl fmt::Display for Plan {
                     "brgemm mr={} nr={} mc={} nc={} m={:?} n={} broadcast={} panels={:?} row={}",
                     b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels, b.row
                 )?;
+                f.write_str(if b.copied { " rows=Scratch" } else { "" })?;
                 b.stored.map_or(Ok(()), |s| write!(f, " stored={s}"))
             }
             Plan::Matrix(p) => {

@@ -136,6 +136,64 @@ proptest! {
     }
 }
 
+/// `out[y, x, o] = sum over k of i32(data[k, y, x]) * i32(w[o, k])`: results lie channels last, data channels first, in lines with a gap behind them. With
+/// no height, rows are those of one axis.
+fn crosswise([h, w, k, n]: [usize; 4], gap: usize, weights: &[i8], target: &TargetDesc) -> (Nest, Brgemm) {
+    let m: Vec<usize> = if h == 0 { vec![w] } else { vec![h, w] };
+    let dims: Vec<usize> = m.iter().copied().chain([n]).collect();
+    let step = Compute::reduce(
+        &dims.iter().map(|&d| Expr::from(d)).collect::<Vec<_>>(),
+        &[Expr::from(k)],
+        Reducer::Sum,
+        |o, r| {
+            let at: Vec<Expr> = [r[0]].into_iter().chain(o[..m.len()].iter().copied()).collect();
+            let x = Scalar::read_at(DType::U8, 0, &at).cast(DType::I32);
+            x * Scalar::read_at(DType::I8, 1, &[o[m.len()], r[0]]).cast(DType::I32)
+        },
+        |_, acc| acc,
+    );
+    let weights = Tensor::from_bytes(DType::I8, [n, k], weights.iter().map(|&b| b as u8).collect::<Vec<u8>>());
+    let mut lines: Vec<usize> = [k].into_iter().chain(m).collect();
+    if let Some(last) = lines.last_mut() {
+        *last += gap;
+    }
+    let operands =
+        [operand(DType::U8, &lines, None), operand(DType::I8, &[n, k], Some(weights)), operand(DType::I32, &dims, None)];
+    let step = Step::Compute(step);
+    let plan = plan::choose(&step, &operands, target);
+    let Plan::Brgemm(p) = &plan else { panic!("{plan}") };
+    (build::build("crosswise", &step, &plan, &operands, target), p.clone())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn rows_are_copied_in_groups(
+        h in 0usize..8, w in 4usize..40, k in prop::sample::select(vec![4usize, 24, 48, 52, 5, 6, 7]), n in 8usize..40, gap in 0usize..3,
+        xs in prop::collection::vec(unsigned(), 8 * 42 * 52), ws in prop::collection::vec(signed(), 40 * 52),
+    ) {
+        let (lines, wide) = (h.max(1), w + gap);
+        let (x, weights) = (&xs[..k * lines * wide], &ws[..n * k]);
+        let sum = |row: usize, o: usize| {
+            let at = |q: usize| (q * lines + row / w) * wide + row % w;
+            (0..k).map(|q| i32::from(x[at(q)]) * i32::from(weights[o * k + q])).sum::<i32>()
+        };
+        let want: Vec<i32> = (0..lines * w * n).map(|at| sum(at / n, at % n)).collect();
+        for llvm in hosts() {
+            let (nest, p) = crosswise([h, w, k, n], gap, weights, llvm.target());
+            let row = if llvm.target().byte_dot { "byte_dot" } else { "byte_pairs" };
+            let grouped = k % 4 == 0 && w >= 8;
+            prop_assert_eq!(p.row, if grouped { row } else { "mul_add" }, "{:?} {} {:?}", (h, w, k, n), llvm.target().name, p);
+            prop_assert_eq!(p.copied, grouped);
+            let packed = nest.packed.iter().find(|p| p.source == 1).expect("weights in panels").tensor.bytes().to_vec();
+            let mut buffers = vec![x.to_vec(), packed, vec![0xa5; lines * w * n * 4]];
+            prop_assert_eq!(run(&llvm, &nest.kernel, &mut buffers, &[]), 0);
+            let got: Vec<i32> = buffers[2].chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect();
+            prop_assert_eq!(&got, &want, "{} {:?}", llvm.target().name, p);
+        }
+    }
+}
+
 #[test]
 fn groups_are_copied_as_words() {
     for last in [false, true] {

@@ -1,5 +1,6 @@
 //! The sizes of a contraction's plan: register tiles and blocks with the fewest cycles by what the machine description says, and others that may be tried.
 
+use super::copied::{self, Lines};
 use super::taps::{Tap, share, taps};
 use super::{Factor, LONG, factors, pack_index};
 use crate::build::{Operand, stored};
@@ -22,6 +23,8 @@ pub struct Frame {
     n: usize,
     m: Vec<usize>,
     panels: Panels,
+    /// Extents of the m axes, if tasks copy their rows of the broadcast factor.
+    copied: Option<Vec<i64>>,
     /// The narrow form of the vector factor.
     stored: Option<stored::Stored>,
     row: &'static Row,
@@ -159,7 +162,7 @@ impl Frame {
         let taps = taps(c, (broadcast, &m), &f, operands);
         // Blocks of neighbours along k are the same for every tile.
         let cut = taps.iter().any(|t| t.k + 1 == r.axes.len());
-        let sums = Sums {
+        let mut sums = Sums {
             dtype: r.body.dtype(),
             broadcast: f[broadcast].dtype(),
             vector: f[vector].dtype(),
@@ -171,6 +174,23 @@ impl Frame {
             },
             small: panels_of == Panels::Packed && !cut && is_small(&f[vector], &operands[f[vector].source], target),
         };
+        // Rows that do not lie in groups are copied where that lets a step take several products.
+        let whole_groups = || r.axes.iter().rev().enumerate().all(|(k, e)| e.known().is_some_and(|e| k > 0 || e % 4 == 0));
+        let wanted = panels_of == Panels::Packed && sums.dtype == DType::I32 && sums.groups == 1 && whole_groups();
+        let copied = if wanted && [0, 1].iter().all(|&k| is_plain(&f[k])) {
+            let fits = |extents: &Vec<i64>| {
+                let least = FEWEST_ROWS.max(*extents.last()?) + MOST_ROWS as i64;
+                Some(depth? * Lines::of(extents, least as usize)?.rows() <= MOST_COPIED)
+            };
+            let grouped = rows::choose(&Sums { groups: 4, ..sums }, target).depth > 1;
+            let extents = copied::extents(c, &f[broadcast], &m, &operands[f[broadcast].source]).filter(|_| grouped);
+            extents.filter(|e| fits(e) == Some(true))
+        } else {
+            None
+        };
+        if copied.is_some() {
+            sums.groups = 4;
+        }
         let row_of_sums = rows::choose(&sums, target);
         let lanes = row_of_sums.lanes(target, bytes);
         let narrow = panels_of == Panels::Packed && row_of_sums.depth == 1 && taps.is_empty();
@@ -197,7 +217,8 @@ impl Frame {
             .min()
             .unwrap_or(lanes);
         let ways = target.l1_bytes.checked_div(target.l1_way_bytes).unwrap_or(0) as usize;
-        let collide = ways > 1 && step_of_rows().is_some_and(|s| target.rows_collide(s * a.dtype.bytes() as i64));
+        let collide =
+            copied.is_none() && ways > 1 && step_of_rows().is_some_and(|s| target.rows_collide(s * a.dtype.bytes() as i64));
         let most = if collide { ways - 1 } else { MOST_ROWS };
         let depth = depth.unwrap_or(64).max(1);
         // Rows of a convolution overlap: what a row takes of the operand is less than the depth.
@@ -219,6 +240,7 @@ impl Frame {
             n,
             m,
             panels,
+            copied,
             stored,
             row,
             widened,
@@ -249,10 +271,17 @@ impl Frame {
         self.with([mr, nr, mc, nc])
     }
 
+    /// Do tasks of so many rows have whole lines to copy, that scratch may hold?
+    fn copies(&self, mc: usize) -> bool {
+        let Some(extents) = &self.copied else { return true };
+        Lines::of(extents, mc).is_some_and(|l| l.rows() * self.depth <= MOST_COPIED)
+    }
+
     /// The plan with these sizes: mr, nr, mc, nc.
     pub fn with(&self, [mr, nr, mc, nc]: [usize; 4]) -> Brgemm {
         let Frame { broadcast, n, panels, stored, .. } = *self;
-        Brgemm { broadcast, n, m: self.m.clone(), mr, nr, mc, nc, panels, stored, row: self.row.name }
+        let copied = self.copied.is_some();
+        Brgemm { broadcast, n, m: self.m.clone(), mr, nr, mc, nc, panels, copied, stored, row: self.row.name }
     }
 
     /// The share of the products along k that tiles of so many rows take; they leave out those with the border.
@@ -315,7 +344,13 @@ impl Frame {
     /// Rows and columns of a task.
     fn blocks(&self, mr: usize, nr: usize) -> (usize, usize) {
         let size = (self.rows, self.columns, self.depth, self.batch);
-        blocks(size, self.row_bytes, (mr, nr), self.bytes, self.l2_bytes)
+        let (mut mc, nc) = blocks(size, self.row_bytes, (mr, nr), self.bytes, self.l2_bytes);
+        if !self.copies(mc) {
+            // As few rows as have a line.
+            let line = self.copied.as_ref().and_then(|e| e.last()).map_or(FEWEST_ROWS, |&line| line.max(FEWEST_ROWS));
+            mc = up(line, mr).min(up(self.rows, mr));
+        }
+        (mc, nc)
     }
 
     /// Why these sizes (mr, nr, mc, nc) make no plan; all that do give the same bits, since each sum is made in the order of k.
@@ -327,6 +362,7 @@ impl Frame {
             () if nr == 0 || nr % half != 0 || nr > most => Err(format!("nr={nr} is no multiple of {half} up to {most}")),
             () if !self.fits(mr, nr) => Err(format!("a tile of {mr} x {nr} does not fit the {} registers", self.registers)),
             () if mc == 0 || mc % mr != 0 || mc > rows => Err(format!("mc={mc} is no multiple of mr={mr} up to {rows}")),
+            () if !self.copies(mc) => Err(format!("mc={mc} rows are not copied")),
             () if nc == 0 || nc % nr != 0 || nc > columns => Err(format!("nc={nc} is no multiple of nr={nr} up to {columns}")),
             () => Ok(()),
         }
