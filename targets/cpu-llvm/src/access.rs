@@ -262,7 +262,7 @@ impl Emit<'_> {
         self.joined(parts)
     }
 
-    fn masked_store(&mut self, v: Val, p: Val, mask: Val, align: u32) {
+    pub(crate) fn masked_store(&mut self, v: Val, p: Val, mask: Val, align: u32) {
         let pieces = self.pieces(v.ty);
         for i in 0..v.ty.lanes / pieces.lanes {
             let (at, mask) = self.piece(p, mask, v.ty, pieces, i);

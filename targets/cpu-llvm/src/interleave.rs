@@ -1,7 +1,7 @@
 //! Stores of neighbours: vectors whose lanes alternate in memory become words of one element of each, and one store.
 //!
-//! Two or four statements in a row of a vector loop may store to `p[n * lane]`, `p[n * lane + 1]` and so on: groups of neighbours that come from
-//! several rows. One by one they would be a store for each lane. Where the neighbours are copied from neighbours, words are read too.
+//! Two to four statements in a row of a vector loop may store to `p[n * lane]`, `p[n * lane + 1]` and so on: groups of neighbours that come from
+//! several rows. One by one they would be a store for each lane. Three of four leave the last one as it is, where the machine has masks for that. Where the neighbours are copied from neighbours, words are read too.
 //! Knows no reason for such statements.
 
 use crate::access::Shape;
@@ -12,6 +12,9 @@ use infc_ir::scalar::Kind;
 use infc_ir::{Fault, Scalar};
 use infc_kernel::loops::Stmt;
 
+/// Lanes of 32 bits from which on registers come with masks for bytes.
+const MASKS: i64 = 16;
+
 impl Emit<'_> {
     /// Emits the first statements at once if they are stores of neighbours, and says how many they are; else 0.
     pub(crate) fn interleaved(&mut self, list: &[Stmt]) -> Result<usize, Fault> {
@@ -19,16 +22,17 @@ impl Emit<'_> {
         if lanes < 2 || self.mask.is_some() {
             return Ok(0);
         }
-        for count in [4, 2] {
+        for count in [4, 3, 2] {
             let Some(group) = list.get(..count).and_then(|list| self.neighbours(list)) else { continue };
             let bits = memory_elem(self.kernel.buffers[group.buffer].dtype)?.bits();
-            let word = match bits * count as u32 {
+            let members = count.next_power_of_two() as u32;
+            let word = match bits * members {
                 16 => Elem::I16,
                 32 => Elem::I32,
                 _ => continue,
             };
             let Shape::Step(at, step) = self.shape(group.buffer, group.first)? else { continue };
-            if step != count as i64 {
+            if step != i64::from(members) || count < step as usize && self.width < MASKS {
                 continue;
             }
             let words = match self.copied(&group, word)? {
@@ -36,10 +40,26 @@ impl Emit<'_> {
                 None => self.joined_bits(&group, word, bits)?,
             };
             debug_assert_eq!(words.ty, Ty::new(word, lanes));
-            self.f.store(words, at, bits / 8);
+            if count == members as usize {
+                self.f.store(words, at, bits / 8);
+            } else {
+                self.store_some(words, at, (count, members));
+            }
             return Ok(count);
         }
         Ok(0)
+    }
+
+    /// Stores the first `count` of the `members` elements of each word.
+    fn store_some(&mut self, words: Val, at: Val, (count, members): (usize, u32)) {
+        let elem = if words.ty.elem.bits() / members == 8 { Elem::I8 } else { Elem::I16 };
+        let ty = Ty::new(elem, words.ty.lanes * members);
+        let v = self.f.t(words);
+        let elements = self.f.inst(ty, format_args!("bitcast {v} to {ty}"));
+        let number = Val { ty, op: Operand::Lanes(0, 1) };
+        let member = self.f.bin("and", number, Val::int(elem, i64::from(members) - 1));
+        let mask = self.f.cmp("icmp ult", member, Val::int(elem, count as i64));
+        self.masked_store(elements, at, mask, elem.bits() / 8);
     }
 
     /// Words of the values of a group.
