@@ -30,9 +30,14 @@ impl Emit<'_> {
         if self.lanes.unwrap_or(1) < 4 {
             return Ok(None);
         }
-        for count in (2..=GROUP).rev() {
+        // Without the instruction a single product is cheaper as it is.
+        let least = if self.byte_pairs { 2 } else { 1 };
+        for count in (least..=GROUP).rev() {
             let Some(step) = Products::of(s, count) else { continue };
             let Some(right) = self.side_by_side(&step.b) else { continue };
+            if count == 1 && !self.begins_group(right) {
+                continue;
+            }
             let Shape::Step(right, 4) = self.place(right)? else { continue };
             let left = if step.swapped { self.word(&step)? } else { self.unsigned(&step)? };
             if let Some(left) = left {
@@ -185,6 +190,14 @@ impl Emit<'_> {
             }
         }
         Some(reads[0])
+    }
+
+    /// Is it the first of the four of a group? What is no group may end with it.
+    fn begins_group(&self, read: Scalar) -> bool {
+        let Kind::Read { source, index, .. } = read.kind() else { return false };
+        let b = &self.kernel.buffers[*source as usize];
+        let groups = b.dims.last().zip(b.strides.last()).is_some_and(|(d, s)| d.is(GROUP as i64) && s.is(1));
+        groups && index.last().and_then(|i| i.as_index()).is_some_and(|e| self.resolve(e).is(0))
     }
 
     /// How far the element at one index lies behind that at another, if it is as far for all lanes and in each round of all loops.

@@ -194,6 +194,51 @@ proptest! {
     }
 }
 
+/// `out[y, c] = sum over k of i32(x[y + k, c]) * i32(w[k, c])`: a depthwise convolution, with channels last.
+fn depthwise([h, c, k]: [usize; 3], w: &[i8], target: &TargetDesc) -> (Nest, Option<usize>) {
+    let step = Compute::reduce(
+        &[h, c].map(Expr::from),
+        &[Expr::from(k)],
+        Reducer::Sum,
+        |o, r| {
+            let x = Scalar::read_at(DType::U8, 0, &[o[0] + r[0], o[1]]).cast(DType::I32);
+            x * Scalar::read_at(DType::I8, 1, &[r[0], o[1]]).cast(DType::I32)
+        },
+        |_, acc| acc,
+    );
+    let weights = Tensor::from_bytes(DType::I8, [k, c], w.iter().map(|&b| b as u8).collect::<Vec<u8>>());
+    let operands = [
+        operand(DType::U8, &[h + k - 1, c], None),
+        operand(DType::I8, &[k, c], Some(weights)),
+        operand(DType::I32, &[h, c], None),
+    ];
+    let step = Step::Compute(step);
+    let plan = plan::choose(&step, &operands, target);
+    let Plan::Elementwise(p) = &plan else { panic!("{plan}") };
+    (build::build("depthwise", &step, &plan, &operands, target), p.taps)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn windows_of_bytes(
+        h in 2usize..12, c in 4usize..40, k in 2usize..9, xs in prop::collection::vec(unsigned(), 20 * 40), ws in prop::collection::vec(signed(), 9 * 40),
+    ) {
+        let (x, w) = (&xs[..(h + k - 1) * c], &ws[..k * c]);
+        let sum = |y: usize, j: usize| (0..k).map(|q| i32::from(x[(y + q) * c + j]) * i32::from(w[q * c + j])).sum::<i32>();
+        let want: Vec<i32> = (0..h * c).map(|at| sum(at / c, at % c)).collect();
+        for llvm in hosts() {
+            let (nest, taps) = depthwise([h, c, k], w, llvm.target());
+            prop_assert_eq!(taps, Some(0), "{}", llvm.target().name);
+            let packed = nest.packed.iter().find(|p| p.source == 1).expect("weights in groups").tensor.bytes().to_vec();
+            let mut buffers = vec![x.to_vec(), packed, vec![0xa5; h * c * 4]];
+            prop_assert_eq!(run(&llvm, &nest.kernel, &mut buffers, &[]), 0);
+            let got: Vec<i32> = buffers[2].chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect();
+            prop_assert_eq!(&got, &want, "{}", llvm.target().name);
+        }
+    }
+}
+
 #[test]
 fn groups_are_copied_as_words() {
     for last in [false, true] {
