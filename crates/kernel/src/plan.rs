@@ -76,6 +76,8 @@ pub struct Brgemm {
     pub nc: usize,
     /// How the vector factor is brought into panels.
     pub panels: Panels,
+    /// Does each task copy its rows of the broadcast factor, with neighbours along k side by side?
+    pub copied: bool,
     /// The narrow form in which a constant vector factor lies, if it does.
     pub stored: Option<Stored>,
     /// The row of [`crate::rows::ROWS`] that adds the products up.
@@ -178,7 +180,8 @@ pub struct Elementwise {
     pub order: Vec<usize>,
     /// Lanes of a vector.
     pub lanes: usize,
-    /// Positions along the last but one axis that are computed together, sharing what they read (for reductions).
+    /// Positions along the last but one axis that are computed together: those of reductions share what they read; others are all that the axis
+    /// has, and lie side by side.
     pub jam: usize,
     /// Values of the flattened outer axes that a task takes.
     pub chunk: usize,
@@ -324,6 +327,9 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
         let axis = order.remove(k);
         order.push(axis);
     }
+    if let Some(better) = along_data(c, &order, operands) {
+        order = better;
+    }
     // A short last axis takes narrower vectors.
     let last = order.last().map_or(1, |&a| guess(c.dims[a]));
     let lanes = (1..=lanes).rev().filter(|l| l.is_power_of_two()).find(|&l| l as i64 <= last.max(1)).unwrap_or(1);
@@ -339,7 +345,11 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
         c.reduction.as_ref().is_some_and(|r| r.axes.last().and_then(|e| e.known()).is_some_and(|e| e >= 5) || widens(r.body));
     let wanted: Vec<i64> =
         if wide { [8, 7, 6, 5, 4] } else { [4, 7, 5, 6, 8] }.into_iter().filter(|&j| j <= most.max(4)).collect();
-    let jam = if windowed { neighbours(next, &wanted) } else { 1 };
+    let jam = match side_by_side(c, &order, operands, lanes) {
+        Some(all) => all,
+        None if windowed => neighbours(next, &wanted),
+        None => 1,
+    };
     let inner: i64 = if jam > 1 { next } else { 1 }
         * last.max(1)
         * c.reduction.as_ref().map_or(1, |r| r.axes.iter().map(|&e| guess(e).max(1)).product());
@@ -390,6 +400,53 @@ fn long_axis(c: &Compute, order: &[usize], operands: &[Operand], lanes: usize) -
         });
         good
     })
+}
+
+/// Another order for windows over data that does not lie as the result does, as data with channels first where results have them last: vectors along an
+/// axis on which fewer of the accesses of an element are apart, with the axis before it for neighbours that share what they read.
+fn along_data(c: &Compute, order: &[usize], operands: &[Operand]) -> Option<Vec<usize>> {
+    let r = c.reduction.as_ref().filter(|r| r.kind.combine().is_some())?;
+    let taps: i64 = r.axes.iter().map(|e| e.known()).product::<Option<i64>>()?;
+    let [.., next, last] = order else { return None };
+    let mut guarded = false;
+    // Quarters of an access for each lane: constants are packed, and steps of a few elements are a few loads and shuffles.
+    let mut apart = |axis: usize| {
+        let mut sum = if operands[operands.len() - 1].buffer.strides[axis].is(1) { 0 } else { 4 };
+        for (s, times) in [(r.body, taps), (c.value, 1)] {
+            s.visit(&mut |n| {
+                let Kind::Read { source, index, guard } = n.kind() else { return };
+                guarded |= guard.is_some();
+                let operand = &operands[*source as usize];
+                let step = operand.offset(index).and_then(|o| o.affine_in(axis as u32)).map(|s| s.0);
+                sum += match step {
+                    _ if operand.constant.is_some() => 0,
+                    Some(0 | 1) => 0,
+                    Some(2..=4) => times,
+                    _ => 4 * times,
+                };
+            });
+        }
+        sum
+    };
+    let (now, better) = (apart(*last), apart(*next));
+    let long = c.dims[*next].known().is_some_and(|n| n >= 8);
+    if guarded || !long || order.len() < 3 || now <= 2 * better {
+        return None;
+    }
+    let mut new = order.to_vec();
+    new.pop();
+    new.insert(order.len() - 3, *last);
+    Some(new)
+}
+
+/// Elements of the last but one axis, if they lie side by side in the result and those of the last axis are as far apart as a few of them: then what would
+/// be stored one by one is stored in words.
+fn side_by_side(c: &Compute, order: &[usize], operands: &[Operand], lanes: usize) -> Option<usize> {
+    let [.., next, last] = order else { return None };
+    let strides = &operands[operands.len() - 1].buffer.strides;
+    let (count, step) = (c.dims[*next].known()?, strides[*last].known()?);
+    let few = (2..=4).contains(&count) && (count..=4).contains(&step);
+    (c.reduction.is_none() && lanes >= 4 && few && strides[*next].is(1)).then_some(count as usize)
 }
 
 /// The widest element in the computation, which decides how many lanes fit a register.
@@ -464,6 +521,7 @@ impl fmt::Display for Plan {
                     "brgemm mr={} nr={} mc={} nc={} m={:?} n={} broadcast={} panels={:?} row={}",
                     b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels, b.row
                 )?;
+                f.write_str(if b.copied { " rows=Scratch" } else { "" })?;
                 b.stored.map_or(Ok(()), |s| write!(f, " stored={s}"))
             }
             Plan::Matrix(p) => {

@@ -209,6 +209,12 @@ fn tile_bytes(s: &Sums, t: &TargetDesc, row: &str) -> bool {
     t.tile_bytes && t.block_threads == 0 && s.dtype == DType::I32 && s.groups > 4 && tile_row(s.broadcast, s.vector) == row
 }
 
+/// Sums of groups of four bytes in vectors: one factor is unsigned, the other signed.
+fn four_bytes(s: &Sums) -> bool {
+    let mixed = matches!((s.broadcast, s.vector), (DType::U8, DType::I8) | (DType::I8, DType::U8));
+    s.dtype == DType::I32 && s.groups == 4 && mixed
+}
+
 fn is_byte(d: DType) -> bool {
     matches!(d, DType::I8 | DType::U8)
 }
@@ -385,9 +391,7 @@ pub static ROWS: &[Row] = &[
         depth: 4,
         block: 1,
         step: |sum, a, b| a.iter().zip(b).fold(sum, |sum, (&a, &b)| sum + a * b),
-        legal: |sums, target| {
-            target.byte_dot && sums.groups == 4 && (sums.dtype, sums.broadcast, sums.vector) == (DType::I32, DType::U8, DType::I8)
-        },
+        legal: |sums, target| target.byte_dot && four_bytes(sums),
         per_cycle: 2.0,
         latency: 4.0,
         registers: [1, 1],
@@ -399,10 +403,7 @@ pub static ROWS: &[Row] = &[
         depth: 4,
         block: 1,
         step: products,
-        legal: |sums, target| {
-            let factors = (sums.dtype, sums.broadcast, sums.vector) == (DType::I32, DType::U8, DType::I8);
-            !target.byte_dot && target.byte_pairs && sums.groups == 4 && factors
-        },
+        legal: |sums, target| !target.byte_dot && target.byte_pairs && four_bytes(sums),
         per_cycle: 0.5,
         latency: 2.0,
         registers: [2, 3],
@@ -507,6 +508,7 @@ mod tests {
         (target.fma, target.byte_dot) = (false, true);
         assert_eq!([floats, bytes, signed].map(|s| choose(&s, &target).name), ["mul_add", "byte_dot", "mul_add"]);
         assert_eq!(choose(&Sums { groups: 1, ..bytes }, &target).name, "mul_add");
+        assert_eq!(choose(&sums(DType::I32, DType::I8, DType::U8), &target).name, "byte_dot");
         (target.fma, target.bf16_dot) = (true, true);
         let shorts = Sums { groups: 2, ..sums(DType::F32, DType::BF16, DType::BF16) };
         assert_eq!(choose(&shorts, &target).name, "fma");

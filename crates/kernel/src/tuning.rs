@@ -228,7 +228,8 @@ impl<'a> Room<'a> {
         let fixed = match self.analytic {
             Plan::Brgemm(p) => {
                 let share = self.frame.as_ref().is_some_and(|f| f.share(p.mr) < 1.0);
-                format!("brgemm {} {} {:?} {:?} {} {share}", p.broadcast, p.n, p.m, p.panels, p.row)
+                let copied = if p.copied { " copied" } else { "" };
+                format!("brgemm {} {} {:?} {:?} {} {share}{copied}", p.broadcast, p.n, p.m, p.panels, p.row)
             }
             Plan::Elementwise(p) => format!("elementwise {:?} {:?}", p.order, p.taps),
             Plan::Dots(p) => format!("dots {:?} {} {}", p.every, p.along, p.lanes),

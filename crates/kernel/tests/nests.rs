@@ -479,7 +479,7 @@ proptest! {
         let nr = 4 * nv;
         let all = [plan::Panels::Packed, plan::Panels::InPlace, plan::Panels::Scratch];
         for (panels, row) in all.into_iter().flat_map(|p| infc_kernel::rows::ROWS.iter().filter(|r| r.depth == 1).map(move |r| (p, r.name))) {
-            let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * mb, nc: nr * nb, panels, stored: None, row };
+            let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * mb, nc: nr * nb, panels, copied: false, stored: None, row };
             let n_axis_exists = n > 1 && m > 1;
             if n_axis_exists {
                 check(&matmul(m, 5, n, false), &tensors, &[plain(2), plain(2), plain(1), plain(2)], &[false, true, false], &target, Some(Plan::Brgemm(p)));

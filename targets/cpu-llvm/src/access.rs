@@ -6,7 +6,7 @@
 
 use crate::emit::{Emit, LANE};
 use crate::ir::{Elem, Operand, Ty, Val};
-use crate::ops::{from_memory, memory_elem, to_memory};
+use crate::ops::{from_memory, memory_elem};
 use infc_ir::expr::Node;
 use infc_ir::scalar::{Binary, Kind};
 use infc_ir::{DType, Expr, Fault, Scalar, fault};
@@ -144,7 +144,7 @@ impl Emit<'_> {
     }
 
     /// A vector of addresses.
-    fn addresses(&mut self, shape: Shape, elem: Elem, lanes: u32) -> Val {
+    pub(crate) fn addresses(&mut self, shape: Shape, elem: Elem, lanes: u32) -> Val {
         match shape {
             Shape::One(p) => self.f.splat(p, lanes),
             Shape::Step(p, step) => {
@@ -262,7 +262,7 @@ impl Emit<'_> {
         self.joined(parts)
     }
 
-    fn masked_store(&mut self, v: Val, p: Val, mask: Val, align: u32) {
+    pub(crate) fn masked_store(&mut self, v: Val, p: Val, mask: Val, align: u32) {
         let pieces = self.pieces(v.ty);
         for i in 0..v.ty.lanes / pieces.lanes {
             let (at, mask) = self.piece(p, mask, v.ty, pieces, i);
@@ -351,15 +351,8 @@ impl Emit<'_> {
         Ok(())
     }
 
-    /// Writes `v` to `buffer` at `index` in all lanes that take part.
+    /// Writes `v`, as it lies in memory, to `buffer` at `index` in all lanes that take part.
     pub fn store(&mut self, buffer: usize, index: &[Scalar], v: Val) -> Result<(), Fault> {
-        let b = &self.kernel.buffers[buffer];
-        let v = to_memory(&mut self.f, b.dtype, v);
-        self.store_bits(buffer, index, v)
-    }
-
-    /// Stores what lies so in memory.
-    pub fn store_bits(&mut self, buffer: usize, index: &[Scalar], v: Val) -> Result<(), Fault> {
         let b = &self.kernel.buffers[buffer];
         if b.space == Space::Global && b.access == Access::Read {
             return Err(fault!("a store to buffer '{}', which is only read", b.name));

@@ -1,7 +1,8 @@
 //! Dot products as instructions: the row `byte_dot` as VPDPBUSD, `byte_pairs` as PMADDWD, the row `bf16_dot` as VDPBF16PS.
 //!
 //! The first one writes a step as `sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in i32, where `a0..` are unsigned bytes, side by side and the same for
-//! all lanes, or each in a vector of its own, and `b0..` signed bytes side by side in each lane, four to a lane even where fewer are used.
+//! all lanes, or each in a vector of its own, and `b0..` signed bytes side by side in each lane, four to a lane even where fewer are used; or where `a0..` are
+//! signed bytes, side by side and the same for all lanes, and `b0..` unsigned ones, side by side in each lane.
 //! That is found again here; anything else is emitted as written.
 //! Signed bytes with their top bits flipped may stand for the unsigned ones: all four are flipped at once.
 //! Intel's manual: VPDPBUSD adds the four products without saturating them or the sum.
@@ -29,13 +30,30 @@ impl Emit<'_> {
         if self.lanes.unwrap_or(1) < 4 {
             return Ok(None);
         }
-        for count in (2..=GROUP).rev() {
+        // Without the instruction a single product is cheaper as it is.
+        let least = if self.byte_pairs { 2 } else { 1 };
+        for count in (least..=GROUP).rev() {
             let Some(step) = Products::of(s, count) else { continue };
             let Some(right) = self.side_by_side(&step.b) else { continue };
-            let Shape::Step(right, 4) = self.place(right)? else { continue };
-            if let Some(left) = self.unsigned(&step)? {
-                return self.dot_of(step.sum, left, right).map(Some);
+            if count == 1 && !self.begins_group(right) {
+                continue;
             }
+            let Shape::Step(right, 4) = self.place(right)? else { continue };
+            let left = if step.swapped { self.word(&step)? } else { self.unsigned(&step)? };
+            if let Some(left) = left {
+                return self.dot_of(&step, left, right).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The bytes on the left as a word, if they lie so and are the same for all lanes.
+    fn word(&mut self, step: &Products) -> Result<Option<Val>, Fault> {
+        if step.a.len() == GROUP
+            && let Some(first) = self.side_by_side(&step.a)
+            && let Shape::One(at) = self.place(first)?
+        {
+            return Ok(Some(self.f.load(Ty::new(Elem::I32, 1), at, 1)));
         }
         Ok(None)
     }
@@ -43,13 +61,7 @@ impl Emit<'_> {
     /// The unsigned bytes in words, the same for all lanes or one for each.
     fn unsigned(&mut self, step: &Products) -> Result<Option<Val>, Fault> {
         let lanes = self.lanes.unwrap_or(1);
-        let mut word = None;
-        if step.a.len() == GROUP
-            && let Some(first) = self.side_by_side(&step.a)
-            && let Shape::One(at) = self.place(first)?
-        {
-            word = Some(self.f.load(Ty::new(Elem::I32, 1), at, 1));
-        }
+        let mut word = self.word(step)?;
         if word.is_none() {
             for (k, &read) in step.a.iter().enumerate() {
                 if !matches!(self.place(read)?, Shape::Step(_, 1)) {
@@ -62,18 +74,22 @@ impl Emit<'_> {
                 word = Some(word.map_or(moved, |w| self.f.bin("or", w, moved)));
             }
         }
-        // Where there is no byte, its factor counts nothing: it has to stay zero.
-        let bits = (0..step.a.len()).fold(0u32, |bits, k| bits | 0x80 << (8 * k)) as i32;
-        Ok(word.map(|w| if step.flip { self.f.bin("xor", w, Val::int(Elem::I32, i64::from(bits))) } else { w }))
+        Ok(word.map(|w| if step.flip { self.f.bin("xor", w, step.top_bits()) } else { w }))
     }
 
-    fn dot_of(&mut self, sum: Scalar, left: Val, right: Val) -> Result<Val, Fault> {
-        if self.byte_pairs {
-            return self.in_pieces(sum, left, right, &mut pairs_of_words);
-        }
+    fn dot_of(&mut self, step: &Products, left: Val, right: Val) -> Result<Val, Fault> {
         let name = |bits: u32| format!("llvm.x86.avx512.vpdpbusd.{bits}");
-        self.in_pieces(sum, left, right, &mut |f, acc, factor, vector| {
-            f.intrinsic(&name(acc.ty.lanes * 32), &[], acc.ty, &[acc, factor, vector])
+        let pairs = self.byte_pairs;
+        self.in_pieces(step.sum, left, right, &mut |f, acc, factor, vector| {
+            let (unsigned, signed) = match (step.swapped, step.flip) {
+                (false, _) => (factor, vector),
+                (true, false) => (vector, factor),
+                (true, true) => (f.bin("xor", vector, step.top_bits()), factor),
+            };
+            match pairs {
+                true => pairs_of_words(f, acc, unsigned, signed),
+                false => f.intrinsic(&name(acc.ty.lanes * 32), &[], acc.ty, &[acc, unsigned, signed]),
+            }
         })
     }
 
@@ -167,18 +183,30 @@ impl Emit<'_> {
             _ => None,
         };
         let (source, first) = part(reads[0])?;
-        let strides = self.kernel.buffers[source].strides.clone();
         for (k, &read) in reads.iter().enumerate() {
             let (same, index) = part(read)?;
-            let mut distance = Expr::int(0);
-            for ((i, f), &stride) in index.iter().zip(first).zip(&strides) {
-                distance = distance + self.resolve((i.as_index()? - f.as_index()?) * stride);
-            }
-            if same != source || distance.known() != Some(k as i64) {
+            if same != source || self.distance(source, first, index)? != k as i64 {
                 return None;
             }
         }
         Some(reads[0])
+    }
+
+    /// Is it the first of the four of a group? What is no group may end with it.
+    fn begins_group(&self, read: Scalar) -> bool {
+        let Kind::Read { source, index, .. } = read.kind() else { return false };
+        let b = &self.kernel.buffers[*source as usize];
+        let groups = b.dims.last().zip(b.strides.last()).is_some_and(|(d, s)| d.is(GROUP as i64) && s.is(1));
+        groups && index.last().and_then(|i| i.as_index()).is_some_and(|e| self.resolve(e).is(0))
+    }
+
+    /// How far the element at one index lies behind that at another, if it is as far for all lanes and in each round of all loops.
+    pub(crate) fn distance(&self, buffer: usize, from: &[Scalar], to: &[Scalar]) -> Option<i64> {
+        let mut distance = Expr::int(0);
+        for ((i, f), &stride) in to.iter().zip(from).zip(&self.kernel.buffers[buffer].strides) {
+            distance = distance + self.resolve((i.as_index()? - f.as_index()?) * stride);
+        }
+        distance.known()
     }
 
     fn place(&mut self, read: Scalar) -> Result<Shape, Fault> {
@@ -231,11 +259,13 @@ fn as_pairs(f: &mut Fun, words: Val) -> Val {
     f.inst(ty, format_args!("bitcast {v} to {ty}"))
 }
 
-/// A step: the sum before, and reads of the unsigned and the signed bytes.
+/// A step: the sum before, and reads of the bytes.
 struct Products {
     sum: Scalar,
     a: Vec<Scalar>,
     b: Vec<Scalar>,
+    /// The signed bytes are on the left, not the unsigned ones.
+    swapped: bool,
     /// The unsigned bytes are signed ones with their top bits flipped.
     flip: bool,
 }
@@ -243,21 +273,32 @@ struct Products {
 impl Products {
     /// The last `count` products that `s` adds up.
     fn of(s: Scalar, count: usize) -> Option<Products> {
-        let byte = |s: Scalar, dtype: DType| match s.kind() {
-            Kind::Cast(byte) if byte.dtype() == dtype => byte_read(*byte),
+        let byte = |s: Scalar| match s.kind() {
+            Kind::Cast(byte) => byte_read(*byte).map(|(read, flip)| (read, byte.dtype(), flip)),
             _ => None,
         };
-        let (mut sum, mut a, mut b, mut flips) = (s, vec![], vec![], vec![]);
+        let (mut sum, mut a, mut b, mut kinds) = (s, vec![], vec![], vec![]);
         for _ in 0..count {
             let Kind::Binary(Binary::Add, before, product) = sum.kind() else { return None };
             let Kind::Binary(Binary::Mul, x, y) = product.kind() else { return None };
-            let (data, weight) = byte(*x, DType::U8).zip(byte(*y, DType::I8))?;
-            a.insert(0, data.0);
-            b.insert(0, weight.0);
-            flips.push(data.1);
+            let ((x, left, x_flip), (y, right, y_flip)) = byte(*x).zip(byte(*y))?;
+            let swapped = match (left, right) {
+                (DType::U8, DType::I8) => false,
+                (DType::I8, DType::U8) => true,
+                _ => return None,
+            };
+            a.insert(0, x);
+            b.insert(0, y);
+            kinds.push((swapped, x_flip || y_flip));
             sum = *before;
         }
-        let flip = flips[0];
-        flips.iter().all(|&f| f == flip).then_some(Products { sum, a, b, flip })
+        let (swapped, flip) = kinds[0];
+        kinds.iter().all(|&k| k == kinds[0]).then_some(Products { sum, a, b, swapped, flip })
+    }
+
+    /// The top bits of the bytes. Where there is no byte, its factor counts nothing: it has to stay zero.
+    fn top_bits(&self) -> Val {
+        let bits = (0..self.a.len()).fold(0u32, |bits, k| bits | 0x80 << (8 * k)) as i32;
+        Val::int(Elem::I32, i64::from(bits))
     }
 }

@@ -217,15 +217,20 @@ impl Emit<'_> {
 
     fn statements(&mut self, list: &[Stmt]) -> Result<(), Fault> {
         self.tiles.forget();
-        let done = list.iter().try_for_each(|s| {
+        let mut rest = list;
+        while let Some((s, after)) = rest.split_first() {
             self.memo.clear();
             if !matches!(s, Stmt::For { kind: LoopKind::Matrix, .. }) {
                 self.tiles.forget();
             }
-            self.statement(s)
-        });
+            let together = self.interleaved(rest)?;
+            if together == 0 {
+                self.statement(s)?;
+            }
+            rest = rest.get(together..).filter(|_| together > 0).unwrap_or(after);
+        }
         self.tiles.forget();
-        done
+        Ok(())
     }
 
     fn statement(&mut self, s: &Stmt) -> Result<(), Fault> {
@@ -239,12 +244,7 @@ impl Emit<'_> {
                 Ok(())
             }
             Stmt::Store { buffer, index, value } => {
-                if self.bf16_dot
-                    && let Some(bits) = self.rounded(*value)?
-                {
-                    return self.store_bits(*buffer as usize, index, bits);
-                }
-                let v = self.scalar(*value)?;
+                let v = self.bits(*buffer as usize, *value)?;
                 self.store(*buffer as usize, index, v)
             }
             Stmt::Prefetch { buffer, index } => self.prefetch(*buffer as usize, index),
@@ -252,6 +252,17 @@ impl Emit<'_> {
             Stmt::If { cond, then, otherwise } => self.branch(*cond, then, otherwise),
             Stmt::Check { cond, code } => self.check(*cond, *code),
         }
+    }
+
+    /// A value as it lies in the memory of a buffer.
+    pub(crate) fn bits(&mut self, buffer: usize, value: Scalar) -> Result<Val, Fault> {
+        if self.bf16_dot
+            && let Some(bits) = self.rounded(value)?
+        {
+            return Ok(bits);
+        }
+        let v = self.scalar(value)?;
+        Ok(ops::to_memory(&mut self.f, self.kernel.buffers[buffer].dtype, v))
     }
 
     fn looped(&mut self, var: u32, extent: Expr, kind: LoopKind, body: &[Stmt]) -> Result<(), Fault> {

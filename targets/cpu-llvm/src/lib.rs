@@ -1,6 +1,6 @@
 //! Prints loop IR through LLVM as x86-64 machine code.
 //!
-//! A kernel becomes LLVM assembly text (`emit`, `access`, `index`, `ops`, `dot`, `narrow`, over the writer in `ir`), LLVM optimises it
+//! A kernel becomes LLVM assembly text (`emit`, `access`, `index`, `interleave`, `ops`, `dot`, `narrow`, over the writer in `ir`), LLVM optimises it
 //! and writes an object (`codegen`), and the object becomes one position-independent image (`image`). An object file for other
 //! linkers has that image, the constants and a driver made from the program's steps (`driver`, `object`). Knows loops, no graph and no
 //! ONNX. LLVM's library is loaded when it is first needed (`library`). The emitted code calls no library: everything without an
@@ -16,6 +16,7 @@ mod emit;
 mod helpers;
 mod image;
 mod index;
+mod interleave;
 mod ir;
 #[allow(unsafe_code, reason = "calls functions that are found at run time")]
 mod library;

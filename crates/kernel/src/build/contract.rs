@@ -5,12 +5,14 @@
 //! set of output axes, flattened, and the address of each row follows from the index map, which is all there is to a convolution.
 //! Rows beyond the last are computed again instead of the last one and not stored; columns beyond the last are masked.
 
+mod copied;
 mod sizes;
 mod taps;
 
 pub(crate) use self::sizes::cycles;
 pub use self::sizes::{Frame, plan};
 
+use self::copied::Rows;
 pub(super) use self::sizes::few_tasks;
 use self::sizes::narrow_factor;
 use self::taps::{Tap, in_line, taps};
@@ -127,8 +129,14 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
     let taps = taps(c, (p.broadcast, &p.m), &f, cx.operands);
     let members = rows::named(p.row).expect("a plan names a row of the table").depth as i64;
     let tile = Expr::int(0);
+    let copied = p.copied.then(|| Rows::new(cx, (c, p, a), m_block));
+    if let Some(rows) = &copied {
+        let lanes = cx.target.lanes(r.body.dtype().bytes());
+        let fill = rows.fill(cx, (c, p, a), &axes, lanes);
+        cx.body.extend(fill);
+    }
     let mut nest =
-        Tile { c, p, a, b, axes, m_dims, rows, columns, m_block, m0: m_block, m_tile: tile, n0, taps, source, members };
+        Tile { c, p, a, b, axes, m_dims, rows, columns, m_block, m0: m_block, m_tile: tile, n0, taps, source, copied, members };
     let whole = columns.known().is_some_and(|x| x % nr == 0);
     let body = if whole {
         nest.column(cx, false)
@@ -177,6 +185,7 @@ pub(super) fn short(cx: &mut Cx, c: &Compute, p: &Matrix, f: &[Factor; 2], axes:
         mc: p.rows.next_multiple_of(mr),
         nc: p.nc,
         panels: Panels::Packed,
+        copied: false,
         stored: None,
         row,
     };
@@ -184,7 +193,7 @@ pub(super) fn short(cx: &mut Cx, c: &Compute, p: &Matrix, f: &[Factor; 2], axes:
     let (rows, columns, zero) = (Expr::product(m_dims.iter().copied()), c.dims[p.n], Expr::int(0));
     let n_tile = cx.var("n_tile");
     let n0 = n_block * p.nc as i64 + n_tile * nr as i64;
-    let (taps, source) = (vec![], Source::Packed(b.source));
+    let (taps, source, copied) = (vec![], Source::Packed(b.source), None);
     let mut nest = Tile {
         c,
         p: &plan,
@@ -200,6 +209,7 @@ pub(super) fn short(cx: &mut Cx, c: &Compute, p: &Matrix, f: &[Factor; 2], axes:
         n0,
         taps,
         source,
+        copied,
         members: members as i64,
     };
     let body = if columns.known().is_some_and(|x| x % nr as i64 == 0) {
@@ -249,7 +259,14 @@ fn vector_source(cx: &mut Cx, c: &Compute, p: &Brgemm, b: &Factor, table: Option
     match p.panels {
         Panels::InPlace => Source::InPlace,
         Panels::Scratch => {
-            let dims: Vec<usize> = depth.iter().copied().chain([p.nr]).collect();
+            // Neighbours along k lie side by side for each column, as the row takes them.
+            let group = rows::named(p.row).expect("a plan names a row of the table").depth;
+            let mut dims = depth;
+            if let Some(last) = dims.last_mut() {
+                *last /= group;
+            }
+            dims.push(p.nr);
+            dims.extend((group > 1).then_some(group));
             Source::Scratch(cx.scratch("panel", b.read.dtype(), &dims, Space::Tile), table)
         }
         Panels::Packed => {
@@ -286,8 +303,19 @@ struct Tile<'a> {
     /// Axes of k along which a tile may meet zeros only.
     taps: Vec<Tap>,
     source: Source,
-    /// Neighbours along k that lie side by side in packed panels.
+    /// The rows of the task, if it copies them.
+    copied: Option<Rows>,
+    /// Neighbours along k that lie side by side in panels, packed or copied.
     members: i64,
+}
+
+/// The place along k of member `j` of the group at `k`.
+fn member(k: &[Expr], group: i64, j: i64) -> Vec<Expr> {
+    let mut at = k.to_vec();
+    if let Some(last) = at.last_mut().filter(|_| group > 1) {
+        *last = *last * group + j;
+    }
+    at
 }
 
 /// What is read, before it is widened.
@@ -320,12 +348,16 @@ impl Tile<'_> {
         body
     }
 
-    /// Axis values of row `i` of the tile; a row beyond the last stands for the last.
-    fn row(&self, i: Expr) -> Vec<Expr> {
+    /// Number of row `i` of the tile; a row beyond the last stands for the last.
+    fn row_number(&self, i: Expr) -> Expr {
         let whole = self.rows.known().is_some_and(|x| x % self.p.mr as i64 == 0);
-        let flat = if whole { self.m0 + i } else { (self.m0 + i).min(self.rows - 1) };
+        if whole { self.m0 + i } else { (self.m0 + i).min(self.rows - 1) }
+    }
+
+    /// Axis values of row `i` of the tile.
+    fn row(&self, i: Expr) -> Vec<Expr> {
         let mut axes = self.axes.clone();
-        for (&x, v) in self.p.m.iter().zip(Expr::delinearise(flat, &self.m_dims)) {
+        for (&x, v) in self.p.m.iter().zip(Expr::delinearise(self.row_number(i), &self.m_dims)) {
             axes[x] = v;
         }
         axes
@@ -385,11 +417,14 @@ impl Tile<'_> {
 
     fn fill_panel(&self, cx: &mut Cx, panel: u32, tail: bool) -> Stmt {
         let k = cx.vars(&["k"], self.k_axes().len());
-        let lane = cx.var("n");
-        let at: Vec<Expr> = k.iter().copied().chain([lane]).collect();
-        let store = cx.put(panel, &at, self.b_at(&k, self.n0 + lane, tail));
-        let mut nest = for_each(lane, Expr::from(self.p.nr), LoopKind::Vector, vec![store]);
-        for (&v, &e) in k.iter().zip(self.k_axes()).rev() {
+        let (lane, group) = (cx.var("n"), self.members);
+        let stores = (0..group).map(|j| {
+            let mut at: Vec<Expr> = k.iter().copied().chain([lane]).collect();
+            at.extend((group > 1).then_some(Expr::int(j)));
+            cx.put(panel, &at, self.b_at(&member(&k, group, j), self.n0 + lane, tail))
+        });
+        let mut nest = for_each(lane, Expr::from(self.p.nr), LoopKind::Vector, stores.collect());
+        for (&v, &e) in k.iter().zip(&self.words(group as usize)).rev() {
             nest = for_each(v, e, LoopKind::Serial, vec![nest]);
         }
         nest
@@ -402,10 +437,7 @@ impl Tile<'_> {
         let members = table.stored.members();
         let tile = self.n0.div(Expr::from(self.p.nr));
         let stores = (0..members).map(|j| {
-            let mut at = k.clone();
-            if let Some(last) = at.last_mut() {
-                *last = *last * members as i64 + j as i64;
-            }
+            let mut at = member(&k, members as i64, j as i64);
             at.push(lane);
             cx.put(panel, &at, table.weight(tile, &k, self.k_axes(), lane, j, cx.target.fma))
         });
@@ -513,13 +545,17 @@ impl Tile<'_> {
 
     /// The broadcast factor in row `i` and the vector factor in column `v`, member `j` of a group along k.
     fn factors_at(&self, cx: &Cx, k: &[Expr], (i, v): (Expr, Expr), (j, group): (i64, i64), tail: bool) -> (Scalar, Scalar) {
-        let mut member = k.to_vec();
-        if let Some(last) = member.last_mut().filter(|_| group > 1) {
-            *last = *last * group + j;
-        }
-        let row: Vec<Expr> = self.row(i).into_iter().chain(member.iter().copied()).collect();
+        let member = member(k, group, j);
+        let with = |s: Scalar, old: Scalar, new: Scalar| s.rewrite(&mut |n| if n == old { new } else { n });
+        let broadcast = match &self.copied {
+            Some(rows) => with(self.a.scalar, self.a.read, rows.at(cx, k, self.row_number(i), j)),
+            None => self.a.scalar.subst(&self.row(i).into_iter().chain(member.iter().copied()).collect::<Vec<_>>()),
+        };
         let read = match self.source {
             Source::InPlace => self.b_at(&member, self.n0 + v, tail),
+            Source::Scratch(panel, _) if self.members > 1 => {
+                cx.at(panel, &k.iter().copied().chain([v, Expr::int(j)]).collect::<Vec<_>>())
+            }
             Source::Scratch(panel, _) => cx.at(panel, &member.iter().copied().chain([v]).collect::<Vec<_>>()),
             Source::Narrow(table) => {
                 table.weight(self.n0.div(Expr::from(self.p.nr)), k, self.k_axes(), v, j as usize, cx.target.fma)
@@ -537,7 +573,7 @@ impl Tile<'_> {
                 Scalar::read_at(self.b.read.dtype(), source, &at)
             }
         };
-        (self.a.scalar.subst(&row), self.b.scalar.rewrite(&mut |n| if n == self.b.read { read } else { n }))
+        (broadcast, with(self.b.scalar, self.b.read, read))
     }
 
     /// The value that is stored, and what the sums start from: what is added to a sum of integers, one for each column, in place of 0.

@@ -35,15 +35,21 @@ pub fn build(cx: &mut Cx, c: &Compute, plan: &Elementwise) {
     for (&a, &v) in outer.iter().zip(&chunk.values) {
         axes[a] = v;
     }
+    let together = c.reduction.is_none();
     let (row_block, block) = (cx.var("rows"), cx.var(if plan.lanes == 1 { "column" } else { "block" }));
     let rows = jammed.map(|axis| Rows { axis, start: row_block * plan.jam as i64, count: plan.jam });
     let extent = c.dims[inner];
     let lanes = plan.lanes as i64;
+    // Where windows have results apart from each other along the axis of vectors, the last vector begins early: masks would cost more.
+    let apart = |cx: &Cx| !cx.operand(cx.out() as usize).buffer.strides[inner].is(1);
+    let early = c.reduction.is_some() && rows.is_some() && extent.known().is_some_and(|e| e >= lanes) && apart(cx);
+    let start = if early { (block * lanes).min(extent - lanes) } else { block * lanes };
     let tile = |cx: &mut Cx, masked: bool| match &rows {
-        Some(rows) => jammed_tile(cx, c, &axes, (inner, block), rows, (plan.lanes, plan.taps.is_some()), masked),
-        None => vec![vector(cx, c, &axes, (inner, block), plan.lanes, masked)],
+        Some(rows) if together => vec![side_by_side(cx, c, &axes, (inner, start), rows, plan.lanes, masked)],
+        Some(rows) => jammed_tile(cx, c, &axes, (inner, start), rows, (plan.lanes, plan.taps.is_some()), masked),
+        None => vec![vector(cx, c, &axes, (inner, start), plan.lanes, masked)],
     };
-    let whole = lanes == 1 || extent.known().is_some_and(|e| e % lanes == 0);
+    let whole = lanes == 1 || early || extent.known().is_some_and(|e| e % lanes == 0);
     let body = if whole {
         tile(cx, false)
     } else {
@@ -134,11 +140,32 @@ fn mask(masked: bool, position: Expr, extent: Expr, body: Vec<Stmt>) -> Vec<Stmt
 }
 
 /// One vector of elements.
-fn vector(cx: &mut Cx, c: &Compute, axes: &[Expr], (inner, block): (usize, Expr), lanes: usize, masked: bool) -> Stmt {
+fn vector(cx: &mut Cx, c: &Compute, axes: &[Expr], (inner, start): (usize, Expr), lanes: usize, masked: bool) -> Stmt {
     let lane = cx.var("lane");
     let mut axes = axes.to_vec();
-    axes[inner] = block * lanes as i64 + lane;
+    axes[inner] = start + lane;
     let body = element(cx, c, &axes, lanes, lane);
+    for_each(lane, Expr::from(lanes), LoopKind::Vector, mask(masked, axes[inner], c.dims[inner], body))
+}
+
+/// A vector of elements for each position of an axis, in one loop: each lane stores neighbours.
+fn side_by_side(
+    cx: &mut Cx,
+    c: &Compute,
+    axes: &[Expr],
+    (inner, start): (usize, Expr),
+    rows: &Rows,
+    lanes: usize,
+    masked: bool,
+) -> Stmt {
+    let lane = cx.var("lane");
+    let mut axes = axes.to_vec();
+    axes[inner] = start + lane;
+    let mut body = vec![];
+    for row in 0..rows.count as i64 {
+        axes[rows.axis] = rows.start + row;
+        body.push(cx.store_out(&axes, c.value.subst(&axes)));
+    }
     for_each(lane, Expr::from(lanes), LoopKind::Vector, mask(masked, axes[inner], c.dims[inner], body))
 }
 
@@ -147,7 +174,7 @@ fn jammed_tile(
     cx: &mut Cx,
     c: &Compute,
     axes: &[Expr],
-    (inner, block): (usize, Expr),
+    (inner, start): (usize, Expr),
     rows: &Rows,
     (lanes, taps): (usize, bool),
     masked: bool,
@@ -159,7 +186,7 @@ fn jammed_tile(
     let each = |cx: &mut Cx, stored: bool, make: &dyn Fn(&mut Cx, Expr, Expr, &[Expr]) -> Vec<Stmt>| {
         let (row, lane) = (cx.var("row"), cx.var("lane"));
         let mut axes = axes.to_vec();
-        axes[inner] = block * lanes as i64 + lane;
+        axes[inner] = start + lane;
         let position = rows.start + row;
         axes[rows.axis] = if whole { position } else { position.min(extent - 1) };
         let body = make(cx, row, lane, &axes);

@@ -1,5 +1,6 @@
 //! The sizes of a contraction's plan: register tiles and blocks with the fewest cycles by what the machine description says, and others that may be tried.
 
+use super::copied::{self, Lines};
 use super::taps::{Tap, share, taps};
 use super::{Factor, LONG, factors, pack_index};
 use crate::build::{Operand, stored};
@@ -22,6 +23,8 @@ pub struct Frame {
     n: usize,
     m: Vec<usize>,
     panels: Panels,
+    /// Extents of the m axes, if tasks copy their rows of the broadcast factor.
+    copied: Option<Vec<i64>>,
     /// The narrow form of the vector factor.
     stored: Option<stored::Stored>,
     row: &'static Row,
@@ -65,6 +68,12 @@ const MOST_VECTORS: usize = 8;
 /// What half a vector costs of a whole one: half of it where units are half as wide, all of it where they are not.
 const HALF: f64 = 0.7;
 
+/// Bytes of the widest panel that is copied for a task.
+const MOST_COPIED: i64 = 1 << 19;
+
+/// Cycles to copy a vector of groups from rows: as many reads as a group has members, that are widened, shifted and joined, and a store.
+const COPIED: f64 = 6.0;
+
 /// Bytes a cycle of a panel that come from beyond L2.
 const FAR: f64 = 16.0;
 
@@ -106,7 +115,7 @@ impl Frame {
             let index: Vec<Scalar> = b.index.iter().map(|&e| Scalar::index(e)).collect();
             match operands[b.source].offset(&index)?.affine_in(n as u32)? {
                 (1, _) => Some(Panels::InPlace),
-                _ if depth.is_some_and(|d| d * (8 * lanes * bytes) as i64 <= 1 << 19) => Some(Panels::Scratch),
+                _ if depth.is_some_and(|d| d * (8 * lanes * bytes) as i64 <= MOST_COPIED) => Some(Panels::Scratch),
                 _ => None,
             }
         };
@@ -119,31 +128,69 @@ impl Frame {
         let ways = contiguous.and_then(|a| Some((side_of(a)?, a))).filter(|w| !pairs || constant(w.0)).into_iter();
         let mut ways = ways.chain(sides.into_iter().filter_map(|k| Some((k, widest(k)?))));
         let (mut vector, mut n, mut panels_of) = ways.find_map(|(k, n)| Some((k, n, panels(k, n)?)))?;
-        // Packing the contiguous side in each run moves its elements once for each product that they take part in; storing columns one by
-        // one moves each result once.
+        // The row for a factor that is copied into panels, which takes groups as they are filled.
+        let copied = |vector: usize| {
+            let other = &f[1 - vector];
+            let groups = if is_plain(&f[vector]) { groups(c, other, &operands[other.source]) } else { 1 };
+            let (broadcast, vector) = (other.dtype(), f[vector].dtype());
+            rows::choose(&Sums { dtype: r.body.dtype(), broadcast, vector, groups, small: false }, target)
+        };
+        // Packing the contiguous side in each run moves its elements, or groups of them, once for each product that they take part in; storing
+        // columns one by one moves each result once.
         let extent = |k: usize| only[k].iter().map(|&a| guess(c.dims[a])).product::<i64>();
         if panels_of == Panels::Scratch
             && let other = 1 - vector
-            && (lanes as i64 / 2..depth.unwrap_or(0)).contains(&extent(other))
+            && (lanes as i64 / 2..depth.unwrap_or(0) / copied(vector).depth as i64).contains(&extent(other))
             && let Some(by) = widest(other)
             && panels(other, by) == Some(Panels::Packed)
         {
             (vector, n, panels_of) = (other, by, Panels::Packed);
         }
         let broadcast = 1 - vector;
+        // Vectors that lie in place are copied where that lets a step take several products, and rows enough gain by it.
+        if panels_of == Panels::InPlace && depth.is_some_and(|d| d * (8 * lanes * bytes) as i64 <= MOST_COPIED) {
+            let grouped = copied(vector);
+            let single = rows::named("mul_add").expect("the last row of the table");
+            let gain = grouped.depth as f64 / single.per_cycle - 1.0 / grouped.per_cycle;
+            if grouped.depth > 1 && extent(broadcast) as f64 * gain > COPIED {
+                panels_of = Panels::Scratch;
+            }
+        }
         let mut m: Vec<usize> = only[broadcast].clone();
         m.sort_by_key(|&a| (std::cmp::Reverse(out.buffer.strides[a].known().unwrap_or(i64::MAX)), a));
         let rows: i64 = m.iter().map(|&a| guess(c.dims[a])).product();
         let taps = taps(c, (broadcast, &m), &f, operands);
         // Blocks of neighbours along k are the same for every tile.
         let cut = taps.iter().any(|t| t.k + 1 == r.axes.len());
-        let sums = Sums {
+        let mut sums = Sums {
             dtype: r.body.dtype(),
             broadcast: f[broadcast].dtype(),
             vector: f[vector].dtype(),
-            groups: if panels_of == Panels::Packed { groups(c, &f[broadcast], &operands[f[broadcast].source]) } else { 1 },
+            groups: match panels_of {
+                // Panels that are copied take groups as they are filled.
+                Panels::Scratch if cut || !is_plain(&f[vector]) => 1,
+                Panels::Packed | Panels::Scratch => groups(c, &f[broadcast], &operands[f[broadcast].source]),
+                Panels::InPlace => 1,
+            },
             small: panels_of == Panels::Packed && !cut && is_small(&f[vector], &operands[f[vector].source], target),
         };
+        // Rows that do not lie in groups are copied where that lets a step take several products.
+        let whole_groups = || r.axes.iter().rev().enumerate().all(|(k, e)| e.known().is_some_and(|e| k > 0 || e % 4 == 0));
+        let wanted = panels_of == Panels::Packed && sums.dtype == DType::I32 && sums.groups == 1 && whole_groups();
+        let copied = if wanted && [0, 1].iter().all(|&k| is_plain(&f[k])) {
+            let fits = |extents: &Vec<i64>| {
+                let least = FEWEST_ROWS.max(*extents.last()?) + MOST_ROWS as i64;
+                Some(depth? * Lines::of(extents, least as usize)?.rows() <= MOST_COPIED)
+            };
+            let grouped = rows::choose(&Sums { groups: 4, ..sums }, target).depth > 1;
+            let extents = copied::extents(c, &f[broadcast], &m, &operands[f[broadcast].source]).filter(|_| grouped);
+            extents.filter(|e| fits(e) == Some(true))
+        } else {
+            None
+        };
+        if copied.is_some() {
+            sums.groups = 4;
+        }
         let row_of_sums = rows::choose(&sums, target);
         let lanes = row_of_sums.lanes(target, bytes);
         let narrow = panels_of == Panels::Packed && row_of_sums.depth == 1 && taps.is_empty();
@@ -170,7 +217,8 @@ impl Frame {
             .min()
             .unwrap_or(lanes);
         let ways = target.l1_bytes.checked_div(target.l1_way_bytes).unwrap_or(0) as usize;
-        let collide = ways > 1 && step_of_rows().is_some_and(|s| target.rows_collide(s * a.dtype.bytes() as i64));
+        let collide =
+            copied.is_none() && ways > 1 && step_of_rows().is_some_and(|s| target.rows_collide(s * a.dtype.bytes() as i64));
         let most = if collide { ways - 1 } else { MOST_ROWS };
         let depth = depth.unwrap_or(64).max(1);
         // Rows of a convolution overlap: what a row takes of the operand is less than the depth.
@@ -192,6 +240,7 @@ impl Frame {
             n,
             m,
             panels,
+            copied,
             stored,
             row,
             widened,
@@ -222,10 +271,17 @@ impl Frame {
         self.with([mr, nr, mc, nc])
     }
 
+    /// Do tasks of so many rows have whole lines to copy, that scratch may hold?
+    fn copies(&self, mc: usize) -> bool {
+        let Some(extents) = &self.copied else { return true };
+        Lines::of(extents, mc).is_some_and(|l| l.rows() * self.depth <= MOST_COPIED)
+    }
+
     /// The plan with these sizes: mr, nr, mc, nc.
     pub fn with(&self, [mr, nr, mc, nc]: [usize; 4]) -> Brgemm {
         let Frame { broadcast, n, panels, stored, .. } = *self;
-        Brgemm { broadcast, n, m: self.m.clone(), mr, nr, mc, nc, panels, stored, row: self.row.name }
+        let copied = self.copied.is_some();
+        Brgemm { broadcast, n, m: self.m.clone(), mr, nr, mc, nc, panels, copied, stored, row: self.row.name }
     }
 
     /// The share of the products along k that tiles of so many rows take; they leave out those with the border.
@@ -288,7 +344,13 @@ impl Frame {
     /// Rows and columns of a task.
     fn blocks(&self, mr: usize, nr: usize) -> (usize, usize) {
         let size = (self.rows, self.columns, self.depth, self.batch);
-        blocks(size, self.row_bytes, (mr, nr), self.bytes, self.l2_bytes)
+        let (mut mc, nc) = blocks(size, self.row_bytes, (mr, nr), self.bytes, self.l2_bytes);
+        if !self.copies(mc) {
+            // As few rows as have a line.
+            let line = self.copied.as_ref().and_then(|e| e.last()).map_or(FEWEST_ROWS, |&line| line.max(FEWEST_ROWS));
+            mc = up(line, mr).min(up(self.rows, mr));
+        }
+        (mc, nc)
     }
 
     /// Why these sizes (mr, nr, mc, nc) make no plan; all that do give the same bits, since each sum is made in the order of k.
@@ -300,6 +362,7 @@ impl Frame {
             () if nr == 0 || nr % half != 0 || nr > most => Err(format!("nr={nr} is no multiple of {half} up to {most}")),
             () if !self.fits(mr, nr) => Err(format!("a tile of {mr} x {nr} does not fit the {} registers", self.registers)),
             () if mc == 0 || mc % mr != 0 || mc > rows => Err(format!("mc={mc} is no multiple of mr={mr} up to {rows}")),
+            () if !self.copies(mc) => Err(format!("mc={mc} rows are not copied")),
             () if nc == 0 || nc % nr != 0 || nc > columns => Err(format!("nc={nc} is no multiple of nr={nr} up to {columns}")),
             () => Ok(()),
         }
@@ -386,15 +449,19 @@ fn is_small(b: &Factor, operand: &Operand, target: &TargetDesc) -> bool {
     wanted && operand.constant.as_ref().is_some_and(|t| (0..t.len()).all(|i| t.float(i).abs() <= rows::SMALL))
 }
 
+/// Is a factor what is read, widened, but for its top bit?
+fn is_plain(f: &Factor) -> bool {
+    matches!(f.scalar.kind(), Kind::Cast(byte) if byte_read(*byte).is_some_and(|(read, _)| read == f.read))
+}
+
 /// Neighbours along k that the broadcast factor has side by side, four at most, or two; 1 if that is not so for all of k.
 fn groups(c: &Compute, a: &Factor, operand: &Operand) -> usize {
     let axes = &c.reduction.as_ref().expect("a contraction reduces").axes;
     let index: Vec<Scalar> = a.index.iter().map(|&e| Scalar::index(e)).collect();
     let last = (c.dims.len() + axes.len() - 1) as u32;
-    let plain = matches!(a.scalar.kind(), Kind::Cast(byte) if byte_read(*byte).is_some_and(|(read, _)| read == a.read));
     let side_by_side = operand.offset(&index).and_then(|o| o.affine_in(last)).is_some_and(|(step, _)| step == 1);
     let whole = |group: &i64| axes.last().and_then(|e| e.known()).is_some_and(|e| e % group == 0);
-    if plain && side_by_side { [4, 2].into_iter().find(whole).unwrap_or(1) as usize } else { 1 }
+    if is_plain(a) && side_by_side { [4, 2].into_iter().find(whole).unwrap_or(1) as usize } else { 1 }
 }
 
 /// The first one of the register tiles with the fewest cycles.
