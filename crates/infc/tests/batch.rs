@@ -9,7 +9,7 @@ use infc::engine::Backend;
 use infc::{Options, compile, target};
 use infc_ir::Graph;
 use infc_ir::interp::Item;
-use infc_kernel::target::TargetDesc;
+use infc_kernel::target::{Math, TargetDesc};
 use infc_runtime::variant;
 use tool::kit::*;
 use tool::net::{Net, Random, large, loops, native, numbers, run, run_threads, small};
@@ -70,7 +70,9 @@ fn bits_are_the_same_on_every_machine_and_with_any_number_of_threads() {
     let net = network(8);
     let (graph, input) = (net.graph(), net.input());
     let mut machines = 0;
-    for machine in target::machines().into_iter().filter(|m| m.backend == "llvm") {
+    let narrow = |m: &TargetDesc| m.bf16_dot.then(|| TargetDesc { math: Math::Bf16, ..m.clone() });
+    let all = target::machines().into_iter().filter(|m| m.backend == "llvm").flat_map(|m| [narrow(&m), Some(m)]).flatten();
+    for machine in all {
         if variant::check(&target::requirements(&machine)).is_err() {
             continue;
         }

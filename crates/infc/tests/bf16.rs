@@ -7,7 +7,8 @@ mod tool;
 use infc::engine::{Backend, prepare};
 use infc::{Options, compile, target};
 use infc_ir::interp::Item;
-use infc_ir::{Graph, Tensor};
+use infc_ir::{DType, Graph, Tensor};
+use infc_kernel::loops::{Access, Buffer, Space};
 use infc_kernel::plan::Plan;
 use infc_kernel::target::Math;
 use tool::kit::*;
@@ -92,6 +93,47 @@ fn a_network_is_rounded_where_it_should_be() {
     let (signal, noise) = (power(&|i| want.float(i)), power(&|i| want.float(i) - got[0].float(i)));
     let sqnr = 10.0 * (signal / noise).log10();
     assert!((35.0..80.0).contains(&sqnr), "SQNR {sqnr} dB");
+}
+
+/// What a depthwise convolution reads, and the earlier one of two that are added up, are stored in 16 bits too: only the result is f32.
+#[test]
+fn between_convolutions_all_is_stored_rounded() {
+    let weights = [
+        ("w1", vec![16, 8, 1, 1]),
+        ("w2", vec![16, 1, 3, 3]),
+        ("w3", vec![24, 16, 1, 1]),
+        ("w4", vec![24, 8, 1, 1]),
+        ("w5", vec![8, 24, 1, 1]),
+    ];
+    let mut all: Vec<_> =
+        weights.iter().enumerate().map(|(k, (name, dims))| constant(name, &numbers(dims, k as u32 * 91))).collect();
+    all.extend([("low", 0.0f32), ("high", 0.75)].map(|(name, v)| constant(name, &Tensor::from_vec([], vec![v]))));
+    let nodes = vec![
+        node("a = Conv(x, w1)", []),
+        node("b = Clip(a, low, high)", []),
+        node("c = Conv(b, w2)", [ints("pads", &[1, 1, 1, 1]), int("group", 16)]),
+        node("d = Conv(c, w3)", []),
+        node("e = Conv(x, w4)", []),
+        node("f = Add(d, e)", []),
+        node("g = Relu(f)", []),
+        node("y = Conv(g, w5)", []),
+    ];
+    let m = model(17, graph(&["x f32[1, 8, 10, 12]"], nodes, &["y f32[1, 8, 10, 12]"], all));
+    let graph = import(&m).expect("a good model");
+    let stored = |options: &Options| {
+        let lowered = compile::lower(graph.clone(), options).expect("lowers");
+        let written = |b: &&Buffer| b.space == Space::Global && b.access != Access::Read && b.dtype == DType::F32;
+        lowered.kernels.iter().flat_map(|k| &k.buffers).filter(written).count()
+    };
+    assert_eq!(stored(&options()), 1);
+    assert!(stored(&Options::for_target(target::find(MACHINE).expect("known"))) > 1);
+    let x = [numbers(&[1, 8, 10, 12], 8)];
+    let want = run(&graph, Backend::Interp, &x);
+    let got: Vec<Tensor> = engines().into_iter().map(|b| run(&graph, b, &x)).collect();
+    got.iter().for_each(|g| assert_eq!(g.bytes(), got[0].bytes(), "links differ"));
+    let power = |f: &dyn Fn(usize) -> f64| (0..want.len()).map(|i| f(i).powi(2)).sum::<f64>();
+    let (signal, noise) = (power(&|i| want.float(i)), power(&|i| want.float(i) - got[0].float(i)));
+    assert!((35.0..80.0).contains(&(10.0 * (signal / noise).log10())));
 }
 
 #[test]

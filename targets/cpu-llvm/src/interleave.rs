@@ -29,13 +29,16 @@ impl Emit<'_> {
             let word = match bits * members {
                 16 => Elem::I16,
                 32 => Elem::I32,
+                64 => Elem::I64,
                 _ => continue,
             };
             let Shape::Step(at, step) = self.shape(group.buffer, group.first)? else { continue };
             if step != i64::from(members) || count < step as usize && self.width < MASKS {
                 continue;
             }
-            let words = match self.copied(&group, word)? {
+            // A word of fewer elements than it has room for would be read beyond the last one.
+            let copied = if count == members as usize { self.copied(&group, word)? } else { None };
+            let words = match copied {
                 Some(words) => words,
                 None => self.joined_bits(&group, word, bits)?,
             };
@@ -113,11 +116,11 @@ impl Emit<'_> {
         Ok(Some(self.f.intrinsic("llvm.masked.gather", &[ty, ptrs.ty], ty, &[ptrs, align, mask, zeros])))
     }
 
-    /// The statements as stores one behind the other of integers that none of them changes.
+    /// The statements as stores one behind the other of numbers that lie as integers do (those of bf16 too), and that none of them changes.
     fn neighbours<'a>(&self, list: &'a [Stmt]) -> Option<Neighbours<'a>> {
         let Stmt::Store { buffer, index: first, .. } = list.first()? else { return None };
         let at = *buffer as usize;
-        if !self.kernel.buffers[at].dtype.is_int() {
+        if memory_elem(self.kernel.buffers[at].dtype).ok()?.is_float() {
             return None;
         }
         let mut values = vec![];

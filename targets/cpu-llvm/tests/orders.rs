@@ -100,9 +100,11 @@ proptest! {
 #[test]
 fn three_colours_of_four_are_stored_with_masks() {
     let llvm = Llvm::named("x86-64-v4").expect("a machine of this backend");
-    let (nest, p) = colours([3, 4, 8, 64], DType::U8, llvm.target());
-    let asm = llvm.emit_text(std::slice::from_ref(&nest.kernel), "asm").expect("text");
-    assert!(p.jam == 3 && !asm.contains("vpextrb") && asm.contains("vmovdqu8"), "{asm}");
+    for (dtype, apart, masked) in [(DType::U8, "vpextrb", "vmovdqu8"), (DType::U16, "vpextrw", "vmovdqu16")] {
+        let (nest, p) = colours([3, 4, 8, 64], dtype, llvm.target());
+        let asm = llvm.emit_text(std::slice::from_ref(&nest.kernel), "asm").expect("text");
+        assert!(p.jam == 3 && !asm.contains(apart) && asm.contains(masked), "{asm}");
+    }
 }
 
 #[test]
