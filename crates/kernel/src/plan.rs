@@ -105,6 +105,8 @@ pub struct Matrix {
     pub nc: usize,
     /// Each group of rows passes all columns of the task before the next one comes; otherwise each panel of columns passes all rows.
     pub rows_first: bool,
+    /// Steps along k of a pass over the rows, after which sums wait in memory; `None` if one pass takes all.
+    pub pass: Option<usize>,
     /// The row of [`crate::rows::ROWS`] that adds the products up.
     pub row: &'static str,
 }
@@ -531,7 +533,10 @@ impl fmt::Display for Plan {
                     "matrix rows={} products={} tiles={down}x{across} groups={} nc={} m={:?} n={} broadcast={} row={}",
                     p.rows, p.products, p.groups, p.nc, p.m, p.n, p.broadcast, p.row
                 )?;
-                if p.rows_first { write!(f, " rows first") } else { Ok(()) }
+                if p.rows_first {
+                    write!(f, " rows first")?;
+                }
+                p.pass.map_or(Ok(()), |n| write!(f, " pass={n}"))
             }
             Plan::Sparse(s) => {
                 write!(

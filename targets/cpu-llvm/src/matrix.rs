@@ -1,7 +1,8 @@
 //! Matrix loops as instructions of AMX: tiles of sums stay in TMM registers, tiles of factors are loaded where a step needs others than are loaded.
 //!
-//! A matrix loop runs over the rows of a tile, and a loop of 16 columns in it over one store: zero into a sum (TILEZERO), the step of a row of
-//! [`infc_kernel::rows`] for tiles (TDPBF16PS, TDPFP16PS and those of bytes), or a sum into memory (TILESTORED). Sums lie in one `Reg` buffer of four
+//! A matrix loop runs over the rows of a tile, and a loop of 16 columns in it over one store: zero into a sum (TILEZERO), one from memory (TILELOADD), the step of a row of
+//! [`infc_kernel::rows`] for tiles (TDPBF16PS, TDPFP16PS and those of bytes), or a sum into memory (TILESTORED). Where sums come from memory, a part of the second factor stays in L1 while rows pass it:
+//! these are loaded by TILELOADDT1, which leaves L1 alone. Sums lie in one `Reg` buffer of four
 //! dims: tiles down, tiles across, rows, columns; it has no memory. Registers are given out here, and LLVM's intrinsics take their numbers, so its
 //! own allocation of tiles takes no part. The entry of the kernel loads the one configuration that its loops need, and releases the tiles at the end.
 
@@ -25,6 +26,8 @@ const REGISTERS: usize = 8;
 pub(crate) struct Tiles {
     /// Buffers of sums.
     sums: BTreeSet<usize>,
+    /// Sums come from memory.
+    waiting: bool,
     config: Option<Config>,
     /// Factors in registers.
     loaded: Vec<Loaded>,
@@ -54,7 +57,7 @@ struct Loaded {
 impl Tiles {
     /// Those that the kernel's matrix loops use.
     pub fn of(kernel: &Kernel) -> Tiles {
-        fn walk(body: &[Stmt], buffers: &[Buffer], inside: bool, found: &mut BTreeSet<usize>) {
+        fn walk(body: &[Stmt], buffers: &[Buffer], inside: bool, found: &mut Tiles) {
             for s in body {
                 match s {
                     Stmt::For { kind, body, .. } => walk(body, buffers, inside || *kind == LoopKind::Matrix, found),
@@ -63,16 +66,17 @@ impl Tiles {
                         walk(then, buffers, inside, found);
                         walk(otherwise, buffers, inside, found);
                     }
-                    Stmt::Store { buffer, .. } if inside && buffers[*buffer as usize].space == Space::Reg => {
-                        found.insert(*buffer as usize);
+                    Stmt::Store { buffer, value, .. } if inside && buffers[*buffer as usize].space == Space::Reg => {
+                        found.sums.insert(*buffer as usize);
+                        found.waiting |= matches!(value.kind(), Kind::Read { .. });
                     }
                     Stmt::Store { .. } | Stmt::Let { .. } | Stmt::Alloc { .. } | Stmt::Prefetch { .. } | Stmt::Check { .. } => {}
                 }
             }
         }
-        let mut sums = BTreeSet::new();
-        walk(&kernel.body, &kernel.buffers, false, &mut sums);
-        Tiles { sums, ..Tiles::default() }
+        let mut tiles = Tiles::default();
+        walk(&kernel.body, &kernel.buffers, false, &mut tiles);
+        tiles
     }
     /// Is the buffer one of sums, which live in registers?
     pub fn holds(&self, buffer: usize) -> bool {
@@ -119,6 +123,11 @@ impl Emit<'_> {
         let sums = self.tile_of(buffer, index, lines)?;
         if value.as_float() == Some(0.0) || value.as_int() == Some(0) {
             self.f.intrinsic_void("llvm.x86.tilezero", &[], &[number(sums)]);
+            return Ok(());
+        }
+        if let Kind::Read { source, index, guard: None } = value.kind() {
+            let (address, stride) = self.tile_lines(*source as usize, index, lines)?;
+            self.f.intrinsic_void("llvm.x86.tileloadd64", &[], &[number(sums), address, stride]);
             return Ok(());
         }
         let step = tile_step_of(*value).ok_or_else(|| fault!("the sum of a tile is no step of a row for tiles: {value}"))?;
@@ -226,7 +235,8 @@ impl Emit<'_> {
         self.tiles.loaded.retain(|l| l.register != register);
         self.tiles.loaded.push(Loaded { right, source, at, register });
         let (address, stride) = self.tile_address(source, at, stride)?;
-        self.f.intrinsic_void("llvm.x86.tileloadd64", &[], &[number(register), address, stride]);
+        let name = if self.tiles.waiting && !right { "tileloaddt164" } else { "tileloadd64" };
+        self.f.intrinsic_void(&format!("llvm.x86.{name}"), &[], &[number(register), address, stride]);
         Ok(register)
     }
 
@@ -239,6 +249,15 @@ impl Emit<'_> {
         Ok((address, Val { ty: Ty::new(Elem::I64, 1), ..Val::i64(stride * i64::from(elem.bits() / 8)) }))
     }
 
+    /// Address of a tile of sums in memory, and bytes from one row to the next.
+    fn tile_lines(&mut self, buffer: usize, index: &[Scalar], lines: [u32; 2]) -> Result<(Val, Val), Fault> {
+        let bad = || fault!("sums of a tile are not in lines of memory: {index:?}");
+        let at = self.flat_at(buffer, index).ok_or_else(bad)?;
+        let (1, rest) = at.affine_in(lines[1]).ok_or_else(bad)? else { return Err(bad()) };
+        let (stride, rest) = rest.affine_in(lines[0]).ok_or_else(bad)?;
+        self.tile_address(buffer, rest, stride)
+    }
+
     /// Sums into memory.
     fn tile_stored(&mut self, buffer: usize, index: &[Scalar], value: Scalar, lines: [u32; 2]) -> Result<(), Fault> {
         let bad = || fault!("a matrix loop stores something else than sums: {value}");
@@ -247,10 +266,7 @@ impl Emit<'_> {
             return Err(bad());
         }
         let sums = self.tile_of(*source as usize, of, lines)?;
-        let at = self.flat_at(buffer, index).ok_or_else(bad)?;
-        let (1, rest) = at.affine_in(lines[1]).ok_or_else(bad)? else { return Err(bad()) };
-        let (stride, rest) = rest.affine_in(lines[0]).ok_or_else(bad)?;
-        let (address, stride) = self.tile_address(buffer, rest, stride)?;
+        let (address, stride) = self.tile_lines(buffer, index, lines)?;
         self.f.intrinsic_void("llvm.x86.tilestored64", &[], &[number(sums), address, stride]);
         Ok(())
     }

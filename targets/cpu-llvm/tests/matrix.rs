@@ -285,6 +285,44 @@ fn dots_of_pairs(pairs: &[(u16, u16)]) -> f32 {
     })
 }
 
+/// Long sums are made in passes and wait in memory: the last rows and columns are missing, and there are several tasks.
+#[test]
+fn passes_go_on_with_the_same_sums() {
+    for ([m, k, n], pass, rounds) in [([300, 768, 52], 12, 2), ([300, 384, 20], 12, 1), ([300, 1024, 29], 16, 2)] {
+        let mut state = 7u32;
+        let mut numbers = |count: usize| -> Vec<u16> {
+            let next = |_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                0x3e00 + (state >> 23) as u16 + ((state >> 9 & 1) << 15) as u16
+            };
+            (0..count).map(next).collect()
+        };
+        let (x, w) = (numbers(m * k), numbers(k * n));
+        let case = product([m, k, n], [DType::BF16; 2], &shorts(&w), false);
+        let (p, nest) = planned(&case).expect("it fits");
+        assert_eq!(p.pass, (rounds > 1).then_some(pass), "{p:?}");
+        let sum = |at: usize| {
+            let pairs: Vec<(u16, u16)> = (0..k).map(|q| (x[at / n * k + q], w[q * n + at % n])).collect();
+            sum_of_pairs(&pairs, p.products).to_bits()
+        };
+        let want: Vec<u32> = (0..m * n).map(sum).collect();
+        compare(&nest, &shorts(&x), &want, case.sums, &[]);
+    }
+}
+
+/// Rows that are read while a panel's part stays in L1 leave that alone.
+#[test]
+fn passes_load_rows_past_l1() {
+    let llvm = Llvm::new(target());
+    for (k, name) in [(768, "tileloaddt1"), (256, "tileloadd\t")] {
+        let case = product([320, k, 64], [DType::BF16; 2], &vec![1; 2 * k * 64], false);
+        let (p, nest) = planned(&case).expect("it fits");
+        assert_eq!(p.pass.is_some(), k == 768, "{p:?}");
+        let asm = llvm.emit_text(std::slice::from_ref(&nest.kernel), "asm").expect("text");
+        assert!(asm.contains(name) && (k == 768 || !asm.contains("tileloaddt1")), "{asm}");
+    }
+}
+
 #[test]
 fn the_inner_loop_is_four_products_and_four_loads() {
     let llvm = Llvm::new(target());
