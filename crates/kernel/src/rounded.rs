@@ -277,7 +277,9 @@ fn follows(work: &Work, task: &Task, made: &HashMap<Id, usize>) -> bool {
 
 /// Rounds what convolutions in fewer bits have made for a convolution that no row takes, and all but the latest of that for another step; steps before the task do that.
 fn round_between(work: &mut Work, form: Form, task: &Task, convolution: bool, data: &mut Data, before: &mut Vec<Item>) {
-    let made: Vec<(usize, Id)> = task.sources.iter().filter_map(|&x| Some((*data.made.get(&x)?, x))).collect();
+    let inside = |x: &Id| matches!(work.tensor(*x).memory, Memory::Temp);
+    let made: Vec<(usize, Id)> =
+        task.sources.iter().copied().filter(inside).filter_map(|x| Some((*data.made.get(&x)?, x))).collect();
     let latest = made.iter().max().copied();
     for (number, x) in made {
         if !convolution && Some((number, x)) == latest || data.pictures.contains_key(&x) {
