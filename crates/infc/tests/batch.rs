@@ -9,10 +9,10 @@ use infc::engine::Backend;
 use infc::{Options, compile, target};
 use infc_ir::Graph;
 use infc_ir::interp::Item;
-use infc_kernel::target::{Math, TargetDesc};
+use infc_kernel::target::TargetDesc;
 use infc_runtime::variant;
 use tool::kit::*;
-use tool::net::{Net, Random, large, loops, native, numbers, run, run_threads, small};
+use tool::net::{Net, Random, large, loops, machines_of_llvm, native, numbers, run, run_threads, small};
 
 /// Rounds and launches of each loop over the batch.
 fn loops_of(graph: &Graph, machine: TargetDesc) -> Vec<(i64, usize)> {
@@ -70,9 +70,7 @@ fn bits_are_the_same_on_every_machine_and_with_any_number_of_threads() {
     let net = network(8);
     let (graph, input) = (net.graph(), net.input());
     let mut machines = 0;
-    let narrow = |m: &TargetDesc| m.bf16_dot.then(|| TargetDesc { math: Math::Bf16, ..m.clone() });
-    let all = target::machines().into_iter().filter(|m| m.backend == "llvm").flat_map(|m| [narrow(&m), Some(m)]).flatten();
-    for machine in all {
+    for machine in machines_of_llvm() {
         if variant::check(&target::requirements(&machine)).is_err() {
             continue;
         }

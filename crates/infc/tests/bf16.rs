@@ -42,6 +42,12 @@ fn run(graph: &Graph, backend: Backend, inputs: &[Tensor]) -> Tensor {
     outputs[0].as_tensor().expect("a tensor").clone()
 }
 
+/// Signal to noise in dB.
+fn sqnr(want: &Tensor, got: &Tensor) -> f64 {
+    let power = |f: &dyn Fn(usize) -> f64| (0..want.len()).map(|i| f(i).powi(2)).sum::<f64>();
+    10.0 * (power(&|i| want.float(i)) / power(&|i| want.float(i) - got.float(i))).log10()
+}
+
 /// Convolutions of three kinds, a residual, and a product with an odd depth.
 fn network() -> Graph {
     let weights = [
@@ -89,9 +95,7 @@ fn a_network_is_rounded_where_it_should_be() {
     let want = run(&graph, Backend::Interp, &x);
     let got: Vec<Tensor> = engines().into_iter().map(|b| run(&graph, b, &x)).collect();
     got.iter().for_each(|g| assert_eq!(g.bytes(), got[0].bytes(), "links differ"));
-    let power = |f: &dyn Fn(usize) -> f64| (0..want.len()).map(|i| f(i).powi(2)).sum::<f64>();
-    let (signal, noise) = (power(&|i| want.float(i)), power(&|i| want.float(i) - got[0].float(i)));
-    let sqnr = 10.0 * (signal / noise).log10();
+    let sqnr = sqnr(&want, &got[0]);
     assert!((35.0..80.0).contains(&sqnr), "SQNR {sqnr} dB");
 }
 
@@ -131,9 +135,8 @@ fn between_convolutions_all_is_stored_rounded() {
     let want = run(&graph, Backend::Interp, &x);
     let got: Vec<Tensor> = engines().into_iter().map(|b| run(&graph, b, &x)).collect();
     got.iter().for_each(|g| assert_eq!(g.bytes(), got[0].bytes(), "links differ"));
-    let power = |f: &dyn Fn(usize) -> f64| (0..want.len()).map(|i| f(i).powi(2)).sum::<f64>();
-    let (signal, noise) = (power(&|i| want.float(i)), power(&|i| want.float(i) - got[0].float(i)));
-    assert!((35.0..80.0).contains(&(10.0 * (signal / noise).log10())));
+    let sqnr = sqnr(&want, &got[0]);
+    assert!((35.0..80.0).contains(&sqnr), "SQNR {sqnr} dB");
 }
 
 #[test]

@@ -9,7 +9,7 @@
 
 use self::account::{Member, Touch};
 use crate::attention::Attentions;
-use crate::build::{Operand, contract, matrix};
+use crate::build::{self, Operand};
 use crate::loops::Access;
 use crate::plan::Plan;
 use crate::program::{declare, prepare};
@@ -252,9 +252,8 @@ fn member(work: &Work, task: &Task, b: i64, groups: &[i64], target: &TargetDesc)
     let used = task.step.sources();
     let mut operands: Vec<_> = task.sources.iter().map(|&s| declare(work, s, Access::Read)).collect();
     operands.push(declare(work, task.out, Access::Write));
-    let cycles = |step: &Step, operands: &[Operand], plan: &Plan| match (step, plan) {
-        (Step::Compute(c), Plan::Brgemm(p)) => contract::cycles(c, p, target),
-        (Step::Compute(c), Plan::Matrix(p)) => matrix::cycles(c, operands, p).expect("the plan is one of these operands"),
+    let cycles = |step: &Step, operands: &[Operand], plan: &Plan| match step {
+        Step::Compute(c) => build::product_cycles(c, operands, plan, target).unwrap_or(0.0),
         _ => 0.0,
     };
     let (step, own, whole) = prepare(task.step.clone(), operands.clone(), target);

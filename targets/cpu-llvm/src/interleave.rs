@@ -93,7 +93,7 @@ impl Emit<'_> {
             }
         }
         let lanes = self.lanes.unwrap_or(1);
-        // Words of 16 bits have no instruction.
+        // Words of 32 bits are gathered; those of 16 have no instruction.
         let zero = guard.is_none_or(|(_, other)| other.as_int() == Some(0));
         let dtype = self.kernel.buffers[source].dtype;
         if !zero || word != Elem::I32 || !dtype.is_int() || dtype != self.kernel.buffers[group.buffer].dtype {

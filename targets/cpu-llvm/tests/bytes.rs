@@ -78,6 +78,14 @@ proptest! {
     }
 }
 
+/// The nest and the plan of a product in register tiles.
+fn register_tiles(step: Compute, operands: &[Operand], target: &TargetDesc) -> (Nest, Brgemm) {
+    let step = Step::Compute(step);
+    let plan = plan::choose(&step, operands, target);
+    let Plan::Brgemm(p) = &plan else { panic!("{plan}") };
+    (build::build("bytes", &step, &plan, operands, target), p.clone())
+}
+
 /// `out[m, n] = sum over k of i32(w[m, k]) * i32(x[k, n])`: a pointwise convolution whose results lie channels first, with data that does too, or not;
 /// of unsigned bytes, or of signed ones with their top bits flipped.
 fn pointwise([m, k, n]: [usize; 3], w: &[i8], (last, signed): (bool, bool), target: &TargetDesc) -> (Nest, Brgemm) {
@@ -100,10 +108,7 @@ fn pointwise([m, k, n]: [usize; 3], w: &[i8], (last, signed): (bool, bool), targ
         data.buffer.strides = Buffer::strides_in_order(&data.buffer.dims, &[1, 0]);
     }
     let operands = [operand(DType::I8, &[m, k], Some(weights)), data, operand(DType::I32, &[m, n], None)];
-    let step = Step::Compute(step);
-    let plan = plan::choose(&step, &operands, target);
-    let Plan::Brgemm(p) = &plan else { panic!("{plan}") };
-    (build::build("pointwise", &step, &plan, &operands, target), p.clone())
+    register_tiles(step, &operands, target)
 }
 
 proptest! {
@@ -159,10 +164,7 @@ fn crosswise([h, w, k, n]: [usize; 4], gap: usize, weights: &[i8], target: &Targ
     }
     let operands =
         [operand(DType::U8, &lines, None), operand(DType::I8, &[n, k], Some(weights)), operand(DType::I32, &dims, None)];
-    let step = Step::Compute(step);
-    let plan = plan::choose(&step, &operands, target);
-    let Plan::Brgemm(p) = &plan else { panic!("{plan}") };
-    (build::build("crosswise", &step, &plan, &operands, target), p.clone())
+    register_tiles(step, &operands, target)
 }
 
 proptest! {

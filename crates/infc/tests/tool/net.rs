@@ -6,7 +6,7 @@ use infc::{Options, compile, target};
 use infc_artifact::program::Step;
 use infc_ir::interp::Item;
 use infc_ir::{Graph, Tensor};
-use infc_kernel::target::TargetDesc;
+use infc_kernel::target::{Math, TargetDesc};
 use infc_onnx::proto::{NodeProto, TensorProto};
 use infc_runtime::Model;
 
@@ -28,6 +28,12 @@ pub fn large(machine: TargetDesc) -> TargetDesc {
 
 pub fn native() -> TargetDesc {
     target::find("native").expect("this computer")
+}
+
+/// All machines of this kind of code, those with products of bf16 also in that mode.
+pub fn machines_of_llvm() -> Vec<TargetDesc> {
+    let narrow = |m: &TargetDesc| m.bf16_dot.then(|| TargetDesc { math: Math::Bf16, ..m.clone() });
+    target::machines().into_iter().filter(|m| m.backend == "llvm").flat_map(|m| [narrow(&m), Some(m)]).flatten().collect()
 }
 
 /// A graph under construction: `v0` is the input, each node makes the next value.

@@ -8,11 +8,11 @@
 use super::{Member, Region, Rows, height};
 use crate::batch::account::{BEYOND, LAUNCH, best};
 use crate::batch::same_sums;
-use crate::build::{contract, matrix};
+use crate::build;
 use crate::cost;
 use crate::loops::Access;
 use crate::math;
-use crate::plan::{Plan, widest};
+use crate::plan::widest;
 use crate::program::{declare, prepare};
 use crate::target::TargetDesc;
 use crate::work::{Id, Work};
@@ -232,11 +232,12 @@ impl Account<'_> {
                 // Two operations in a cycle.
                 let vectors =
                     |operations: Expr| operations.known().unwrap_or(0) as f64 / (2 * self.target.lanes(widest(c))) as f64;
-                let ends = || vectors(cost::operations(&Step::Compute(Compute { reduction: None, ..c.clone() })));
-                match &plan {
-                    Plan::Brgemm(p) => contract::cycles(c, p, self.target) + ends(),
-                    Plan::Matrix(p) => matrix::cycles(c, &operands, p).expect("the plan is one of these operands") + ends(),
-                    _ => vectors(cost::operations(&step)),
+                match build::product_cycles(c, &operands, &plan, self.target) {
+                    Some(sums) => {
+                        let ends = Step::Compute(Compute { reduction: None, ..c.clone() });
+                        sums + vectors(cost::operations(&ends))
+                    }
+                    None => vectors(cost::operations(&step)),
                 }
             });
         self.cycles.insert((k, rows), known);

@@ -49,8 +49,8 @@ const SLOW: f64 = 4.0;
 /// The most groups of tiles of a task.
 const MOST_GROUPS: usize = 16;
 
-/// Steps along k below which sums are finished before the next group begins: the next one's products take less time than that. (Granite Rapids, bf16: one step
-/// takes 15 % more if it is the other way round, seven take 15 % less.)
+/// Steps along k below which sums are finished before the next group begins: the next one's products take less time than that. (Granite Rapids, bf16: with one
+/// step it is as long the other way round, with seven 15 % longer.)
 const FEW_STEPS: i64 = 3;
 
 /// Rows from which on tiles are considered for weights that L2 does not hold.
@@ -225,7 +225,7 @@ pub fn fitting(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDes
     };
     let depth: i64 = c.reduction.as_ref()?.axes.iter().map(|e| e.known()).product::<Option<i64>>()?;
     let columns = guess(c.dims[p.n]);
-    let tiles = guess(l.count) * (guess(l.line) + rows - 1) / rows;
+    let tiles = row_tiles(&l, rows);
     let steps = depth / products as i64;
     let cycles = |shape: [usize; 2]| tile_cycles((tiles, columns, steps), rows, shape, row);
     let shapes = [[2, 2], [3, 1], [1, 3], [2, 1], [1, 2], [1, 1]];
@@ -269,6 +269,11 @@ fn pass(possible: bool, steps: i64) -> Option<usize> {
     whole.filter(|_| possible && LONG.contains(&steps)).map(|n| n as usize)
 }
 
+/// Tiles of so many rows, in all lines.
+fn row_tiles(l: &Lines, rows: i64) -> i64 {
+    guess(l.count) * (guess(l.line) + rows - 1) / rows
+}
+
 /// Cycles of so many tiles of rows with all columns, in such groups.
 fn tile_cycles((tiles, columns, steps): (i64, i64, i64), rows: i64, [down, across]: [usize; 2], row: &Row) -> f64 {
     let groups = (tiles as f64 / down as f64).ceil() * ((columns as f64 / TILE as f64).ceil() / across as f64).ceil();
@@ -284,7 +289,7 @@ pub fn cycles(c: &Compute, operands: &[Operand], p: &Matrix) -> Option<f64> {
     let l = lines(c, a, &operands[a.source], &p.m)?;
     let rows = p.rows as i64;
     let depth: i64 = c.reduction.as_ref()?.axes.iter().map(|e| e.known()).product::<Option<i64>>()?;
-    let tiles = guess(l.count) * (guess(l.line) + rows - 1) / rows;
+    let tiles = row_tiles(&l, rows);
     let batch: i64 = (0..c.dims.len()).filter(|a| *a != p.n && !p.m.contains(a)).map(|a| guess(c.dims[a])).product();
     let row = rows::named(p.row).expect("a plan names a row of the table");
     Some(batch as f64 * tile_cycles((tiles, guess(c.dims[p.n]), depth / p.products as i64), rows, p.tiles, row))

@@ -31,7 +31,7 @@ use crate::attention::{Attention, Way};
 use crate::loops::{Access, Axes, BoxCopy, Boxes, Buffer, Kernel, LoopKind, Space, Stmt};
 use crate::plan::Plan;
 use crate::target::TargetDesc;
-use infc_ir::compute::{Reducer, Step, simplify_scalar};
+use infc_ir::compute::{Compute, Reducer, Step, simplify_scalar};
 use infc_ir::expr::{Node, Ranges};
 use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr, Tensor};
@@ -164,6 +164,15 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
         _ => unreachable!("plan {plan} is not for this step"),
     }
     cx.finish(name)
+}
+
+/// Cycles of the sums of a product by its plan's own account; `None` for steps and plans that have none.
+pub(crate) fn product_cycles(c: &Compute, operands: &[Operand], plan: &Plan, target: &TargetDesc) -> Option<f64> {
+    match plan {
+        Plan::Brgemm(p) => Some(contract::cycles(c, p, target)),
+        Plan::Matrix(p) => matrix::cycles(c, operands, p),
+        _ => None,
+    }
 }
 
 /// Builds the nest of an attention, or of one of its two kernels. `operands` are its sources, then its result.
