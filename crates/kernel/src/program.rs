@@ -10,7 +10,7 @@ use crate::target::TargetDesc;
 use crate::tuning::{Choices, Room, Sizes, Tunable};
 use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
 use crate::{
-    attention, bands, batch, chain, copies, copies::Side, cost, fuse, known, lookups, place, rounded, siblings, split, work,
+    attention, bands, batch, chain, copies, copies::Side, cost, fuse, gathered, known, largest, lookups, place, rounded, siblings, split, work,
     zero_point,
 };
 use infc_artifact::abi::ALIGN;
@@ -113,8 +113,10 @@ pub fn lower_beside(
     rounded::round(&mut work, target);
     fuse::simplify(&mut work);
     fuse::fuse(&mut work);
+    largest::integers(&mut work, target);
     lookups::narrow(&mut work);
     place::place(&mut work, target);
+    gathered::rows(&mut work, target);
     let mut attentions = attention::take(&mut work, target);
     siblings::merge(&mut work, target, &attentions);
     split::split(&mut work, target, &attentions);

@@ -203,13 +203,15 @@ fn rounded(
             let id = match data.all.get(&x_id) {
                 Some(&id) => id,
                 None => {
-                    if let Some((below, id)) = below_maximum(work, form, x_id, &data.all, before) {
+                    let below = below_maximum(work, form, x_id, &data.all, before);
+                    if let Some((below, id)) = below {
                         data.all.insert(below, id);
                         if convolution {
                             data.pictures.insert(below, id);
                         }
                     }
-                    let (id, task) = rounding_task(work, form, x_id, &task.node);
+                    let narrow = |x: Scalar| if below.is_some() { x.cast(form.dtype) } else { form.round(x) };
+                    let (id, task) = rounding_task(work, form, x_id, &task.node, &narrow);
                     before.push(Item::Task(task));
                     data.all.insert(x_id, id);
                     id
@@ -286,7 +288,7 @@ fn round_between(work: &mut Work, form: Form, task: &Task, convolution: bool, da
             continue;
         }
         let id = *data.all.entry(x).or_insert_with(|| {
-            let (id, rounding) = rounding_task(work, form, x, &task.node);
+            let (id, rounding) = rounding_task(work, form, x, &task.node, &|x| form.round(x));
             before.push(Item::Task(rounding));
             id
         });
@@ -309,7 +311,7 @@ fn below_maximum(work: &mut Work, form: Form, x: Id, data: &Rounded, before: &mu
         return None;
     }
     let (mut pooling, node) = (task.clone(), task.node.clone());
-    let (id, rounding) = rounding_task(work, form, y, &node);
+    let (id, rounding) = rounding_task(work, form, y, &node, &|x| form.round(x));
     read_rounded(work, form, &mut pooling, &Rounded::from([(y, id)]));
     before[at] = Item::Task(pooling);
     before.insert(at, Item::Task(rounding));
@@ -361,17 +363,12 @@ fn read_rounded(work: &Work, form: Form, task: &mut Task, data: &Rounded) {
     }
 }
 
-/// A new tensor that is `x` rounded, and the task that makes it.
-fn rounding_task(work: &mut Work, form: Form, x: Id, node: &str) -> (Id, Task) {
-    let (id, step) = rounding(work, form, x);
-    (id, Task { step, sources: vec![x], out: id, name: form.dtype.name().into(), node: node.to_owned() })
-}
-
-/// A new tensor that is `x` rounded, and the step that makes it.
-fn rounding(work: &mut Work, form: Form, x: Id) -> (Id, Step) {
+/// A new tensor that is `x` rounded, by `round`, and the task that makes it. (What is rounded already is only stored in fewer bits.)
+fn rounding_task(work: &mut Work, form: Form, x: Id, node: &str, round: &dyn Fn(Scalar) -> Scalar) -> (Id, Task) {
     let dims = work.tensor(x).ty.dims.clone();
-    let step = Compute::map(&dims, |axes| form.round(Scalar::read_at(DType::F32, 0, axes)));
-    (work.add(TensorType::new(form.dtype, dims), Memory::Temp, ""), Step::Compute(step))
+    let step = Step::Compute(Compute::map(&dims, |axes| round(Scalar::read_at(DType::F32, 0, axes))));
+    let id = work.add(TensorType::new(form.dtype, dims), Memory::Temp, "");
+    (id, Task { step, sources: vec![x], out: id, name: form.dtype.name().into(), node: node.to_owned() })
 }
 
 /// The constant rounded, and what sums of its columns are multiplied by, if they are scaled; `None` if they cannot be.

@@ -159,7 +159,17 @@ impl Emit<'_> {
 
     /// The element of `buffer` at `index`, or the fallback where the guard does not hold.
     pub fn read(&mut self, buffer: usize, index: &[Scalar], guard: Option<(Scalar, Scalar)>) -> Result<Val, Fault> {
-        let dtype = self.kernel.buffers[buffer].dtype;
+        self.read_as(self.kernel.buffers[buffer].dtype, buffer, index, guard)
+    }
+
+    /// The same bits as they are in `dtype`, which has the buffer's width; so is the guard's value.
+    pub fn read_as(
+        &mut self,
+        dtype: DType,
+        buffer: usize,
+        index: &[Scalar],
+        guard: Option<(Scalar, Scalar)>,
+    ) -> Result<Val, Fault> {
         let elem = memory_elem(dtype)?;
         let guard = match guard {
             None => None,
@@ -174,6 +184,7 @@ impl Emit<'_> {
         };
         let shape = self.shape(buffer, index)?;
         if guard.is_none()
+            && dtype == self.kernel.buffers[buffer].dtype
             && matches!(shape, Shape::Each(_))
             && let Some(v) = self.lookup(buffer, index)?
         {

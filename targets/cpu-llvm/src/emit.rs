@@ -261,6 +261,12 @@ impl Emit<'_> {
         {
             return Ok(bits);
         }
+        if let Kind::Bitcast(bits) = value.kind()
+            && value.dtype().bytes() == 2
+            && bits.dtype().is_int()
+        {
+            return self.scalar(*bits);
+        }
         let v = self.scalar(value)?;
         Ok(ops::to_memory(&mut self.f, self.kernel.buffers[buffer].dtype, v))
     }
@@ -531,8 +537,17 @@ impl Emit<'_> {
                     self.memo.insert(s, bits);
                     return Ok(bits);
                 }
-                let x = self.scalar(*a)?;
-                ops::bitcast(&mut self.f, a.dtype(), s.dtype(), x)?
+                match a.kind() {
+                    // Not widened and rounded again.
+                    Kind::Read { source, index, guard } if a.dtype().bytes() == 2 && s.dtype().is_int() => {
+                        let guard = guard.map(|(c, x)| (c, x.bitcast(s.dtype())));
+                        self.read_as(s.dtype(), *source as usize, index, guard)?
+                    }
+                    _ => {
+                        let x = self.scalar(*a)?;
+                        ops::bitcast(&mut self.f, a.dtype(), s.dtype(), x)?
+                    }
+                }
             }
         };
         self.memo.insert(s, v);

@@ -326,6 +326,28 @@ fn as_read(s: Scalar) -> Scalar {
     }
 }
 
+/// What the end of a contraction reads and writes beside the sums, rows `m` and neighbours along `n`: buffers with their indices, the result last.
+pub(super) fn touched(c: &Compute, m: &[usize], n: usize, cx: &Cx) -> Vec<(u32, Vec<Expr>)> {
+    let mut all: Vec<(u32, Vec<Expr>)> = vec![];
+    c.value.visit(&mut |s| {
+        if let Kind::Read { source, index, .. } = s.kind()
+            && let Some(index) = index.iter().map(|i| i.as_index()).collect::<Option<Vec<_>>>()
+            && index.iter().any(|e| m.iter().any(|&x| e.uses_var(x as u32)))
+            && index.iter().any(|e| e.uses_var(n as u32))
+        {
+            all.push((*source, index));
+        }
+    });
+    all.push((cx.out(), (0..c.dims.len()).map(Expr::var).collect()));
+    all.retain(|(buffer, index)| {
+        let operand = cx.operand(*buffer as usize);
+        let index: Vec<Scalar> = index.iter().map(|&e| Scalar::index(e)).collect();
+        let step = operand.offset(&index).and_then(|o| o.affine_in(n as u32)).map(|s| s.0);
+        operand.constant.is_none() && step == Some(1)
+    });
+    all
+}
+
 impl Tile<'_> {
     fn k_axes(&self) -> &[Expr] {
         &self.c.reduction.as_ref().expect("a contraction reduces").axes
@@ -512,25 +534,8 @@ impl Tile<'_> {
         if self.p.mr as i64 * vectors as i64 * (depth / group) < LONG {
             return vec![];
         }
-        let mut wanted: Vec<(u32, Vec<Expr>)> = vec![];
-        self.c.value.visit(&mut |n| {
-            if let Kind::Read { source, index, .. } = n.kind()
-                && let Some(index) = index.iter().map(|i| i.as_index()).collect::<Option<Vec<_>>>()
-                && index.iter().any(|e| self.p.m.iter().any(|&x| e.uses_var(x as u32)))
-                && index.iter().any(|e| e.uses_var(self.p.n as u32))
-            {
-                wanted.push((*source, index));
-            }
-        });
-        wanted.push((cx.out(), (0..self.c.dims.len()).map(Expr::var).collect()));
         let mut all = vec![];
-        for (buffer, index) in wanted {
-            let operand = cx.operand(buffer as usize);
-            let scalars: Vec<Scalar> = index.iter().map(|&e| Scalar::index(e)).collect();
-            let step = operand.offset(&scalars).and_then(|o| o.affine_in(self.p.n as u32)).map(|s| s.0);
-            if operand.constant.is_some() || step != Some(1) {
-                continue;
-            }
+        for (buffer, index) in touched(self.c, &self.p.m, self.p.n, cx) {
             let i = cx.var("m");
             let line = (LINE / cx.operand(buffer as usize).buffer.dtype.bytes() as i64).max(1);
             let lines = (0..(nr + line - 1) / line).map(|k| {
