@@ -155,6 +155,38 @@ fn layouts_that_others_see_do_not_matter() {
     engines().into_iter().for_each(|b| assert_eq!(run(&g, b, &x).to_vec::<f32>(), want, "{}", b.name()));
 }
 
+/// Tiles of a 7 x 7 map that leaves out every second pixel take its rows side by side; those of a map that does not, where they lie. Small integers give exact sums.
+#[test]
+fn strided_rows_lie_side_by_side_for_tiles() {
+    let small = |dims: &[usize], seed| {
+        let values = numbers(dims, seed).to_vec::<f32>();
+        Tensor::from_vec(dims, values.iter().map(|v| (v * 4.0).round()).collect::<Vec<f32>>())
+    };
+    let mut options = options();
+    options.target = target::find("x86-64-v4-amx").expect("a known machine");
+    options.target.math = Math::Bf16;
+    let here = infc_cpu_llvm::supported(&options.target);
+    for (stride, kernel, copied) in [(2, 3, true), (2, 1, true), (1, 3, false)] {
+        let (pad, size) = (kernel / 2, 7 * stride);
+        let w = constant("w", &small(&[512, 32, kernel, kernel], 9));
+        let attributes = [ints("pads", &[pad as i64; 4]), ints("strides", &[stride as i64; 2])];
+        let shape = format!("x f32[2, 32, {size}, {size}]");
+        // Two, so that what the second one reads is inside the model.
+        let first = constant("v", &small(&[32, 32, 1, 1], 5));
+        let nodes = vec![node("a = Conv(x, v)", []), node("y = Conv(a, w)", attributes)];
+        let g = import(&model(17, graph(&[&shape], nodes, &["y f32[2, 512, 7, 7]"], vec![first, w]))).expect("a good model");
+        let lowered = compile::lower(g.clone(), &options).expect("lowers");
+        assert_eq!(lowered.kernels.iter().any(|k| k.name.starts_with("rows")), copied, "{kernel} x {kernel}, stride {stride}");
+        let x = [small(&[2, 32, size, size], 3)];
+        let want = run(&g, Backend::Interp, &x).to_vec::<f32>();
+        for backend in [Backend::Loops].into_iter().chain(here.then_some(Backend::Llvm)) {
+            let mut engine = prepare(g.clone(), backend, &options).unwrap_or_else(|e| panic!("{e}"));
+            let outputs = engine.run(&[Item::Tensor(x[0].clone())]).unwrap_or_else(|e| panic!("{} {e}", backend.name()));
+            assert_eq!(outputs[0].as_tensor().expect("a tensor").to_vec::<f32>(), want, "{}", backend.name());
+        }
+    }
+}
+
 #[test]
 fn nan_and_infinities_go_where_they_go_in_f32() {
     let w = constant(

@@ -150,3 +150,43 @@ fn targets_that_keep_no_narrow_weights_refuse_to() {
     }
     check(&["compile", &file, "--target", "c99", "--emit", "c", "--dim", "batch=1", "--small", "-o", &dir.path("c")], 0, &[]);
 }
+
+/// Windows over numbers in 16 bits, of all kinds and beyond the border: the largest as integers is the largest.
+#[test]
+fn the_largest_of_a_window_is_found_among_integers() {
+    let pool = "y = MaxPool(x)";
+    for (dtype, name) in [(DType::F16, "f16"), (DType::BF16, "bf16")] {
+        let attributes = [ints("kernel_shape", &[3, 2]), ints("strides", &[2, 1]), ints("pads", &[1, 1, 1, 0])];
+        let (input, output) = (format!("x {name}[2, 40, 9, 7]"), format!("y {name}[2, 40, 5, 7]"));
+        let g = import(&model(22, graph(&[&input], vec![node(pool, attributes)], &[&output], vec![]))).expect("a good model");
+        let mut bytes: Vec<u8> = (0..2 * 40 * 9 * 7).flat_map(|i| (hash(i) as u16).to_le_bytes()).collect();
+        // Most are any bits; some windows have nothing but -infinity, or negative zeros and one that is not.
+        let infinity: u16 = if dtype == DType::F16 { 0xfc00 } else { 0xff80 };
+        for (i, two) in bytes.chunks_exact_mut(2).enumerate() {
+            match i / 63 % 8 {
+                6 => two.copy_from_slice(&infinity.to_le_bytes()),
+                7 => two.copy_from_slice(&[0, if i % 5 == 0 { 0 } else { 0x80 }]),
+                _ => {}
+            }
+        }
+        let x = Tensor::from_bytes(dtype, vec![2, 40, 9, 7], bytes);
+        let native = Options::for_target(target::find("native").expect("known"));
+        let old = Options::for_target(target::find("x86-64-v3").expect("known"));
+        let integers = |options: &Options| {
+            let lowered = compile::lower(g.clone(), options).expect("lowers");
+            lowered.kernels.iter().flat_map(|k| &k.buffers).any(|b| b.dtype == DType::I16)
+        };
+        assert!(integers(&native) && integers(&old));
+        let all = |backend: Backend, options: &Options| {
+            let mut engine = prepare(g.clone(), backend, options).unwrap_or_else(|e| panic!("{} {e}", backend.name()));
+            let outputs = engine.run(&[Item::Tensor(x.clone())]).unwrap_or_else(|e| panic!("{} {e}", backend.name()));
+            let y = outputs[0].as_tensor().expect("a tensor");
+            let number = |i: usize| if y.float(i).is_nan() { f64::NAN.to_bits() } else { y.float(i).to_bits() };
+            (0..y.len()).map(number).collect::<Vec<u64>>()
+        };
+        let want = all(Backend::Interp, &native);
+        for (backend, options) in [(Backend::Loops, &native), (Backend::Llvm, &native), (Backend::Llvm, &old), (Backend::C, &old)] {
+            assert_eq!(all(backend, options), want, "{} {name} {}", backend.name(), options.target.name);
+        }
+    }
+}
