@@ -185,7 +185,8 @@ fn the_largest_of_a_window_is_found_among_integers() {
             (0..y.len()).map(number).collect::<Vec<u64>>()
         };
         let want = all(Backend::Interp, &native);
-        for (backend, options) in [(Backend::Loops, &native), (Backend::Llvm, &native), (Backend::Llvm, &old), (Backend::C, &old)] {
+        for (backend, options) in [(Backend::Loops, &native), (Backend::Llvm, &native), (Backend::Llvm, &old), (Backend::C, &old)]
+        {
             assert_eq!(all(backend, options), want, "{} {name} {}", backend.name(), options.target.name);
         }
     }

@@ -98,7 +98,8 @@ mod tests {
         let value = |s: Scalar| s.as_int().expect("constants are folded");
         for dtype in [DType::BF16, DType::F16] {
             let lower = lower(dtype).unwrap();
-            let float = |bits: u16| if dtype == DType::BF16 { bf16::from_bits(bits).to_f32() } else { f16::from_bits(bits).to_f32() };
+            let float =
+                |bits: u16| if dtype == DType::BF16 { bf16::from_bits(bits).to_f32() } else { f16::from_bits(bits).to_f32() };
             let all = (0..=u16::MAX).map(|bits| {
                 let x = Scalar::int(DType::I16, i64::from(bits as i16));
                 let integer = turned(x) - lower;

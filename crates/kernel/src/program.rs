@@ -10,8 +10,8 @@ use crate::target::TargetDesc;
 use crate::tuning::{Choices, Room, Sizes, Tunable};
 use crate::work::{Arg, Id, Item, Memory, SlotMemory, Task, Work};
 use crate::{
-    attention, bands, batch, chain, copies, copies::Side, cost, fuse, gathered, known, largest, lookups, place, rounded, siblings, split, work,
-    zero_point,
+    attention, bands, batch, chain, copies, copies::Side, cost, fuse, gathered, known, largest, lookups, place, rounded,
+    siblings, split, work, zero_point,
 };
 use infc_artifact::abi::ALIGN;
 use infc_artifact::memory;

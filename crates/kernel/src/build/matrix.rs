@@ -518,7 +518,14 @@ impl Nest<'_> {
 
     /// All tiles of a group: their sums, and in the steps along k what `beside` makes of each row (of a tile) of those that are in memory before these come there, and fetching of what the group `ends`
     /// reads.
-    fn group(&self, cx: &mut Cx, acc: u32, sums: u32, ends: &Nest, beside: &dyn Fn(&mut Cx, (Expr, Expr)) -> Vec<Stmt>) -> Vec<Stmt> {
+    fn group(
+        &self,
+        cx: &mut Cx,
+        acc: u32,
+        sums: u32,
+        ends: &Nest,
+        beside: &dyn Fn(&mut Cx, (Expr, Expr)) -> Vec<Stmt>,
+    ) -> Vec<Stmt> {
         let (p, dtype) = (self.p, self.sums());
         let [down, across] = p.tiles;
         let all: Vec<(usize, usize)> = (0..down).flat_map(|t| (0..across).map(move |u| (t, u))).collect();
