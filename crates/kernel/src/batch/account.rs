@@ -17,7 +17,7 @@ pub(super) struct Touch {
     /// Each element of the batch has a part of its own.
     pub(super) batched: bool,
     pub(super) written: bool,
-    /// How often each element of it is used for one element of the batch.
+    /// How often each element of it is used for one element of the batch, on vectors.
     pub(super) passes: f64,
 }
 
@@ -43,6 +43,8 @@ pub(crate) const LAUNCH: f64 = 16384.0;
 const CYCLE: f64 = 32.0;
 /// Passes over a constant with which its way from memory takes as long as the arithmetic: with more it hides behind that, soon all of it.
 const HIDDEN: f64 = 16.0;
+/// Passes over a constant that take a cycle for each of its bytes, where 32 multiply-adds of 4 bytes each (or more of fewer) are done in one.
+pub(super) const PASSES: f64 = 128.0;
 /// Caches larger than the machine promises count up to so many times its L3.
 pub(crate) const BEYOND: f64 = 32.0;
 /// The part of what whole steps move that a loop has to save: it is an estimate.

@@ -47,7 +47,7 @@ const STEPS: usize = 4;
 /// Cycles of a slow VDPBF16PS for one of those that its row says: half a one in a cycle.
 const SLOW: f64 = 4.0;
 /// The most groups of tiles of a task.
-const MOST_GROUPS: usize = 16;
+const MOST_GROUPS: usize = 8;
 
 /// Steps along k below which sums are finished before the next group begins: the next one's products take less time than that. (Granite Rapids, bf16: with one
 /// step it is as long the other way round, with seven 15 % longer.)
