@@ -17,7 +17,11 @@ use tool::*;
 const MACHINE: &str = "x86-64-v4-bf16";
 
 fn options() -> Options {
-    let mut machine = target::find(MACHINE).expect("a known machine");
+    options_for(MACHINE)
+}
+
+fn options_for(machine: &str) -> Options {
+    let mut machine = target::find(machine).expect("a known machine");
     machine.math = Math::Bf16;
     Options::for_target(machine)
 }
@@ -162,9 +166,7 @@ fn strided_rows_lie_side_by_side_for_tiles() {
         let values = numbers(dims, seed).to_vec::<f32>();
         Tensor::from_vec(dims, values.iter().map(|v| (v * 4.0).round()).collect::<Vec<f32>>())
     };
-    let mut options = options();
-    options.target = target::find("x86-64-v4-amx").expect("a known machine");
-    options.target.math = Math::Bf16;
+    let options = options_for("x86-64-v4-amx");
     let here = infc_cpu_llvm::supported(&options.target);
     for (stride, kernel, copied) in [(2, 3, true), (2, 1, true), (1, 3, false)] {
         let (pad, size) = (kernel / 2, 7 * stride);
@@ -184,6 +186,30 @@ fn strided_rows_lie_side_by_side_for_tiles() {
             let outputs = engine.run(&[Item::Tensor(x[0].clone())]).unwrap_or_else(|e| panic!("{} {e}", backend.name()));
             assert_eq!(outputs[0].as_tensor().expect("a tensor").to_vec::<f32>(), want, "{}", backend.name());
         }
+    }
+}
+
+/// A residual that is too large for L2 is fetched while sums are made, a smaller one is not.
+#[test]
+fn large_residuals_are_fetched_ahead() {
+    let options = options_for("x86-64-v4-amx");
+    for (size, ahead) in [(56, true), (14, false)] {
+        let shape = |channels: usize| format!("f32[1, {channels}, {size}, {size}]");
+        let weights =
+            [("u", vec![256, 64, 1, 1]), ("v", vec![64, 256, 1, 1]), ("w", vec![256, 64, 1, 1]), ("z", vec![8, 256, 1, 1])];
+        let weights = weights.iter().map(|(name, dims)| constant(name, &numbers(dims, 3))).collect();
+        let nodes = vec![
+            node("a = Conv(x, u)", []),
+            node("b = Conv(a, v)", []),
+            node("c = Conv(b, w)", []),
+            node("d = Add(c, a)", []),
+            node("y = Conv(d, z)", []),
+        ];
+        let m = model(17, graph(&[&format!("x {}", shape(64))], nodes, &[&format!("y {}", shape(8))], weights));
+        let lowered = compile::lower(import(&m).expect("a good model"), &options).expect("lowers");
+        let sums: Vec<_> = lowered.kernels.iter().filter(|k| k.name.contains("Add")).collect();
+        assert!(!sums.is_empty());
+        sums.iter().for_each(|k| assert_eq!(k.to_string().contains("prefetch"), ahead, "{size}: {k}"));
     }
 }
 

@@ -72,7 +72,7 @@ fn compared(c: &Compute) -> Option<Compute> {
     })
 }
 
-/// How many NaN have the lower end: bits of the last one below its sign, less those of -infinity.
+/// How many NaN have each sign. Less that many, those at the lower end wrap around to the upper one.
 fn lower(dtype: DType) -> Option<Scalar> {
     match dtype {
         DType::BF16 => Some(Scalar::int(DType::I16, 0x7f)),
