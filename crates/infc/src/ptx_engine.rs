@@ -14,7 +14,7 @@ const BLOCKS: u32 = 64;
 
 /// Prints the kernels, reads the text, and is ready to run it.
 pub fn prepare(lowered: Lowered, target: &TargetDesc) -> Result<Box<dyn Engine>, Problems> {
-    let text = infc_gpu_ptx::module(&lowered.kernels, &target.arch)?;
+    let text = infc_gpu_ptx::module(&lowered.kernels, target)?;
     let module = Module::parse(&text.text)
         .map_err(|f| Problems::one("the module just made", f.to_string(), "please report this model"))?;
     let runner = move |number: u32, _: &_, extents: &[i64], tasks: i64, buffers: &mut [Vec<u8>]| {

@@ -179,6 +179,26 @@ fn products_of_warpgroups_get_the_shared_memory_that_they_ask_for() {
 }
 
 #[test]
+fn long_tiles_of_warps_get_the_shared_memory_that_they_ask_for() {
+    // Products of many elements with few rows: tiles of warps, four of 128 bytes a line.
+    let weights = Tensor::from_vec([512, 72], (0..512 * 72).map(|k| (k * 37 % 23) as f32 / 16.0 - 0.6).collect());
+    let nodes = vec![node("h = MatMul(x, w)", []), node("y = Relu(h)", [])];
+    let m = model(17, graph(&["x f32[40, 512]"], nodes, &["y f32[40, 72]"], vec![constant("w", &weights)]));
+    let dir = Folder::new();
+    let (path, log) = (dir.model(&m), dir.path("log"));
+    let hopper = [("INFC_FAKE_CUDA_CAPABILITY", "9.0"), ("INFC_FAKE_CUDA_LOG", log.as_str())];
+    for math in ["bf16", "tf32"] {
+        for target in ["nvidia-sm80", "nvidia-sm90a"] {
+            let _ = std::fs::remove_file(&log);
+            let (code, text) = infc(&["verify", path.as_str(), "--math", math, "--backend", "gpu", "--target", target], &hopper);
+            assert!(code == 0 && text.contains("1 passed"), "{math} {target}: {text}");
+            let asked = std::fs::read_to_string(&log).expect("the log").lines().any(|l| l == "function_attribute");
+            assert_eq!(asked, target == "nvidia-sm90a", "{math} {target}");
+        }
+    }
+}
+
+#[test]
 fn what_is_stored_rounded_comes_through_tensor_maps() {
     // The first product's result is read by a product and by a sum: it is stored twice, and the second product has a map of what is rounded.
     let weights = |k: usize| Tensor::from_vec([k, 136], (0..k * 136).map(|i| (i * 37 % 23) as f32 / 16.0 - 0.6).collect());

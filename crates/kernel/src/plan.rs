@@ -200,6 +200,9 @@ pub struct RowReduce {
     pub chunk: usize,
 }
 
+/// Slots of each shared tile of a contraction in tiles that a block has where there is memory for them: one is used while the others are filled.
+pub const SLOTS: usize = 4;
+
 /// Sizes of a contraction in tiles of blocks of threads. Rows are the axes of one factor alone, columns those of the other; both are
 /// flattened, all other parallel axes are batch.
 #[derive(Clone, Debug, PartialEq)]

@@ -273,7 +273,7 @@ pub(crate) fn declare(work: &Work, id: Id, access: Access) -> Operand {
     let buffer = Buffer { name, dtype, dims, strides, space: Space::Global, access };
     let is_zero = data.fill.is_some_and(|f| f.as_float() == Some(0.0) || f.as_int() == Some(0));
     let zeros = if is_zero { data.halo.iter().map(|h| h.1).collect() } else { vec![] };
-    Operand { buffer, shift, zeros, constant }
+    Operand { buffer, shift, zeros, constant, tf32: data.tf32 }
 }
 
 /// The step as its builder takes it, with its operands (the result is the last), and its plan.

@@ -73,6 +73,9 @@ pub struct TargetDesc {
     /// times as many, and take less time each. (H100, bf16: 24 tiles with 768 products and a GELU took 20 us.)
     #[serde(default)]
     pub warpgroup_tiles: u32,
+    /// Bytes of shared memory that a block may have. What is beyond 48 KiB, which every GPU gives without being asked, is asked for at the launch.
+    #[serde(default = "shared_bytes")]
+    pub shared_bytes: u64,
     /// In what products of f32 may be taken: `tf32`, `bf16` or `f16` for the matrix instructions of GPUs, `bf16` where there is `bf16_dot`,
     /// `f16` where there is `f16_fma` or `tile_f16`.
     #[serde(default)]
@@ -140,6 +143,11 @@ impl Math {
 /// What most machines bring from L2 in a cycle.
 fn near() -> u32 {
     32
+}
+
+/// What every GPU gives a block without being asked.
+fn shared_bytes() -> u64 {
+    48 << 10
 }
 
 impl TargetDesc {

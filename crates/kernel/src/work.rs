@@ -70,6 +70,8 @@ pub struct Data {
     pub fill: Option<Scalar>,
     /// Elements behind each row along the innermost axis that nobody reads or writes.
     pub gap: i64,
+    /// f32 whose elements are rounded to tf32 by the steps that make them.
+    pub tf32: bool,
     /// For people.
     pub name: String,
 }
@@ -221,7 +223,7 @@ impl Work {
     /// Adds a tensor in row-major order.
     pub fn add(&mut self, ty: TensorType, memory: Memory, name: impl Into<String>) -> Id {
         let order = (0..ty.rank()).collect();
-        self.tensors.push(Data { ty, memory, order, halo: vec![], fill: None, gap: 0, name: name.into() });
+        self.tensors.push(Data { ty, memory, order, halo: vec![], fill: None, gap: 0, tf32: false, name: name.into() });
         Id(self.tensors.len() as u32 - 1)
     }
     /// The tensor that `id` is a window of, or itself.

@@ -38,6 +38,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         block_threads: 0,
         warpgroups: false,
         warpgroup_tiles: 0,
+        shared_bytes: 48 << 10,
         math: infc_kernel::target::Math::F32,
         small: false,
         widens_f16: false,
@@ -87,6 +88,7 @@ fn operand(t: &Tensor, layout: &Layout, constant: bool) -> Operand {
         shift: layout.halo.iter().map(|h| h.0).collect(),
         zeros: layout.halo.iter().map(|h| h.1).collect(),
         constant: constant.then(|| t.clone()),
+        tf32: false,
     }
 }
 

@@ -32,6 +32,7 @@ fn operand(dtype: DType, dims: &[Expr], shift: i64, constant: Option<Tensor>) ->
         shift: dims.iter().enumerate().map(|(k, _)| if k == 1 || k == 2 { shift } else { 0 }).collect(),
         zeros: vec![],
         constant,
+        tf32: false,
     }
 }
 

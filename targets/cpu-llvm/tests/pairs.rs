@@ -27,6 +27,7 @@ fn operand(dtype: DType, dims: &[usize], constant: Option<Tensor>) -> Operand {
         shift,
         zeros: vec![],
         constant,
+        tf32: false,
     }
 }
 

@@ -118,6 +118,8 @@ pub(crate) struct Emit<'a> {
     pub ring: Option<Ring>,
     /// The slots of tiles that all threads of a block fill and multiply.
     pub pipeline: Option<Pipeline>,
+    /// Shared memory is that of the launch: it is more than a block has without being asked.
+    launch_shares: bool,
     pub role: Option<Role>,
     /// The mbarrier that says that the slot at hand is full.
     pub full: Option<Val>,
@@ -151,8 +153,11 @@ const MOST_UNROLLED: i64 = 128;
 /// The most lanes of a vector loop that is written out.
 const MOST_LANES: i64 = 16;
 
-/// Prints a kernel as entry `name`.
-pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
+/// Shared memory that every GPU has for a block without being asked.
+const SHARED: u64 = 48 << 10;
+
+/// Prints a kernel as entry `name`, whose blocks may have so many bytes of shared memory.
+pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, most_shared: u64) -> Result<Entry, Fault> {
     let mut a = Asm::default();
     let (error, scratch_base) = (a.fresh(Class::Q), a.fresh(Class::Q));
     let mut e = Emit {
@@ -180,7 +185,8 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
         side_by_side: false,
         divergent: false,
         ring: None,
-        pipeline: Pipeline::of(kernel),
+        pipeline: Pipeline::of(kernel, most_shared),
+        launch_shares: false,
         role: None,
         full: None,
         by_elements: false,
@@ -196,6 +202,11 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str) -> Result<Entry, Fault> {
         scratch: 0,
         end: "END".into(),
     };
+    let shared: u64 = (0..kernel.buffers.len() as u32).filter_map(|k| e.shared_bytes(k)).sum();
+    if shared > most_shared && layout::ring(kernel).is_none() {
+        return Err(fault!("{shared} bytes of shared memory, a block has {most_shared} at most"));
+    }
+    e.launch_shares = shared > SHARED;
     let mut parameters = e.parameters(name);
     e.choose_registers();
     e.tasks()?;
@@ -568,9 +579,15 @@ impl Emit<'_> {
             // They have slots.
             Space::Shared if layout::ring(self.kernel).is_some() => Place::None,
             Space::Shared if matches!(self.mode, Mode::Block(_)) => {
-                let slots = self.pipeline.as_ref().and_then(|p| Some(p.slots * p.bytes.get(&buffer)?));
-                let bytes = slots.unwrap_or(bytes);
+                let bytes = self.shared_bytes(buffer).unwrap_or(bytes);
                 let base = self.a.fresh(Class::R);
+                if self.launch_shares {
+                    self.a.line(format_args!("mov.u32 {base}, ring"));
+                    self.a.line(format_args!("add.u32 {base}, {base}, {}", self.shared));
+                    self.shared += bytes;
+                    self.places[buffer as usize] = Place::Memory("shared", base);
+                    return Ok(());
+                }
                 self.a.declare(format_args!(".shared .align 16 .b8 shared{buffer}[{bytes}]"));
                 self.a.line(format_args!("mov.u32 {base}, shared{buffer}"));
                 Place::Memory("shared", base)
@@ -590,6 +607,14 @@ impl Emit<'_> {
             Space::Shared | Space::Global => return Err(fault!("buffer '{}' cannot be allocated by a thread", b.name)),
         };
         Ok(())
+    }
+
+    /// Bytes of a buffer in shared memory, with all its slots.
+    fn shared_bytes(&self, buffer: u32) -> Option<u64> {
+        let b = &self.kernel.buffers[buffer as usize];
+        let own = b.span().known().filter(|_| b.space == Space::Shared)?.max(1) as u64 * b.dtype.bytes() as u64;
+        let slots = self.pipeline.as_ref().and_then(|p| Some(p.slots * p.bytes.get(&buffer)?));
+        Some(slots.unwrap_or(own).next_multiple_of(16))
     }
 
     fn store(&mut self, buffer: usize, index: &[Scalar], value: Scalar) -> Result<(), Fault> {

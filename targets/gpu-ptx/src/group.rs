@@ -16,7 +16,7 @@ use crate::asm::{Class, Val};
 use crate::emit::{Emit, Key, Place, Var};
 use crate::layout;
 use crate::pairs::NEXT;
-use crate::together::{FIRST, THREAD, WARP_NUMBER};
+use crate::together::{FIRST, Operand, THREAD, WARP_NUMBER};
 use crate::wide::beside;
 use infc_ir::expr::{Node, Range};
 use infc_ir::scalar::Kind;
@@ -712,12 +712,15 @@ impl Emit<'_> {
         &mut self,
         (i, j, k): (u32, u32, u32),
         [columns, depth]: [Expr; 2],
-        [a, b]: [(u32, &[Scalar]); 2],
+        [a, b]: [Operand; 2],
         sum: (usize, &[Scalar]),
     ) -> Result<(), Fault> {
         let buffers = &self.kernel.buffers;
-        let (da, db) = (buffers[a.0 as usize].dtype, buffers[b.0 as usize].dtype);
-        let across = buffers[b.0 as usize].dims.len() == 3;
+        let (da, db) = (buffers[a.buffer as usize].dtype, buffers[b.buffer as usize].dtype);
+        let across = buffers[b.buffer as usize].dims.len() == 3;
+        if a.rounds || b.rounds {
+            return Err(fault!("a matrix instruction of warpgroups whose factors are rounded where they are read"));
+        }
         let types = match (da, db) {
             (DType::F16, DType::F16) => "f32.f16.f16",
             (DType::BF16, DType::BF16) => "f32.bf16.bf16",
@@ -751,7 +754,7 @@ impl Emit<'_> {
     }
 
     /// The descriptor of a factor in a tile: `line` is its row (or column) variable, `k` that of products.
-    fn descriptor(&mut self, (buffer, index): (u32, &[Scalar]), (line, k): (u32, u32), rows: bool) -> Result<Val, Fault> {
+    fn descriptor(&mut self, Operand { buffer, index, .. }: Operand, (line, k): (u32, u32), rows: bool) -> Result<Val, Fault> {
         let b = &self.kernel.buffers[buffer as usize];
         let wrong = || fault!("a factor of a matrix instruction lies in another order: buffer '{}'", b.name);
         let per = ROW / b.dtype.bytes() as i64;

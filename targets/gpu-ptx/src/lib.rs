@@ -157,24 +157,25 @@ impl Text {
 const MOST_PARAMETERS: usize = 512;
 
 /// The kernel as an entry, if the machine can have it.
-fn entry(kernel: &Kernel, name: &str) -> Result<emit::Entry, Fault> {
+fn entry(kernel: &Kernel, name: &str, target: &TargetDesc) -> Result<emit::Entry, Fault> {
     let buffers = kernel.buffers.iter().filter(|b| b.space == Space::Global).count();
     // Behind them come the number of tasks, and the addresses of the error slot and of scratch memory.
     let parameters = buffers + kernel.symbols.len() + 3;
     if parameters > MOST_PARAMETERS {
         return Err(fault!("it has {parameters} parameters, a kernel on a GPU has {MOST_PARAMETERS} at most"));
     }
-    emit::entry(kernel, name)
+    emit::entry(kernel, name, target.shared_bytes)
 }
 
-/// Prints kernels for a GPU of this architecture: `sm_80`, `sm_90a`.
-pub fn module(kernels: &[Kernel], arch: &str) -> Result<Text, Problems> {
+/// Prints kernels for a machine.
+pub fn module(kernels: &[Kernel], target: &TargetDesc) -> Result<Text, Problems> {
+    let arch = &target.arch;
     let (mut head, mut text) = (String::new(), String::new());
     let (mut scratch, mut blocks, mut shared, mut maps, mut problems) = (vec![], vec![], vec![], vec![], vec![]);
     let mut clusters = vec![];
     let mut mixed = false;
     for (k, kernel) in kernels.iter().enumerate() {
-        match entry(kernel, &format!("k{k}")) {
+        match entry(kernel, &format!("k{k}"), target) {
             Ok(entry) => {
                 let _ = write!(text, "\n// {}\n{}", kernel.name.replace(['\n', '\r'], " "), entry.text);
                 let _ = match entry.block {
@@ -221,13 +222,13 @@ impl Backend for Ptx {
         &self.target
     }
     fn emit(&self, kernels: &[Kernel]) -> Result<Code, Problems> {
-        let module = module(kernels, &self.target.arch)?;
+        let module = module(kernels, &self.target)?;
         let mut image = module.text.into_bytes();
         image.push(0); // the driver takes a C string
         Ok(Code { image, entries: (0..kernels.len() as u64).collect(), scratch: module.scratch })
     }
     fn refuses(&self, kernel: &Kernel) -> Option<String> {
-        entry(kernel, "k").err().map(|e| e.0)
+        entry(kernel, "k", &self.target).err().map(|e| e.0)
     }
     fn emit_object(&self, _: &Program, _: &[Kernel], _: &[u8], name: &str) -> Result<Object, Problems> {
         let help = "use --emit infc, or a target of another backend";
@@ -235,7 +236,7 @@ impl Backend for Ptx {
     }
     fn emit_text(&self, kernels: &[Kernel], kind: &str) -> Result<String, Problems> {
         match kind {
-            "ptx" => Ok(module(kernels, &self.target.arch)?.text),
+            "ptx" => Ok(module(kernels, &self.target)?.text),
             _ => Err(Problems::one(format!("text '{kind}'"), "the ptx backend cannot write it", "known kinds: ptx")),
         }
     }

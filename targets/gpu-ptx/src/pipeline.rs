@@ -11,12 +11,9 @@ use crate::layout;
 use crate::together::{THREAD, WideCopy};
 use infc_ir::{Expr, Fault, Scalar, fault};
 use infc_kernel::loops::{LoopKind, Stmt};
+use infc_kernel::plan::SLOTS;
 use std::collections::{HashMap, HashSet};
 
-/// Shared memory that every GPU has for a block without being asked.
-const SHARED: u64 = 48 << 10;
-/// The most slots of a tile.
-const MOST_SLOTS: u64 = 4;
 /// The most copies of a thread in a round whose addresses are kept in registers.
 const MOST_COPIES: i64 = 8;
 /// Sums of a thread beside which only copies without a test keep their addresses.
@@ -38,8 +35,8 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// That of a kernel, if it has one.
-    pub(crate) fn of(kernel: &infc_kernel::loops::Kernel) -> Option<Pipeline> {
+    /// That of a kernel, if it has one, with as many slots as fit so many bytes of shared memory.
+    pub(crate) fn of(kernel: &infc_kernel::loops::Kernel, most: u64) -> Option<Pipeline> {
         let loops = layout::pipeline(kernel)?;
         let span = |k: u32| Some(kernel.buffers[k as usize].span().known()?.max(1) as u64);
         let bytes = |k: &u32| {
@@ -47,7 +44,7 @@ impl Pipeline {
             Some((*k, (count * kernel.buffers[*k as usize].dtype.bytes() as u64).next_multiple_of(ALIGN)))
         };
         let bytes: HashMap<u32, u64> = loops.tiles.iter().map(bytes).collect::<Option<_>>()?;
-        let slots = (SHARED / bytes.values().sum::<u64>().max(1)).min(MOST_SLOTS);
+        let slots = (most / bytes.values().sum::<u64>().max(1)).min(SLOTS as u64);
         (slots >= 2).then_some(Pipeline { loops, slots, bytes })
     }
 }

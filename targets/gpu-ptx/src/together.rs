@@ -62,15 +62,24 @@ pub(crate) struct WideCopy {
     pub inside: Option<Scalar>,
 }
 
-/// A factor of a matrix instruction: buffer and index.
-type Operand<'a> = (u32, &'a [Scalar]);
+/// A factor of a matrix instruction.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a> {
+    /// Its buffer and index.
+    pub buffer: u32,
+    pub index: &'a [Scalar],
+    /// What is read is rounded to tf32 here. Without that it was rounded before, which is what the instruction takes.
+    pub rounds: bool,
+}
 
-/// The element that is read, perhaps widened, or rounded to tf32, which the instruction's registers are in any case.
+/// The element that is read, perhaps widened, or rounded to tf32.
 fn operand(s: Scalar) -> Option<Operand<'static>> {
     match s.kind() {
         Kind::Cast(inner) => operand(*inner),
-        Kind::Select(same, rounded, whole) if is_rounding(*same, *rounded, *whole) => operand(*whole),
-        Kind::Read { source, index, guard: None } => Some((*source, index)),
+        Kind::Select(same, rounded, whole) if is_rounding(*same, *rounded, *whole) => {
+            Some(Operand { rounds: true, ..operand(*whole)? })
+        }
+        Kind::Read { source, index, guard: None } => Some(Operand { buffer: *source, index, rounds: false }),
         _ => None,
     }
 }
@@ -94,8 +103,8 @@ fn factors(value: Scalar) -> Option<[Operand<'static>; 2]> {
     }
 }
 
-fn uses((_, index): Operand, v: u32) -> bool {
-    index.iter().any(|i| i.as_index().is_some_and(|e| e.uses_var(v)))
+fn uses(o: Operand, v: u32) -> bool {
+    o.index.iter().any(|i| i.as_index().is_some_and(|e| e.uses_var(v)))
 }
 
 impl Emit<'_> {
@@ -250,7 +259,7 @@ impl Emit<'_> {
         if !columns.is(8) {
             return self.multiply_group((i, j, k), [columns, depth], [a, b], sum);
         }
-        let dtype = |o: Operand| self.kernel.buffers[o.0 as usize].dtype;
+        let dtype = |o: Operand| self.kernel.buffers[o.buffer as usize].dtype;
         let (da, db) = (dtype(a), dtype(b));
         let instruction = instruction(da, db).filter(|i| depth.is(i.depth));
         let instruction =
@@ -265,13 +274,13 @@ impl Emit<'_> {
 
     /// A lane's part of a factor: `line` is its row (or column) variable, 16 (or 8) of them.
     fn part(&mut self, o: Operand, (line, k): (u32, u32), instruction: &Instruction, rows: bool) -> Result<Vec<Val>, Fault> {
-        let buffer = &self.kernel.buffers[o.0 as usize];
+        let buffer = &self.kernel.buffers[o.buffer as usize];
         let mut offset = Expr::int(0);
-        for (i, &stride) in o.1.iter().zip(&buffer.strides) {
+        for (i, &stride) in o.index.iter().zip(&buffer.strides) {
             let e = i.as_index().ok_or_else(|| fault!("a factor of a matrix instruction at an index from data"))?;
             offset = offset + self.resolve(e) * stride;
         }
-        let key = (o.0, offset, rows);
+        let key = (o.buffer, offset, rows);
         if let Some(part) = self.parts.get(&key) {
             return Ok(part.clone());
         }
@@ -280,19 +289,20 @@ impl Emit<'_> {
         let at = |this: &mut Self, l: Expr, p: Expr| {
             this.vars.insert(line, Var::Expr(l));
             this.vars.insert(k, Var::Expr(p));
-            let address = this.address(o.0 as usize, o.1);
+            let address = this.address(o.buffer as usize, o.index);
             this.vars.remove(&line);
             this.vars.remove(&k);
             address.map(|(_, text)| text)
         };
+        let (half, bytes) = (instruction.depth / 2, buffer.dtype.bytes() as i64);
         let part = match (instruction.packed, rows) {
-            // Matrices of 8 rows of 16 bytes; a lane tells where one row is.
-            (2, true) if k_last => {
-                let address = at(self, var(ROW), var(HALF))?;
+            // Matrices of 8 rows of 16 bytes, which is half of the products; a lane tells where one row is.
+            (_, true) if k_last && step(line).is_some_and(|s| s * bytes % 16 == 0) => {
+                let address = at(self, var(ROW), (var(HALF) * half).div(Expr::int(8)))?;
                 self.load_matrix("x4", 4, &address)
             }
-            (2, false) if k_last => {
-                let address = at(self, var(ROW8), var(HALF8))?;
+            (_, false) if k_last && step(line).is_some_and(|s| s * bytes % 16 == 0) => {
+                let address = at(self, var(ROW8), (var(HALF8) * half).div(Expr::int(8)))?;
                 self.load_matrix("x2", 2, &address)
             }
             (2, false) if step(line) == Some(1) => {
@@ -300,23 +310,21 @@ impl Emit<'_> {
                 self.load_matrix("x2.trans", 2, &address)
             }
             (packed, _) if packed == 1 || packed == 4 && k_last => {
-                let half = instruction.depth / 2;
                 let places: &[(i64, i64)] = if rows { &[(0, 0), (8, 0), (0, half), (8, half)] } else { &[(0, 0), (0, half)] };
                 let mut part = vec![];
                 for &(l, p) in places {
                     let address = at(self, var(GROUP) + l, var(PLACE) * packed + p)?;
                     let v = self.a.fresh(Class::R);
                     self.a.line(format_args!("ld.shared.b32 {v}, {address}"));
-                    if packed == 1 {
-                        // What was rounded before stays as it is.
-                        self.a.line(format_args!("cvt.rna.tf32.f32 {v}, {v}"));
-                    }
                     part.push(v);
                 }
                 part
             }
             _ => return Err(fault!("a factor of a matrix instruction lies in another order: buffer '{}'", buffer.name)),
         };
+        if o.rounds {
+            part.iter().for_each(|v| self.a.line(format_args!("cvt.rna.tf32.f32 {v}, {v}")));
+        }
         self.parts.insert(key, part.clone());
         Ok(part)
     }

@@ -35,7 +35,7 @@ fn nests_do_what_the_interpreter_does() {
     let mut runner = TestRunner::deterministic();
     let nests: Vec<Nest> = (0..cases()).map(|_| nest().new_tree(&mut runner).expect("a nest").current()).collect();
     let kernels: Vec<Kernel> = nests.iter().map(build).collect();
-    let text = infc_gpu_ptx::module(&kernels, "sm_80").unwrap_or_else(|e| panic!("{e}"));
+    let text = infc_gpu_ptx::module(&kernels, &infc_gpu_ptx::default_machine()).unwrap_or_else(|e| panic!("{e}"));
     let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
     for (k, (nest, kernel)) in nests.iter().zip(&kernels).enumerate() {
         let (status, want) = interpreted(nest, kernel);
@@ -52,7 +52,7 @@ fn nests_do_what_the_interpreter_does() {
 fn operations_on_edge_values() {
     let cases = operations::cases();
     let kernels: Vec<Kernel> = cases.iter().flat_map(|c| c.kernels()).collect();
-    let text = infc_gpu_ptx::module(&kernels, "sm_80").unwrap_or_else(|e| panic!("{e}"));
+    let text = infc_gpu_ptx::module(&kernels, &infc_gpu_ptx::default_machine()).unwrap_or_else(|e| panic!("{e}"));
     let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
     let mut wrong = vec![];
     for (k, kernel) in kernels.iter().enumerate() {

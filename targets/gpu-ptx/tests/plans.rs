@@ -12,7 +12,7 @@ use infc_kernel::loops::{Access, Boxes, Kernel, Space, interp};
 use infc_kernel::program::{Lowered, lower};
 use infc_kernel::target::{Math, TargetDesc};
 use infc_ptxvm::{Fault, Grid, Memory, Module, launch};
-use tool::map;
+use tool::{map, on};
 
 /// The value of every symbol.
 const SIZE: i64 = 37;
@@ -105,7 +105,7 @@ fn check_for(machine: &TargetDesc, archs: &[&str], graph: &str, plans: &[&str]) 
     }
     for &arch in archs {
         let target = TargetDesc { arch: arch.into(), ..machine.clone() };
-        let text = infc_gpu_ptx::module(&lowered.kernels, arch).unwrap_or_else(|e| panic!("{e}"));
+        let text = infc_gpu_ptx::module(&lowered.kernels, &target).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(Ptx::new(target).emit(&lowered.kernels).expect("code").image.last(), Some(&0));
         let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
         for (k, kernel) in lowered.kernels.iter().enumerate() {
@@ -162,6 +162,37 @@ fn products_by_matrix_instructions() {
 }
 
 #[test]
+fn long_sums_have_long_tiles_where_a_block_has_the_memory() {
+    for (dtype, math, [short, long]) in [
+        ("f32", Math::Tf32, ["64x64x16", "64x64x32"]),
+        ("f16", Math::F32, ["64x64x32", "64x64x64"]),
+        ("f32", Math::Bf16, ["64x64x32", "64x64x64"]),
+    ] {
+        // Products that end within a tile; parts of a sum; columns whose products lie one behind the other, and across.
+        for (m, k, n, turned) in [("40", 291, 33, false), ("n", 516, 64, false), ("64", 1024, 72, true)] {
+            let graph = match turned {
+                false => matmul(dtype, m, k, n),
+                true => matmul(dtype, m, k, n)
+                    .replace(&format!("{dtype}[{k}, {n}] \"b\""), &format!("{dtype}[{n}, {k}] \"b\""))
+                    .replace("MatMul(%0, %1)", "Gemm(%0, %1) {transB = 1}"),
+            };
+            check_for(&machine(math), &["sm_80"], &graph, &[&format!("block={short}")]);
+            check_for(&hopper(math), &["sm_90a"], &graph, &[&format!("block={long}")]);
+            let lowered = lowered_for(&graph, &hopper(math));
+            let text = infc_gpu_ptx::module(&lowered.kernels, &on("sm_90a")).unwrap_or_else(|e| panic!("{e}"));
+            // Four slots of 64 lines of 128 bytes of both factors, and 16 bytes behind each line or 16 or 32 behind 64 of them.
+            assert!(text.shared.iter().any(|s| (69_632..=73_728).contains(s)), "{:?}", text.shared);
+            let kernel = &lowered.kernels[text.shared.iter().position(|&s| s > 0).expect("a kernel")];
+            let less = TargetDesc { shared_bytes: 48 << 10, ..on("sm_90a") };
+            // A machine with less of it has fewer slots of the same tiles, and one with too little is told so.
+            assert!(infc_gpu_ptx::module(std::slice::from_ref(kernel), &less).is_ok_and(|t| t.shared == [0]));
+            let none = TargetDesc { shared_bytes: 16 << 10, ..on("sm_90a") };
+            assert!(Ptx::new(none).refuses(kernel).expect("refused").contains("a block has 16384 at most"));
+        }
+    }
+}
+
+#[test]
 fn large_products_have_larger_tiles() {
     check(&matmul("f16", "1024", 8, 1024), Math::F32, &["block=128x128x32", "grid=2x4"]);
 }
@@ -204,7 +235,7 @@ fn rows_are_reduced_by_warps() {
 #[test]
 fn a_barrier_or_a_wait_that_is_missing_is_found() {
     let lowered = lowered(&matmul("f16", "64", 128, 64), Math::F32);
-    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_80").unwrap_or_else(|e| panic!("{e}"));
+    let text = infc_gpu_ptx::module(&lowered.kernels, &on("sm_80")).unwrap_or_else(|e| panic!("{e}"));
     let without = |what: &str| {
         let broken = text.text.replace(what, "");
         assert!(broken.len() < text.text.len(), "no '{what}'");
@@ -230,7 +261,8 @@ fn elementwise_kernels_read_and_write_16_bytes_at_once() {
     };
     for (dtype, wide, form) in [("f32", 4, "ld.global.v4.b32"), ("f64", 2, "ld.global.v2.b64"), ("f16", 4, "ld.global.v4.u16")] {
         check(&graph(dtype), Math::F32, &[&format!("wide={wide}")]);
-        let text = infc_gpu_ptx::module(&lowered(&graph(dtype), Math::F32).kernels, "sm_80").unwrap_or_else(|e| panic!("{e}"));
+        let text =
+            infc_gpu_ptx::module(&lowered(&graph(dtype), Math::F32).kernels, &on("sm_80")).unwrap_or_else(|e| panic!("{e}"));
         assert!(text.text.contains(form) && text.text.contains("st.global.v"), "{}", text.text);
     }
 }
@@ -239,7 +271,7 @@ fn elementwise_kernels_read_and_write_16_bytes_at_once() {
 fn kernels_say_who_takes_a_task() {
     let blocks = |graph: &str| {
         let lowered = lowered(graph, Math::F32);
-        infc_gpu_ptx::module(&lowered.kernels, "sm_80").unwrap_or_else(|e| panic!("{e}"))
+        infc_gpu_ptx::module(&lowered.kernels, &on("sm_80")).unwrap_or_else(|e| panic!("{e}"))
     };
     let text = blocks(&matmul("f16", "64", 32, 64));
     assert_eq!(text.blocks, [Block::Block(256)]);
@@ -303,7 +335,7 @@ fn warpgroups_multiply_bytes() {
              %2: i32[130, 129] \"y\" = MatMulInteger(%0, %1) from [0] yield %2 }} }}"
         );
         check_for(&hopper(Math::F32), &["sm_90a"], &graph, &["row=wgmma_i8", "block=128x128x128"]);
-        let version = infc_gpu_ptx::module(&lowered_for(&graph, &hopper(Math::F32)).kernels, "sm_90a").expect("text").text;
+        let version = infc_gpu_ptx::module(&lowered_for(&graph, &hopper(Math::F32)).kernels, &on("sm_90a")).expect("text").text;
         assert!(version.contains(if a == b { ".version 8.0" } else { ".version 8.4" }));
     }
 }
@@ -323,7 +355,7 @@ fn larger_tiles_where_there_are_many() {
     let lowered = lowered_for(&product("bf16", [1, 4096, 64, 4096], [false, false]), &hopper(Math::F32));
     let plans: Vec<String> = lowered.plans.iter().flatten().map(ToString::to_string).collect();
     assert!(plans.iter().any(|p| p.contains("block=128x256x64")), "{plans:?}");
-    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    let text = infc_gpu_ptx::module(&lowered.kernels, &on("sm_90a")).unwrap_or_else(|e| panic!("{e}"));
     assert!(text.text.contains("m64n256k16") && text.text.contains("setmaxnreg"));
     assert_eq!(text.blocks, [Block::Block(384)]);
 }
@@ -369,14 +401,14 @@ fn boxes_of_tensors_come_by_tensor_maps() {
         let lowered = lowered_for(&graph, &machine);
         let k =
             lowered.plans.iter().position(|p| p.as_ref().is_some_and(|p| p.to_string().contains("wgmma"))).expect("a product");
-        let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+        let text = infc_gpu_ptx::module(&lowered.kernels, &on("sm_90a")).unwrap_or_else(|e| panic!("{e}"));
         let found: Vec<u32> = text.maps[k].iter().map(|m| m.axes.len() as u32).collect();
         assert_eq!(found, axes, "{graph}\n{}", lowered.kernels[k]);
         // The loops that the boxes stand for: as they are, and where no parameter is aligned.
         let kernel = &lowered.kernels[k];
         let mut plain = lowered.kernels.clone();
         plain[k].boxes = Boxes::default();
-        let other = infc_gpu_ptx::module(&plain, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+        let other = infc_gpu_ptx::module(&plain, &on("sm_90a")).unwrap_or_else(|e| panic!("{e}"));
         assert!(other.maps[k].is_empty() && !other.text.contains("cp.async.bulk.tensor"));
         let results = [(&text, 0), (&other, 0), (&text, 8), (&other, 8)].map(|(text, before)| {
             let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
@@ -391,7 +423,7 @@ fn boxes_of_tensors_come_by_tensor_maps() {
 #[test]
 fn boxes_that_nobody_counts_are_told() {
     let lowered = lowered_for(&product("bf16", [1, 384, 248, 256], [false, false]), &hopper(Math::F32));
-    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    let text = infc_gpu_ptx::module(&lowered.kernels, &on("sm_90a")).unwrap_or_else(|e| panic!("{e}"));
     let told = |from: &str, to: &str, what: &str| {
         let broken = text.text.replace(from, to);
         assert!(broken != text.text, "no '{from}'");
@@ -424,7 +456,7 @@ fn rounded_factors_are_read_several_at_a_time() {
     let graph = product("f32", [1, 130, 80, 136], [false, false]);
     for (math, arch, machine) in [(Math::Bf16, "sm_80", machine(Math::Bf16)), (Math::Tf32, "sm_90a", hopper(Math::Tf32))] {
         let lowered = lowered_for(&graph, &machine);
-        let text = infc_gpu_ptx::module(&lowered.kernels, arch).unwrap_or_else(|e| panic!("{e}"));
+        let text = infc_gpu_ptx::module(&lowered.kernels, &on(arch)).unwrap_or_else(|e| panic!("{e}"));
         let stored = if math == Math::Tf32 { "st.shared.v4.b32" } else { "st.shared.v4.u16" };
         assert!(text.text.contains(" ld.global.v4.b32 {") && text.text.contains(stored), "{}", text.text);
         let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
@@ -470,7 +502,7 @@ fn two_blocks_bring_tiles_to_each_other() {
         let machine = hopper(math);
         check_for(&machine, &["sm_90a"], &graph, &["row=wgmma"]);
         let lowered = lowered_for(&graph, &machine);
-        let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+        let text = infc_gpu_ptx::module(&lowered.kernels, &on("sm_90a")).unwrap_or_else(|e| panic!("{e}"));
         let k =
             lowered.plans.iter().position(|p| p.as_ref().is_some_and(|p| p.to_string().contains("wgmma"))).expect("a product");
         let line = text.text.lines().find(|l| l.contains("multicast::cluster"));
@@ -496,7 +528,7 @@ fn two_blocks_bring_tiles_to_each_other() {
 #[test]
 fn blocks_that_do_not_wait_for_each_other_are_told() {
     let lowered = lowered_for(&product("bf16", [1, 512, 248, 256], [false, false]), &hopper(Math::F32));
-    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    let text = infc_gpu_ptx::module(&lowered.kernels, &on("sm_90a")).unwrap_or_else(|e| panic!("{e}"));
     let changed = |broken: String| {
         assert!(broken != text.text, "nothing is changed");
         let module = Module::parse(&broken).unwrap_or_else(|f| panic!("{f}"));
@@ -540,7 +572,7 @@ fn results_are_stored_several_at_once() {
         let (machine, arch) = if group { (hopper(math), "sm_90a") } else { (machine(math), "sm_80") };
         check_for(&machine, &[arch], &graph, &[if group { "row=wgmma" } else { "row=mma" }]);
         let lowered = lowered_for(&graph, &machine);
-        let text = infc_gpu_ptx::module(&lowered.kernels, arch).unwrap_or_else(|e| panic!("{e}"));
+        let text = infc_gpu_ptx::module(&lowered.kernels, &on(arch)).unwrap_or_else(|e| panic!("{e}"));
         let product = text.text.split(".visible").find(|t| t.contains("mma")).expect("a product");
         for word in
             ["st.global.v4.b32", "shfl.sync.bfly", "st.global.b32", "st.global.v2.b32", "ld.global.v2.u16", "ld.global.v2.b32"]
@@ -568,7 +600,7 @@ fn warpgroups_that_do_not_wait_are_told() {
     let mut lowered = lowered_for(&product("bf16", [1, 384, 248, 256], [false, false]), &hopper(Math::F32));
     // By copies of threads.
     lowered.kernels[0].boxes = Boxes::default();
-    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    let text = infc_gpu_ptx::module(&lowered.kernels, &on("sm_90a")).unwrap_or_else(|e| panic!("{e}"));
     let changed = |from: &str, to: &str| {
         let broken = text.text.replace(from, to);
         assert!(broken != text.text, "no '{from}'");
@@ -611,7 +643,7 @@ fn constant_product(dtype: DType, math: Math, [m, k, n]: [i64; 3], constant: usi
     let lowered = lowered_for(&graph, &hopper(math));
     let plan = lowered.plans[0].as_ref().expect("a plan").to_string();
     assert!(plan.contains(row), "{plan}");
-    let text = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    let text = infc_gpu_ptx::module(&lowered.kernels, &on("sm_90a")).unwrap_or_else(|e| panic!("{e}"));
     let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
     let kernel = &lowered.kernels[0];
     let mut got = memories(kernel);
@@ -673,7 +705,7 @@ fn constant_factors_come_by_bulk_copies() {
 #[test]
 fn bulk_copies_that_nobody_counts_are_told() {
     let (lowered, text) = constant_product(DType::F16, Math::F32, [257, 248, 136], 1, "row=wgmma_f16");
-    let shapes = infc_gpu_ptx::module(&lowered.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    let shapes = infc_gpu_ptx::module(&lowered.kernels, &on("sm_90a")).unwrap_or_else(|e| panic!("{e}"));
     let told = |from: &str, to: &str, what: &str| {
         let broken = text.replace(from, to);
         assert!(broken != text, "no '{from}'");

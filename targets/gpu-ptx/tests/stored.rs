@@ -69,7 +69,7 @@ fn same(text: &str, target: &TargetDesc, seed: u64, special: bool) -> Lowered {
     let [stored, staged] = [false, true].map(|staged| lowered(text, target, staged));
     let inputs = inputs(text, seed, special);
     for loops in [false, true] {
-        let [got, want] = [&stored, &staged].map(|l| tool::run(l, &target.arch, &inputs, loops));
+        let [got, want] = [&stored, &staged].map(|l| tool::run(l, target, &inputs, loops));
         assert_eq!(got.len(), want.len());
         for (k, (got, want)) in got.iter().zip(&want).enumerate() {
             for (i, (x, y)) in got.chunks(4).zip(want.chunks(4)).enumerate() {
@@ -152,32 +152,34 @@ fn attention([heads, queries, depth, width]: [usize; 4]) -> String {
     )
 }
 
+const MATHS: [Math; 3] = [Math::Bf16, Math::F16, Math::Tf32];
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(36))]
 
     #[test]
     fn products(
-        m in 16usize..80, k in 8usize..70, n in 16usize..80, o in 16usize..80, whole: bool, residual: bool, turned: bool, half: bool, special: bool, seed: u64,
+        m in 16usize..80, k in 8usize..70, n in 16usize..80, o in 16usize..80, whole: bool, residual: bool, turned: bool, math in 0usize..3, special: bool, seed: u64,
     ) {
         // Whole vectors of 16 bytes, or any sizes.
         let size = |n: usize| if whole { n.next_multiple_of(8) } else { n };
         let n = size(n);
         let text = two_products([m, size(k), n, if residual { n } else { size(o) }], residual, turned);
-        same(&text, &machine(if half { Math::F16 } else { Math::Bf16 }, false), seed, special);
+        same(&text, &machine(MATHS[math], false), seed, special);
     }
 
     #[test]
     fn convolutions(
-        c in 8usize..20, m in 16usize..40, size in 4usize..9, window in 1usize..4, stride in 1usize..3, residual: bool, half: bool, special: bool, seed: u64,
+        c in 8usize..20, m in 16usize..40, size in 4usize..9, window in 1usize..4, stride in 1usize..3, residual: bool, math in 0usize..3, special: bool, seed: u64,
     ) {
         let text = two_convolutions([c, m, size, window], stride, residual);
-        same(&text, &machine(if half { Math::F16 } else { Math::Bf16 }, false), seed, special);
+        same(&text, &machine(MATHS[math], false), seed, special);
     }
 
     #[test]
-    fn attentions(heads in 1usize..3, queries in 16usize..50, depth in 8usize..33, width in 8usize..30, half: bool, special: bool, seed: u64) {
+    fn attentions(heads in 1usize..3, queries in 16usize..50, depth in 8usize..33, width in 8usize..30, math in 0usize..3, special: bool, seed: u64) {
         let text = attention([heads, queries, depth, width]);
-        same(&text, &machine(if half { Math::F16 } else { Math::Bf16 }, false), seed, special);
+        same(&text, &machine(MATHS[math], false), seed, special);
     }
 }
 
@@ -188,6 +190,8 @@ fn warpgroups_give_the_same_bits() {
         ([130, 72, 136, 136], true, true, Math::F16),
         ([129, 67, 131, 133], false, false, Math::F16),
         ([128, 80, 132, 132], true, false, Math::Bf16),
+        ([130, 72, 136, 136], false, true, Math::Tf32),
+        ([129, 67, 131, 133], false, true, Math::Tf32),
     ]
     .into_iter()
     .enumerate()
@@ -196,6 +200,7 @@ fn warpgroups_give_the_same_bits() {
     }
     same(&two_convolutions([16, 136, 8, 3], 1, true), &machine(Math::Bf16, true), 5, true);
     same(&two_convolutions([64, 128, 16, 1], 2, false), &machine(Math::F16, true), 6, true);
+    same(&two_convolutions([32, 128, 8, 3], 1, false), &machine(Math::Tf32, true), 7, true);
 }
 
 /// The text with one of its inputs as a constant.
@@ -236,11 +241,22 @@ fn who_reads_a_tensor_decides_how_it_is_stored() {
     assert_eq!(constant.constants.len(), 32 * 64 * 2);
     let reads: Vec<DType> = constant.kernels[0].buffers[..2].iter().map(|b| b.dtype).collect();
     assert_eq!(reads, [DType::F32, DType::BF16]);
-    // None of it without a precision of 16 bits.
+    // None of it in f32, nor twice in tf32, which has as many bytes.
     for math in [Math::F32, Math::Tf32] {
         let other = lowered(&two_products([64, 32, 80, 80], true, false), &machine(math, false), false);
         assert_eq!(written(&other), ["f32", "f32"]);
     }
+    let converts = |text: &str, math: Math, staged: bool| {
+        let made = lowered(text, &machine(math, false), staged);
+        let text = infc_gpu_ptx::module(&made.kernels, &tool::on("sm_80")).unwrap_or_else(|e| panic!("{e}")).text;
+        text.matches("cvt.rna.tf32.f32").count()
+    };
+    // What only products read is rounded by the step that makes it: of both products' factors three are rounded in each warp, of four.
+    let text = two_products([64, 32, 64, 64], false, false);
+    let [stored, staged] = [false, true].map(|staged| converts(&text, Math::Tf32, staged));
+    assert!(stored > 0 && stored < staged, "{stored} of {staged}");
+    let constant = with_constant(&with_constant(&text, 2, [64, 64]), 1, [32, 64]);
+    assert!(converts(&constant, Math::Tf32, false) < stored);
 }
 
 #[test]
@@ -254,11 +270,15 @@ fn large_inputs_are_rounded_first() {
 
 #[test]
 fn tensor_maps_bring_what_is_stored_rounded() {
-    let maps = |text: &str, staged: bool| {
-        let made = lowered(text, &machine(Math::Bf16, true), staged);
-        let text = infc_gpu_ptx::module(&made.kernels, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+    let maps_in = |text: &str, math: Math, staged: bool| {
+        let made = lowered(text, &machine(math, true), staged);
+        let text = infc_gpu_ptx::module(&made.kernels, &tool::on("sm_90a")).unwrap_or_else(|e| panic!("{e}"));
         text.maps.iter().map(Vec::len).collect::<Vec<_>>()
     };
+    let maps = |text: &str, staged: bool| maps_in(text, Math::Bf16, staged);
+    // tf32 that is stored rounded, with products side by side.
+    let alone = two_products([130, 72, 136, 136], false, true);
+    assert_eq!([false, true].map(|staged| maps_in(&alone, Math::Tf32, staged)), [vec![0, 1], vec![0, 0]]);
     let text = two_products([130, 72, 136, 136], true, false);
     assert_eq!([maps(&text, false), maps(&text, true)], [vec![0, 1], vec![0, 0]]);
 }
@@ -298,7 +318,7 @@ fn constants_that_lie_across_are_brought_into_tiles() {
         assert!(made.kernels.iter().any(packed), "{:?}", made.plans);
         assert_eq!(made.plans.iter().flatten().count() > 2, parts, "{:?}", made.plans);
         for loops in [false, true] {
-            let got = tool::run(&made, &target.arch, std::slice::from_ref(&x), loops);
+            let got = tool::run(&made, &target, std::slice::from_ref(&x), loops);
             assert!(got[0][..] == want[0].bytes()[..], "{size:?} in {math:?}, loops {loops}");
         }
     }

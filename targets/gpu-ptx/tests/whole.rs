@@ -10,7 +10,7 @@ use infc_kernel::target::{Math, TargetDesc};
 
 /// Launches of a graph, one after another; by the loop interpreter if `loops`.
 fn run(lowered: &Lowered, inputs: &[Tensor], loops: bool) -> Vec<Vec<u8>> {
-    tool::run(lowered, "sm_80", inputs, loops)
+    tool::run(lowered, &tool::on("sm_80"), inputs, loops)
 }
 
 /// Numbers between -2 and 2 with a few bits; those of `holes` (by their place in the tensor) are -inf. Symbols have one size.

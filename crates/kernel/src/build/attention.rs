@@ -6,13 +6,15 @@
 
 use super::contract::{Factor, factor, factors};
 use super::online::{Online, divisor, number};
-use super::tile::{MMA, Parts, factor_dtype, is_rounded, k_is_contiguous, shared_dtype, within};
+use super::tile::{
+    MANY_TILES, MMA, Parts, across_pad, factor_dtype, is_exact, is_rounded, k_is_contiguous, shared_dtype, tf32, within,
+};
 use super::{Cx, for_each};
 use crate::attention::Attention;
 use crate::loops::{LoopKind, Space, Stmt, WARP};
 use crate::plan::{Tile, guess};
 use crate::rows::{self, Sums};
-use crate::target::TargetDesc;
+use crate::target::{Math, TargetDesc};
 use infc_ir::compute::{Compute, Reducer, Reduction};
 use infc_ir::scalar::Scalar;
 use infc_ir::{DType, Expr};
@@ -41,8 +43,6 @@ pub struct Flash {
 const BLOCKS: [[usize; 2]; 5] = [[64, 64], [64, 32], [32, 64], [32, 32], [32, 16]];
 /// Blocks from which on tiles of 64 queries are taken: three of four multiprocessors have one.
 const ENOUGH_BLOCKS: i64 = 100;
-/// Bytes of shared memory that every GPU has for a block without being asked.
-const SHARED: usize = 48 << 10;
 /// The fewest queries for which tiles are worth while.
 const QUERIES: i64 = 16;
 
@@ -99,25 +99,30 @@ pub fn plan(a: &Attention, target: &TargetDesc) -> Option<Flash> {
         return None;
     }
     let matrix = row.name.starts_with("mma");
+    let batch: i64 = (0..a.dims.len()).filter(|x| !s.m.contains(x) && !s.n.contains(x)).map(|x| guess(a.dims[x])).product();
+    let tiles = |block: usize| batch * (queries as u64).div_ceil(block as u64) as i64;
+    let known = a.dims.iter().all(|d| d.known().is_some());
     let mut fitting = BLOCKS.into_iter().filter_map(|block| {
         // Each thread copies the same number of 16 bytes.
         let whole = 16.max(1024 / block[1]);
         let (depth, columns) = (depth.next_multiple_of(whole), columns.next_multiple_of(whole));
+        // Where a multiprocessor has one block at most, twice as many warps hide more of each other's waiting, as in tiles of products.
+        let across = 2 * 64 / block[0];
+        let more = known && tiles(block[0]) <= MANY_TILES && [block[1], columns].iter().all(|n| n % (MMA[1] * across) == 0);
         let grid = match matrix {
-            true => [block[0] / MMA[0], 64 / block[0]],
+            true => [block[0] / MMA[0], if more { across } else { across / 2 }],
             false => [16, 16],
         };
         let flash = Flash { m: s.m.clone(), n: s.n.clone(), block, depth, columns, grid, row: row.name };
-        (flash.shared_bytes() <= SHARED).then_some(flash)
+        (flash.shared_bytes() as u64 <= target.shared_bytes).then_some(flash)
     });
     // Fewer queries than a tile has are no reason for a large one, nor are few tiles.
-    let batch: i64 = (0..a.dims.len()).filter(|x| !s.m.contains(x) && !s.n.contains(x)).map(|x| guess(a.dims[x])).product();
-    let large = batch * (queries as u64).div_ceil(64) as i64 >= ENOUGH_BLOCKS;
+    let large = tiles(64) >= ENOUGH_BLOCKS;
     fitting.find(|p| p.block[0] as i64 <= if large { queries.max(32) } else { 32 })
 }
 
 /// As [`super::tile::rounded`], of both factors of the scores and of the values.
-pub fn rounded(a: &Attention, p: &Flash, dtype: DType) -> [Option<i64>; 3] {
+pub fn rounded(a: &Attention, p: &Flash, math: Math) -> [Option<i64>; 3] {
     let Some(s) = shape(a) else { return [None; 3] };
     let (Some([x, y]), Some(v)) = (factors(&s.scores), factor(a.values)) else { return [None; 3] };
     let size = |axes: &[usize]| axes.iter().map(|&x| guess(a.dims[x])).product::<i64>();
@@ -127,7 +132,7 @@ pub fn rounded(a: &Attention, p: &Flash, dtype: DType) -> [Option<i64>; 3] {
     let again = guess(a.keys) * (queries as u64).div_ceil(p.block[0] as u64) as i64;
     let of_score = |k: usize| batch * depth * if k == s.query { queries } else { again };
     let all = [(x, of_score(0)), (y, of_score(1)), (v, batch * columns * again)];
-    all.map(|(f, elements)| is_rounded(&f, p.row, dtype).then_some(elements))
+    all.map(|(f, elements)| is_rounded(&f, p.row, math).then_some(elements))
 }
 
 impl Flash {
@@ -159,7 +164,9 @@ impl Flash {
         let [queries, keys] = self.block;
         let bytes = self.weights().bytes();
         let pad = 16 / bytes;
-        let factors = (queries * (self.depth + pad)) + (keys + pad) * (self.depth + pad) + (keys + pad) * (self.columns + pad);
+        // Products side by side, or lines.
+        let either = |lines: usize, k: usize| (lines * (k + pad)).max(k * (lines + across_pad(self.weights(), self.matrix())));
+        let factors = queries * (self.depth + pad) + either(keys, self.depth) + either(self.columns, keys);
         let weights = queries * (keys + pad);
         let scores = queries * (keys + 1);
         (factors + weights) * bytes + 4 * (scores + queries * (3 + 2 * self.parts()))
@@ -206,7 +213,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
         [true, (matrix || fours) && k_is_contiguous(cx, c, f)]
     });
     let mut tensor = |name: &'static str, dtype: DType, lines: usize, k: usize, k_last: bool| {
-        let dims = if k_last { [lines, k + pad(dtype)] } else { [k, lines + pad(dtype)] };
+        let dims = if k_last { [lines, k + pad(dtype)] } else { [k, lines + across_pad(dtype, matrix)] };
         cx.scratch(name, dtype, &dims, Space::Shared)
     };
     let [queries, keys] = p.block;
@@ -223,6 +230,8 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
     let key_line = (&tiles[0].n[..], a.keys, tile * keys as i64);
     let query_line = (&p.m[..], rows, first);
     let depth = Expr::product(a.depth.iter().copied());
+    // Weights are kept as the instruction takes them.
+    let exact = [of_score.map(|f| is_exact(cx, f)), [true, is_exact(cx, &v)]];
     let of = |t: usize, f, lines, depth, shared| Parts {
         c: [&s.scores, &s.sums][t],
         p: &tiles[t],
@@ -234,6 +243,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
         shared,
         k_last: k_last[t],
         packed: [false; 2],
+        exact: exact[t],
         acc: acc[t],
     };
     let scores = of(0, of_score, [query_line, key_line], depth, [query, key]);
@@ -265,7 +275,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
             None => vec![Stmt::If { cond: inside, then, otherwise: vec![store(number(f64::NEG_INFINITY))] }],
         }
     }));
-    let kept = |e: Scalar| e.cast(p.weights());
+    let kept = |e: Scalar| if p.row == "mma_tf32" { tf32(e) } else { e.cast(p.weights()) };
     round.extend(online.update(cx, &kept));
     round.push(result.each_element(cx, &|cx, at, [line, _]| vec![cx.put(acc[1], at, cx.at(acc[1], at) * cx.at(scale, &[line]))]));
     round.push(if matrix { result.multiply_tiles(cx) } else { result.multiply(cx) });

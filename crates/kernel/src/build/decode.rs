@@ -303,6 +303,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Decode) {
         shared,
         k_last: [true, k_last[t]],
         packed: [false; 2],
+        exact: [false; 2],
         acc: acc[t],
     };
     let scores = of(0, of_score, [query_line, key_line], depth, [query, key]);

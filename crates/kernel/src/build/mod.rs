@@ -48,6 +48,8 @@ pub struct Operand {
     pub zeros: Vec<i64>,
     /// Its data, if constant.
     pub constant: Option<Tensor>,
+    /// f32 whose elements were rounded to tf32 when they were stored.
+    pub tf32: bool,
 }
 
 impl Operand {

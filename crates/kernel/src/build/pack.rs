@@ -116,7 +116,7 @@ pub fn panels(t: &Tensor, index: &[Expr], n: usize, k: &[usize], nr: usize) -> O
 
 /// Tiles of a constant factor as matrix instructions want them: `[tile along lines, tile along products, line, product]`, for each element of a batch (the
 /// first dim has the batch too). Those of warpgroups are `swizzled`: a line has 128 bytes, and its pieces of 16 bytes are where shared memory has them, piece `p` of line `l` at
-/// place `p xor l mod 8`. Zeros beyond the ends.
+/// place `p xor l mod 8`. Zeros beyond the ends, up to a multiple of `whole` products.
 ///
 /// `index` holds, for each dim of `t`, an expression of the axes of the batch, of lines and of products, whose sizes are given. `None` if it is not linear, or
 /// leaves the tensor.
@@ -124,7 +124,7 @@ pub fn tiles(
     t: &Tensor,
     index: &[Expr],
     [batch, lines, products]: [&[usize]; 3],
-    block: [usize; 2],
+    [bl, bk, whole]: [usize; 3],
     dtype: DType,
     swizzled: bool,
 ) -> Option<Tensor> {
@@ -151,8 +151,7 @@ pub fn tiles(
     let (of_lines, of_products) = steps.split_at(lines.len());
     let (by_batch, by_line, by_product) = (offsets(batch, of_batch), offsets(lines, of_lines), offsets(products, of_products));
     let (from, to) = (t.dtype.bytes(), dtype.bytes());
-    let [bl, bk] = block;
-    let tiles = [by_line.len().div_ceil(bl), by_product.len().div_ceil(bk)];
+    let tiles = [by_line.len().div_ceil(bl), by_product.len().next_multiple_of(whole) / bk];
     let mut out = vec![0u8; by_batch.len() * tiles[0] * tiles[1] * bl * bk * to];
     for (b, &ob) in by_batch.iter().enumerate() {
         for (l, &ol) in by_line.iter().enumerate() {
@@ -229,7 +228,7 @@ mod tests {
         let index = [Expr::var(0), Expr::var(3), Expr::var(1), Expr::var(2)];
         let (lines, products) = ([70usize], [2usize, 5, 3]);
         for (dtype, bk) in [(DType::F32, 32usize), (DType::F16, 64)] {
-            let tiles = tiles(&t, &index, [&[], &lines, &products], [64, bk], dtype, true).expect("it is linear");
+            let tiles = tiles(&t, &index, [&[], &lines, &products], [64, bk, bk], dtype, true).expect("it is linear");
             assert_eq!((tiles.dims.clone(), tiles.dtype), (vec![2, 1, 64, bk], dtype));
             let width = dtype.bytes();
             for line in 0..128 {
@@ -245,9 +244,9 @@ mod tests {
             }
         }
         // Neither outside nor in another way than linearly.
-        assert!(tiles(&t, &index, [&[], &[71], &products], [64, 64], DType::F32, true).is_none());
+        assert!(tiles(&t, &index, [&[], &[71], &products], [64, 64, 64], DType::F32, true).is_none());
         let folded = [Expr::var(0).div(Expr::int(2)), Expr::var(3), Expr::var(1), Expr::var(2)];
-        assert!(tiles(&t, &folded, [&[], &lines, &products], [64, 64], DType::F32, true).is_none());
+        assert!(tiles(&t, &folded, [&[], &lines, &products], [64, 64, 64], DType::F32, true).is_none());
     }
 
     #[test]
@@ -255,8 +254,12 @@ mod tests {
         // The parts of a sum over channels: channel `3 * part + c`.
         let t = Tensor::from_vec(vec![20usize, 6, 4], (0..20 * 24).map(|k| k as f32).collect());
         let index = [Expr::var(1), Expr::var(0) * 3 + Expr::var(3), Expr::var(2)];
-        let made = tiles(&t, &index, [&[2], &[20], &[4, 3]], [16, 8], DType::F16, false).expect("it is linear");
+        let made = tiles(&t, &index, [&[2], &[20], &[4, 3]], [16, 8, 8], DType::F16, false).expect("it is linear");
         assert_eq!(made.dims, [2 * 2, 2, 16, 8]);
+        // Filled up to whole pairs of tiles.
+        let pairs = tiles(&t, &index, [&[2], &[20], &[4, 2]], [16, 8, 16], DType::F16, false).expect("it is linear");
+        assert_eq!(pairs.dims, [2 * 2, 2, 16, 8]);
+        assert!((0..pairs.len()).all(|i| i / 128 % 2 == 0 || pairs.float(i) == 0.0));
         for (i, got) in (0..made.len()).map(|i| (i, made.float(i))) {
             let (tile, k) = (i / 128, i / 128 % 2 * 8 + i % 8);
             let (part, line) = (tile / 4, tile / 2 % 2 * 16 + i / 8 % 16);

@@ -11,9 +11,9 @@ use super::contract::{Factor, factors};
 use super::elementwise::with_accumulator;
 use super::{Cx, Operand, accumulate, boxed, for_each, pack};
 use crate::loops::{LoopKind, Space, Stmt, WARP};
-use crate::plan::{Tile, guess};
+use crate::plan::{SLOTS, Tile, guess};
 use crate::rows::{self, Sums};
-use crate::target::TargetDesc;
+use crate::target::{Math, TargetDesc};
 use infc_ir::compute::{Compute, Step};
 use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr, Tensor};
@@ -28,7 +28,7 @@ const FILLERS: usize = 128;
 /// Stands for a row where factors are in shared memory as they lie in memory, and threads add products up in f32.
 pub(super) const STORED: &str = "stored";
 /// Tiles from which on they are made larger: all multiprocessors of the machine have one.
-const MANY_TILES: i64 = 132;
+pub(super) const MANY_TILES: i64 = 132;
 
 /// Are there rows, columns and products enough for tiles?
 pub fn fits(rows: i64, columns: i64, depth: i64) -> bool {
@@ -90,6 +90,8 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
     let large = rows >= 512 && columns >= 512 && batch * blocks(rows, columns) >= 4 * 64;
     // Where a multiprocessor has one block at most, twice as many warps hide more of each other's waiting; where it has several, each does.
     let few = c.dims.iter().all(|d| d.known().is_some()) && batch * blocks(rows, columns) <= MANY_TILES;
+    let long = 4 * row.depth;
+    let step = if depth >= long_from(row.depth) as i64 && slots_fit(target) { long } else { 2 * row.depth };
     let (block, grid) = match row.depth {
         1 if c.dims.iter().all(|d| d.known().is_some()) => {
             let bm = by_threads(rows, columns, batch);
@@ -97,9 +99,15 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
         }
         1 => ([64, 64, 16], [16, 16]),
         depth if large => ([128, 128, 2 * depth], [2, 4]),
-        depth => ([64, 64, 2 * depth], [2, if few { 4 } else { 2 }]),
+        _ => ([64, 64, step], [2, if few { 4 } else { 2 }]),
     };
     Some(Tile { rows_of, m, n, block, grid, row: row.name })
+}
+
+/// Is there memory for all slots of tiles of 64 lines of 128 bytes, with those that keep banks apart? A tile that was asked for comes after the same time whether it is long or
+/// short, so that long ones are there sooner; and there are fewer rounds.
+fn slots_fit(target: &TargetDesc) -> bool {
+    (SLOTS * 2 * 64 * (GROUP_BYTES + WIDEST)) as u64 <= target.shared_bytes
 }
 
 /// Rows of the tiles of products by threads: 64, or 32 where the multiprocessor with the most tiles then has less to do. Tiles of 32 read 1.5 times as much for each
@@ -112,8 +120,8 @@ fn by_threads(rows: i64, columns: i64, batch: i64) -> usize {
     if most(32) * 1.1 < most(64) { 32 } else { 64 }
 }
 
-/// Of both factors: how many elements all blocks together bring into shared memory, where these are f32 in memory that is rounded to `dtype` on the way.
-pub fn rounded(c: &Compute, p: &Tile, dtype: DType) -> [Option<i64>; 2] {
+/// Of both factors: how many elements all blocks together bring into shared memory, where these are f32 in memory that is rounded on the way, or behind it.
+pub fn rounded(c: &Compute, p: &Tile, math: Math) -> [Option<i64>; 2] {
     let (Some(r), Some(f)) = (c.reduction.as_ref(), factors(c)) else { return [None; 2] };
     let size = |axes: &[usize]| axes.iter().map(|&a| guess(c.dims[a])).product::<i64>();
     let batch: Vec<usize> = (0..c.dims.len()).filter(|a| !p.m.contains(a) && !p.n.contains(a)).collect();
@@ -122,13 +130,22 @@ pub fn rounded(c: &Compute, p: &Tile, dtype: DType) -> [Option<i64>; 2] {
     [0, 1].map(|k| {
         let side = usize::from(k != p.rows_of);
         let again = (lines[1 - side] as u64).div_ceil(p.block[1 - side] as u64) as i64;
-        is_rounded(&f[k], p.row, dtype).then(|| size(&batch) * lines[side] * depth * again)
+        is_rounded(&f[k], p.row, math).then(|| size(&batch) * lines[side] * depth * again)
     })
 }
 
-/// Is it f32 in memory that is nothing but rounded to `dtype` on its way to shared memory?
-pub(super) fn is_rounded(f: &Factor, row: &str, dtype: DType) -> bool {
-    f.scalar == f.read && f.read.dtype() == DType::F32 && shared_dtype(f, row) == dtype
+/// Is it f32 in memory that is nothing but rounded on its way to matrix instructions?
+pub(super) fn is_rounded(f: &Factor, row: &str, math: Math) -> bool {
+    let takes = match math.narrow() {
+        Some(dtype) => shared_dtype(f, row) == dtype,
+        None => row.ends_with("mma_tf32"),
+    };
+    f.scalar == f.read && f.read.dtype() == DType::F32 && takes
+}
+
+/// Was a factor rounded to tf32 when it was stored?
+pub(super) fn is_exact(cx: &Cx, f: &Factor) -> bool {
+    f.scalar == f.read && cx.operand(f.source).tf32
 }
 
 /// Is it a part of long sums (see [`crate::split`])? These were made in such a number that tiles of 64 x 64 fill the machine.
@@ -180,6 +197,8 @@ pub(super) struct Parts<'a> {
     pub k_last: [bool; 2],
     /// The factor is a constant that lies in tiles as shared memory has them.
     pub packed: [bool; 2],
+    /// Elements were rounded to tf32 before they are brought into shared memory.
+    pub exact: [bool; 2],
     pub acc: u32,
 }
 
@@ -216,7 +235,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
     let packed = [0, 1].map(|side| {
         let copied = is_copied(cx, c, f[side], lines[side].0, dtypes[side]);
         let apart = (matrix || fours) && !copied || side == 1 && fours && !k_is_contiguous(cx, c, f[side]);
-        (group || apart) && pack_tiles(cx, c, p, f[side], (lines[side].0, p.block[side], dtypes[side]))
+        (group || apart || p.row == "mma_tf32") && pack_tiles(cx, c, p, f[side], (lines[side].0, p.block[side], dtypes[side]))
     });
     let k_last = [
         true,
@@ -233,13 +252,14 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
             (true, true) => vec![lines, bk],
             (true, false) => vec![lines * dtypes[side].bytes() / GROUP_BYTES, bk, GROUP_BYTES / dtypes[side].bytes()],
             (false, true) => vec![lines, bk + pad],
-            (false, false) => vec![bk, lines + pad],
+            (false, false) => vec![bk, lines + across_pad(dtypes[side], matrix)],
         };
         shared[side] = cx.scratch(["a", "b"][side], dtypes[side], &dims, Space::Shared);
     }
     let acc = cx.scratch("acc", r.body.dtype(), &p.own(), Space::Reg);
     let depth = Expr::product(r.axes.iter().copied());
-    let parts = Parts { c, p, f, axes, lines, depth, threads, shared, k_last, packed, acc };
+    let exact = [0, 1].map(|side| packed[side] || is_exact(cx, f[side]));
+    let parts = Parts { c, p, f, axes, lines, depth, threads, shared, k_last, packed, exact, acc };
     cx.body = shared.into_iter().chain([acc]).map(|buffer| Stmt::Alloc { buffer }).collect();
     let zero = r.kind.identity(r.body.dtype());
     let clear = parts.each_element(cx, &|cx, at, _| vec![cx.put(acc, at, zero)]);
@@ -250,6 +270,12 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
     cx.body.push(for_each(k_tile, depth.div_ceil(Expr::from(bk)), LoopKind::Serial, round));
     let finish = parts.each_element(cx, &|cx, at, place| parts.finish(cx, cx.at(acc, at), place));
     cx.body.push(finish);
+}
+
+/// Elements by which rows of lines side by side are longer than these. A matrix instruction's lanes read 8 neighbours of 4 rows of 32 bits at once: 8 more than a multiple of 32 put all
+/// of them into different banks.
+pub(super) fn across_pad(d: DType, matrix: bool) -> usize {
+    if matrix && d.bytes() == 4 { 8 } else { 16 / d.bytes() }
 }
 
 /// Are neighbouring products neighbours in memory?
@@ -308,7 +334,7 @@ fn pack_tiles(cx: &mut Cx, c: &Compute, p: &Tile, f: &Factor, (axes, lines, dtyp
     if reads != 1 || !is_plain(f) || tensor.dtype != f.read.dtype() {
         return false;
     }
-    let tensor = if p.row == "wgmma_tf32" { tf32_tensor(&tensor) } else { tensor };
+    let tensor = if p.row.ends_with("mma_tf32") { tf32_tensor(&tensor) } else { tensor };
     let size = |e: Expr| e.known().and_then(|n| usize::try_from(n).ok());
     let rank = c.dims.len();
     let (batch, group) = (batch_of(c, p, f), p.row.starts_with("wgmma"));
@@ -324,13 +350,30 @@ fn pack_tiles(cx: &mut Cx, c: &Compute, p: &Tile, f: &Factor, (axes, lines, dtyp
         return false;
     }
     let index: Vec<Expr> = f.index.iter().map(|e| e.subst(&map)).collect();
-    match pack::tiles(&tensor, &index, [&b, &m, &k], [lines, p.block[2]], dtype, group) {
+    let depth = k.iter().product::<usize>();
+    let [piece, whole] = if group { [p.block[2]; 2] } else { pieces(p, depth) };
+    match pack::tiles(&tensor, &index, [&b, &m, &k], [lines, piece, whole], dtype, group) {
         Some(tiles) => {
             cx.pack(f.source, tiles);
             true
         }
         None => false,
     }
+}
+
+/// Products of a line of a constant factor's tile for warps, and the multiple of them that it is filled up to: the same on all machines, whatever the depth of their
+/// tiles, so that all variants of an artifact share the constant.
+fn pieces(p: &Tile, depth: usize) -> [usize; 2] {
+    let step = rows::named(p.row).expect("a plan names a row of the table").depth;
+    if step == 1 {
+        return [p.block[2]; 2];
+    }
+    [2 * step, if depth >= long_from(step) { 4 * step } else { 2 * step }]
+}
+
+/// From so many products on tiles of `4 * step` are worth while: all slots have one.
+fn long_from(step: usize) -> usize {
+    SLOTS * 4 * step
 }
 
 /// Are neighbouring rows (columns) neighbours in memory?
@@ -357,7 +400,7 @@ impl Parts<'_> {
         let k_moves = k_is_contiguous(cx, self.c, f);
         let line_moves = !k_moves && lines_are_contiguous(cx, f, axes);
         // Neighbours on both sides go together: as they are, or a few that are read, computed and written.
-        let as_it_is = is_plain(f) && f.read.dtype() == dtype && self.p.row != "wgmma_tf32";
+        let as_it_is = is_plain(f) && f.read.dtype() == dtype && (self.p.row != "wgmma_tf32" || self.exact[side]);
         let few = (WIDEST / f.read.dtype().bytes().max(dtype.bytes())).min(COMPUTED);
         let wide = if as_it_is { vec![WIDEST / dtype.bytes(), few] } else { vec![few] };
         // They must not pass the end of an axis.
@@ -388,7 +431,7 @@ impl Parts<'_> {
         let value = match (value.kind(), self.p.row) {
             // As it lies in memory.
             (Kind::Cast(read), _) if read.dtype() == dtype => *read,
-            (_, "wgmma_tf32") => tf32(value),
+            _ if self.rounds_ahead(side) => tf32(value),
             _ => value.cast(dtype),
         };
         let mut index = self.shared_index(side, line, k);
@@ -423,6 +466,16 @@ impl Parts<'_> {
         for_each(thread, Expr::from(self.threads), LoopKind::Thread, body)
     }
 
+    /// Are elements rounded to tf32 on their way into shared memory: for warpgroups, and where they are computed? Warps round others when they have read them there, so that
+    /// these can be copied as they are.
+    fn rounds_ahead(&self, side: usize) -> bool {
+        match self.p.row {
+            "wgmma_tf32" => !self.exact[side],
+            "mma_tf32" => !self.exact[side] && !is_plain(self.f[side]),
+            _ => false,
+        }
+    }
+
     /// Brings a tile that lies as shared memory wants it.
     fn stage_packed(&self, cx: &mut Cx, side: usize, step: Expr) -> Stmt {
         let (lines, bk) = (self.p.block[side] as i64, self.p.block[2] as i64);
@@ -432,7 +485,7 @@ impl Parts<'_> {
         let flat = part * self.threads as i64 + thread;
         let (line, place) = (flat.div(Expr::int(bk / wide)), flat.rem(Expr::int(bk / wide)));
         if !self.p.row.starts_with("wgmma") {
-            return self.stage_rows(cx, side, step, [thread, part, lane], [line, place * wide]);
+            return self.stage_rows(cx, side, step, [thread, part, lane], [line, place]);
         }
         // The piece at this place: both numbers of three bits, bit by bit.
         let bit = |e: Expr, b: i64| e.div(Expr::int(b)).rem(Expr::int(2));
@@ -448,7 +501,14 @@ impl Parts<'_> {
     }
 
     /// The same for tiles of warps, whose lines lie one after another, those of each element of the batch behind those of the one before.
-    fn stage_rows(&self, cx: &mut Cx, side: usize, step: Expr, [thread, part, lane]: [Expr; 3], [line, k]: [Expr; 2]) -> Stmt {
+    fn stage_rows(
+        &self,
+        cx: &mut Cx,
+        side: usize,
+        step: Expr,
+        [thread, part, lane]: [Expr; 3],
+        [line, place]: [Expr; 2],
+    ) -> Stmt {
         let f = self.f[side];
         let (lines, bk) = (self.p.block[side] as i64, self.p.block[2] as i64);
         let wide = (WIDEST / shared_dtype(f, self.p.row).bytes()) as i64;
@@ -456,10 +516,13 @@ impl Parts<'_> {
         let (at, dims): (Vec<Expr>, Vec<Expr>) = batch.iter().map(|&a| (self.axes[a], self.c.dims[a])).unzip();
         let tile = Expr::linearise(&at, &dims) * self.lines[side].1.div_ceil(Expr::int(lines))
             + self.lines[side].2.div(Expr::int(lines));
-        let index = [tile, step, line, k + lane].map(Scalar::index);
+        let [piece, _] = pieces(self.p, 0).map(|n| n as i64);
+        let pieces = Expr::int(piece / wide);
+        let number = step * (bk / piece) + place.div(pieces);
+        let index = [tile, number, line, place.rem(pieces) * wide + lane].map(Scalar::index);
         let dtype = shared_dtype(f, self.p.row);
         let value = Scalar::raw(dtype, Kind::Read { source: f.source as u32, index: index.to_vec(), guard: None });
-        let store = cx.put(self.shared[side], &[line, k + lane], value);
+        let store = cx.put(self.shared[side], &[line, place * wide + lane], value);
         let all = lines * bk / wide;
         let mut body = vec![for_each(lane, Expr::int(wide), LoopKind::Vector, vec![store])];
         if all % self.threads as i64 > 0 {
@@ -535,9 +598,11 @@ impl Parts<'_> {
         let [line, column] = self.place(warp, mt, nt, i, j);
         let product = ks * depth as i64 + k;
         let dtype = r.body.dtype();
-        // Warps round what they have read, warpgroups find it rounded.
-        let factor = |s: Scalar| if self.p.row == "mma_tf32" { tf32(s) } else { s.cast(dtype) };
-        let (a, b) = (factor(self.shared_at(cx, 0, line, product)), factor(self.shared_at(cx, 1, column, product)));
+        let factor = |side: usize, line: Expr| {
+            let s = self.shared_at(cx, side, line, product);
+            if self.p.row == "mma_tf32" && !self.exact[side] && !self.rounds_ahead(side) { tf32(s) } else { s.cast(dtype) }
+        };
+        let (a, b) = (factor(0, line), factor(1, column));
         let at = [warp, mt, nt, i, j];
         let next = accumulate(r.kind, cx.at(self.acc, &at), a * b, true);
         let mut body = vec![cx.put(self.acc, &at, next)];
@@ -620,17 +685,21 @@ pub(super) fn within(at: Expr, size: Expr, block: i64) -> Scalar {
 }
 
 /// f32 rounded to 10 bits of mantissa, ties away from zero, as the machine's conversion does it.
-pub(super) fn tf32(x: Scalar) -> Scalar {
+pub fn tf32(x: Scalar) -> Scalar {
     let int = |v: i64| Scalar::int(DType::U32, v);
     let bits = x.bitcast(DType::U32);
     let rounded = Scalar::binary(Binary::And, bits + int(0x1000), int(0xffff_e000));
     Scalar::select(x.eq_to(x), rounded.bitcast(DType::F32), x)
 }
 
+/// A number rounded so.
+pub fn tf32_number(x: f32) -> f32 {
+    if x.is_nan() { x } else { f32::from_bits(x.to_bits().wrapping_add(0x1000) & 0xffff_e000) }
+}
+
 /// Each element of a constant rounded so.
-fn tf32_tensor(t: &Tensor) -> Tensor {
-    let one = |x: f32| if x.is_nan() { x } else { f32::from_bits(x.to_bits().wrapping_add(0x1000) & 0xffff_e000) };
-    Tensor::from_vec(t.dims.clone(), t.to_vec::<f32>().into_iter().map(one).collect())
+pub fn tf32_tensor(t: &Tensor) -> Tensor {
+    Tensor::from_vec(t.dims.clone(), t.to_vec::<f32>().into_iter().map(tf32_number).collect())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Factors of matrix instructions on GPUs, stored as these take them: `--math bf16` and `--math f16`.
+//! Factors of matrix instructions on GPUs, stored as these take them: `--math bf16`, `--math f16` and `--math tf32`.
 //!
 //! Kernels in tiles round factors of f32 while they bring them into shared memory ([`crate::build::tile`], [`crate::build::attention`]). Where what they read is stored
 //! rounded, it has half the bytes and is copied as it is: 16 bytes at a time, or by tensor maps. This comes last, when plans are known, and
@@ -9,6 +9,9 @@
 //! - rounded by a step of its own, if it is an input;
 //! - rounded when the model is compiled, if it is a constant.
 //!
+//! tf32 has as many bytes as f32. What is stored so, where nobody reads it in another way, is rounded once, by the step that makes it, in place of each time that a warp reads it; and
+//! tensor maps can bring it to warpgroups.
+//!
 //! The second and the third cost bytes, and are done where these are fewer than those saved ([`pays_twice`], [`pays_step`]). A buffer is changed with all of its views, or not
 //! at all. Knows no operator: it looks at who reads what. Class: exact.
 
@@ -17,7 +20,7 @@ use crate::build::{attention, tile};
 use crate::loops::Access;
 use crate::plan::{Plan, guess};
 use crate::program::{declare, prepare};
-use crate::target::TargetDesc;
+use crate::target::{Math, TargetDesc};
 use crate::work::{Arg, Id, Item, Memory, Task, Work};
 use infc_ir::compute::{Compute, Step};
 use infc_ir::scalar::{Binary, Kind, Scalar};
@@ -29,25 +32,33 @@ const LAUNCH: i64 = 4 << 20;
 
 /// Stores factors rounded, in all blocks of the work list.
 pub fn store(work: &mut Work, target: &TargetDesc, attentions: &mut Attentions) {
-    let Some(dtype) = target.math.narrow().filter(|_| target.block_threads > 0) else { return };
+    let math = target.math;
+    if math == Math::F32 || target.block_threads == 0 {
+        return;
+    }
     let mut items = std::mem::take(&mut work.items);
     let mut all = vec![];
     each(&mut items, &mut |item| {
-        all.push(if let Item::Task(task) = item { reads(work, task, target, attentions, dtype) } else { Reads::default() });
+        all.push(if let Item::Task(task) = item { reads(work, task, target, attentions) } else { Reads::default() });
     });
     let families = families(work, &mut items, &all);
-    let mut copies = Copies { dtype, of: HashMap::new() };
+    let (dtype, narrows) = (math.narrow().unwrap_or(DType::F32), math.narrow().is_some());
+    let mut copies = Copies { math, dtype, of: HashMap::new() };
     let (mut alone, mut steps) = (BTreeSet::new(), vec![]);
     for (&root, family) in families.iter().filter(|(_, f)| f.staged > 0) {
         let data = work.tensor(root);
         match &data.memory {
-            Memory::Constant(t) => {
+            Memory::Constant(t) if narrows || !family.read => {
                 let ty = TensorType::new(dtype, data.ty.dims.clone());
-                let (t, name) = (rounded(t, dtype), data.name.clone());
-                copies.of.insert(root, work.add(ty, Memory::Constant(t), name));
+                let (t, name) = (rounded(t, math), data.name.clone());
+                let copy = work.add(ty, Memory::Constant(t), name);
+                work.tensors[copy.index()].tf32 = !narrows;
+                copies.of.insert(root, copy);
             }
             Memory::Temp if !family.read && !family.fixed && !family.seen => drop(alone.insert(root)),
-            Memory::Temp if family.writers == [root] && !family.fixed && !family.windows && pays_twice(work, root, family) => {
+            Memory::Temp
+                if narrows && family.writers == [root] && !family.fixed && !family.windows && pays_twice(work, root, family) =>
+            {
                 let copy = copies.add(work, root);
                 work.twice.insert(root, copy);
                 if !family.summed {
@@ -55,16 +66,16 @@ pub fn store(work: &mut Work, target: &TargetDesc, attentions: &mut Attentions) 
                     work.tensors[root.index()].fill = None;
                 }
             }
-            Memory::Input(_) if pays_step(work, root, family) => {
+            Memory::Input(_) if narrows && pays_step(work, root, family) => {
                 let copy = copies.add(work, root);
                 let step = Compute::map(&data_dims(work, root), |axes| Scalar::read_at(DType::F32, 0, axes).cast(dtype));
                 let (name, node) = (dtype.name().into(), String::new());
                 steps.push(Item::Task(Task { step: Step::Compute(step), sources: vec![root], out: copy, name, node }));
             }
-            Memory::Temp | Memory::Input(_) | Memory::Alias { .. } | Memory::Window { .. } => {}
+            Memory::Constant(_) | Memory::Temp | Memory::Input(_) | Memory::Alias { .. } | Memory::Window { .. } => {}
         }
     }
-    narrow(work, &alone, dtype);
+    narrow(work, &alone, math);
     let mut number = 0;
     each(&mut items, &mut |item| {
         if let Item::Task(task) = item {
@@ -118,7 +129,7 @@ fn tensors(s: Scalar, sources: &[Id], out: &mut Vec<Id>) {
     });
 }
 
-fn reads(work: &Work, task: &Task, target: &TargetDesc, attentions: &Attentions, dtype: DType) -> Reads {
+fn reads(work: &Work, task: &Task, target: &TargetDesc, attentions: &Attentions) -> Reads {
     let mut all = Reads::default();
     let mut take = |s: Scalar, which: usize, rounded: Option<i64>, sources: &[Id], group: bool| match (rounded, s.kind()) {
         (Some(elements), Kind::Read { source, .. }) => {
@@ -130,7 +141,7 @@ fn reads(work: &Work, task: &Task, target: &TargetDesc, attentions: &Attentions,
         }
     };
     if let Some((a, way)) = attentions.get(&task.out) {
-        let rounded = if let Way::Tiles(p) = way { attention::rounded(a, p, dtype) } else { [None; 3] };
+        let rounded = if let Way::Tiles(p) = way { attention::rounded(a, p, target.math) } else { [None; 3] };
         match a.product.kind() {
             Kind::Binary(Binary::Mul, x, y) => {
                 [*x, *y].into_iter().enumerate().for_each(|(k, s)| take(s, k, rounded[k], &a.sources, false))
@@ -141,7 +152,7 @@ fn reads(work: &Work, task: &Task, target: &TargetDesc, attentions: &Attentions,
         [a.score, a.value].into_iter().for_each(|s| tensors(s, &a.sources, &mut all.others));
         return all;
     }
-    if let Some((c, rounded, group)) = in_tiles(work, task, target, dtype)
+    if let Some((c, rounded, group)) = in_tiles(work, task, target)
         && let Some(r) = &c.reduction
         && let Kind::Binary(Binary::Mul, x, y) = r.body.kind()
     {
@@ -158,7 +169,7 @@ fn reads(work: &Work, task: &Task, target: &TargetDesc, attentions: &Attentions,
 }
 
 /// The contraction of a step that is done in tiles, and what is rounded of its factors.
-fn in_tiles<'a>(work: &Work, task: &'a Task, target: &TargetDesc, dtype: DType) -> Option<(&'a Compute, [Option<i64>; 2], bool)> {
+fn in_tiles<'a>(work: &Work, task: &'a Task, target: &TargetDesc) -> Option<(&'a Compute, [Option<i64>; 2], bool)> {
     let Step::Compute(c) = &task.step else { return None };
     if work.on_host.contains(&task.out) || !crate::fuse::is_contraction(c) {
         return None;
@@ -170,7 +181,9 @@ fn in_tiles<'a>(work: &Work, task: &'a Task, target: &TargetDesc, dtype: DType) 
     // Its factors keep their places.
     let (step, _, plan) = prepare(pruned.step, operands, target);
     match (step, plan) {
-        (Step::Compute(prepared), Plan::Tile(p)) => Some((c, tile::rounded(&prepared, &p, dtype), p.row.starts_with("wgmma"))),
+        (Step::Compute(prepared), Plan::Tile(p)) => {
+            Some((c, tile::rounded(&prepared, &p, target.math), p.row.starts_with("wgmma")))
+        }
         _ => None,
     }
 }
@@ -259,27 +272,40 @@ fn pays_step(work: &Work, root: Id, f: &Family) -> bool {
     !f.fixed && 2 * f.staged > 6 * elements(work, root) + LAUNCH
 }
 
-fn rounded(t: &Tensor, dtype: DType) -> Tensor {
+fn rounded(t: &Tensor, math: Math) -> Tensor {
     let values = t.to_vec::<f32>().into_iter();
-    match dtype {
-        DType::F16 => Tensor::from_vec(t.dims.clone(), values.map(half::f16::from_f32).collect::<Vec<_>>()),
-        _ => Tensor::from_vec(t.dims.clone(), values.map(half::bf16::from_f32).collect::<Vec<_>>()),
+    match math {
+        Math::F32 | Math::Tf32 => tile::tf32_tensor(t),
+        Math::F16 => Tensor::from_vec(t.dims.clone(), values.map(half::f16::from_f32).collect::<Vec<_>>()),
+        Math::Bf16 => Tensor::from_vec(t.dims.clone(), values.map(half::bf16::from_f32).collect::<Vec<_>>()),
     }
 }
 
-/// Gives tensors, with all their views, another dtype.
-fn narrow(work: &mut Work, roots: &BTreeSet<Id>, dtype: DType) {
+/// An f32, rounded.
+fn round(s: Scalar, math: Math) -> Scalar {
+    math.narrow().map_or_else(|| tile::tf32(s), |dtype| s.cast(dtype))
+}
+
+/// Has tensors, with all their views, stored rounded.
+fn narrow(work: &mut Work, roots: &BTreeSet<Id>, math: Math) {
     for k in 0..work.tensors.len() {
         if roots.contains(&work.root(Id(k as u32))) {
             let data = &mut work.tensors[k];
-            data.ty.dtype = dtype;
-            data.fill = data.fill.map(|f| eval::fold(f.cast(dtype)));
+            match math.narrow() {
+                Some(dtype) => data.ty.dtype = dtype,
+                None => data.tf32 = true,
+            }
+            data.fill = data.fill.map(|f| match (math.narrow(), f.as_float()) {
+                (None, Some(x)) => Scalar::float(DType::F32, f64::from(tile::tf32_number(x as f32))),
+                _ => eval::fold(round(f, math)),
+            });
         }
     }
 }
 
 /// Rounded copies of tensors.
 struct Copies {
+    math: Math,
     dtype: DType,
     /// By the tensor that is copied, or seen in another way.
     of: HashMap<Id, Id>,
@@ -309,7 +335,8 @@ impl Copies {
             Memory::Input(_) | Memory::Constant(_) | Memory::Temp => return None,
         };
         let copy = work.add(TensorType::new(self.dtype, data.ty.dims), memory, data.name);
-        work.tensors[copy.index()].order = data.order;
+        let new = &mut work.tensors[copy.index()];
+        (new.order, new.tf32) = (data.order, self.math == Math::Tf32);
         self.of.insert(id, copy);
         Some(copy)
     }
@@ -323,7 +350,7 @@ fn rewrite(
     (copies, alone): (&mut Copies, &BTreeSet<Id>),
     attentions: &mut Attentions,
 ) {
-    let dtype = copies.dtype;
+    let (math, dtype) = (copies.math, copies.dtype);
     let made_alone = alone.contains(&work.root(task.out));
     let mut taken: Vec<(usize, Id)> = vec![];
     for s in &reads.rounded {
@@ -347,7 +374,7 @@ fn rewrite(
         a.product = product(a.product, &mut a.sources);
         a.values = narrowed(a.values, 2, &mut a.sources);
         if made_alone {
-            a.value = a.value.cast(dtype);
+            a.value = round(a.value, math);
         }
         if !taken.is_empty() {
             a.prune();
@@ -362,6 +389,6 @@ fn rewrite(
         r.body = product(r.body, &mut task.sources);
     }
     if made_alone {
-        c.value = c.value.cast(dtype);
+        c.value = round(c.value, math);
     }
 }

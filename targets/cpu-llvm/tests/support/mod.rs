@@ -60,5 +60,6 @@ pub fn operand(dims: &[usize], constant: Option<Tensor>) -> Operand {
         buffer: Buffer { name: String::new(), dtype: DType::F32, dims, strides, space: Space::Global, access: Access::Read },
         zeros: vec![],
         constant,
+        tf32: false,
     }
 }

@@ -5,6 +5,7 @@ use infc_artifact::program::{Place, Step, SymbolSource, View};
 use infc_ir::Tensor;
 use infc_kernel::loops::{Access, interp};
 use infc_kernel::program::Lowered;
+use infc_kernel::target::TargetDesc;
 use infc_ptxvm::{Grid, MAP_BYTES, Memory, Module, TensorMap, launch};
 
 /// The map of a tensor.
@@ -15,9 +16,14 @@ pub fn map((width, address, axes): (usize, u64, Vec<(u64, u64, u32)>)) -> [u8; M
     TensorMap { width, address, axes }.encode().unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// The machine of an architecture.
+pub fn on(arch: &str) -> TargetDesc {
+    infc_gpu_ptx::machines().into_iter().find(|m| m.arch == arch).expect("a machine of this architecture")
+}
+
 /// Launches of a graph, one after another, on fewer blocks than there are tasks; by the loop interpreter if `loops`.
-pub fn run(lowered: &Lowered, arch: &str, inputs: &[Tensor], loops: bool) -> Vec<Vec<u8>> {
-    let text = infc_gpu_ptx::module(&lowered.kernels, arch).unwrap_or_else(|e| panic!("{e}"));
+pub fn run(lowered: &Lowered, target: &TargetDesc, inputs: &[Tensor], loops: bool) -> Vec<Vec<u8>> {
+    let text = infc_gpu_ptx::module(&lowered.kernels, target).unwrap_or_else(|e| panic!("{e}"));
     let module = Module::parse(&text.text).unwrap_or_else(|f| panic!("{f}"));
     let p = &lowered.program;
     let from_inputs = p.symbols.iter().map(|s| match s.source {
