@@ -29,6 +29,7 @@ pub mod rows;
 mod siblings;
 pub mod split;
 pub mod target;
+pub mod tf32;
 pub mod tuning;
 pub mod work;
 pub mod zero_point;

@@ -7,7 +7,7 @@
 use super::contract::{Factor, factor, factors};
 use super::online::{Online, divisor, number};
 use super::tile::{
-    MANY_TILES, MMA, Parts, across_pad, factor_dtype, is_exact, is_rounded, k_is_contiguous, shared_dtype, tf32, within,
+    MANY_TILES, MMA, Parts, across_pad, factor_dtype, is_exact, is_rounded, k_is_contiguous, shared_dtype, within,
 };
 use super::{Cx, for_each};
 use crate::attention::Attention;
@@ -15,6 +15,7 @@ use crate::loops::{LoopKind, Space, Stmt, WARP};
 use crate::plan::{Tile, guess};
 use crate::rows::{self, Sums};
 use crate::target::{Math, TargetDesc};
+use crate::tf32;
 use infc_ir::compute::{Compute, Reducer, Reduction};
 use infc_ir::scalar::Scalar;
 use infc_ir::{DType, Expr};
@@ -275,7 +276,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
             None => vec![Stmt::If { cond: inside, then, otherwise: vec![store(number(f64::NEG_INFINITY))] }],
         }
     }));
-    let kept = |e: Scalar| if p.row == "mma_tf32" { tf32(e) } else { e.cast(p.weights()) };
+    let kept = |e: Scalar| if p.row == "mma_tf32" { tf32::round(e) } else { e.cast(p.weights()) };
     round.extend(online.update(cx, &kept));
     round.push(result.each_element(cx, &|cx, at, [line, _]| vec![cx.put(acc[1], at, cx.at(acc[1], at) * cx.at(scale, &[line]))]));
     round.push(if matrix { result.multiply_tiles(cx) } else { result.multiply(cx) });

@@ -21,7 +21,7 @@ use super::{Cx, Operand, for_each, pack};
 use crate::loops::{Buffer, LoopKind, Space, Stmt};
 use crate::plan::{Brgemm, Matrix, Panels, guess};
 use crate::rows::{self, Row, Sums};
-use crate::target::TargetDesc;
+use crate::target::{LINE, TargetDesc};
 use crate::zero_point::byte_read;
 use infc_ir::compute::Compute;
 use infc_ir::scalar::{Binary, Kind, Scalar};
@@ -39,8 +39,7 @@ const LOAD: f64 = 22.0;
 /// Cycles from a tile of sums to the result, for each of its rows: the way through scratch, and some arithmetic. A guess.
 const FINISH: f64 = 4.0;
 
-/// Bytes of a line of the cache, of a panel from which on something is fetched ahead, and of one from which on that is what comes so many steps later.
-const LINE: usize = 64;
+/// Bytes of a panel from which on something is fetched ahead, and of one from which on that is what comes so many steps later.
 const PAGE: usize = 4096;
 const LARGE: usize = 256 << 10;
 const STEPS: usize = 4;
@@ -601,7 +600,7 @@ impl Nest<'_> {
         let nr = p.tiles[1] * TILE;
         let axes = &self.c.reduction.as_ref().expect("it reduces").axes;
         let depth: usize = axes.iter().map(|e| e.known().expect("checked by the plan") as usize).product();
-        let (panel, all, line) = (depth * nr * bytes, (p.products * nr * bytes).div_ceil(LINE), (LINE / bytes) as i64);
+        let (panel, all, line) = (depth * nr * bytes, (p.products * nr * bytes).div_ceil(LINE as usize), LINE / bytes as i64);
         if panel <= PAGE || p.groups == 1 || p.rows_first {
             return vec![];
         }
@@ -631,7 +630,7 @@ impl Nest<'_> {
         for (source, index) in contract::touched(self.c, &self.p.m, self.p.n, cx) {
             let buffer = &cx.operand(source as usize).buffer;
             if source != cx.out() && large(buffer, cx.target) {
-                let line = (LINE / buffer.dtype.bytes()).max(1) as i64;
+                let line = (LINE / buffer.dtype.bytes() as i64).max(1);
                 all.extend((0..(nr + line - 1) / line).map(|k| {
                     let axes = self.at(flat, self.n0 + k * line);
                     Stmt::Prefetch { buffer: source, index: index.iter().map(|e| Scalar::index(e.subst(&axes))).collect() }

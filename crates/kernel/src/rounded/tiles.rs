@@ -21,6 +21,7 @@ use crate::loops::Access;
 use crate::plan::{Plan, guess};
 use crate::program::{declare, prepare};
 use crate::target::{Math, TargetDesc};
+use crate::tf32;
 use crate::work::{Arg, Id, Item, Memory, Task, Work};
 use infc_ir::compute::{Compute, Step};
 use infc_ir::scalar::{Binary, Kind, Scalar};
@@ -275,7 +276,7 @@ fn pays_step(work: &Work, root: Id, f: &Family) -> bool {
 fn rounded(t: &Tensor, math: Math) -> Tensor {
     let values = t.to_vec::<f32>().into_iter();
     match math {
-        Math::F32 | Math::Tf32 => tile::tf32_tensor(t),
+        Math::F32 | Math::Tf32 => tf32::tensor(t),
         Math::F16 => Tensor::from_vec(t.dims.clone(), values.map(half::f16::from_f32).collect::<Vec<_>>()),
         Math::Bf16 => Tensor::from_vec(t.dims.clone(), values.map(half::bf16::from_f32).collect::<Vec<_>>()),
     }
@@ -283,7 +284,7 @@ fn rounded(t: &Tensor, math: Math) -> Tensor {
 
 /// An f32, rounded.
 fn round(s: Scalar, math: Math) -> Scalar {
-    math.narrow().map_or_else(|| tile::tf32(s), |dtype| s.cast(dtype))
+    math.narrow().map_or_else(|| tf32::round(s), |dtype| s.cast(dtype))
 }
 
 /// Has tensors, with all their views, stored rounded.
@@ -296,7 +297,7 @@ fn narrow(work: &mut Work, roots: &BTreeSet<Id>, math: Math) {
                 None => data.tf32 = true,
             }
             data.fill = data.fill.map(|f| match (math.narrow(), f.as_float()) {
-                (None, Some(x)) => Scalar::float(DType::F32, f64::from(tile::tf32_number(x as f32))),
+                (None, Some(x)) => Scalar::float(DType::F32, f64::from(tf32::number(x as f32))),
                 _ => eval::fold(round(f, math)),
             });
         }
