@@ -3,7 +3,6 @@
 
 use crate::asm::{Class, Val};
 use crate::emit::{Emit, Var};
-use crate::layout::Layout;
 use crate::ops;
 use crate::scalars::constant_bits;
 use infc_ir::expr::Node;
@@ -120,11 +119,9 @@ impl Emit<'_> {
         Some(offset.simplify(&self.ranges))
     }
 
-    /// Do the lanes have neighbours, from a multiple of their number on? Remainders are looked through in kernels with matrix instructions: others, whose threads
-    /// have all registers that `ptxas` leaves them for sums of their own, spilled for it.
+    /// Do the lanes have neighbours, from a multiple of their number on? Remainders that they do not change are looked through.
     pub(crate) fn neighbours(&self, buffer: u32, index: &[Scalar], lane: u32, n: i64) -> bool {
-        let matrix = self.layouts.contains(&Layout::Fragment);
-        let offset = self.offset(buffer as usize, index).map(|o| if matrix { beside(o, lane, n) } else { o });
+        let offset = self.offset(buffer as usize, index).map(|o| beside(o, lane, n));
         let start = offset.and_then(|o| o.affine_in(lane));
         start.is_some_and(|(step, start)| step == 1 && start.simplify(&self.ranges).div_exact(Expr::int(n)).is_some())
     }
