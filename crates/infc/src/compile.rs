@@ -1,7 +1,7 @@
 //! The straight road: model, graph, passes, program, code, artifact.
 
 use crate::{beside, target};
-use infc_artifact::container::{Artifact, Variant};
+use infc_artifact::container::{Artifact, MAGIC, Variant};
 use infc_artifact::encode::encode;
 use infc_artifact::program::{Kernel, Place, Program, SlotPlace, Step, each_step};
 use infc_ir::{Graph, Problem, Problems};
@@ -169,10 +169,21 @@ pub fn notes(lowered: &Lowered) -> Vec<Note> {
     lowered.launches.iter().zip(plans).map(note).collect()
 }
 
+/// Reads a model file.
+pub fn import(path: &Path) -> Result<Graph, Problems> {
+    let mut start = [0; MAGIC.len()];
+    let read = std::fs::File::open(path).and_then(|mut f| std::io::Read::read_exact(&mut f, &mut start));
+    if read.is_ok() && start == MAGIC {
+        let help = "give the ONNX file that it was made of; `infc run`, `bench`, `profile` and `inspect` take artifacts";
+        return Err(Problems::one(path.display().to_string(), "is an artifact of infc, and a model is needed", help));
+    }
+    infc_onnx::import(path)
+}
+
 /// Compiles a model file.
 pub fn compile_file(path: &Path, options: &Options) -> Result<Compiled, Problems> {
     let start = Instant::now();
-    let graph = infc_onnx::import(path)?;
+    let graph = import(path)?;
     let imported = start.elapsed();
     let mut compiled = compile(graph, options)?;
     compiled.report.stages.insert(0, ("import", imported));
@@ -347,7 +358,7 @@ pub fn lower(graph: Graph, options: &Options) -> Result<Lowered, Problems> {
 }
 
 /// Dims and states must name what the model has.
-fn check_names(graph: &Graph, options: &Options) -> Result<(), Problems> {
+pub(crate) fn check_names(graph: &Graph, options: &Options) -> Result<(), Problems> {
     let mut problems = vec![];
     let symbols = symbols(graph);
     for (name, value) in &options.dims {

@@ -87,6 +87,15 @@ impl Backend {
             Backend::Ptx | Backend::Gpu => Some(infc_gpu_ptx::default_machine()),
         }
     }
+    /// What runs the code of a code generator; the loops where this build has none of it.
+    pub fn of_generator(name: &str) -> Backend {
+        #[cfg(feature = "llvm")]
+        if name == "llvm" {
+            return Backend::Llvm;
+        }
+        let made = |b: &Backend| b.machine().is_some_and(|m| m.backend == name);
+        Backend::ALL.iter().copied().find(made).unwrap_or(Backend::Loops)
+    }
     /// The one of that name.
     pub fn named(name: &str) -> Option<Backend> {
         #[cfg(feature = "ptx")]

@@ -19,6 +19,7 @@ pub mod inputs;
 pub mod loops_engine;
 pub mod machine;
 pub mod native;
+pub mod outputs;
 #[cfg(feature = "ptx")]
 pub mod ptx_engine;
 pub mod replay;

@@ -154,10 +154,15 @@ fn nearest(name: &str) -> Option<String> {
     near.min_by_key(|(d, _)| *d).map(|(_, n)| n)
 }
 
+/// Names that stand for several machines, and these.
+pub fn families() -> &'static [(&'static str, &'static [&'static str])] {
+    FAMILIES
+}
+
 fn known() -> String {
     let mut names: Vec<_> = machines().into_iter().map(|m| m.name).collect();
     names.extend(FAMILIES.iter().map(|f| f.0.to_owned()));
-    format!("known: native, {}; or a machine file: FILE.toml", names.join(", "))
+    format!("known: native, {}; a machine file: FILE.toml; and to compile streaming designs fpga-hls", names.join(", "))
 }
 
 /// The backend of a machine.

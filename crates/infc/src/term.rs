@@ -45,6 +45,15 @@ impl Failure {
     pub fn usage(message: impl Into<String>, help: impl Into<String>) -> Failure {
         Failure { exit: Exit::Usage, problems: Problems::one("command line", message, help) }
     }
+    /// A target that is not known: a name that there is not, a machine file that cannot be read, or one that is wrong.
+    pub fn target(name: &str, problems: Problems) -> Failure {
+        let exit = match name.ends_with(".toml") {
+            true if !std::path::Path::new(name).is_file() => Exit::Io,
+            true => Exit::Rejected,
+            false => Exit::Usage,
+        };
+        Failure { exit, problems }
+    }
     /// A file that cannot be read or written.
     pub fn io(path: &std::path::Path, error: &std::io::Error) -> Failure {
         let help = match error.kind() {
@@ -133,6 +142,15 @@ impl Drop for Spinner {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
+}
+
+/// Ends the process after output that could not be written.
+pub fn unprinted(error: &std::io::Error) -> ! {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(Exit::Ok as i32);
+    }
+    eprint!("{}", render(&Problems::one("standard output", error.to_string(), ""), Style::stderr()));
+    std::process::exit(Exit::Io as i32);
 }
 
 /// A number of bytes for people.

@@ -147,7 +147,7 @@ pub fn one(case: &Case, options: &Options) -> Report {
 /// The million operations of a run on the first data set, if that is more than the limit.
 fn too_large(case: &Case, options: &Options) -> Result<Option<f64>, Problems> {
     let (Some(most), Some(set)) = (options.max_mflop, case.sets.first()) else { return Ok(None) };
-    let graph = infc_onnx::import(&case.model)?;
+    let graph = compile::import(&case.model)?;
     let inputs = set.read_inputs(&graph)?;
     let mflop = effort::operations(&compile::lower(graph, &options.compile)?, &inputs) / 1e6;
     Ok(Some(mflop).filter(|&m| m > most))
@@ -167,7 +167,7 @@ fn check(case: &Case, options: &Options, host: &mut Vec<String>) -> Result<(usiz
     if !case.alone && !case.has_outputs() {
         return Ok((0, Outcome::default()));
     }
-    let graph = infc_onnx::import(&case.model)?;
+    let graph = compile::import(&case.model)?;
     if case.alone {
         return check_alone(&graph, options, host);
     }
@@ -269,6 +269,7 @@ fn check_alone(graph: &Graph, options: &Options, host: &mut Vec<String>) -> Resu
     let default = Tolerance::default();
     let allowed = options.allowed(default);
     let dims: Vec<(String, i64)> = options.dims.iter().map(|(n, v)| (n.clone(), *v)).collect();
+    compile::check_names(graph, &compile::Options { dims: dims.clone(), ..options.compile.clone() })?;
     let compile = compile::Options { dims: if options.fixed { dims } else { vec![] }, ..options.compile.clone() };
     let mut engine = prepare(graph, options, &compile)?;
     operators(&engine.host_nodes(), host);

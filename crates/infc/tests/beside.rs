@@ -317,6 +317,8 @@ fn wrong_options_are_told() {
     let (code, text) = infc(&["bench", &out, "--host", "x86-64-v3"], &[]);
     assert!(code == 2 && text.contains("--host is for models that are compiled"), "{text}");
     let (code, text) = infc(&["verify", &path, "--host", "x86-64-v3"], &[]);
+    assert!(code == 2 && text.contains("--host is for a CPU beside a GPU"), "{text}");
+    let (code, text) = infc(&["verify", &path, "--backend", "interp", "--host", "x86-64-v3"], &[]);
     assert!(code == 2 && text.contains("--host is for models that are compiled for a GPU"), "{text}");
     let args = ["verify", &path, "--backend", "ptx", "--host", "x86-64-v3", "--bisect"];
     let (code, text) = infc(&args, &[]);

@@ -266,7 +266,7 @@ fn the_command_line_tells_what_it_does() {
     );
     // Without the rounding's tolerance it is not the same.
     check(&["verify", &folder, "--backend", "loops", "--target", MACHINE, "--math", "bf16", "--strict"], 1, &["differ too much"]);
-    check(&["verify", &folder, "--math", "bf16"], 2, &["--math is for compiled code"]);
+    check(&["verify", &folder, "--math", "bf16", "--backend", "interp"], 2, &["--math is for compiled code"]);
     let out16 = dir.path("f16.infc");
     check(&["compile", &file, "--cpu", "x86-64-v4-fp16", "--math", "f16", "-o", &out16], 0, &["x86-64-v4-fp16"]);
     check(&["inspect", &out16], 0, &["factors rounded to f16"]);

@@ -24,6 +24,8 @@ fn help_and_lists() {
     check(&["--version"], 0, &["backends: interp", "llvm"]);
     check(&["--help"], 0, &["compile", "verify", "Exit codes"]);
     check(&["ops", "celu"], 0, &["Celu"]);
+    check(&["ops", "abacus"], 0, &["no operator has 'abacus' in its name"]);
+    check(&["ops", "--gaps"], 0, &["no operator is missing"]);
     check(
         &["ops", "--json", "softmax"],
         0,
@@ -42,7 +44,8 @@ fn files_that_cannot_be_read_or_written_exit_with_4() {
     check(&["compile", &dir.path("gone.onnx")], 4, &["gone.onnx", "check the path"]);
     check(&["compile", &dir.path("")], 4, &["is a folder"]);
     check(&["verify", &dir.path("gone")], 4, &["gone"]);
-    check(&["compile", &model, "-o", &dir.path("no/such/folder/out.infc")], 4, &["no/such/folder"]);
+    check(&["compile", &model, "-o", &dir.path("no/such/folder/out.infc")], 4, &["its folder does not exist", "no/such/folder"]);
+    check(&["verify", &model, "--gaps", &dir.path("gone")], 4, &["gone", "check the path"]);
     check(&["convert", &model, &dir.path("no/such/folder/out.onnx")], 4, &["no/such/folder"]);
     assert_eq!(dir.files(), ["model.onnx"]);
 }
@@ -90,6 +93,77 @@ fn dims_and_states_must_exist() {
     check(&["compile", &model, "-o", &dir.path("o.infc"), "--dim", "batch=2"], 3, &["dim 'batch'", "it has n"]);
     check(&["compile", &model, "-o", &dir.path("o.infc"), "--state", "y=q"], 3, &["no input 'q'"]);
     assert_eq!(dir.files(), ["model.onnx"]);
+}
+
+#[test]
+#[cfg(feature = "llvm")]
+fn sizes_and_values_are_given_once_to_what_there_is() {
+    let dir = Folder::new();
+    let (model, out, fixed) = (dir.model(&add()), dir.path("out.infc"), dir.path("fixed.infc"));
+    check(&["compile", &model, "-o", &out], 0, &[]);
+    check(&["compile", &model, "-o", &fixed, "--dim", "n=2"], 0, &[]);
+    for command in ["run", "bench", "profile"] {
+        check(&[command, &out, "--dim", "m=2"], 2, &["no such symbolic dim", "its open dims are n"]);
+        check(&[command, &fixed, "--dim", "n=3"], 2, &["was compiled with n=2"]);
+        check(&[command, &out, "--dim", "n=2", "--dim", "n=3"], 2, &["--dim n is given twice"]);
+    }
+    check(&["run", &fixed, "--dim", "n=2"], 0, &["f32[2, 3]"]);
+    check(&["verify", &model, "--dim", "m=2"], 1, &["no such symbolic dim"]);
+    let input = format!("x={}", dir.write("x.npy", npy(&Tensor::from_vec([2, 3], vec![1f32; 6]))));
+    check(&["run", &out, "--input", &input, "--dim", "n=3"], 2, &["input 'x' has 2 there"]);
+    check(&["run", &out, "--input", &input, "--input", "x=zeros"], 2, &["given twice"]);
+    for command in ["compile", "verify", "convert", "quantize"] {
+        let more: &[&str] = match command {
+            "compile" | "quantize" => &["-o", "other"],
+            "convert" => &["other"],
+            _ => &[],
+        };
+        let exit = if command == "verify" { 1 } else { 3 };
+        check(&[&[command, &out][..], more].concat(), exit, &["is an artifact of infc, and a model is needed"]);
+    }
+    check(&["verify", &model, "--artifact", &model], 3, &["give an artifact, which `infc compile` makes"]);
+}
+
+#[test]
+#[cfg(feature = "llvm")]
+fn outputs_have_files_of_their_own() {
+    let dir = Folder::new();
+    let nodes = vec![node("a/b = Neg(x)", []), node("a_b = Abs(x)", [])];
+    let model = dir.model(&model(17, graph(&["x f32[2]"], nodes, &["a/b f32[2]", "a_b f32[2]"], vec![])));
+    let input = format!("x={}", dir.write("x.npy", npy(&Tensor::from_vec([2], vec![1f32, -2.0]))));
+    let exe = dir.path("exe");
+    check(&["compile", &model, "--emit", "exe", "-o", &exe], 0, &[]);
+    check(&["run", &model, "--input", &input, "--output-dir", &dir.path("run")], 0, &[]);
+    fs::create_dir(dir.path("exe_out")).expect("writable");
+    let made = std::process::Command::new(&exe).args([&input, "--output-dir", &dir.path("exe_out")]).status().expect("it starts");
+    assert!(made.success());
+    for folder in ["run", "exe_out"] {
+        for (file, want) in [("a_b", [1.0, 2.0]), ("a_b_2", [-1.0, 2.0])] {
+            let bytes = fs::read(dir.path(&format!("{folder}/{file}.npy"))).expect("written");
+            assert_eq!(infc::npy::read(&bytes).expect("a tensor").to_vec::<f32>(), want, "{folder}/{file}");
+        }
+    }
+}
+
+#[test]
+#[cfg(feature = "llvm")]
+fn labels_name_each_element_of_a_batch() {
+    let dir = Folder::new();
+    let (model, labels) = (dir.model(&add()), dir.write("labels.txt", "cat\ndog\nowl\n"));
+    let x = format!("x={}", dir.write("x.npy", npy(&Tensor::from_vec([2, 3], vec![9f32, 0.0, 0.0, 0.0, 0.0, 9.0]))));
+    check(&["run", &model, "--input", &x, "--labels", &labels], 0, &["it is 'cat'", "it is 'owl'"]);
+    let four = dir.write("four.txt", "a\nb\nc\nd\n");
+    check(&["run", &model, "--input", &x, "--labels", &four], 2, &["the file has 4 labels", "f32[2, 3]"]);
+    check(&["run", &model, "--labels", &dir.path("gone")], 4, &["gone"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn output_that_cannot_be_written_is_told() {
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_infc")).arg("ops").stdout(full()).output().expect("it starts");
+    assert_eq!(child.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&child.stderr).contains("standard output"), "{child:?}");
 }
 
 #[test]
@@ -189,10 +263,11 @@ fn artifacts_that_do_not_fit_are_refused() {
     let board = "name = \"board\"\nbackend = \"llvm\"\ndoc = \"\"\narch = \"aarch64\"\nfeatures = [\"sve\"]\nvector_bytes = 16\n\
                  vector_registers = 32\nfma = true\nl1_bytes = 32768\nl2_bytes = 1\nl3_bytes = 1\n";
     let machine = dir.write("board.toml", board);
-    check(&["compile", &model, "--target", &machine], 2, &["board.toml", "aarch64", "x86_64"]);
+    check(&["compile", &model, "--target", &machine], 3, &["board.toml", "aarch64", "x86_64"]);
     let machine = dir.write("board.toml", board.replace("aarch64", "x86_64"));
-    check(&["compile", &model, "--target", &machine], 2, &["board.toml", "features sve"]);
-    check(&["compile", &model, "--target", &dir.write("bad.toml", "name = 3")], 2, &["bad.toml"]);
+    check(&["compile", &model, "--target", &machine], 3, &["board.toml", "features sve"]);
+    check(&["compile", &model, "--target", &dir.write("bad.toml", "name = 3")], 3, &["bad.toml"]);
+    check(&["compile", &model, "--target", &dir.path("gone.toml")], 4, &["gone.toml"]);
 }
 
 #[test]
@@ -209,7 +284,7 @@ fn wrong_inputs_at_run_time_are_refused() {
     run(&Tensor::from_vec([3], vec![0f32; 3]), &["'x'"]);
     run(&Tensor::from_vec([2, 3], vec![0f64; 6]), &["'x'", "f64"]);
     check(&["run", &out, "--input", "z=zeros"], 2, &["no input 'z'", "'x': f32[n, 3]"]);
-    check(&["run", &out, "--input", &format!("x={}", dir.path("gone.npy"))], 3, &["gone.npy"]);
+    check(&["run", &out, "--input", &format!("x={}", dir.path("gone.npy"))], 4, &["gone.npy", "check the path"]);
     check(&["run", &out, "--input", &format!("x={}", dir.write("bad.npy", b"no"))], 3, &["bad.npy", "not a .npy file"]);
 }
 
@@ -289,6 +364,8 @@ fn verify_counts_and_names_what_is_wrong() {
     let pb = |name: &str, values: [f32; 3]| infc_onnx::write_tensor_proto(name, &Tensor::from_vec([1, 3], values.to_vec()));
     dir.write("a/model.onnx", add().encode_to_vec());
     dir.write("b/model.onnx", add().encode_to_vec());
+    // A layout in which nothing is found to compare is no success.
+    check(&["verify", &dir.path("")], 1, &["no stored outputs", "nothing was compared", "test_data_set_0/{input,output}_0.pb"]);
     dir.write("a/test_data_set_0/input_0.pb", pb("x", [1.0, 1.0, 1.0]));
     dir.write("a/test_data_set_0/output_0.pb", pb("y", [2.0, 3.0, 4.0]));
     check(&["verify", &dir.path("")], 0, &["no stored outputs", "1 passed, 0 failed"]);

@@ -74,18 +74,18 @@ fn choose_by(
             Err(e) => refusals.push(e),
         }
     }
-    if let [only] = &refusals[..] {
-        return Err(only.clone());
+    let for_cpus = variants.iter().any(|v| v.arch == cpu::ARCH);
+    // Without a GPU there is one reason for all of them.
+    if let [first, others @ ..] = &refusals[..]
+        && (others.is_empty() || !for_cpus && others.iter().all(|e| e == first))
+    {
+        return Err(first.clone());
     }
     let each: Vec<String> = variants.iter().zip(&refusals).map(|(v, e)| format!("'{}': {e}", v.name)).collect();
-    let has = cpu::features().join(", ");
-    fail!(
-        Machine,
-        "this machine can run none of the {} variants; {}; this CPU is {} with {has}",
-        variants.len(),
-        each.join("; "),
-        cpu::ARCH
-    )
+    let for_cpus = variants.iter().any(|v| v.arch == cpu::ARCH);
+    let has =
+        if for_cpus { alloc::format!("; this CPU is {} with {}", cpu::ARCH, cpu::features().join(", ")) } else { String::new() };
+    fail!(Machine, "this machine can run none of the {} variants; {}{has}", variants.len(), each.join("; "))
 }
 
 fn fail_as<T>(kind: ErrorKind, text: String) -> Result<T, Error> {

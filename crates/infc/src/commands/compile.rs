@@ -123,7 +123,7 @@ impl Beside {
             return Err(Failure::usage(message, "name a GPU: --target nvidia; or leave it out"));
         }
         let name = self.host.as_deref().unwrap_or(target::DEFAULT_HOST);
-        let target = target::find_host(name).map_err(|problems| Failure { exit: Exit::Usage, problems })?;
+        let target = target::find_host(name).map_err(|problems| Failure::target(name, problems))?;
         Ok(Some(compile::Host { target, named: self.on_host.clone() }))
     }
 }
@@ -242,11 +242,9 @@ impl How {
     }
     /// Options of the compiler, for this target if none is named.
     fn bounded_options(&self, target: &str) -> std::result::Result<Options, Failure> {
-        let found = match &self.cpu {
-            Some(names) => target::find_cpus(names),
-            None => target::find_all(self.target.as_deref().unwrap_or(target)),
-        };
-        let mut more = found.map_err(|problems| Failure { exit: Exit::Usage, problems })?;
+        let name = self.cpu.as_deref().or(self.target.as_deref()).unwrap_or(target);
+        let found = if self.cpu.is_some() { target::find_cpus(name) } else { target::find_all(name) };
+        let mut more = found.map_err(|problems| Failure::target(name, problems))?;
         if let Some(math) = self.math {
             more.iter_mut().try_for_each(|machine| set_math(machine, math))?;
         }
@@ -464,7 +462,7 @@ fn streaming(args: &Args) -> Result {
 /// Reads a model.
 pub fn import(path: &Path) -> std::result::Result<Graph, Failure> {
     readable(path)?;
-    Ok(infc_onnx::import(path)?)
+    Ok(compile::import(path)?)
 }
 
 /// A file that is missing or cannot be opened is told apart from a bad model.
@@ -641,6 +639,11 @@ pub fn write_files<B: AsRef<[u8]>>(files: &[(PathBuf, B, u32)]) -> std::result::
             return Err(Failure::io(path, &std::io::ErrorKind::IsADirectory.into()));
         }
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            let help = format!("make the folder {} first", folder.display());
+            let problems = Problems::one(path.display().to_string(), "its folder does not exist", help);
+            return Err(Failure { exit: Exit::Io, problems });
+        }
         let write = || -> std::io::Result<tempfile::NamedTempFile> {
             let mut file = tempfile::Builder::new().prefix(".infc-").tempfile_in(folder)?;
             std::io::Write::write_all(&mut file, bytes.as_ref())?;

@@ -30,13 +30,13 @@ pub static VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
     format!("{}\nbackends: {}", env!("CARGO_PKG_VERSION"), backends.join(", "))
 });
 
-/// Prints to standard output; a closed pipe ends the process quietly, as `head` expects.
+/// Prints to standard output; a closed pipe ends the process quietly, as `head` expects, and what else keeps it from being written is told.
 #[macro_export]
 macro_rules! say {
     ($($arg:tt)*) => {{
         use std::io::Write;
-        if writeln!(std::io::stdout(), $($arg)*).is_err() {
-            std::process::exit(0);
+        if let Err(e) = writeln!(std::io::stdout(), $($arg)*) {
+            $crate::term::unprinted(&e);
         }
     }};
 }

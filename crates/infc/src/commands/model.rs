@@ -2,10 +2,12 @@
 
 use super::compile::{self, How};
 use crate::term::{Exit, Failure};
-use infc::engine::Native;
+use infc::compile::Manifest;
+use infc::engine::{self, Native};
 use infc_artifact::container::MAGIC;
 use infc_ir::{Problems, Type};
 use infc_runtime::Model;
+use prost::Message;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,10 +43,41 @@ pub fn load(path: &Path, how: &How, threads: Option<u32>) -> std::result::Result
         Model::from_bytes(&compiled.artifact).map_err(|e| runtime_problem(path, &e))?
     };
     let mut engine = Native::new(model, options)?;
+    if is_artifact(path)? {
+        known_dims(path, &mut engine, how)?;
+    }
     let (inputs, outputs) = (engine.inputs(), engine.outputs());
     let threads = engine.session().threads();
     say_if_too_many(threads);
     Ok(Loaded { inputs, outputs, threads, engine })
+}
+
+/// Sizes are given to dims that an artifact has open, each one once; to those that it was compiled with, what they have.
+pub fn known_dims(path: &Path, engine: &mut Native, how: &How) -> std::result::Result<(), Failure> {
+    let (given, _) = how.given_dims();
+    if given.is_empty() {
+        return Ok(());
+    }
+    let inputs = engine.inputs();
+    let mut open: Vec<&str> = vec![];
+    for dim in inputs.iter().filter_map(|(_, ty)| ty.as_tensor()).flat_map(|t| t.dims.iter()) {
+        open.extend(engine::symbol(*dim).filter(|s| !open.contains(s)));
+    }
+    let made = Manifest::decode(engine.session().model().manifest()).unwrap_or_default();
+    for (k, (name, size)) in given.iter().enumerate() {
+        let fixed = made.dims.iter().find_map(|d| d.strip_prefix(&format!("{name}=")));
+        let message = match fixed {
+            _ if given[..k].iter().any(|g| g.0 == *name) => format!("--dim {name} is given twice"),
+            _ if open.contains(&name.as_str()) => continue,
+            Some(there) if there == size.to_string() => continue,
+            Some(there) => format!("--dim {name}={size}: {} was compiled with {name}={there}", path.display()),
+            None => format!("--dim {name}={size}: {} has no such symbolic dim", path.display()),
+        };
+        let help =
+            if open.is_empty() { "all its dims have sizes".to_owned() } else { format!("its open dims are {}", open.join(", ")) };
+        return Err(Failure::usage(message, help));
+    }
+    Ok(())
 }
 
 /// Loads an artifact: the variant that is named, or the best one for this computer.
@@ -70,6 +103,9 @@ pub fn runtime_problem(path: &Path, e: &infc_runtime::Error) -> Failure {
     let at = path.display().to_string();
     let text = text.strip_prefix(&format!("{at}: ")).unwrap_or(&text);
     let (exit, help) = match e.kind() {
+        infc_runtime::ErrorKind::Artifact if text.contains("not an infc artifact") => {
+            (Exit::Rejected, "give an artifact, which `infc compile` makes of a model")
+        }
         infc_runtime::ErrorKind::Artifact => (Exit::Rejected, "compile the model again with this version"),
         infc_runtime::ErrorKind::Machine => {
             (Exit::Rejected, "compile the model for this machine: infc compile --cpu native; `infc inspect` shows all variants")

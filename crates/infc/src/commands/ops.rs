@@ -50,7 +50,12 @@ pub fn run(args: &Args) -> Result {
         );
     }
     let done = rows.iter().filter(|s| how(s) != "missing").count();
-    say!("{done} of {} operators are supported", rows.len());
+    match (&args.name, args.gaps) {
+        (None, true) if rows.is_empty() => say!("no operator is missing"),
+        (Some(name), true) if rows.is_empty() => say!("no operator with '{name}' in its name is missing"),
+        (Some(name), false) if rows.is_empty() => say!("no operator has '{name}' in its name"),
+        _ => say!("{done} of {} operators are supported", rows.len()),
+    }
     Ok(Exit::Ok)
 }
 

@@ -1,7 +1,7 @@
 //! `infc profile`: where the time of a run goes, step by step, beside what the machine can do.
 
 use super::compile::{self, How};
-use super::model::{is_artifact, open, runtime_problem, say_if_too_many};
+use super::model::{is_artifact, known_dims, open, runtime_problem, say_if_too_many};
 use super::profile_page;
 use crate::say;
 use crate::term::{Exit, Failure, Result};
@@ -257,7 +257,8 @@ fn artifact(args: &Args) -> std::result::Result<Loaded, Failure> {
         let message = format!("its debug text has notes on {} launches, and it has others", notes.len());
         return Err(Problems::one(args.model.display().to_string(), message, "compile the model again with --notes").into());
     }
-    let native = Native::new(model, session_options(args))?;
+    let mut native = Native::new(model, session_options(args))?;
+    known_dims(&args.model, &mut native, &args.how)?;
     let dims = args.how.dims();
     let mut symbols = BTreeMap::new();
     let mut inputs = vec![];

@@ -1,12 +1,13 @@
 //! `infc run`: one run of an artifact or model, from inputs given to outputs printed or stored.
 
-use super::compile::{How, write_file};
+use super::compile::{How, write_files};
 use super::model::{self, Loaded};
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
-use infc::engine::Engine;
+use infc::engine::{self, Engine};
 use infc::inputs::{self, Source};
 use infc::npy;
+use infc::outputs::file_names;
 use infc_ir::interp::Item;
 use infc_ir::{Tensor, Type};
 use std::path::{Path, PathBuf};
@@ -42,6 +43,10 @@ pub fn input(text: &str) -> std::result::Result<(String, Source), String> {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result {
+    let labels = args.labels.as_ref().map(|path| std::fs::read_to_string(path).map_err(|e| Failure::io(path, &e))).transpose()?;
+    if let Some(dir) = &args.output_dir {
+        std::fs::create_dir_all(dir).map_err(|e| Failure::io(dir, &e))?;
+    }
     let mut loaded = model::load(&args.model, &args.how, args.threads)?;
     let values = values(&loaded, &args.inputs, &args.how)?;
     let start = Instant::now();
@@ -51,15 +56,14 @@ pub fn run(args: &Args) -> Result {
         say!("{}: {}", port.0, describe(item));
     }
     eprintln!("ran in {}", term::time(time));
-    if let Some(path) = &args.labels {
-        let text = std::fs::read_to_string(path).map_err(|e| Failure::io(path, &e))?;
-        say!("{}", answer(&outputs, &text.lines().collect::<Vec<_>>())?);
+    if let Some(text) = labels {
+        answers(&outputs, &text.lines().collect::<Vec<_>>())?.iter().for_each(|answer| say!("{answer}"));
     }
     if let Some(dir) = &args.output_dir {
-        std::fs::create_dir_all(dir).map_err(|e| Failure::io(dir, &e))?;
-        for ((name, _), item) in loaded.outputs.iter().zip(&outputs) {
-            store(dir, name, item)?;
-        }
+        let files = file_names(loaded.outputs.iter().map(|(name, _)| name.as_str()));
+        let stored =
+            files.iter().zip(&loaded.outputs).zip(&outputs).map(|((file, (name, _)), item)| stored(dir, file, name, item));
+        write_files(&stored.collect::<Vec<_>>())?;
     }
     Ok(Exit::Ok)
 }
@@ -70,11 +74,34 @@ pub fn values(loaded: &Loaded, given: &[(String, Source)], how: &How) -> std::re
         let known: Vec<_> = loaded.inputs.iter().map(|(n, ty)| format!("'{n}': {ty}")).collect();
         return Err(Failure::usage(format!("there is no input '{name}'"), format!("the inputs are {}", known.join(", "))));
     }
+    let twice = (1..given.len()).find(|&k| given[..k].iter().any(|(n, _)| *n == given[k].0));
+    if let Some((name, _)) = twice.map(|k| &given[k]) {
+        return Err(Failure::usage(format!("input '{name}' is given twice"), "give it one value"));
+    }
+    for (_, source) in given {
+        if let Source::File(path) = source {
+            std::fs::File::open(path).map_err(|e| Failure::io(path, &e))?;
+        }
+    }
+    let dims = how.dims();
     let value = |(name, ty): &(String, Type)| {
-        let source = given.iter().rev().find(|(n, _)| n == name).map_or(&Source::Random(0), |(_, s)| s);
-        inputs::make(source, name, ty, &how.dims())
+        let source = given.iter().find(|(n, _)| n == name).map_or(&Source::Random(0), |(_, s)| s);
+        inputs::make(source, name, ty, &dims)
     };
-    Ok(loaded.inputs.iter().map(value).collect::<std::result::Result<Vec<_>, _>>()?)
+    let items = loaded.inputs.iter().map(value).collect::<std::result::Result<Vec<_>, _>>()?;
+    // Sizes of values from files are those of the values.
+    for ((name, ty), item) in loaded.inputs.iter().zip(&items) {
+        let (Some(ty), Some(t)) = (ty.as_tensor(), item.as_tensor()) else { continue };
+        for (dim, &size) in ty.dims.iter().zip(&t.dims) {
+            if let Some((symbol, wanted)) = engine::symbol(*dim).and_then(|s| Some((s, *dims.get(s)?)))
+                && wanted != size as i64
+            {
+                let message = format!("--dim {symbol}={wanted}: input '{name}' has {size} there");
+                return Err(Failure::usage(message, "leave out --dim where inputs are files: their sizes count"));
+            }
+        }
+    }
+    Ok(items)
 }
 
 /// Type and first elements.
@@ -112,32 +139,42 @@ fn element(t: &Tensor, i: usize) -> String {
     }
 }
 
-/// What the first output says of the classes: the likeliest one with its probability (softmax, unless these are probabilities already).
-fn answer(outputs: &[Item], labels: &[&str]) -> std::result::Result<String, Failure> {
-    let scores = outputs.first().and_then(Item::as_tensor).filter(|t| t.dtype.is_float() && t.len() == labels.len());
-    let Some(t) = scores else {
-        let help = "labels go with a first output that has one float score for each line of the file";
-        return Err(Failure::usage(format!("the first output is no list of {} scores", labels.len()), help));
+/// What the first output says of the classes, for each element of a batch.
+fn answers(outputs: &[Item], labels: &[&str]) -> std::result::Result<Vec<String>, Failure> {
+    let count = labels.len().max(1);
+    let last = |t: &Tensor| t.len() == count || t.dims.last() == Some(&count);
+    let Some(t) = outputs.first().and_then(Item::as_tensor).filter(|t| t.dtype.is_float() && last(t) && !labels.is_empty())
+    else {
+        let shape = outputs.first().map_or("missing".to_owned(), |item| match item {
+            Item::Tensor(t) => format!("{}{:?}", t.dtype, t.dims),
+            _ => "no tensor".to_owned(),
+        });
+        let help = "labels go with a first output that has one float score for each line of the file, perhaps for each element of a batch";
+        return Err(Failure::usage(format!("the file has {} labels, and the first output is {shape}", labels.len()), help));
     };
     let scores: Vec<f64> = (0..t.len()).map(|i| t.float(i)).collect();
+    Ok(scores.chunks(count).map(|scores| answer(scores, labels)).collect())
+}
+
+/// The likeliest class with its probability (softmax, unless these are probabilities already).
+fn answer(scores: &[f64], labels: &[&str]) -> String {
     let top = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
     let sum: f64 = scores.iter().sum();
     let are_probabilities = (sum - 1.0).abs() < 1e-3 && scores.iter().all(|s| *s >= 0.0);
     let share = if are_probabilities { scores[top] } else { 1.0 / scores.iter().map(|s| (s - scores[top]).exp()).sum::<f64>() };
     let label = labels.get(top).copied().unwrap_or_default();
     let article = if label.starts_with(['A', 'E', 'F', 'H', 'I', 'L', 'M', 'N', 'O', 'R', 'S', 'X', '8']) { "an" } else { "a" };
-    Ok(match label.chars().count() {
+    match label.chars().count() {
         1 => format!("it is {article} '{label}' ({:.1} %)", share * 100.0),
         _ => format!("it is '{label}' ({:.1} %)", share * 100.0),
-    })
+    }
 }
 
-fn store(dir: &Path, name: &str, item: &Item) -> std::result::Result<(), Failure> {
-    // Names may hold anything; a file name may not.
-    let file: String = name.chars().map(|c| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
-    let npy = item.as_tensor().and_then(npy::write);
-    match npy {
-        Some(bytes) => write_file(&dir.join(format!("{file}.npy")), &bytes),
-        None => write_file(&dir.join(format!("{file}.pb")), &infc_onnx::write_test_value(name, item)),
-    }
+/// Where an output is stored, and as what.
+fn stored(dir: &Path, file: &str, name: &str, item: &Item) -> (PathBuf, Vec<u8>, u32) {
+    let (ending, bytes) = match item.as_tensor().and_then(npy::write) {
+        Some(bytes) => ("npy", bytes),
+        None => ("pb", infc_onnx::write_test_value(name, item)),
+    };
+    (dir.join(format!("{file}.{ending}")), bytes, 0o644)
 }

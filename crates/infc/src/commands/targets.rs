@@ -37,6 +37,9 @@ pub fn run(args: &Args) -> Result {
         let mark = if Some(&m.name) == native.as_ref() { " (native: this computer)" } else { "" };
         say!("{:12} {:6} {}{mark}", m.name, m.backend, m.doc);
     }
+    for (name, members) in target::families() {
+        say!("{name:12} {:6} Code for {} in one artifact", "", members.join(" and "));
+    }
     say!("streaming designs in HLS C++, --target fpga-hls --machine PART:");
     for m in infc_stream::machine::machines() {
         say!("  {:10} {}", m.name, m.doc);

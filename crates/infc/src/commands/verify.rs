@@ -10,12 +10,14 @@ use infc::engine::Backend;
 use infc::gaps::Gaps;
 use infc::target;
 use infc::verify::{self, Options, Report, Verdict};
+use infc_ir::Problems;
 use infc_kernel::target::Math;
 use std::path::PathBuf;
 
 /// Run models on stored inputs and compare the outputs with the stored ones
 ///
-/// A model file by itself is compared with the interpreter on made-up inputs.
+/// A model file by itself is compared with the interpreter on made-up inputs. Each link of the way from the model to code can be asked for: --backend interp,
+/// passes, loops, llvm, c, ptx.
 ///
 /// Equal means: dtype and shape exact, NaN equals NaN, infinities by sign, |got - want| <= atol + rtol * |want|. Where that does not
 /// hold, an output that a quantiser produced may be one step off in at most 1 % of its elements, and a float output downstream
@@ -26,9 +28,9 @@ pub struct Args {
     /// Folders with model.onnx and test_data_set_*/{input,output}_*.pb, folders of such folders, or ONNX files.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// What runs the models.
-    #[arg(long, default_value = "interp", value_parser = backend)]
-    backend: Backend,
+    /// What runs the models; `infc targets` lists them [default: what runs code for the target]
+    #[arg(long, value_parser = backend)]
+    backend: Option<Backend>,
     /// Allowed relative difference [default: tol.json of the folder, else 1e-3]
     #[arg(long, value_parser = tolerance)]
     rtol: Option<f64>,
@@ -102,7 +104,11 @@ pub fn run(args: &Args) -> Result {
         }
         found.extend(cases::find(path)?);
     }
-    let Args { backend, rtol, atol, strict, fixed, bisect, max_mflop, jobs, .. } = *args;
+    let backend = args.backend.unwrap_or_else(|| chosen(args));
+    let Args { rtol, atol, strict, fixed, bisect, max_mflop, jobs, .. } = *args;
+    if let Some(path) = &args.gaps {
+        std::fs::File::open(path).map_err(|e| Failure::io(path, &e))?;
+    }
     let mut gaps = args.gaps.as_deref().map(Gaps::read).transpose()?.unwrap_or_default();
     let how = How::of(args.target.as_deref(), args.cpu.as_deref());
     let artifact = args.artifact.as_deref().map(|path| model::open(path, &how)).transpose()?;
@@ -115,7 +121,8 @@ pub fn run(args: &Args) -> Result {
     let mut target = match (&args.cpu, &artifact) {
         (Some(_), None) => how.options()?.target,
         _ => {
-            target::find(args.target.as_deref().unwrap_or(default)).map_err(|problems| Failure { exit: Exit::Usage, problems })?
+            let name = args.target.as_deref().unwrap_or(default);
+            target::find(name).map_err(|problems| Failure::target(name, problems))?
         }
     };
     if let Some(machine) = machine.filter(|m| m.backend != target.backend) {
@@ -185,7 +192,22 @@ pub fn run(args: &Args) -> Result {
         let host = native.filter(|&n| n < passed).map(|n| format!(" ({n} with no host step)")).unwrap_or_default();
         say!("{passed} passed{host}, {failed} failed{known}");
     }
+    if !reports.is_empty() && reports.iter().all(|r| r.verdict == Verdict::NoOutputs) {
+        let help = "put test_data_set_0/{input,output}_0.pb beside model.onnx; or name the model file itself, which is compared with the interpreter";
+        let problems = Problems::one("nothing was compared", "no model that was found has stored outputs", help);
+        return Err(Failure { exit: Exit::Failed, problems });
+    }
     Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
+}
+
+/// What runs code for the target that is asked for, or for this computer.
+fn chosen(args: &Args) -> Backend {
+    let machine = match (&args.target, &args.cpu) {
+        (Some(name), _) => target::find(name),
+        (None, Some(_)) => return Backend::of_generator("llvm"),
+        (None, None) => target::native(),
+    };
+    machine.map_or(Backend::Loops, |m| Backend::of_generator(&m.backend))
 }
 
 fn line(r: &Report, width: usize, style: Style, math: Math) -> String {

@@ -1,6 +1,7 @@
 //! Shared libraries and programs: what the C compiler of the computer makes of an object file.
 
 use super::{Native, count, dims, given};
+use crate::outputs::file_names;
 use infc_artifact::dtype;
 use infc_artifact::program::Port;
 use infc_ir::Problems;
@@ -83,14 +84,16 @@ fn ports(native: &Native) -> String {
             let _ = writeln!(out, "static const int64_t {kind}_{i}[] = {{{}}};", dims.join(", "));
         }
         let _ = writeln!(out, "static const struct port {kind}[] = {{");
-        for (i, port) in ports.iter().enumerate() {
+        let files = file_names(ports.iter().map(|p| p.name.as_str()));
+        for ((i, port), file) in ports.iter().enumerate().zip(files) {
             let dtype = dtype::name(port.dtype).unwrap_or("?");
             let numpy = numpy(dtype);
-            let (text, count, rank) = (literal(&port.name), count(port), port.dims.len());
-            let _ = writeln!(out, "    {{{text}, \"{dtype}\", \"{numpy}\", {}, {count}, {rank}, {kind}_{i}}},", port.element);
+            let (text, file, count, rank) = (literal(&port.name), literal(&file), count(port), port.dims.len());
+            let _ =
+                writeln!(out, "    {{{text}, {file}, \"{dtype}\", \"{numpy}\", {}, {count}, {rank}, {kind}_{i}}},", port.element);
         }
         // C has no empty arrays.
-        out += "    {\"\", \"\", \"\", 0, 0, 0, 0},\n};\n";
+        out += "    {\"\", \"\", \"\", \"\", 0, 0, 0, 0},\n};\n";
     }
     out
 }

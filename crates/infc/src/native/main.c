@@ -6,6 +6,7 @@
 
 struct port {
     const char *name;
+    const char *file;  /* the name without what file names cannot hold, another one for each output */
     const char *dtype; /* f32 */
     const char *numpy; /* <f4, or nothing where NumPy has no such dtype */
     size_t width;      /* bytes of an element */
@@ -122,14 +123,11 @@ static void load(const struct port *port, void *to, const char *path) {
 
 static void store(const struct port *port, const void *from, const char *folder) {
     char header[512], text[256], path[4096];
-    size_t length, i, start = strlen(folder) + 1;
+    size_t length;
     FILE *file;
-    int written = snprintf(path, sizeof path, "%s/%s.npy", folder, port->name);
+    int written = snprintf(path, sizeof path, "%s/%s.npy", folder, port->file);
     if (!*port->numpy) stop(USAGE, port->name, "NumPy has no such dtype, so that it cannot be stored");
     if (written < 0 || (size_t)written >= sizeof path) stop(FILES, folder, "the path is too long");
-    for (i = start; path[i]; i++) {
-        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", path[i])) path[i] = '_';
-    }
     shape_text(port, text, sizeof text);
     snprintf(header, sizeof header, "{'descr': '%s', 'fortran_order': False, 'shape': %s, }", port->numpy, strchr(text, '('));
     for (length = strlen(header); (10 + length + 1) % 64 != 0; length++) header[length] = ' ';
