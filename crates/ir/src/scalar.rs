@@ -390,7 +390,8 @@ impl Scalar {
         }
     }
 
-    /// Rewrites bottom-up: `f` gets every node after its operands were rewritten. Shared nodes are visited once.
+    /// Rewrites bottom-up: `f` gets every node after its operands were rewritten, once: where these make a node simpler, so that it becomes one of them or a part of one, that is
+    /// not rewritten again. Shared nodes are visited once.
     pub fn rewrite(self, f: &mut dyn FnMut(Scalar) -> Scalar) -> Scalar {
         fn go(s: Scalar, memo: &mut std::collections::HashMap<Scalar, Scalar>, f: &mut dyn FnMut(Scalar) -> Scalar) -> Scalar {
             if let Some(&done) = memo.get(&s) {
@@ -398,7 +399,13 @@ impl Scalar {
             }
             let operands = s.operands();
             let new: Vec<_> = operands.iter().map(|&o| go(o, memo, f)).collect();
-            let out = f(if new == operands { s } else { s.rebuild(&new) });
+            let out = if new == operands {
+                f(s)
+            } else {
+                let built = s.rebuild(&new);
+                let is_part = built.operands() != new && new.iter().any(|o| o.contains(built));
+                if is_part { built } else { f(built) }
+            };
             memo.insert(s, out);
             out
         }
@@ -416,6 +423,13 @@ impl Scalar {
     /// Replaces axis variable `i` by `values[i]`.
     pub fn subst(self, values: &[Expr]) -> Scalar {
         self.map_index(&|e| e.subst(values))
+    }
+
+    /// Is it `part`, or does that stand somewhere in it?
+    fn contains(self, part: Scalar) -> bool {
+        let mut found = false;
+        self.visit(&mut |n| found |= n == part);
+        found
     }
 
     /// Calls `see` once on every distinct node, operands first.

@@ -37,9 +37,9 @@ macro_rules! elements { ($($t:ty => $d:ident),*) => { $(impl Element for $t { co
 elements! { f32 => F32, f64 => F64, i8 => I8, i16 => I16, i32 => I32, i64 => I64, u8 => U8, u16 => U16, u32 => U32, u64 => U64,
 half::f16 => F16, half::bf16 => BF16 }
 
-/// Number of elements of `dims`.
+/// Number of elements of `dims`; the largest number there is where they are more.
 pub fn count(dims: &[usize]) -> usize {
-    dims.iter().product()
+    if dims.contains(&0) { 0 } else { dims.iter().fold(1, |n: usize, &d| n.saturating_mul(d)) }
 }
 
 impl Tensor {

@@ -50,6 +50,31 @@ pub fn verify(g: &Graph) -> Result<(), Problems> {
     if v.problems.is_empty() { Ok(()) } else { Err(Problems(v.problems)) }
 }
 
+/// Bytes of a tensor that no machine addresses: beyond them sizes could not be computed with.
+const MOST_BYTES: u128 = 1 << 47;
+
+/// Tells tensors whose known dims alone make more elements than can be addressed.
+pub fn addressable(g: &Graph) -> Result<(), Problems> {
+    let mut problems = vec![];
+    let mut look = |at: &dyn Fn() -> String, v: Value| {
+        let Some(ty) = g.ty(v).as_tensor() else { return };
+        let known = ty.dims.iter().filter_map(|d| d.known()).map(|n| n.max(0) as u128);
+        let elements = if known.clone().any(|n| n == 0) { 0 } else { known.fold(1u128, |all, n| all.saturating_mul(n)) };
+        if elements.saturating_mul(ty.dtype.bytes().max(1) as u128) > MOST_BYTES {
+            let message = format!("{ty} has more elements than can be addressed");
+            problems.push(Problem { at: at(), message, help: "give it smaller dims".to_owned() });
+        }
+    };
+    for r in g.live_regions() {
+        let region = g.region(r);
+        region.params.iter().for_each(|&v| look(&|| format!("input '{}'", g.value(v).name), v));
+        for &n in &region.nodes {
+            g.node(n).outputs.iter().for_each(|&v| look(&|| g.describe(n), v));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+}
+
 struct Verifier<'a> {
     g: &'a Graph,
     problems: Vec<Problem>,

@@ -351,6 +351,18 @@ impl Block<'_> {
         let score = whole.subst(&place);
         parts.members.push(scores);
         let members = parts.complete()?;
+        // What the steps make is not there any more: the last one must not read it in another way too, as a residual or as values.
+        let out = |m: &usize| if let Item::Task(t) = &self.items[*m] { Some(self.work.root(t.out)) } else { None };
+        let gone: HashSet<Id> = members.iter().filter_map(out).collect();
+        let mut missed = false;
+        for s in [product, score, v.scalar, c.value] {
+            s.visit(&mut |n| {
+                missed |= matches!(n.kind(), Kind::Read { source, .. } if gone.contains(&self.work.root(Id(*source))));
+            });
+        }
+        if missed {
+            return None;
+        }
         let steps = members.iter().filter_map(|m| if let Item::Task(t) = &self.items[*m] { Some(&t.step) } else { None });
         let operations = steps.chain([&task.step]).fold(Expr::int(0), |sum, s| sum + cost::operations(s));
         let found = Attention {

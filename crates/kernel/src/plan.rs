@@ -391,7 +391,7 @@ pub fn neighbours(line: i64, wanted: &[i64]) -> usize {
 /// is read side by side or stays. Its elements are stored one by one.
 fn long_axis(c: &Compute, order: &[usize], operands: &[Operand], lanes: usize) -> Option<usize> {
     let long = |a: usize| guess(c.dims[a]) >= lanes as i64;
-    if c.reduction.is_some() || order.last().is_none_or(|&a| 2 * guess(c.dims[a]) > lanes as i64) {
+    if c.reduction.is_some() || order.last().is_none_or(|&a| guess(c.dims[a]) > lanes as i64 / 2) {
         return None;
     }
     (0..order.len() - 1).rev().find(|&k| {

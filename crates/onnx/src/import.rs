@@ -137,6 +137,7 @@ fn outcome(importer: Importer) -> Result<Graph, Problems> {
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
+    infc_ir::verify::addressable(&graph)?;
     graph.requires = op::sizes::requirements(&graph);
     graph.requires.extend(requires);
     Ok(graph)

@@ -236,6 +236,7 @@ pub fn run(graph: &mut Graph, options: &Options) -> Result<Report, Problems> {
         };
         let start = Instant::now();
         let rewrites = (pass.run)(graph, &mut cx)?;
+        infc_ir::verify::addressable(graph)?;
         report.passes.push(PassReport { name: pass.name, rewrites, time: start.elapsed() });
         if options.print_after.iter().any(|n| n == name || n == "all") {
             (options.print)(pass.name, graph);

@@ -274,6 +274,7 @@ impl Emit<'_> {
     }
 
     pub(crate) fn masked_store(&mut self, v: Val, p: Val, mask: Val, align: u32) {
+        let v = if matches!(v.ty.elem, Elem::I8 | Elem::I16) { self.as_it_is(v) } else { v };
         let pieces = self.pieces(v.ty);
         for i in 0..v.ty.lanes / pieces.lanes {
             let (at, mask) = self.piece(p, mask, v.ty, pieces, i);
@@ -281,6 +282,35 @@ impl Emit<'_> {
             let args = [part, at, Val::int(Elem::I32, i64::from(align)), mask];
             self.f.intrinsic_void("llvm.masked.store", &[pieces, p.ty], &args);
         }
+    }
+
+    /// The same integers, but LLVM does not see how they were made. Where it knows that one lane alone is stored, LLVM 22 stores what a narrow integer was truncated from, with all
+    /// its bytes, over what lies behind it.
+    fn as_it_is(&mut self, v: Val) -> Val {
+        let most = self.pieces(v.ty);
+        let whole = Ty::new(v.ty.elem, most.lanes.max(128 / v.ty.elem.bits()));
+        let parts: Vec<Val> = (0..v.ty.lanes / most.lanes)
+            .map(|i| {
+                let part = self.lanes_of(v, i * most.lanes, most.lanes);
+                let wide = self.lanes_of_any(part, whole.lanes);
+                let wide = self.f.t(wide);
+                let hidden = self.f.inst(whole, format_args!("call {whole} asm \"\", \"=x,0\"({wide})"));
+                self.lanes_of(hidden, 0, most.lanes)
+            })
+            .collect();
+        self.joined(parts)
+    }
+
+    /// A vector with so many lanes behind which anything is.
+    fn lanes_of_any(&mut self, v: Val, count: u32) -> Val {
+        if v.ty.lanes == count {
+            return v;
+        }
+        let order: Vec<String> =
+            (0..count).map(|k| if k < v.ty.lanes { format!("i32 {k}") } else { "i32 poison".into() }).collect();
+        let x = self.f.t(v);
+        let ty = Ty::new(v.ty.elem, count);
+        self.f.inst(ty, format_args!("shufflevector {x}, {} poison, <{count} x i32> <{}>", v.ty, order.join(", ")))
     }
 
     /// The part of a vector that one register holds. Masked accesses are cut to it here: where LLVM 22 does it for AVX2, a half whose

@@ -11,7 +11,7 @@ use infc_ir::expr::Range;
 use infc_ir::scalar::{Binary, Kind};
 use infc_ir::{DType, Expr, Fault, Scalar, fault};
 use infc_kernel::loops::{Space, Stmt};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 /// The column of a pair, or of the eight that a lane stores.
 pub(crate) const NEXT: u32 = u32::MAX - 11;
@@ -53,19 +53,22 @@ fn under(p: Option<Val>) -> String {
 
 /// What a list reads, but for what is read under a condition.
 fn reads(list: &[Stmt]) -> Vec<(u32, Vec<Scalar>)> {
-    fn outermost(s: Scalar, out: &mut Vec<(u32, Vec<Scalar>)>) {
+    fn outermost(s: Scalar, seen: &mut HashSet<Scalar>, out: &mut Vec<(u32, Vec<Scalar>)>) {
+        if !seen.insert(s) {
+            return;
+        }
         match s.kind() {
             Kind::Read { source, index, guard: None } if !out.iter().any(|(b, i)| b == source && i == index) => {
                 out.push((*source, index.clone()));
             }
             Kind::Read { .. } => {}
-            _ => s.operands().into_iter().for_each(|o| outermost(o, out)),
+            _ => s.operands().into_iter().for_each(|o| outermost(o, seen, out)),
         }
     }
-    let mut out = vec![];
+    let (mut seen, mut out) = (HashSet::new(), vec![]);
     for s in list {
         if let Stmt::Let { value, .. } | Stmt::Store { value, .. } = s {
-            outermost(*value, &mut out);
+            outermost(*value, &mut seen, &mut out);
         }
     }
     out

@@ -98,6 +98,9 @@ impl Emit<'_> {
 
     pub(super) fn operand(&mut self, id: Id, access: Access) -> (Operand, u32, Expr) {
         let (buffer, offset) = self.locate(id);
+        // A part of what has no elements has none either, and lies nowhere else.
+        let whole = self.work.tensor(self.work.root(id));
+        let offset = if whole.physical_dims().iter().any(|d| d.is(0)) { Expr::int(0) } else { offset };
         self.touch(buffer);
         (declare(self.work, id, access), buffer, offset * Expr::from(self.work.tensor(id).ty.dtype.bytes()))
     }

@@ -83,6 +83,12 @@ fn find(site: &Site) -> Option<Found> {
     if !site.used_once(data.operand(0)?) && q.factor != 1.0 || !rank4(q_value) || !rank4(k_value) {
         return None;
     }
+    // The operator has one batch, and as many heads of keys as of values: those of the queries, or one for all of them. MatMul broadcasts each by itself.
+    let outer = |v: Value| site.graph.ty(v).as_tensor().map(|t| [t.dims[0], t.dims[1]]);
+    let ([batch, heads], of_keys, of_values) = (outer(q_value)?, outer(k_value)?, outer(v)?);
+    if of_keys != of_values || of_keys[0] != batch || of_keys[1] != heads && !of_keys[1].is(1) {
+        return None;
+    }
     nodes.extend(q.nodes.iter().chain(&k.nodes));
     let (t, data) = site.inner(k_value).or_else(|| site.producer(k_value).map(|n| (n, site.graph.node(n))))?;
     let Op::Transpose(op) = &data.op else { return None };

@@ -8,11 +8,13 @@ impl Transpose {
         if self.perm.is_empty() {
             return Ok((0..rank).rev().collect());
         }
-        let perm = self.perm.iter().map(|&a| normal_axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+        // Places are not counted from the end here (ONNX, Transpose).
+        let wrong = || fault!("perm {:?} is no permutation of {rank} axes", self.perm);
+        let perm = self.perm.iter().map(|&a| usize::try_from(a).map_err(|_| wrong())).collect::<Result<Vec<_>, _>>()?;
         let mut sorted = perm.clone();
         sorted.sort_unstable();
         let all = sorted.into_iter().eq(0..rank);
-        if all { Ok(perm) } else { Err(fault!("perm {:?} is no permutation of {rank} axes", self.perm)) }
+        if all { Ok(perm) } else { Err(wrong()) }
     }
 }
 
