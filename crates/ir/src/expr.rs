@@ -155,6 +155,21 @@ impl Expr {
         self.leaves(&mut |l| found |= matches!(l.node(), Node::Sym(s) if s.starts_with(DATUM)));
         found
     }
+    /// Does it compute with numbers that come from data, or with constants so large (ends of slices) that sums of them may overflow? Code has arithmetic that saturates for it.
+    pub fn is_wild(self) -> bool {
+        const LARGE: u64 = 1 << 40;
+        fn large(e: Expr) -> bool {
+            let big = |c: &i64| c.unsigned_abs() > LARGE;
+            match e.node() {
+                Node::Const(c) => big(c),
+                Node::Sym(_) | Node::Var(_) => false,
+                Node::Sum { terms, constant } => big(constant) || terms.iter().any(|(t, c)| big(c) || large(*t)),
+                Node::Product(f) => f.iter().any(|&e| large(e)),
+                Node::Div(a, b) | Node::Mod(a, b) | Node::Min(a, b) | Node::Max(a, b) => large(*a) || large(*b),
+            }
+        }
+        self.has_datum() || large(self)
+    }
     /// Does a variable occur in it?
     pub fn has_var(self) -> bool {
         let mut found = false;

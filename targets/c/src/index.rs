@@ -7,24 +7,6 @@ use crate::types::integer;
 use infc_ir::expr::{Node, Ranges};
 use infc_ir::{Expr, Fault};
 
-/// Constants beyond this may overflow when they are added up.
-const LARGE: i64 = 1 << 40;
-
-/// Numbers that come from data, and huge constants (ends of slices): arithmetic on them saturates.
-fn is_wild(e: Expr) -> bool {
-    fn large(e: Expr) -> bool {
-        let big = |c: &i64| c.unsigned_abs() > LARGE as u64;
-        match e.node() {
-            Node::Const(c) => big(c),
-            Node::Sym(_) | Node::Var(_) => false,
-            Node::Sum { terms, constant } => big(constant) || terms.iter().any(|(t, c)| big(c) || large(*t)),
-            Node::Product(f) => f.iter().any(|&e| large(e)),
-            Node::Div(a, b) | Node::Mod(a, b) | Node::Min(a, b) | Node::Max(a, b) => large(*a) || large(*b),
-        }
-    }
-    e.has_datum() || large(e)
-}
-
 /// Do the values of `e` and of all that it is computed from fit `int32_t`, in any order of its sums?
 pub fn is_narrow(e: Expr, ranges: &Ranges) -> bool {
     most(e, ranges).is_some_and(|m| m <= i128::from(i32::MAX))
@@ -32,7 +14,7 @@ pub fn is_narrow(e: Expr, ranges: &Ranges) -> bool {
 
 /// No number in the computation of `e` is further from 0.
 fn most(e: Expr, ranges: &Ranges) -> Option<i128> {
-    if is_wild(e) {
+    if e.is_wild() {
         return None;
     }
     Some(match e.node() {
@@ -76,7 +58,7 @@ pub fn print(
         Node::Sym(_) | Node::Var(_) => return Err(infc_ir::fault!("{e} has no name")),
         Node::Sum { terms, constant } => sum(e, terms, *constant, ranges, helpers, known)?,
         Node::Product(factors) => {
-            let wild = is_wild(e);
+            let wild = e.is_wild();
             let mut acc: Option<Text> = None;
             for &f in factors {
                 let f = print(f, ranges, helpers, known)?;
@@ -105,7 +87,7 @@ fn sum(
     helpers: &mut Helpers,
     known: Known,
 ) -> Result<Text, Fault> {
-    let wild = is_wild(e);
+    let wild = e.is_wild();
     if wild {
         let mut acc = Text::number((integer(constant), constant < 0));
         for &(t, c) in terms {

@@ -8,24 +8,6 @@ use infc_ir::expr::Node;
 use infc_ir::scalar::Kind;
 use infc_ir::{DType, Expr, Fault, Scalar, eval, fault};
 
-/// Constants beyond this may overflow when they are added up.
-const LARGE: i64 = 1 << 40;
-
-/// Numbers that come from data, and huge constants (ends of slices): arithmetic on them saturates.
-fn is_wild(e: Expr) -> bool {
-    fn large(e: Expr) -> bool {
-        let big = |c: &i64| c.unsigned_abs() > LARGE as u64;
-        match e.node() {
-            Node::Const(c) => big(c),
-            Node::Sym(_) | Node::Var(_) => false,
-            Node::Sum { terms, constant } => big(constant) || terms.iter().any(|(t, c)| big(c) || large(*t)),
-            Node::Product(f) => f.iter().any(|&e| large(e)),
-            Node::Div(a, b) | Node::Mod(a, b) | Node::Min(a, b) | Node::Max(a, b) => large(*a) || large(*b),
-        }
-    }
-    e.has_datum() || large(e)
-}
-
 impl Emit<'_> {
     pub(crate) fn recall(&self, key: Key) -> Option<Val> {
         self.known.iter().rev().find_map(|m| m.get(&key).copied())
@@ -331,7 +313,7 @@ impl Emit<'_> {
         if matches!(e.node(), Node::Sym(_) | Node::Var(_)) {
             return self.leaf(e);
         }
-        let wild = is_wild(e);
+        let wild = e.is_wild();
         let (add, mul) = if wild { ("add_sat", "mul_sat") } else { ("add", "mul") };
         let v = match e.node() {
             Node::Const(_) | Node::Sym(_) | Node::Var(_) => unreachable!("handled above"),

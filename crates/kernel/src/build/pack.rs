@@ -211,11 +211,6 @@ pub fn taps(t: &Tensor, dim: usize, group: usize) -> Tensor {
     Tensor::from_bytes(t.dtype, dims, to)
 }
 
-/// True for dtypes whose elements can be moved as bytes.
-pub fn movable(dtype: DType) -> bool {
-    dtype.bytes() > 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
