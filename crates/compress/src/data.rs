@@ -100,13 +100,13 @@ impl<'a> Data<'a> {
             Kind::Samples(s) => s.iter().all(|s| s.label.is_some()),
         }
     }
-    /// Keeps at most `most` samples: evenly spread over all (seed 0), or drawn without repetition by another seed.
-    pub fn limit(&mut self, most: usize, seed: u64) {
+    /// Keeps at most `most` samples: evenly spread over all, or drawn without repetition with a seed.
+    pub fn limit(&mut self, most: usize, seed: Option<u64>) {
         let (n, most) = (self.chosen.len(), most.min(self.chosen.len()));
-        if seed == 0 {
+        let Some(seed) = seed else {
             self.chosen = (0..most).map(|i| self.chosen[i * n / most]).collect();
             return;
-        }
+        };
         let mut random = crate::data::Random(seed);
         for i in 0..most {
             let j = i + (random.bits() % (n - i) as u64) as usize;

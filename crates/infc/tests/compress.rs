@@ -95,3 +95,42 @@ fn what_is_wrong_is_told() {
     check(&["compare", &model, &other, "--data", &data, "--samples", "2"], 3, &["input"]);
     assert!(!std::path::Path::new(&out).exists(), "nothing is written where nothing was made");
 }
+
+#[test]
+fn nothing_is_done_before_all_is_checked() {
+    let dir = Folder::new();
+    let (model, data) = (dir.path("m.onnx"), data());
+    fs::copy(self::model(), &model).expect("copied");
+    let before = fs::read(&model).expect("there");
+    let out = dir.path("q.onnx");
+    let ask = |words: &[&str], exit: i32, want: &[&str]| check(words, exit, want);
+    let linked = dir.path("link.onnx");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(&model, &linked).expect("made");
+    let same = format!("{}/./m.onnx", std::path::Path::new(&model).parent().expect("a folder").display());
+    for to in [&model, &same, &linked] {
+        ask(&["quantize", &model, "-o", to], 2, &["is the model itself"]);
+        ask(&["prune", &model, "-o", to], 2, &["is the model itself"]);
+        ask(&["convert", &model, to], 2, &["is the model itself"]);
+    }
+    assert!(fs::read(&model).expect("there") == before);
+    let gone = dir.path("gone/r.html");
+    for command in ["quantize", "prune"] {
+        ask(&[command, &model, "-o", &out, "--report", &gone], 4, &["r.html", "No such file"]);
+        ask(&[command, &model, "-o", &out, "--report", "r.txt"], 2, &["r.txt", ".html or .json"]);
+        ask(&[command, &model, "-o", &out, "--data", &dir.path("gone.npz")], 4, &["gone.npz", "No such file"]);
+    }
+    for (options, want) in [
+        ("--scheme f16 --symmetric", "--symmetric has no effect with --scheme f16"),
+        ("--scheme f16 --no-smooth", "--no-smooth has no effect"),
+        ("--scheme dynamic --two-bytes *", "--two-bytes has no effect"),
+        ("--scheme int8 --group 32", "it belongs to --scheme int4"),
+        ("--method entropy", "--method has no effect with --scheme int8, the default here"),
+        ("--min-cosine 3", "no cosine"),
+    ] {
+        let options: Vec<&str> = options.split(' ').collect();
+        ask(&[&["quantize", &model, "-o", &out], &options[..]].concat(), 2, &[want]);
+    }
+    ask(&["quantize", &model, "-o", &out, "--data", &data, "--seed", "1"], 2, &["--seed 1 draws samples"]);
+    assert!(!dir.files().contains(&"q.onnx".to_owned()));
+}

@@ -21,7 +21,11 @@ fn a_recipe_gives_the_same_bytes_again() {
     let model = examples.join("model.onnx").display().to_string();
     let run = |name: &str| {
         let (out, report) = (dir.path(&format!("{name}.onnx")), dir.path(&format!("{name}.json")));
-        check(&["optimize", &model, "--recipe", &recipe, "-o", &out, "--report", &report], 0, &["step 2 of 2 done"]);
+        check(
+            &["optimize", &model, "--recipe", &recipe, "-o", &out, "--report", &report],
+            0,
+            &["step 2 of 2 done", "all steps: ", "smaller than"],
+        );
         (fs::read(&out).unwrap(), fs::read_to_string(&report).unwrap())
     };
     let ((a, report), (b, _)) = (run("a"), run("b"));
@@ -40,8 +44,15 @@ fn recipes_that_make_no_sense() {
     ask("", &["has no steps"]);
     ask("[[step]]\nsparsity = 0.5\n", &["step 1", "has no command"]);
     ask("[[step]]\ncommand = \"prune\"\n\n[[step]]\ncommand = \"melt\"\n", &["step 2", "melt"]);
-    ask("[[step]]\ncommand = \"prune\"\nsparsty = 0.5\n", &["step 1", "--sparsty"]);
+    ask("[[step]]\ncommand = \"prune\"\nsparsty = 0.5\n", &["step 1: prune has no option 'sparsty'", "options are sparsity"]);
     ask("[[step]\n", &["recipe.toml"]);
+    ask("[[step]]\ncommand = \"quantize\"\nscheme = \"foo\"\n", &["step 1: invalid value 'foo'", "static, dynamic, int8"]);
+    // All steps are checked before the first runs.
+    let second = |more: &str| format!("[[step]]\ncommand = \"quantize\"\n\n[[step]]\ncommand = \"prune\"\n{more}\n");
+    ask(&second("sparsity = 1.5"), &["step 2: prune: sparsity 1.5"]);
+    let recipe = dir.write("gone.toml", second("data = \"gone.npz\"").as_bytes());
+    check(&["optimize", &model, "--recipe", &recipe, "-o", &dir.path("out.onnx")], 4, &["step 2", "gone.npz"]);
+    check(&["optimize", &model, "--recipe", &recipe, "-o", &dir.path("gone/out.onnx")], 4, &["out.onnx"]);
     assert!(!dir.files().contains(&"out.onnx".to_owned()));
 }
 
@@ -51,7 +62,11 @@ fn pruning_and_distilling_a_trained_model() {
     let examples = examples().join("digits_mlp");
     let (model, data) = (examples.join("model.onnx").display().to_string(), examples.join("eval.npz").display().to_string());
     let (out, folder) = (dir.path("out.onnx"), dir.path("student"));
-    check(&["prune", &model, "--sparsity", "0.5", "--data", &data, "--samples", "64", "-o", &out], 0, &["multiply-accumulates"]);
+    check(
+        &["prune", &model, "--sparsity", "0.5", "--data", &data, "--samples", "64", "-o", &out],
+        0,
+        &["multiply-accumulates", "latency", "SQNR", "accuracy"],
+    );
     check(&["prune", &model, "--sparsity", "0.9999", "-o", &dir.path("none.onnx")], 3, &["cannot be reached", "ask for at most"]);
     check(&["prune", &model, "--sparsity", "2", "-o", &dir.path("none.onnx")], 3, &["sparsity 2"]);
     check(&["prune", &model, "--kind", "knots", "-o", &dir.path("none.onnx")], 2, &["unstructured, block, 2:4, channel"]);

@@ -287,7 +287,10 @@ fn nothing(g: &Graph, analysis: &Analysis) -> Problems {
     let mut problems = vec![Problem {
         at: format!("model '{}'", g.name),
         message: "has no channels that can be taken out".to_owned(),
-        help: "prune weights instead: --kind unstructured, block or 2:4".to_owned(),
+        help: match super::layer::layers(g).is_empty() {
+            true => "it has no layers with constant weights".to_owned(),
+            false => "prune weights instead: --kind unstructured, block or 2:4".to_owned(),
+        },
     }];
     for (&n, why) in analysis.pins.iter().filter(|(_, why)| !why.is_empty()).take(20) {
         problems.push(Problem { at: g.describe(n), message: format!("keeps its axes: it {why}"), help: String::new() });

@@ -178,6 +178,15 @@ pub fn prune(graph: &Graph, options: &Options, data: Option<&Data>, executor: &d
 }
 
 fn check(options: &Options, data: Option<&Data>) -> Result<(), Problems> {
+    check_options(options, data.is_some())?;
+    match data.is_some_and(Data::is_empty) {
+        true => Err(Problems::one("prune", "the calibration data is empty", "some tens of typical inputs are enough")),
+        false => Ok(()),
+    }
+}
+
+/// Can this be done, with data or without?
+pub fn check_options(options: &Options, data: bool) -> Result<(), Problems> {
     let mut problems = vec![];
     let mut problem = |message: String, help: &str| {
         problems.push(Problem { at: "prune".to_owned(), message, help: help.to_owned() });
@@ -193,14 +202,11 @@ fn check(options: &Options, data: Option<&Data>) -> Result<(), Problems> {
         let help = "leave --fit out, or prune channels";
         problem(format!("the outputs are fitted where channels go, not for kind {}", options.kind.name()), help);
     }
-    if options.fit == Fit::Outputs && data.is_none() {
+    if options.fit == Fit::Outputs && !data {
         problem("the fit to the outputs needs data".to_owned(), "some hundreds of typical inputs, without labels: --data");
     }
     if options.fit == Fit::Outputs && options.steps == 0 {
         problem("the fit to the outputs has no steps".to_owned(), "2000 is usual; --fit sequential does without");
-    }
-    if data.is_some_and(Data::is_empty) {
-        problem("the calibration data is empty".to_owned(), "some tens of typical inputs are enough");
     }
     if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
 }

@@ -28,6 +28,8 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: &Args) -> Result {
     let method = args.method.method()?;
+    args.samples.check_drawn()?;
+    super::files::writable(&args.output)?;
     let graph = quantize::for_integers(&layers::prepare(&compile::import(&args.model)?)?)?;
     let data = args.samples.needed(&graph, "calibration")?;
     let taps = quantize::taps(&graph, &Settings::default());

@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "DB")]
     min_sqnr: Option<f64>,
     /// Fail if the mean cosine of an output is smaller.
-    #[arg(long, value_name = "COSINE")]
+    #[arg(long, value_name = "COSINE", value_parser = compress::cosine, allow_negative_numbers = true)]
     min_cosine: Option<f64>,
     /// One JSON object.
     #[arg(long)]
@@ -64,6 +64,7 @@ fn open(path: &Path, how: &How) -> Result<Side> {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result {
+    args.samples.check_drawn()?;
     let (a, b) = (open(&args.a, &args.how)?, open(&args.b, &args.how)?);
     let executor = compress::executor(&How::default())?;
     let executor = infc::executor::Compiler { options: infc::Options { dims: vec![], ..executor.options } };

@@ -486,7 +486,7 @@ pub fn compile(model: &Path, options: &Options) -> std::result::Result<Compiled,
 
 fn artifact(args: &Args, options: &Options, tuned: Option<&Summary>) -> Result {
     let out = args.output.clone().unwrap_or_else(|| beside(&args.model, "", ".infc"));
-    not_the_model(&out, &args.model)?;
+    super::files::not_the_model(&out, &args.model)?;
     let compiled = compile(&args.model, options)?;
     write_file(&out, &compiled.artifact)?;
     report(args, &compiled.report, &[(out, compiled.artifact.len())], tuned);
@@ -496,16 +496,6 @@ fn artifact(args: &Args, options: &Options, tuned: Option<&Summary>) -> Result {
 /// The file of a model's name in the current folder.
 fn beside(model: &Path, prefix: &str, ending: &str) -> PathBuf {
     format!("{prefix}{}{ending}", model.file_stem().unwrap_or_default().to_string_lossy()).into()
-}
-
-/// The result must not replace what it is made from.
-fn not_the_model(out: &Path, model: &Path) -> Result<()> {
-    match (out.canonicalize(), model.canonicalize()) {
-        (Ok(a), Ok(b)) if a == b => {
-            Err(Failure::usage(format!("{} is the model itself", out.display()), "name another file with -o"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Object files and what is made from them. The functions are named after the file.
@@ -520,7 +510,7 @@ fn native(args: &Args, emit: Emit, options: &Options, tuned: Option<&Summary>) -
     let file = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let stem = file.strip_suffix(ending).unwrap_or(&file);
     let name = native::identifier(stem.strip_prefix(prefix).unwrap_or(stem));
-    not_the_model(&out, &args.model)?;
+    super::files::not_the_model(&out, &args.model)?;
     let graph = import(&args.model)?;
     let spinner = term::spinner(format!("compiling {}", args.model.display()));
     let native = native::compile(graph, options, &name)?;

@@ -1,6 +1,7 @@
 //! What the compression commands have in common: the model, its data, the report.
 
 use super::compile::{self, How};
+use super::files;
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
 use infc::cases;
@@ -23,9 +24,9 @@ pub struct Samples {
     /// Use at most this many samples, evenly spread.
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
-    /// Draw the samples at random with this seed instead.
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
-    pub seed: u64,
+    /// Draw the samples at random with this seed instead; `prune` and `distill` mix the samples that they fit to with it, too.
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u64>,
 }
 
 /// Where the report goes.
@@ -49,17 +50,27 @@ pub const READ_PB: ReadPb = &read_pb;
 impl Samples {
     /// The samples for this model; `None` if no data is given.
     pub fn read(&self, graph: &Graph) -> Result<Option<Data<'static>>> {
+        self.check()?;
         let Some(path) = &self.data else { return Ok(None) };
-        if !path.exists() {
-            return Err(Failure::io(path, &std::io::Error::from(std::io::ErrorKind::NotFound)));
-        }
         let mut data = Data::read(path, graph, READ_PB)?;
-        match self.samples {
-            Some(0) => return Err(Failure::usage("--samples 0 leaves no data", "give at least one")),
-            Some(n) => data.limit(n, self.seed),
-            None => {}
+        if let Some(n) = self.samples {
+            data.limit(n, self.seed);
         }
         Ok(Some(data))
+    }
+    /// What can be said before the samples are read.
+    pub fn check(&self) -> Result<()> {
+        if self.samples == Some(0) {
+            return Err(Failure::usage("--samples 0 leaves no data", "give at least one"));
+        }
+        self.data.as_deref().map_or(Ok(()), files::readable)
+    }
+    /// A seed that is there to draw samples alone must have some to draw.
+    pub fn check_drawn(&self) -> Result<()> {
+        match self.seed.filter(|_| self.samples.is_none()) {
+            Some(seed) => Err(Failure::usage(format!("--seed {seed} draws samples, and all are taken"), "add --samples N")),
+            None => self.check(),
+        }
     }
     /// The samples, which are needed.
     pub fn needed(&self, graph: &Graph, what: &str) -> Result<Data<'static>> {
@@ -69,13 +80,22 @@ impl Samples {
 }
 
 impl Reports {
+    /// Can they be written?
+    pub fn check(&self) -> Result<()> {
+        for path in &self.report {
+            if !matches!(path.extension().and_then(|e| e.to_str()), Some("html" | "htm" | "json")) {
+                return Err(Failure::usage(format!("--report {}: .html or .json is needed", path.display()), ""));
+            }
+            files::writable(path)?;
+        }
+        Ok(())
+    }
     /// Writes the report to all files asked for.
     pub fn write(&self, report: &Report) -> Result<()> {
         for path in &self.report {
             let text = match path.extension().and_then(|e| e.to_str()) {
-                Some("html" | "htm") => report.to_html(),
                 Some("json") => report.to_json(),
-                _ => return Err(Failure::usage(format!("--report {}: .html or .json is needed", path.display()), "")),
+                _ => report.to_html(),
             };
             compile::write_file(path, text.as_bytes())?;
             say!("{}: report", path.display());
@@ -92,9 +112,9 @@ pub fn executor(how: &How) -> Result<Compiler> {
 /// How ranges are made.
 #[derive(clap::Args, Clone, Debug)]
 pub struct MethodName {
-    /// How ranges of activations are made: min-max, average, percentile[:99.99], entropy, mse.
-    #[arg(long, default_value = "mse", value_name = "METHOD")]
-    method: String,
+    /// How ranges of activations are made: min-max, average, percentile[:99.99], entropy, mse [default: mse]
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
     /// Activations as signed integers around 0; otherwise unsigned with a zero point, which run fastest.
     #[arg(long)]
     pub symmetric: bool,
@@ -103,7 +123,8 @@ pub struct MethodName {
 impl MethodName {
     /// The method of that name.
     pub fn method(&self) -> Result<Method> {
-        let (name, argument) = self.method.split_once(':').map_or((&*self.method, None), |(n, a)| (n, Some(a)));
+        let given = self.method.as_deref().unwrap_or("mse");
+        let (name, argument) = given.split_once(':').map_or((given, None), |(n, a)| (n, Some(a)));
         let bad = |m: String| Failure::usage(m, "methods are min-max, average, percentile[:99.99], entropy, mse");
         match (name, argument) {
             ("min-max", None) => Ok(Method::MinMax),
@@ -112,11 +133,17 @@ impl MethodName {
             ("mse", None) => Ok(Method::Mse),
             ("percentile", a) => match a.unwrap_or("99.99").parse::<f64>() {
                 Ok(p) if p > 50.0 && p <= 100.0 => Ok(Method::Percentile(p)),
-                _ => Err(bad(format!("--method {}: the percentage is a number above 50, at most 100", self.method))),
+                _ => Err(bad(format!("--method {given}: the percentage is a number above 50, at most 100"))),
             },
-            _ => Err(bad(format!("--method {}: there is no such method", self.method))),
+            _ => Err(bad(format!("--method {given}: there is no such method"))),
         }
     }
+}
+
+/// A cosine as a limit.
+pub fn cosine(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|c| (-1.0..=1.0).contains(c));
+    number.ok_or_else(|| format!("'{text}' is no cosine from -1 to 1, such as 0.999"))
 }
 
 /// A bar for each stage of something long.
@@ -177,6 +204,23 @@ pub fn summary(s: &Step) {
     if s.after.macs > 0 {
         say!("MACs: {:.1} million, {share:.1} % of them in float", s.after.macs as f64 / 1e6);
     }
+    figures(s);
+    for note in &s.notes {
+        say!("{note}");
+    }
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (layer, why) in &s.kept {
+        by_reason.entry(why).or_default().push(layer);
+    }
+    for (why, layers) in by_reason {
+        let more = if layers.len() > 4 { format!(" and {} more", layers.len() - 4) } else { String::new() };
+        let names: Vec<String> = layers.iter().take(4).map(|l| format!("'{l}'")).collect();
+        say!("kept {}{more}: {why}", names.join(", "));
+    }
+}
+
+/// Prints what was measured: size, time, answers.
+pub fn figures(s: &Step) {
     if let (Some(a), Some(b)) = (s.before.artifact_bytes, s.after.artifact_bytes) {
         let ratio = a as f64 / b.max(1) as f64;
         say!("artifact: {}, {ratio:.2}x smaller", term::bytes(b));
@@ -198,17 +242,5 @@ pub fn summary(s: &Step) {
     }
     if let Some((a, b)) = s.accuracy {
         say!("accuracy: {:.2} % before, {:.2} % after", 100.0 * a, 100.0 * b);
-    }
-    for note in &s.notes {
-        say!("{note}");
-    }
-    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (layer, why) in &s.kept {
-        by_reason.entry(why).or_default().push(layer);
-    }
-    for (why, layers) in by_reason {
-        let more = if layers.len() > 4 { format!(" and {} more", layers.len() - 4) } else { String::new() };
-        let names: Vec<String> = layers.iter().take(4).map(|l| format!("'{l}'")).collect();
-        say!("kept {}{more}: {why}", names.join(", "));
     }
 }

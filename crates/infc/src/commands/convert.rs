@@ -1,6 +1,7 @@
 //! `infc convert`: an ONNX model read and written again.
 
 use super::compile::import;
+use super::files;
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result {
+    files::not_the_model(&args.output, &args.input)?;
+    files::writable(&args.output)?;
     let mut graph = import(&args.input)?;
     let before = nodes(&graph);
     if args.simplify || !args.dims.is_empty() {

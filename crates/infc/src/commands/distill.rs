@@ -43,7 +43,7 @@ fn widths(text: &str) -> std::result::Result<Widths, String> {
 pub fn run(args: &Args) -> Result {
     let graph = import(&args.model)?;
     let data = args.samples.read(&graph)?;
-    let prune = Options { seed: args.samples.seed, widths: args.widths, ..Options::default() };
+    let prune = Options { seed: args.samples.seed.unwrap_or(0), widths: args.widths, ..Options::default() };
     let settings = Settings { ratio: args.ratio, features: args.features, temperature: args.temperature, prune };
     let made = distill(&graph, &settings, data.as_ref(), &executor(&args.how)?)?;
     std::fs::create_dir_all(&args.output).map_err(|e| Failure::io(&args.output, &e))?;

@@ -1,10 +1,11 @@
 //! `infc prune`: an ONNX model with weights or channels taken out.
 
 use super::compile::{How, import};
-use super::compress::{Progress, Reports, Samples, executor, file_size, write_model};
+use super::compress::{self, Progress, Reports, Samples, executor, file_size, write_model};
+use super::files;
 use crate::say;
 use crate::term::{self, Exit, Result};
-use infc_compress::prune::{Fit, Kind, Options, Pruned, prune, report};
+use infc_compress::prune::{Fit, Kind, Options, Pruned, check_options, prune, report};
 use infc_compress::{Executor, Report, Runner};
 use infc_ir::Problems;
 use infc_ir::graph::Graph;
@@ -42,11 +43,11 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     search: usize,
     #[command(flatten)]
-    samples: Samples,
+    pub samples: Samples,
     #[command(flatten)]
     reports: Reports,
     #[command(flatten)]
-    how: How,
+    pub how: How,
 }
 
 fn kind(text: &str) -> std::result::Result<Kind, String> {
@@ -61,34 +62,51 @@ fn fit(text: &str) -> std::result::Result<Fit, String> {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result {
-    args.reports.write(&perform(args)?)?;
+    args.check()?;
+    args.reports.write(&perform(args, None)?)?;
     Ok(Exit::Ok)
 }
 
-/// Prunes, writes the model and says what was done.
-pub fn perform(args: &Args) -> Result<Report> {
+impl Args {
+    fn options(&self) -> Options {
+        Options {
+            sparsity: self.sparsity,
+            kind: self.kind,
+            fit: self.fit,
+            rows: self.rows,
+            seed: self.samples.seed.unwrap_or(0),
+            search: self.search,
+            steps: self.steps,
+            ..Options::default()
+        }
+    }
+    /// All that can be said without the model.
+    pub fn check(&self) -> Result<()> {
+        files::not_the_model(&self.output, &self.model)?;
+        files::writable(&self.output)?;
+        self.samples.check()?;
+        self.reports.check()?;
+        check_options(&self.options(), self.samples.data.is_some())?;
+        self.how.options().map(|_| ())
+    }
+}
+
+/// Prunes, writes the model and says what was done; `name` is what the result is called if it is not kept.
+pub fn perform(args: &Args, name: Option<&str>) -> Result<Report> {
     let graph = import(&args.model)?;
     let data = args.samples.read(&graph)?;
-    let options = Options {
-        sparsity: args.sparsity,
-        kind: args.kind,
-        fit: args.fit,
-        rows: args.rows,
-        seed: args.samples.seed,
-        search: args.search,
-        steps: args.steps,
-        ..Options::default()
-    };
+    let options = args.options();
     let executor = executor(&args.how)?;
     let shown = Shown { executor: &executor, bar: RefCell::default() };
     let pruned = prune(&graph, &options, data.as_ref(), &shown);
     shown.bar.into_inner().end();
     let pruned = pruned?;
     write_model(&pruned.graph, &args.output)?;
-    tell(&pruned, &args.output)?;
+    tell(&pruned, &args.output, name)?;
     let mut report = report::report(&graph, &pruned, &options, data.as_ref(), &executor)?;
     for step in &mut report.steps {
         (step.before.bytes, step.after.bytes) = (file_size(&args.model)?, file_size(&args.output)?);
+        compress::figures(step);
     }
     Ok(report)
 }
@@ -115,7 +133,7 @@ impl Executor for Shown<'_> {
 }
 
 /// What was done, in some lines.
-pub fn tell(pruned: &Pruned, output: &std::path::Path) -> Result<()> {
+fn tell(pruned: &Pruned, output: &std::path::Path, name: Option<&str>) -> Result<()> {
     for l in &pruned.layers {
         let error = l.error.map_or(String::new(), |e| format!(", error {:.2} %", 100.0 * e));
         say!("  {}: {} of {} weights{error}", l.name, l.after, l.before);
@@ -126,7 +144,7 @@ pub fn tell(pruned: &Pruned, output: &std::path::Path) -> Result<()> {
     let bytes = file_size(output)?;
     say!(
         "{}: {}, {:.0} multiply-accumulates ({:.1} % of {:.0}), {} parameters not 0 ({:.1} % of {})",
-        output.display(),
+        name.map_or(output.display().to_string(), str::to_owned),
         term::bytes(bytes),
         b.macs,
         share(b.macs, a.macs),

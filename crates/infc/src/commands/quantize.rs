@@ -2,6 +2,7 @@
 
 use super::compile::{self, How};
 use super::compress::{self, MethodName, Reports, Samples};
+use super::files;
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
 use clap::ValueEnum;
@@ -50,9 +51,9 @@ pub struct Args {
     /// How weights are rounded: each to the nearest, or so that sums over the data change least [default: reconstruct with data]
     #[arg(long, value_enum)]
     rounding: Option<RoundingName>,
-    /// Weights that share a scale, with int4 weights.
-    #[arg(long, default_value_t = 16, value_name = "N")]
-    group: usize,
+    /// Weights that share a scale, with int4 weights [default: 16]
+    #[arg(long, value_name = "N")]
+    group: Option<usize>,
     /// A layer that stays as it is, `*` stands for any part of a name; may be given several times.
     #[arg(long, value_name = "LAYER")]
     keep: Vec<String>,
@@ -72,12 +73,12 @@ pub struct Args {
     #[arg(long, value_name = "DB", group = "budget")]
     min_sqnr: Option<f64>,
     /// Quantise as many layers as keep this mean cosine of every output.
-    #[arg(long, value_name = "COSINE", group = "budget")]
+    #[arg(long, value_name = "COSINE", group = "budget", value_parser = compress::cosine, allow_negative_numbers = true)]
     min_cosine: Option<f64>,
     /// The largest share of the multiply-accumulates that is taken twice, for inputs in two bytes, where an output keeps less than 20 dB, or
-    /// what may stay in float does not do for a budget.
-    #[arg(long, value_name = "PERCENT", value_parser = percent, default_value = "25%")]
-    double_macs: f64,
+    /// what may stay in float does not do for a budget [default: 25%]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    double_macs: Option<f64>,
     /// The largest share of the multiply-accumulates that stays in float where outputs lose too much [default: 100% with a budget, else
     /// 10% to keep 20 dB of every output]
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
@@ -88,7 +89,7 @@ pub struct Args {
     #[command(flatten)]
     reports: Reports,
     #[command(flatten)]
-    how: How,
+    pub how: How,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -129,9 +130,59 @@ impl Args {
         let drop = self.max_drop.map(Budget::MaxDrop);
         drop.or(self.min_sqnr.map(Budget::MinSqnr)).or(self.min_cosine.map(Budget::MinCosine))
     }
-    fn settings(&self) -> Result<Settings> {
+    fn scheme(&self) -> SchemeName {
         let known = self.samples.data.is_some() || self.ranges.is_some();
-        let scheme = match self.scheme.unwrap_or(if known { SchemeName::Static } else { SchemeName::Int8 }) {
+        self.scheme.unwrap_or(if known { SchemeName::Static } else { SchemeName::Int8 })
+    }
+    /// Options of another scheme than the one that is asked for are mistakes.
+    fn no_idle_options(&self) -> Result<()> {
+        use SchemeName::{Int4, Int8, Static};
+        let options: [(&str, bool, &[SchemeName]); 12] = [
+            ("--ranges", self.ranges.is_some(), &[Static]),
+            ("--method", self.method.method.is_some(), &[Static]),
+            ("--symmetric", self.method.symmetric, &[Static]),
+            ("--no-smooth", self.no_smooth, &[Static]),
+            ("--no-split", self.no_split, &[Static]),
+            ("--no-bias-correction", self.no_bias_correction, &[Static]),
+            ("--float-sums", !self.float_sums.is_empty(), &[Static]),
+            ("--two-bytes", !self.two_bytes.is_empty(), &[Static]),
+            ("--float-macs", self.float_macs.is_some(), &[Static]),
+            ("--double-macs", self.double_macs.is_some(), &[Static]),
+            ("--rounding", self.rounding.is_some(), &[Static, Int8, Int4]),
+            ("--group", self.group.is_some(), &[Int4]),
+        ];
+        let name = |s: SchemeName| s.to_possible_value().map_or(String::new(), |v| v.get_name().to_owned());
+        let scheme = self.scheme();
+        match options.iter().find(|(_, given, of)| *given && !of.contains(&scheme)) {
+            Some((option, _, of)) => {
+                let of: Vec<String> = of.iter().map(|&s| name(s)).collect();
+                let chosen = if self.scheme.is_some() { "" } else { ", the default here" };
+                let message = format!("{option} has no effect with --scheme {}{chosen}", name(scheme));
+                Err(Failure::usage(message, format!("it belongs to --scheme {}", of.join(", "))))
+            }
+            None => Ok(()),
+        }
+    }
+    /// All that can be said without the model.
+    pub fn check(&self) -> Result<()> {
+        self.settings()?;
+        files::not_the_model(&self.output, &self.model)?;
+        files::writable(&self.output)?;
+        self.samples.check_drawn()?;
+        [&self.evaluate, &self.ranges].into_iter().flatten().try_for_each(|p| files::readable(p))?;
+        self.reports.check()?;
+        self.how.options().map(|_| ())
+    }
+    /// Where samples to judge on come from.
+    pub fn judged_on(&self) -> Samples {
+        match &self.evaluate {
+            Some(path) => Samples { data: Some(path.clone()), samples: None, seed: None },
+            None => self.samples.clone(),
+        }
+    }
+    fn settings(&self) -> Result<Settings> {
+        self.no_idle_options()?;
+        let scheme = match self.scheme() {
             SchemeName::Static => Scheme::Static,
             SchemeName::Dynamic => Scheme::Dynamic,
             SchemeName::Int8 => Scheme::Int8Weights,
@@ -141,8 +192,9 @@ impl Args {
             SchemeName::F8e4m3fn => Scheme::Float(DType::F8E4M3FN),
             SchemeName::F8e5m2 => Scheme::Float(DType::F8E5M2),
         };
-        if self.group < 2 {
-            return Err(Failure::usage(format!("--group {}: at least 2 weights share a scale", self.group), "16 is usual"));
+        let group = self.group.unwrap_or(16);
+        if group < 2 {
+            return Err(Failure::usage(format!("--group {group}: at least 2 weights share a scale"), "16 is usual"));
         }
         let rounding = self.rounding.map(|r| match r {
             RoundingName::Nearest => Rounding::Nearest,
@@ -159,7 +211,7 @@ impl Args {
             split: !self.no_split,
             bias_correction: !self.no_bias_correction,
             rounding,
-            group: self.group,
+            group,
             keep: self.keep.iter().cloned().collect(),
             float_sums: self.float_sums.iter().cloned().collect(),
             two_bytes: self.two_bytes.iter().cloned().collect(),
@@ -171,12 +223,13 @@ impl Args {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result {
-    args.reports.write(&perform(args)?)?;
+    args.check()?;
+    args.reports.write(&perform(args, None)?)?;
     Ok(Exit::Ok)
 }
 
-/// Quantises, writes the model and says what was done.
-pub fn perform(args: &Args) -> Result<Report> {
+/// Quantises, writes the model and says what was done; `names` are what the result and the model are called if they are not files of the user's.
+pub fn perform(args: &Args, names: Option<(&str, &str)>) -> Result<Report> {
     let settings = args.settings()?;
     let graph = layers::prepare(&compile::import(&args.model)?)?;
     let data = args.samples.read(&graph)?;
@@ -193,20 +246,22 @@ pub fn perform(args: &Args) -> Result<Report> {
         (None, Some(r)) => Knowledge::Ranges(r),
         (None, None) => Knowledge::Nothing,
     };
-    let other = Samples { data: args.evaluate.clone(), samples: None, seed: 0 };
-    let evaluation = if args.evaluate.is_some() { other.read(&graph)? } else { None };
+    let evaluation = if args.evaluate.is_some() { args.judged_on().read(&graph)? } else { None };
     let evaluation = evaluation.as_ref().or(data.as_ref());
     let mut progress = compress::Progress::default();
     let mut show = |what: &str, i: usize, n: usize| progress.show(what, i, n);
-    let aim =
-        Aim { double_macs: args.double_macs, float_macs: args.float_macs.unwrap_or(Aim::default().float_macs), ..Aim::default() };
+    let aim = Aim {
+        double_macs: args.double_macs.unwrap_or(Aim::default().double_macs),
+        float_macs: args.float_macs.unwrap_or(Aim::default().float_macs),
+        ..Aim::default()
+    };
     let found = match (args.budget(), evaluation) {
         (None, _) => {
             let aim = Some(aim).filter(|a| a.float_macs > 0.0 || a.double_macs > 0.0);
             mixed::quantize(&graph, &settings, aim, &knowledge, &executor, &mut show)?
         }
         (Some(budget), Some(samples)) if settings.scheme == Scheme::Static => {
-            let limits = Limits { float_macs: args.float_macs.unwrap_or(1.0), double_macs: args.double_macs };
+            let limits = Limits { float_macs: args.float_macs.unwrap_or(1.0), double_macs: aim.double_macs };
             mixed::search(&graph, &settings, budget, limits, &knowledge, samples, &executor, &mut show)?
         }
         (Some(_), _) => {
@@ -231,13 +286,14 @@ pub fn perform(args: &Args) -> Result<Report> {
     step.notes.extend(found.notes);
     measure::with_sensitivity(&mut step, reference, &found.sensitivity);
     step.points = found.points;
-    print(&step, args);
+    let files = (args.output.display().to_string(), args.model.display().to_string());
+    print(&step, names.unwrap_or((&files.0, &files.1)));
     let report = Report { model: graph.name.clone(), machine: infc_compress::Executor::name(&executor), steps: vec![step] };
     Ok(report)
 }
 
-fn print(s: &Step, args: &Args) {
+fn print(s: &Step, (output, model): (&str, &str)) {
     let ratio = s.before.bytes as f64 / s.after.bytes.max(1) as f64;
-    say!("{}: {}, {ratio:.2}x smaller than {}", args.output.display(), term::bytes(s.after.bytes), args.model.display());
+    say!("{output}: {}, {ratio:.2}x smaller than {model}", term::bytes(s.after.bytes));
     compress::summary(s);
 }
