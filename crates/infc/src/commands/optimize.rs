@@ -45,6 +45,7 @@ struct Line {
 }
 
 #[derive(clap::Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "a few of them in a run")]
 enum Command {
     Prune(prune::Args),
     Quantize(quantize::Args),
