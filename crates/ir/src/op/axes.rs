@@ -37,6 +37,11 @@ impl Named {
         Ok(named)
     }
 
+    /// The axes from 0, if every one is known.
+    pub(super) fn known(&self) -> Option<Vec<usize>> {
+        self.each.iter().map(|a| Some(a.known()? as usize)).collect()
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.each.len()

@@ -97,14 +97,12 @@ impl Reduced {
 fn reduced(cx: &Ctx, keepdims: bool, noop: bool) -> Result<Reduced, Fault> {
     let dims = cx.dims(0)?;
     let given = if cx.has(1) { cx.ints(1)? } else { vec![] };
-    let Some(known) = given.iter().map(|e| e.known()).collect::<Option<Vec<i64>>>() else {
-        return Ok(Reduced::open(dims, &Named::new(&given, dims.len())?, keepdims));
-    };
-    let mut axes = known.iter().map(|&a| normal_axis(a, dims.len())).collect::<Result<Vec<_>, _>>()?;
-    if axes.is_empty() && !noop {
-        axes = (0..dims.len()).collect();
-    }
-    Ok(Reduced::new(dims, &axes, keepdims))
+    let named = Named::new(&given, dims.len())?;
+    Ok(match named.known() {
+        Some(axes) if axes.is_empty() && !noop => Reduced::new(dims, &(0..dims.len()).collect::<Vec<_>>(), keepdims),
+        Some(axes) => Reduced::new(dims, &axes, keepdims),
+        None => Reduced::open(dims, &named, keepdims),
+    })
 }
 
 /// Dims of the result when the axes are data: all new, as many as can be counted.
@@ -447,6 +445,16 @@ mod tests {
         check(ArgMin { axis: 0, keepdims: true, select_last_index: false }, &[x()], &[1, 3], &[0.0, 1.0, 0.0]);
         let sums = CumSum { exclusive: true, reverse: true };
         check(sums, &[f32s(&[3], &[1.0, 2.0, 3.0]), Tensor::from_vec([], vec![0i64])], &[3], &[5.0, 3.0, 0.0]);
+    }
+
+    /// An axis named twice is no axis more: it is refused, where the axes are known and where they are data.
+    #[test]
+    fn an_axis_named_twice_is_refused() {
+        let (keepdims, noop_with_empty_axes) = (false, false);
+        let x = Fact::of(TensorType { dtype: DType::F32, dims: vec![Expr::int(2), Expr::int(3)] });
+        let axes = Fact::tensor(DType::I64, [Expr::int(2)]).with_ints(Some(vec![Expr::int(1), Expr::int(-1)]));
+        let fault = fact_of(ReduceSum { keepdims, noop_with_empty_axes }, &[x, axes]).unwrap_err();
+        assert!(fault.to_string().contains("name one axis twice"), "{fault}");
     }
 
     #[test]
