@@ -131,7 +131,9 @@ impl Fact {
     pub fn constant(t: Tensor) -> Fact {
         let ty = Type::tensor(t.dtype, t.dims.iter().map(|&d| Expr::from(d)));
         let small = (t.dtype.is_int() || t.dtype == DType::Bool) && t.dims.len() <= 1 && t.len() <= 1024;
-        let ints = small.then(|| t.to_ints().into_iter().map(Expr::int).collect());
+        // Expressions are signed: u64 from 2^63 are none.
+        let ints = small.then(|| t.to_ints()).filter(|v| t.dtype != DType::U64 || v.iter().all(|&i| i >= 0));
+        let ints = ints.map(|v| v.into_iter().map(Expr::int).collect());
         Fact { ty, known: Some(t), ints }
     }
     /// With known elements as expressions; those that are all constants become a known tensor too.
@@ -145,6 +147,14 @@ impl Fact {
             let dims: Vec<usize> = if t.dims.is_empty() { vec![] } else { vec![values.len()] };
             let wrapped = values.iter().map(|&v| crate::eval::wrap_int(t.dtype, v) as u64);
             return Fact::constant(Tensor::from_values(t.dtype, dims, wrapped));
+        }
+        // What wraps is no expression: a number below 0 where the dtype has none.
+        let wraps = |e: &Expr| match e.known() {
+            Some(v) => crate::eval::wrap_int(t.dtype, v) != v,
+            None => t.dtype.is_int() && !t.dtype.is_signed() && e.range(&crate::expr::Ranges::default()).lo < 0,
+        };
+        if ints.iter().any(wraps) {
+            return self;
         }
         Fact { ints: Some(ints), ..self }
     }

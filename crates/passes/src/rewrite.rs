@@ -340,7 +340,12 @@ pub fn infer_node(g: &Graph, n: Node, same_ranks: bool) -> Result<Vec<Fact>, Fau
     let facts = infer(g, &node.op, &node.inputs, &node.regions, node.outputs.len())?;
     for (&v, f) in node.outputs.iter().zip(&facts) {
         let (Some(old), Some(new)) = (g.ty(v).as_tensor(), f.ty.as_tensor()) else { continue };
-        if old.dtype != new.dtype || same_ranks && old.rank() != new.rank() {
+        let other = same_ranks && old.rank() != new.rank();
+        // The one operator whose rank follows from sizes: those that were not known are taken as other than 1.
+        if other && matches!(node.op, Op::Squeeze(_)) && node.operand(1).is_none() {
+            return Err(fault!("a dim of {old} is 1 once values are known, and the result has another rank; tell it the axes"));
+        }
+        if old.dtype != new.dtype || other {
             return Err(fault!("internal error: the type of a result changed from {old} to {new}"));
         }
     }

@@ -81,7 +81,7 @@ fn build(choices: &[(usize, [usize; 4])]) -> Graph {
         let small = facts[0]
             .ty
             .as_tensor()
-            .is_some_and(|t| t.rank() <= 4 && t.known_dims().is_none_or(|d| d.iter().product::<usize>() < 4096));
+            .is_some_and(|t| t.rank() <= 4 && t.known_dims().is_none_or(|d| infc_ir::tensor::count(&d) < 4096));
         if !small {
             continue;
         }
@@ -103,6 +103,12 @@ fn survives(before: &Graph, pipeline: Vec<String>, class: Class, bind: bool) -> 
     let given = inputs(before, &mut HashMap::new(), false, 7);
     // Some random programs are wrong at run time (an index out of bounds): nothing is said about them.
     let Ok(want) = interp::run_tensors(before, &given) else { return Ok(()) };
+    // The rank of Squeeze without axes, which is of sizes that inference takes as other than 1: others are right too.
+    let ranks =
+        before.outputs().iter().zip(&want).all(|(&v, w)| before.ty(v).as_tensor().is_some_and(|t| t.rank() == w.dims.len()));
+    if !ranks {
+        return Ok(());
+    }
     let mut after = before.clone();
     let mut options = Options { pipeline, verify: true, ..Options::default() };
     if bind {
@@ -111,6 +117,8 @@ fn survives(before: &Graph, pipeline: Vec<String>, class: Class, bind: bool) -> 
     match run(&mut after, &options) {
         // An operand that only folding makes constant: a pass on its own may say that it needs it.
         Err(p) if p.to_string().contains("must be known at compile time") => return Ok(()),
+        // A dim taken as other than 1, which folding finds to be 1.
+        Err(p) if p.to_string().contains("tell it the axes") => return Ok(()),
         result => result.map_err(|p| p.to_string())?,
     };
     let printed = text::print(&after);
@@ -129,7 +137,7 @@ fn choices() -> impl Strategy<Value = Vec<(usize, [usize; 4])>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn passes_keep_the_meaning(choices in choices()) {

@@ -134,6 +134,19 @@ pub(super) fn map_ints(cx: &Ctx, f: impl Fn(&[Expr]) -> Option<Expr>) -> Option<
     broadcast_ints(cx)?.iter().map(|e| f(e)).collect()
 }
 
+/// An element of integer arithmetic: by numbers, which wrap, where all are known; else by expressions, which saturate.
+pub(super) fn wrapped<const N: usize>(
+    e: [Expr; N],
+    numbers: impl Fn([i64; N]) -> i64,
+    expressions: impl Fn([Expr; N]) -> Expr,
+) -> Expr {
+    let known = e.map(Expr::known);
+    match known.iter().all(Option::is_some) {
+        true => Expr::int(numbers(known.map(Option::unwrap_or_default))),
+        false => expressions(e),
+    }
+}
+
 /// Is `a < b` for certain, or certainly not?
 pub(super) fn less(a: Expr, b: Expr) -> Option<bool> {
     let r = (a - b).range(&crate::expr::Ranges::default());

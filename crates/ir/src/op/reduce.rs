@@ -186,7 +186,11 @@ fn arithmetic(name: &str, dtype: DType) -> DType {
 }
 
 fn sum_ints(e: &[Expr]) -> Expr {
-    e.iter().fold(Expr::int(0), |a, &b| a + b)
+    e.iter().fold(Expr::int(0), |a, &b| wrapped([a, b], |[a, b]| a.wrapping_add(b), |[a, b]| a + b))
+}
+
+fn product_ints(e: &[Expr]) -> Expr {
+    e.iter().fold(Expr::int(1), |a, &b| wrapped([a, b], |[a, b]| a.wrapping_mul(b), |[a, b]| a * b))
 }
 
 reductions! {
@@ -196,7 +200,7 @@ reductions! {
     ReduceMax NumberOrBool Max |x| x, |acc, n| acc, ints |e| e.and_then(|e| e.iter().copied().reduce(Expr::max));
     ReduceMean Number Sum |x| x, |acc, n| acc / n.cast(acc.dtype()), ints |_e| None;
     ReduceMin NumberOrBool Min |x| x, |acc, n| acc, ints |e| e.and_then(|e| e.iter().copied().reduce(Expr::min));
-    ReduceProd Number Prod |x| x, |acc, n| acc, ints |e| e.map(|e| Expr::product(e.iter().copied()));
+    ReduceProd Number Prod |x| x, |acc, n| acc, ints |e| e.map(product_ints);
     ReduceSum Number Sum |x| x, |acc, n| acc, ints |e| e.map(sum_ints);
     ReduceSumSquare Number Sum |x| x * x, |acc, n| acc, ints |_e| None;
 }
@@ -363,8 +367,8 @@ macro_rules! running {
 }
 
 running! {
-    CumSum Add |e, total| total + e, 0;
-    CumProd Mul |e, total| total * e, 1;
+    CumSum Add |e, total| wrapped([total, e], |[t, e]| t.wrapping_add(e), |[t, e]| t + e), 0;
+    CumProd Mul |e, total| wrapped([total, e], |[t, e]| t.wrapping_mul(e), |[t, e]| t * e), 1;
 }
 
 // ---- softmax ----

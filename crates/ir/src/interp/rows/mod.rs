@@ -235,11 +235,20 @@ fn prepared<'a>(sources: &'a [Option<Tensor>], body: Scalar) -> Vec<Option<Sourc
     direct.chain(flats).collect()
 }
 
+/// Bytes of a tensor; data may ask for one that memory does not hold.
+fn room(dtype: DType, dims: &[usize]) -> Result<(), Fault> {
+    const SMALL: usize = 1 << 30;
+    let bytes = dims.iter().try_fold(dtype.bytes(), |n, &d| n.checked_mul(d));
+    let fits = |&n: &usize| n < SMALL || Vec::<u8>::new().try_reserve_exact(n).is_ok();
+    bytes.filter(fits).map(|_| ()).ok_or_else(|| fault!("a result {dtype}{dims:?} does not fit in memory"))
+}
+
 /// Every element of `body` over `dims`.
 fn map(dims: &[usize], scalar: Scalar, sources: &[Option<Tensor>]) -> Result<Tensor, Fault> {
     if dims.contains(&0) {
         return Ok(Tensor::zeros(scalar.dtype(), dims));
     }
+    room(scalar.dtype(), dims)?;
     let body = Body::new(dims, &[], scalar, sources);
     let bytes = nest::map(&body, &prepared(sources, body.scalar))?;
     Ok(Tensor::from_bytes(scalar.dtype(), dims, bytes))
@@ -253,6 +262,7 @@ fn compute(c: &Compute, sources: &[Option<Tensor>]) -> Result<Tensor, Fault> {
     let acc = if count(&dims) == 0 {
         Tensor::zeros(acc_dtype, &dims[..])
     } else {
+        room(acc_dtype, &dims)?;
         let body = Body::new(&dims, &extents, r.body, sources);
         let bytes = nest::reduce(&body, r.kind, &prepared(sources, body.scalar))?;
         Tensor::from_bytes(acc_dtype, &dims[..], bytes)

@@ -75,8 +75,8 @@ macro_rules! unary_ints {
 }
 
 unary_ints! {
-    Abs Number |x| un(U::Abs, x), ints |e| Some(e.max(-e));
-    Neg Number |x| -x, ints |e| Some(-e);
+    Abs Number |x| un(U::Abs, x), ints |e| Some(wrapped([e], |[e]| e.wrapping_abs(), |[e]| e.max(-e)));
+    Neg Number |x| -x, ints |e| Some(wrapped([e], |[e]| e.wrapping_neg(), |[e]| -e));
     Not Bool |x| un(U::Not, x), ints |e| Some(Expr::int(1) - e);
     Sign Number |x| un(U::Sign, x), ints |e| Some(e.max(Expr::int(-1)).min(Expr::int(1)));
 }
@@ -143,9 +143,9 @@ macro_rules! binary {
 }
 
 binary! {
-    Add Number |_o, x, y| x + y, ints |a, b| Some(a + b);
-    Sub Number |_o, x, y| x - y, ints |a, b| Some(a - b);
-    Mul Number |_o, x, y| x * y, ints |a, b| Some(a * b);
+    Add Number |_o, x, y| x + y, ints |a, b| Some(wrapped([a, b], |[a, b]| a.wrapping_add(b), |[a, b]| a + b));
+    Sub Number |_o, x, y| x - y, ints |a, b| Some(wrapped([a, b], |[a, b]| a.wrapping_sub(b), |[a, b]| a - b));
+    Mul Number |_o, x, y| x * y, ints |a, b| Some(wrapped([a, b], |[a, b]| a.wrapping_mul(b), |[a, b]| a * b));
     Div Number |_o, x, y| x / y, ints |a, b| int_div(a, b);
     Mod Number |o, x, y| bin(if o.fmod { B::Rem } else { B::Mod }, x, y), ints |a, b| int_mod(o.fmod, a, b);
     And Bool |_o, x, y| x.and(y), ints |a, b| Some(a * b);
@@ -361,6 +361,26 @@ mod tests {
         check(Div {}, &[a.clone(), b.clone()], &[3], &[-3.0, -3.0, 0.0]);
         check(Mod { fmod: false }, &[a.clone(), b.clone()], &[3], &[1.0, -1.0, 0.0]);
         check(Mod { fmod: true }, &[a, b], &[3], &[-1.0, 1.0, 0.0]);
+    }
+
+    /// Integers wrap, also where inference knows them; numbers of u64 beyond those of i64 are no expressions.
+    #[test]
+    fn known_integers_wrap() {
+        let most = Fact::constant(Tensor::from_ints(&[i64::MAX]));
+        let one = Fact::constant(Tensor::from_ints(&[1]));
+        let known = |op: Op, operands: &[Fact]| fact_of(op, operands).unwrap().known.map(|t| t.to_ints());
+        assert_eq!(known(Add {}.into(), &[most.clone(), one.clone()]), Some(vec![i64::MIN]));
+        assert_eq!(known(Mul {}.into(), &[most.clone(), most.clone()]), Some(vec![1]));
+        assert_eq!(
+            known(Sub {}.into(), &[ints(DType::I64, &["0"]), ints(DType::I64, &["-9223372036854775808"])]),
+            Some(vec![i64::MIN])
+        );
+        let large = Fact::constant(Tensor::from_vec([1], vec![u64::MAX]));
+        assert_eq!(large.ints, None);
+        assert_eq!(fact_of(Div {}, &[large.clone(), Fact::constant(Tensor::from_vec([1], vec![2u64]))]).unwrap().ints, None);
+        // Whether this is below 0 depends on n, and then it is a large number.
+        let n = Fact::tensor(DType::U32, [1.into()]).with_ints(Some(vec![Expr::sym("n")]));
+        assert_eq!(fact_of(Sub {}, &[n, Fact::constant(Tensor::from_vec([1], vec![3u32]))]).unwrap().ints, None);
     }
 
     #[test]
