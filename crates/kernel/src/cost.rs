@@ -38,7 +38,7 @@ pub fn done(operations: Expr, step: &Step, plan: &Plan, operands: &[Operand], ta
     let (Step::Compute(c), Some(all)) = (step, operations.known()) else { return operations };
     let Some(r) = &c.reduction else { return operations };
     let share = match plan {
-        Plan::Brgemm(p) => contract::Frame::of(c, operands, target).map_or(1.0, |f| f.share(p.mr)),
+        Plan::Brgemm(p) => contract::Frame::of(c, operands, target, Some(p)).map_or(1.0, |f| f.share(p.mr)),
         Plan::Sparse(p) => sparse::share(c, operands, p),
         _ => 1.0,
     };

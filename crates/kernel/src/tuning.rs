@@ -133,7 +133,7 @@ impl<'a> Room<'a> {
             return None;
         }
         let frame = match analytic {
-            Plan::Brgemm(_) => Some(Frame::of(c, operands, target)?),
+            Plan::Brgemm(p) => Some(Frame::of(c, operands, target, Some(p))?),
             Plan::Elementwise(p) if p.jam > 1 => None,
             Plan::Dots(_) => None,
             _ => return None,

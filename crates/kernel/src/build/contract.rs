@@ -246,10 +246,10 @@ enum Source {
 
 /// The narrow weights of the plan.
 fn table(cx: &mut Cx, c: &Compute, p: &Brgemm) -> Option<Table> {
-    p.stored?;
+    let stored = p.stored?;
     let f = factors(c).expect("a contraction is a product of two reads");
     let b = &f[1 - p.broadcast];
-    let found = narrow_factor(c, p.n, b, cx.operand(b.source)).expect("checked by the plan");
+    let found = narrow_factor(c, p.n, b, cx.operand(b.source), Some(stored)).expect("checked by the plan");
     Some(Table::pack(cx, b.source, &found, p.nr))
 }
 

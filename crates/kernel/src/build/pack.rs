@@ -92,16 +92,12 @@ pub fn panels(t: &Tensor, index: &[Expr], n: usize, k: &[usize], nr: usize) -> O
     // Packing is linear in nearly every model; then two strides describe it.
     let (by_n, rest) = offset.affine_in(0)?;
     let mut counter = vec![0usize; k.len()];
-    for d in 0..depth {
-        let base = rest.eval(&|l| match l.node() {
+    let mut bases = Vec::with_capacity(depth);
+    for _ in 0..depth {
+        bases.push(rest.eval(&|l| match l.node() {
             infc_ir::expr::Node::Var(v) if *v > 0 => counter.get(*v as usize - 1).map(|&c| c as i64),
             _ => None,
-        })?;
-        for j in 0..n {
-            let at = usize::try_from(base + by_n * j as i64).ok()? * width;
-            let place = ((j / nr * depth + d) * nr + j % nr) * width;
-            to[place..place + width].copy_from_slice(from.get(at..at + width)?);
-        }
+        })?);
         for (c, &e) in counter.iter_mut().zip(k).rev() {
             *c += 1;
             if *c < e {
@@ -110,8 +106,48 @@ pub fn panels(t: &Tensor, index: &[Expr], n: usize, k: &[usize], nr: usize) -> O
             *c = 0;
         }
     }
+    if let (Some(low), Some(high)) = (bases.iter().min(), bases.iter().max())
+        && n > 0
+    {
+        let far = by_n * (n as i64 - 1);
+        let [first, last] = [usize::try_from(low + far.min(0)).ok()?, usize::try_from(high + far.max(0)).ok()?];
+        if first > last || (last + 1) * width > from.len() {
+            return None;
+        }
+    }
+    let to_of = |d: usize, j: usize| (j / nr * depth + d) * nr + j % nr;
+    let from_of = |d: usize, j: usize| (bases[d] + by_n * j as i64) as usize;
+    let sizes = [depth, n];
+    match width {
+        1 => copy::<1>(&mut to, from, sizes, to_of, from_of),
+        2 => copy::<2>(&mut to, from, sizes, to_of, from_of),
+        4 => copy::<4>(&mut to, from, sizes, to_of, from_of),
+        8 => copy::<8>(&mut to, from, sizes, to_of, from_of),
+        _ => copy::<16>(&mut to, from, sizes, to_of, from_of),
+    }
     let dims: Vec<usize> = [tiles].iter().chain(k).chain([&nr]).copied().collect();
     Some(Tensor::from_bytes(t.dtype, dims, to))
+}
+
+/// Copies elements of `WIDTH` bytes from one place to another, in squares whose lines all stay in L1: one of both is transposed.
+fn copy<const WIDTH: usize>(
+    to: &mut [u8],
+    from: &[u8],
+    [depth, n]: [usize; 2],
+    to_of: impl Fn(usize, usize) -> usize,
+    from_of: impl Fn(usize, usize) -> usize,
+) {
+    const SQUARE: usize = 64;
+    let (to, from) = (to.as_chunks_mut::<WIDTH>().0, from.as_chunks::<WIDTH>().0);
+    for d0 in (0..depth).step_by(SQUARE) {
+        for j0 in (0..n).step_by(SQUARE) {
+            for d in d0..depth.min(d0 + SQUARE) {
+                for j in j0..n.min(j0 + SQUARE) {
+                    to[to_of(d, j)] = from[from_of(d, j)];
+                }
+            }
+        }
+    }
 }
 
 /// Tiles of a constant factor as matrix instructions want them: `[tile along lines, tile along products, line, product]`, for each element of a batch (the

@@ -134,6 +134,40 @@ const MOST: i32 = 255;
 /// The low byte of a scale.
 const LOW: u32 = 255;
 
+/// The nearest whole number to a multiple of `scale`, without a sign where that is 0. Beyond 2^22 it is another large one.
+fn multiple(v: f32, scale: f32) -> f32 {
+    const WHOLE: f32 = 12_582_912.0; // 1.5 * 2^23: floats of this size are whole numbers
+    (v / scale + WHOLE) - WHOLE
+}
+
+/// The least and the greatest multiple of `scale`, if all values are small ones.
+fn multiples(values: &[f32], scale: f32) -> Option<Range> {
+    let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
+    // No way out within a piece, so that it is done in vectors; the first is short, since most scales fail there.
+    let (first, rest) = values.split_at(values.len().min(4));
+    for piece in std::iter::once(first).chain(rest.chunks(28)) {
+        let mut fits = true;
+        for &v in piece {
+            let m = multiple(v, scale);
+            fits &= (m.abs() <= MOST as f32) & ((m * scale).to_bits() == v.to_bits());
+            (least, most) = (least.min(m), most.max(m));
+        }
+        if !fits || most - least > MOST as f32 {
+            return None;
+        }
+    }
+    Some(Range { scale, least: least as i32, most: most as i32 })
+}
+
+/// Is 1 the greatest common divisor of the multiples?
+fn has_no_divisor(values: &[f32], scale: f32) -> bool {
+    let mut all = 0;
+    values.iter().any(|&v| {
+        all = gcd(all, multiple(v, scale) as i32);
+        all == 1
+    })
+}
+
 /// The scale of which all values are small multiples, if there is one. `hint`: what the greatest was in a block before.
 fn range(values: &[f32], hint: &mut i32) -> Option<Range> {
     let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -150,17 +184,10 @@ fn range(values: &[f32], hint: &mut i32) -> Option<Range> {
         let short = near.to_bits().saturating_add(LOW / 2) & !LOW;
         let others = [0i32, 1, -1, 2, -2].map(|d| near.to_bits().wrapping_add_signed(d));
         for scale in std::iter::once(short).chain(others).map(f32::from_bits) {
-            let mut found = Range { scale, least: i32::MAX, most: i32::MIN };
-            let fits = values.iter().all(|&v| {
-                let multiple = (v / scale).round() + 0.0; // no zero with a sign
-                let same = multiple.abs() <= MOST as f32 && (multiple * scale).to_bits() == v.to_bits();
-                found.least = found.least.min(multiple as i32);
-                found.most = found.most.max(multiple as i32);
-                same && i64::from(found.most) - i64::from(found.least) <= i64::from(MOST)
-            });
-            // A finer scale than needed, which can only be that of the hint.
-            let common = || values.iter().fold(0, |d, &v| gcd(d, (v / scale).round() as i32));
-            if fits && common() == 1 {
+            // A finer scale than needed, which can only be that of the hint, has multiples with a common divisor.
+            if let Some(found) = multiples(values, scale)
+                && has_no_divisor(values, scale)
+            {
                 *hint = q;
                 return Some(found);
             }
@@ -334,6 +361,14 @@ pub fn find(t: &Tensor, index: &[Expr], n: usize, k: &[usize]) -> Option<Found> 
     })
 }
 
+/// A constant factor in the form that [`find`] has found for it.
+pub fn in_form(t: &Tensor, index: &[Expr], n: usize, k: &[usize], stored: Stored) -> Option<Found> {
+    let depth: usize = k.iter().product();
+    let columns = pack::panels(t, index, n, k, 1)?;
+    let (same, ranges) = as_form(&columns.to_vec::<f32>(), depth, stored.form, stored.block)?;
+    (same == stored).then_some(Found { stored, columns, depth, ranges })
+}
+
 /// Fewer weights than this are not worth a look.
 const LEAST: usize = 1024;
 
@@ -394,7 +429,7 @@ impl Found {
                 }
                 for (k, &v) in part.iter().enumerate() {
                     let narrow = match (form, range) {
-                        (Form::Int(_), Some(range)) => ((v / range.scale).round() as i32 + zero) as u32,
+                        (Form::Int(_), Some(range)) => (multiple(v, range.scale) as i32 + zero) as u32,
                         (Form::Float8(mantissa), Some(range)) => code(v, range.scale, mantissa).expect("it was found"),
                         _ => v.to_bits() >> 16,
                     };

@@ -14,7 +14,7 @@ use infc_ir::{DType, Expr};
 
 /// The plan of a contraction; `None` if it has no n axis or its vector factor cannot be brought into panels.
 pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Brgemm> {
-    Frame::of(c, operands, target).map(|frame| frame.plan())
+    Frame::of(c, operands, target, None).map(|frame| frame.plan())
 }
 
 /// What is fixed of a contraction's plan, and what its sizes depend on.
@@ -87,8 +87,8 @@ const BEHIND: f64 = 0.22;
 const FOLLOWED: f64 = 3.0;
 
 impl Frame {
-    /// `None` if the contraction has no n axis or its vector factor cannot be brought into panels.
-    pub fn of(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Frame> {
+    /// `None` if the contraction has no n axis or its vector factor cannot be brought into panels. `planned`: its plan, if there is one, which knows how its weights are stored.
+    pub fn of(c: &Compute, operands: &[Operand], target: &TargetDesc, planned: Option<&Brgemm>) -> Option<Frame> {
         let r = c.reduction.as_ref()?;
         let f = factors(c)?;
         let uses = |k: usize, axis: usize| f[k].index.iter().any(|e| e.uses_var(axis as u32));
@@ -195,11 +195,15 @@ impl Frame {
         let lanes = row_of_sums.lanes(target, bytes);
         let narrow = panels_of == Panels::Packed && row_of_sums.depth == 1 && taps.is_empty();
         let stored = || {
-            let found = narrow_factor(c, n, &f[vector], &operands[f[vector].source])?.stored;
+            let found = narrow_factor(c, n, &f[vector], &operands[f[vector].source], None)?.stored;
             let weights = depth? * guess(c.dims[n]);
             stored::gains(found, weights as usize, rows, row_of_sums.per_cycle, target).then_some(found)
         };
-        let stored = if narrow { stored() } else { None };
+        let stored = match planned {
+            Some(plan) => plan.stored,
+            None if narrow => stored(),
+            None => None,
+        };
         // Weights that are widened in the loop take registers of their own.
         let panels = if stored.is_some() && !stored::few(rows) { Panels::Scratch } else { panels_of };
         let widened = stored.filter(|_| panels == Panels::Packed).map_or(row_of_sums.registers, |s| s.registers());
@@ -432,15 +436,25 @@ fn half(lanes: usize) -> usize {
     if lanes >= 8 { lanes / 2 } else { lanes }
 }
 
-/// The narrow form of a constant factor, if it has one.
-pub(super) fn narrow_factor(c: &Compute, n: usize, b: &Factor, operand: &Operand) -> Option<stored::Found> {
+/// The narrow form of a constant factor, if it has one. `known`: what was found before.
+pub(super) fn narrow_factor(
+    c: &Compute,
+    n: usize,
+    b: &Factor,
+    operand: &Operand,
+    known: Option<stored::Stored>,
+) -> Option<stored::Found> {
     let r = c.reduction.as_ref()?;
     let depth: Vec<usize> = r.axes.iter().map(|e| usize::try_from(e.known()?).ok()).collect::<Option<_>>()?;
     let columns = usize::try_from(c.dims[n].known()?).ok()?;
     if b.scalar != b.read {
         return None;
     }
-    stored::find(operand.constant.as_ref()?, &pack_index(b, n, c, r.axes.len())?, columns, &depth)
+    let (tensor, index) = (operand.constant.as_ref()?, pack_index(b, n, c, r.axes.len())?);
+    match known {
+        Some(stored) => stored::in_form(tensor, &index, columns, &depth, stored),
+        None => stored::find(tensor, &index, columns, &depth),
+    }
 }
 
 /// Is every number of a factor of f16 small enough for sums in f16?
