@@ -127,11 +127,12 @@ impl Fact {
     pub fn tensor(dtype: DType, dims: impl IntoIterator<Item = Expr>) -> Fact {
         Fact::of(Type::tensor(dtype, dims))
     }
-    /// A known tensor; its elements become `ints` too if it is a small integer or bool tensor of rank 0 or 1.
+    /// A known tensor; its elements become `ints` too if it is a small integer or bool tensor of rank 0 or 1, and expressions have them.
     pub fn constant(t: Tensor) -> Fact {
         let ty = Type::tensor(t.dtype, t.dims.iter().map(|&d| Expr::from(d)));
         let small = (t.dtype.is_int() || t.dtype == DType::Bool) && t.dims.len() <= 1 && t.len() <= 1024;
-        let ints = small.then(|| t.to_ints().into_iter().map(Expr::int).collect());
+        let ints = small.then(|| t.to_ints()).filter(|v| t.dtype != DType::U64 || v.iter().all(|&v| v >= 0));
+        let ints = ints.map(|v| v.into_iter().map(Expr::int).collect());
         Fact { ty, known: Some(t), ints }
     }
     /// With known elements as expressions; those that are all constants become a known tensor too.

@@ -134,8 +134,34 @@ pub(super) fn map_ints(cx: &Ctx, f: impl Fn(&[Expr]) -> Option<Expr>) -> Option<
     broadcast_ints(cx)?.iter().map(|e| f(e)).collect()
 }
 
+/// Sums and products of elements wrap where both are known; expressions of sizes themselves do not, they end at the largest number.
+pub(super) fn wrapping(exact: fn(i64, i64) -> i64, of: fn(Expr, Expr) -> Expr, a: Expr, b: Expr) -> Expr {
+    match (a.known(), b.known()) {
+        (Some(a), Some(b)) => Expr::int(exact(a, b)),
+        _ => of(a, b),
+    }
+}
+
+/// The sum of two elements.
+pub(super) fn int_add(a: Expr, b: Expr) -> Expr {
+    wrapping(i64::wrapping_add, |a, b| a + b, a, b)
+}
+
+/// The difference of two elements.
+pub(super) fn int_sub(a: Expr, b: Expr) -> Expr {
+    wrapping(i64::wrapping_sub, |a, b| a - b, a, b)
+}
+
+/// The product of two elements.
+pub(super) fn int_mul(a: Expr, b: Expr) -> Expr {
+    wrapping(i64::wrapping_mul, |a, b| a * b, a, b)
+}
+
 /// Is `a < b` for certain, or certainly not?
 pub(super) fn less(a: Expr, b: Expr) -> Option<bool> {
+    if let (Some(a), Some(b)) = (a.known(), b.known()) {
+        return Some(a < b);
+    }
     let r = (a - b).range(&crate::expr::Ranges::default());
     if r.hi < 0 {
         Some(true)
@@ -148,6 +174,9 @@ pub(super) fn less(a: Expr, b: Expr) -> Option<bool> {
 
 /// Are two expressions equal for certain, or certainly not?
 pub(super) fn equal(a: Expr, b: Expr) -> Option<bool> {
+    if let (Some(a), Some(b)) = (a.known(), b.known()) {
+        return Some(a == b);
+    }
     let r = (a - b).range(&crate::expr::Ranges::default());
     if r.lo == 0 && r.hi == 0 {
         Some(true)

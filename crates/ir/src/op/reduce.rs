@@ -186,7 +186,7 @@ fn arithmetic(name: &str, dtype: DType) -> DType {
 }
 
 fn sum_ints(e: &[Expr]) -> Expr {
-    e.iter().fold(Expr::int(0), |a, &b| a + b)
+    e.iter().fold(Expr::int(0), |a, &b| int_add(a, b))
 }
 
 reductions! {
@@ -196,7 +196,7 @@ reductions! {
     ReduceMax NumberOrBool Max |x| x, |acc, n| acc, ints |e| e.and_then(|e| e.iter().copied().reduce(Expr::max));
     ReduceMean Number Sum |x| x, |acc, n| acc / n.cast(acc.dtype()), ints |_e| None;
     ReduceMin NumberOrBool Min |x| x, |acc, n| acc, ints |e| e.and_then(|e| e.iter().copied().reduce(Expr::min));
-    ReduceProd Number Prod |x| x, |acc, n| acc, ints |e| e.map(|e| Expr::product(e.iter().copied()));
+    ReduceProd Number Prod |x| x, |acc, n| acc, ints |e| e.map(|e| e.iter().fold(Expr::int(1), |a, &b| int_mul(a, b)));
     ReduceSum Number Sum |x| x, |acc, n| acc, ints |e| e.map(sum_ints);
     ReduceSumSquare Number Sum |x| x * x, |acc, n| acc, ints |_e| None;
 }
@@ -363,8 +363,8 @@ macro_rules! running {
 }
 
 running! {
-    CumSum Add |e, total| total + e, 0;
-    CumProd Mul |e, total| total * e, 1;
+    CumSum Add |e, total| int_add(total, e), 0;
+    CumProd Mul |e, total| int_mul(total, e), 1;
 }
 
 // ---- softmax ----

@@ -75,8 +75,8 @@ macro_rules! unary_ints {
 }
 
 unary_ints! {
-    Abs Number |x| un(U::Abs, x), ints |e| Some(e.max(-e));
-    Neg Number |x| -x, ints |e| Some(-e);
+    Abs Number |x| un(U::Abs, x), ints |e| Some(e.known().map_or_else(|| e.max(-e), |v| Expr::int(v.wrapping_abs())));
+    Neg Number |x| -x, ints |e| Some(int_sub(Expr::int(0), e));
     Not Bool |x| un(U::Not, x), ints |e| Some(Expr::int(1) - e);
     Sign Number |x| un(U::Sign, x), ints |e| Some(e.max(Expr::int(-1)).min(Expr::int(1)));
 }
@@ -143,9 +143,9 @@ macro_rules! binary {
 }
 
 binary! {
-    Add Number |_o, x, y| x + y, ints |a, b| Some(a + b);
-    Sub Number |_o, x, y| x - y, ints |a, b| Some(a - b);
-    Mul Number |_o, x, y| x * y, ints |a, b| Some(a * b);
+    Add Number |_o, x, y| x + y, ints |a, b| Some(int_add(a, b));
+    Sub Number |_o, x, y| x - y, ints |a, b| Some(int_sub(a, b));
+    Mul Number |_o, x, y| x * y, ints |a, b| Some(int_mul(a, b));
     Div Number |_o, x, y| x / y, ints |a, b| int_div(a, b);
     Mod Number |o, x, y| bin(if o.fmod { B::Rem } else { B::Mod }, x, y), ints |a, b| int_mod(o.fmod, a, b);
     And Bool |_o, x, y| x.and(y), ints |a, b| Some(a * b);
