@@ -253,7 +253,13 @@ fn rows<'a>(source: &str, arrays: Vec<(String, Tensor)>, inputs: &[(String, Type
         })?;
         let Some(want) = ty.as_tensor().filter(|t| t.rank() > 0 && t.rank() == array.dims.len()) else {
             let message = format!("array {name} is {}{:?}: rows of it are no input of type {ty}", array.dtype, array.dims);
-            return Err(problem(source, message, "the first dim counts the samples, the others are those of the input"));
+            let help = match ty.as_tensor().map(|t| t.rank()).filter(|&r| r > 0) {
+                Some(rank) => format!(
+                    "it must have {rank} dims, as the input has: the first one counts the samples instead of the batch, the others are those of the input"
+                ),
+                None => "give a folder in ONNX's test layout: an array cannot have rows of such inputs".to_owned(),
+            };
+            return Err(problem(source, message, &help));
         };
         batch = want.dims[0].known().map_or(batch, |n| n.max(1) as usize);
         of_inputs.push(array);

@@ -138,3 +138,104 @@ fn sizes_that_nobody_can_address_are_refused() {
     check(&["compile", &path, "-o", &dir.path("o.infc")], 3, &["perm [-1, 0] is no permutation of 2 axes"]);
     assert_eq!(dir.files(), ["model.onnx"]);
 }
+
+#[test]
+fn biases_between_the_units_of_sums_keep_their_value() {
+    // Units of the sums are 0.5 * 0.25: a bias of 0.06 is none of them, and results are stored in finer steps than they are, or in float.
+    let scalar = |name: &str, v: f32| constant(name, &Tensor::from_vec(vec![], vec![v]));
+    let zero = |name: &str, t: Tensor| constant(name, &t);
+    let weights = Tensor::from_vec(vec![3, 3], (0..9).map(|k| (k * 7 % 5) as i8 - 2).collect::<Vec<i8>>());
+    let consts = || {
+        vec![
+            scalar("sx", 0.5),
+            zero("zx", Tensor::from_vec(vec![], vec![128u8])),
+            constant("wq", &weights),
+            constant("kq", &Tensor::from_vec(vec![3, 3, 1], weights.to_ints().iter().map(|&v| v as i8).collect::<Vec<i8>>())),
+            scalar("sw", 0.25),
+            constant("b", &Tensor::from_vec(vec![3], vec![0.06f32, -0.05, 1.31])),
+            scalar("sy", 0.001),
+            zero("zy", Tensor::from_vec(vec![], vec![7i16])),
+        ]
+    };
+    let layers: [&[NodeProto]; 3] = [
+        &[node("w = DequantizeLinear(wq, sw)", []), node("f = MatMul(v, w)", []), node("l = Add(f, b)", [])],
+        &[node("w = DequantizeLinear(wq, sw)", []), node("l = Gemm(v, w, b)", [int("transB", 1)])],
+        &[
+            node("k = DequantizeLinear(kq, sw)", []),
+            node("t = Reshape(v, to)", []),
+            node("c = Conv(t, k, b)", []),
+            node("l = Reshape(c, back)", []),
+        ],
+    ];
+    for layer in layers {
+        for last in ["y = QuantizeLinear(l, sy, zy)", "y = Sigmoid(l)"] {
+            let mut nodes = vec![node("q = QuantizeLinear(x, sx, zx)", []), node("v = DequantizeLinear(q, sx, zx)", [])];
+            nodes.extend(layer.iter().cloned());
+            nodes.push(node(last, []));
+            let mut consts = consts();
+            consts.push(constant("to", &Tensor::from_vec(vec![3], vec![17i64, 3, 1])));
+            consts.push(constant("back", &Tensor::from_vec(vec![2], vec![17i64, 3])));
+            agrees(graph(
+                &["x f32[17, 3]"],
+                nodes,
+                &[if last.contains("Quant") { "y i16[17, 3]" } else { "y f32[17, 3]" }],
+                consts,
+            ));
+        }
+    }
+}
+
+#[test]
+fn scales_whose_product_is_no_number_stay_apart() {
+    for (x, w) in [(3e38f32, 8f32), (1e-30, 1e-30)] {
+        let consts = vec![
+            constant("sx", &Tensor::from_vec(vec![], vec![x])),
+            constant("zx", &Tensor::from_vec(vec![], vec![1u8])),
+            constant("wq", &Tensor::from_vec(vec![3, 2], vec![1i8, -2, 3, 4, 5, -6])),
+            constant("sw", &Tensor::from_vec(vec![], vec![w])),
+        ];
+        let nodes = vec![
+            node("q = QuantizeLinear(x, sx, zx)", []),
+            node("v = DequantizeLinear(q, sx, zx)", []),
+            node("w = DequantizeLinear(wq, sw)", []),
+            node("f = MatMul(v, w)", []),
+            node("y = QuantizeLinear(f, sx, zx)", []),
+        ];
+        agrees(graph(&["x f32[5, 3]"], nodes, &["y u8[5, 2]"], consts));
+    }
+}
+
+#[test]
+fn constants_wrap_as_data_does() {
+    let signed = Tensor::from_vec(vec![4], vec![i64::MAX, i64::MIN, -7, 3]);
+    let more = Tensor::from_vec(vec![4], vec![i64::MAX, -1, 2, i64::MIN]);
+    let unsigned = Tensor::from_vec(vec![4], vec![u64::MAX, 1 << 63, 7, 3]);
+    let others = Tensor::from_vec(vec![4], vec![5u64, u64::MAX - 1, 9, 1 << 63]);
+    let axis = || constant("axis", &Tensor::from_vec(vec![], vec![0i64]));
+    let of = |ops: &[&str], dtype: &str, consts: [Tensor; 2]| {
+        let mut nodes = vec![node("x1 = Relu(x)", [])];
+        let mut outputs = vec!["x1 f32[n]".to_owned()];
+        for (k, op) in ops.iter().enumerate() {
+            nodes.push(node(&format!("y{k} = {op}"), []));
+            let dtype = if op.starts_with("Less") || op.starts_with("Equal") { "bool" } else { dtype };
+            outputs.push(format!("y{k} {dtype}[{}]", if op.starts_with("Reduce") { 1 } else { 4 }));
+        }
+        let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        let [a, b] = consts;
+        agrees(graph(&["x f32[n]"], nodes, &outputs, vec![constant("a", &a), constant("b", &b), axis()]));
+    };
+    let sums = ["Add(a, b)", "Sub(b, a)", "Mul(a, b)", "Abs(a)", "ReduceSum(a)", "ReduceProd(b)", "CumSum(a, axis)"];
+    let orders = [
+        "Max(a, b)",
+        "Min(a, b)",
+        "Div(a, b)",
+        "Mod(a, b)",
+        "Less(a, b)",
+        "Equal(a, b)",
+        "Sign(a)",
+        "ReduceMax(a)",
+        "ReduceMin(b)",
+    ];
+    of(&[&sums[..], &orders[..], &["Neg(a)"]].concat(), "i64", [signed, more]);
+    of(&[&sums[..], &orders[..]].concat(), "u64", [unsigned, others]);
+}

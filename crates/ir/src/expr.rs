@@ -337,7 +337,7 @@ impl Expr {
             return Expr::int(0);
         }
         if let (Some(a), Some(b)) = (self.known(), o.known()) {
-            return Expr::int(a - floor_div(a, b) * b);
+            return Expr::int(floor_mod(a, b));
         }
         if self.div_exact(o).is_some() {
             return Expr::int(0);
@@ -528,7 +528,7 @@ impl Expr {
             Node::Div(a, b) => floor_div(a.eval(leaf)?, b.eval(leaf)?),
             Node::Mod(a, b) => {
                 let (a, b) = (a.eval(leaf)?, b.eval(leaf)?);
-                if b == 0 { 0 } else { a - floor_div(a, b) * b }
+                floor_mod(a, b)
             }
             Node::Min(a, b) => a.eval(leaf)?.min(b.eval(leaf)?),
             Node::Max(a, b) => a.eval(leaf)?.max(b.eval(leaf)?),
@@ -638,7 +638,16 @@ pub fn floor_div(a: i64, b: i64) -> i64 {
         return 0;
     }
     let q = a.wrapping_div(b);
-    if a % b != 0 && (a < 0) != (b < 0) { q - 1 } else { q }
+    if a.wrapping_rem(b) != 0 && (a < 0) != (b < 0) { q - 1 } else { q }
+}
+
+/// The remainder of it, with the sign of `b`; 0 by zero.
+fn floor_mod(a: i64, b: i64) -> i64 {
+    if b == 0 {
+        return 0;
+    }
+    let r = a.wrapping_rem(b);
+    if r != 0 && (r < 0) != (b < 0) { r + b } else { r }
 }
 
 impl From<i64> for Expr {

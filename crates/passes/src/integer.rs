@@ -1,11 +1,13 @@
 //! Integer arithmetic: operators between DequantizeLinear and QuantizeLinear work on the stored integers.
 //!
 //! - `Q(contraction(DQ(x), DQ(w)) + bias)` accumulates `x - zx` times `w - zw` and the bias exactly in i32, then rounds once:
-//!   `saturate(rint(f32(acc) * m) + zy)`, `m = f32(sx sw / sy)`. Only where no sum can leave i32.
+//!   `saturate(rint(f32(acc) * m) + zy)`, `m = f32(sx sw / sy)`. Only where no sum can leave i32, `m` is a normal number, and the bias is a
+//!   multiple of `sx sw`, or so near to one that it moves the result by at most 1/128 of `sy`.
 //! - `Q(DQ(a) + DQ(b))` rounds `(a - za) * (sa / sy) + (b - zb) * (sb / sy)`, without a division by `sy`, as ONNX Runtime's QLinearAdd does.
 //! - `Q(max(v, c)) = max(Q(v), Q(c))` and the same for min, because Q is monotone: activations become limits of integers.
 //! - Data movement between DQ and Q of the same scale works on the stored integers, and `Q(DQ(x)) = x`: both exact.
-//! - `contraction(DQ(x), DQ(w)) + bias` whose result is not quantised accumulates exactly, too, and becomes `f32(acc) * f32(sx sw)`.
+//! - `contraction(DQ(x), DQ(w)) + bias` whose result is not quantised (or is in finer steps than its bias has in units of `sx sw`) accumulates
+//!   exactly, too, and becomes `f32(acc) * f32(sx sw)`; a bias that is no multiple of `sx sw` is added to that.
 //! - Rows that are looked up in a dequantised table are looked up in the stored one: exact.
 //! - Constants that are still dequantised afterwards are dequantised now.
 //!
@@ -19,7 +21,19 @@ use infc_ir::{DType, Fault, Op, Problems, Tensor, Value};
 
 /// Runs the pass; counts rewrites.
 pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
-    let integer = each_node(g, cx, "integer", &mut rule)?;
+    rounded(g, cx, BIAS_ERROR)
+}
+
+/// For targets that have no other arithmetic: biases are rounded to units of the sums, whatever they lose by it.
+pub fn run_always(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
+    rounded(g, cx, f64::INFINITY)
+}
+
+/// How much of a step of the result a bias may lose by becoming an integer.
+const BIAS_ERROR: f64 = 1.0 / 128.0;
+
+fn rounded(g: &mut Graph, cx: &mut Context, bias_error: f64) -> Result<usize, Problems> {
+    let integer = each_node(g, cx, "integer", &mut |site| rule(site, bias_error))?;
     // Contractions that no quantiser follows, when those with one have gone.
     let float = each_node(g, cx, "integer", &mut |site| match site.op() {
         Op::Gather(_) => lookup(site),
@@ -109,7 +123,7 @@ fn same_storage(s: &Stored, t: &Target) -> bool {
     s.single() && s.dtype == t.zero.dtype && s.scale.float(0) == t.scale.float(0) && s.zero(0) == t.zero.to_ints()[0]
 }
 
-fn rule(site: &mut Site) -> Replacement {
+fn rule(site: &mut Site, bias_error: f64) -> Replacement {
     let Some(to) = target(site) else { return Ok(None) };
     let Some(v) = site.input(0) else { return Ok(None) };
     if let Some(s) = stored(site, v).filter(|s| same_storage(s, &to)) {
@@ -121,7 +135,7 @@ fn rule(site: &mut Site) -> Replacement {
     if let Some(values) = sum(site, v, &to)? {
         return Ok(Some(values));
     }
-    contraction(site, v, &to)
+    contraction(site, v, &to, bias_error)
 }
 
 /// Q(move(DQ(x))): move(x).
@@ -162,6 +176,13 @@ struct Product {
     terms: i128,
     /// Output channels; 1 if all share a scale.
     channels: usize,
+}
+
+impl Product {
+    /// What one unit of the sums of channel `i` stands for.
+    fn unit(&self, i: usize) -> f32 {
+        self.x.scale(0) as f32 * self.w.scale(i) as f32
+    }
 }
 
 /// Activations between a value and its quantisation: the nodes, what they are applied to, and the range that they limit it to.
@@ -233,12 +254,16 @@ fn sum(site: &mut Site, v: Value, to: &Target) -> Replacement {
 }
 
 /// Q(act(contraction)): the integer contraction.
-fn contraction(site: &mut Site, v: Value, to: &Target) -> Replacement {
+fn contraction(site: &mut Site, v: Value, to: &Target, bias_error: f64) -> Replacement {
     let a = activations(site, v);
     let mut nodes = a.nodes.clone();
     let at = a.of;
     let Some(p) = product(site, at) else { return Ok(None) };
-    let Some(bias) = integer_bias(&p) else { return Ok(None) };
+    let step = to.scale.float(0) as f32;
+    if !(0..p.w.scale.len()).all(|i| (p.unit(i) / step).is_normal()) {
+        return Ok(None);
+    }
+    let Some((bias, _)) = integer_bias(&p).filter(|(_, lost)| lost / f64::from(step) <= bias_error) else { return Ok(None) };
     nodes.extend([p.node, p.x.node, p.w.node]);
     nodes.into_iter().for_each(|n| site.absorb(n));
     let y = match site.graph.node(p.node).op.clone() {
@@ -366,24 +391,28 @@ fn real_constant(site: &Site, v: Value) -> Option<(Vec<usize>, Vec<f64>)> {
     Some((t.dims.clone(), values.collect()))
 }
 
-/// The bias in units of `sx sw`, if sums with it stay in i32: `Some(None)` without a bias, `None` if they may not.
-fn integer_bias(p: &Product) -> Option<Option<Tensor>> {
+/// The bias in units of `sx sw`, if sums with it stay in i32, and what it loses by that at most. The tensor is `None` without a bias, all
+/// is `None` if sums may leave i32.
+fn integer_bias(p: &Product) -> Option<(Option<Tensor>, f64)> {
     let most = p.terms * p.x.reach() * p.w.reach();
     let limit = i128::from(i32::MAX);
-    if most > limit {
+    if most > limit || !(0..p.w.scale.len()).all(|i| p.unit(i).is_normal()) {
         return None;
     }
-    let Some(bias) = &p.bias else { return Some(None) };
-    let mut units = vec![];
+    let Some(bias) = &p.bias else { return Some((None, 0.0)) };
+    let (mut units, mut lost) = (vec![], 0.0f64);
     for c in 0..p.channels {
-        let unit = p.x.scale(0) * p.w.scale(c);
-        let value = (bias[c % bias.len()] / unit).round_ties_even();
+        let (unit, real) = (p.x.scale(0) * p.w.scale(c), bias[c % bias.len()]);
+        let value = (real / unit).round_ties_even();
         if value.is_nan() || value.abs() + most as f64 > limit as f64 {
             return None;
         }
+        // The last bit of an f32 is none that counts.
+        let error = (value * unit - real).abs() - real.abs() * f64::from(f32::EPSILON);
+        lost = lost.max(error);
         units.push(value as i32);
     }
-    Some(Some(Tensor::from_vec([units.len()], units)))
+    Some((Some(Tensor::from_vec([units.len()], units)), lost))
 }
 
 /// contraction(DQ(x), DQ(w)) + bias as f32: the integer contraction, scaled.
@@ -397,7 +426,8 @@ fn unquantised(site: &mut Site) -> Replacement {
     if p.weights.is_none() || matches!(op, Op::Conv(_)) && !zero_weights {
         return Ok(None);
     }
-    let Some(bias) = integer_bias(&p) else { return Ok(None) };
+    let Some((bias, lost)) = integer_bias(&p) else { return Ok(None) };
+    let integer = lost <= 0.0;
     [p.x.node, p.w.node].into_iter().for_each(|n| site.absorb(n));
     let rank = site.graph.ty(site.output()).as_tensor().map_or(2, |t| t.rank());
     let made = site.build(|b| {
@@ -427,15 +457,22 @@ fn unquantised(site: &mut Site) -> Replacement {
                 b.op(infc_ir::op::MatMulInteger {}, &[p.x.value, w, zx, zw])?
             }
         };
-        if let Some(t) = bias {
+        if let Some(t) = bias.as_ref().filter(|_| integer) {
             let bias = b.constant(t.reshape(per_channel(t.len())));
             acc = b.op(Add {}, &[acc, bias])?;
         }
         let acc = b.op(Cast { round_mode: "up".into(), saturate: 1, to: i64::from(DType::F32.onnx()) }, &[acc])?;
         let n = p.w.scale.len();
-        let m: Vec<f32> = (0..n).map(|i| p.x.scale(0) as f32 * p.w.scale(i) as f32).collect();
-        let m = b.constant(Tensor::from_vec(per_channel(n), m));
-        b.op(Mul {}, &[acc, m])
+        let m = b.constant(Tensor::from_vec(per_channel(n), (0..n).map(|i| p.unit(i)).collect::<Vec<f32>>()));
+        let scaled = b.op(Mul {}, &[acc, m])?;
+        match &p.bias {
+            Some(bias) if !integer => {
+                let all: Vec<f32> = (0..p.channels).map(|c| bias[c % bias.len()] as f32).collect();
+                let bias = b.constant(Tensor::from_vec(per_channel(all.len()), all));
+                b.op(Add {}, &[scaled, bias])
+            }
+            _ => Ok(scaled),
+        }
     })?;
     Ok(Some(vec![made]))
 }
@@ -515,7 +552,7 @@ fn matrix(site: &mut Site, p: &Product, bias: Option<Tensor>, to: &Target) -> Re
         let f32 = i64::from(DType::F32.onnx());
         let acc = b.op(Cast { round_mode: "up".into(), saturate: 1, to: f32 }, &[acc])?;
         // As everywhere: m = f32(sx sw) / sy in f32.
-        let m = |i: usize| (p.x.scale(0) as f32 * p.w.scale(i) as f32) / to.scale.float(0) as f32;
+        let m = |i: usize| p.unit(i) / to.scale.float(0) as f32;
         let m: Vec<f32> = (0..p.w.scale.len()).map(m).collect();
         let m = b.constant(if p.w.single() { Tensor::from_vec([], m) } else { Tensor::from_vec([m.len()], m) });
         let scaled = b.op(Mul {}, &[acc, m])?;

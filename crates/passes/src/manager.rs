@@ -90,6 +90,12 @@ pub static PASSES: &[Pass] = &[
         run: crate::integer::run,
     },
     Pass {
+        name: "integers-only",
+        doc: "As 'integer', with all biases rounded to units of the sums, for targets that have nothing but integers",
+        class: Class::OneRounding,
+        run: crate::integer::run_always,
+    },
+    Pass {
         name: "decompose",
         doc: "Expands composite operators until every node is steps, a view, control flow, a routine or host work",
         class: Class::Exact,
@@ -140,7 +146,7 @@ pub fn streaming() -> Vec<&'static str> {
         "quantisers",
         "batchnorm",
         "quantisers",
-        "integer",
+        "integers-only",
         "fold",
         "dce",
     ]

@@ -424,15 +424,19 @@ fn choose(
         let best = able.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
         let Some((.., u)) = best else {
             let message = format!(
-                "sparsity {} cannot be reached: with the channels that have to stay, {:.1} % of the multiply-accumulates stay",
+                "sparsity {} (a ratio of {}) cannot be reached: with the channels that have to stay, {:.1} % of the multiply-accumulates stay",
                 options.sparsity,
+                ((1.0 - options.sparsity) * 1e6).round() / 1e6,
                 100.0 * now / total
             );
-            return Err(Problems::one(
-                format!("model '{}'", g.name),
-                message,
-                format!("ask for at most {:.2}", 1.0 - now / total),
-            ));
+            // Rounded down, so that it can be reached.
+            let most = ((1.0 - now / total) * 100.0).floor() / 100.0;
+            let help = if most > 0.0 {
+                format!("ask for at most {most:.2}; for a student, a ratio of at least {:.2}", 1.0 - most)
+            } else {
+                "prune weights instead: --kind unstructured, block or 2:4; no student can be made of its channels".to_owned()
+            };
+            return Err(Problems::one(format!("model '{}'", g.name), message, help));
         };
         // The last one need not save more than is missing: of those that save enough, the one that costs least.
         let ends = |c: &Candidate| can(c) && now - c.saving <= goal;

@@ -52,7 +52,7 @@ pub fn prune(mut g: Graph, options: &Options, data: Option<&Data>, executor: &dy
         }
     }
     if chosen.is_empty() {
-        let help = notes.join("; ");
+        let help = if all.is_empty() { "it has no layers with constant weights".to_owned() } else { notes.join("; ") };
         return Err(Problems::one(format!("model '{}'", g.name), "has no layer whose weights can be pruned", help));
     }
     let at_once = match data.filter(|_| !options.fit.in_order()) {

@@ -149,6 +149,9 @@ pub(super) fn wrapped<const N: usize>(
 
 /// Is `a < b` for certain, or certainly not?
 pub(super) fn less(a: Expr, b: Expr) -> Option<bool> {
+    if let (Some(a), Some(b)) = (a.known(), b.known()) {
+        return Some(a < b);
+    }
     let r = (a - b).range(&crate::expr::Ranges::default());
     if r.hi < 0 {
         Some(true)
@@ -161,6 +164,9 @@ pub(super) fn less(a: Expr, b: Expr) -> Option<bool> {
 
 /// Are two expressions equal for certain, or certainly not?
 pub(super) fn equal(a: Expr, b: Expr) -> Option<bool> {
+    if let (Some(a), Some(b)) = (a.known(), b.known()) {
+        return Some(a == b);
+    }
     let r = (a - b).range(&crate::expr::Ranges::default());
     if r.lo == 0 && r.hi == 0 {
         Some(true)

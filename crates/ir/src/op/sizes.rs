@@ -96,6 +96,10 @@ mod tests {
         check(two, "%9: f32[n, 4] = Relu(%0)", &[]);
         check(two, "%9: f32[n, 8] = Concat(%0, %1) {axis = 1}", &["n == m"]);
         check("%0: f32[n, 4] \"x\", %1: f32[3, 4] \"y\"", "%9: f32[3, 4] = Mul(%0, %1)", &["n broadcasts with 3"]);
+        let pool = "MaxPool(%0) {kernel_shape = [3], pads = [1, 0]}";
+        check("%0: f32[1, 2, n] \"x\"", &format!("%9: f32[1, 2, n - 1] = {pool}"), &["min(0, n - 2) == 0"]);
+        let windows = "%9: i32[1, 4, n - 2] = ConvInteger(%0, %1)";
+        check("%0: u8[1, 2, n] \"x\", %1: u8[4, 2, 3] \"y\"", windows, &["min(0, n - 3) == 0"]);
         check("%0: f32[2, k] \"x\", %1: f32[8, 4] \"y\"", "%9: f32[2, 4] = MatMul(%0, %1)", &["8 == k"]);
     }
 }

@@ -81,13 +81,13 @@ impl Windows {
                 }
             }
             let room = d + begin[i] + end[i] - extent;
+            let (before, behind) = (begin[i], end[i]);
+            let text =
+                || format!("a window of extent {extent} does not fit into {d} elements with padding {before} and {behind}");
             if room.known().is_some_and(|r| r < 0) {
-                return Err(fault!(
-                    "a window of extent {extent} does not fit into {d} elements with padding {} and {}",
-                    begin[i],
-                    end[i]
-                ));
+                return Err(fault!("{}", text()));
             }
+            sizes::must_equal(room.min(Expr::int(0)), Expr::int(0), &text);
             let stride = Expr::int(s);
             out.push(if a.ceil {
                 // No window starts in the padding behind.

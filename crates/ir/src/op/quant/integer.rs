@@ -136,10 +136,15 @@ impl ConvInteger {
                     }
                     None => {
                         let (before, after) = if self.auto_pad == "VALID" { (0, 0) } else { (pads[a], pads[a + n]) };
-                        let out = (d + before + after - reach).div(stride.into()) + 1;
-                        if out.known().is_some_and(|o| o < 0) {
-                            return Err(fault!("a window of {reach} does not fit {d} elements with pads {before}, {after}"));
+                        let room = d + before + after - reach;
+                        let text = || {
+                            format!("a window of extent {reach} does not fit into {d} elements with padding {before} and {after}")
+                        };
+                        if room.known().is_some_and(|r| r < 0) {
+                            return Err(fault!("{}", text()));
                         }
+                        sizes::must_equal(room.min(0.into()), 0.into(), &text);
+                        let out = room.div(stride.into()) + 1;
                         Window { stride, dilation, before: before.into(), padded: before != 0 || after != 0, out }
                     }
                 })
