@@ -639,9 +639,9 @@ pub fn quantize(
     if Budget::MinSampleSqnr(aim.sqnr_db + MARGIN).met(found.quality) {
         return Ok(found);
     }
-    // What is better with all layers in one byte need not be with layers in float: what comes out is compared.
+    // What is better with all layers in one byte need not be with layers in float: what comes out is compared. Few samples say little of less.
     let mut better = aimed_at(g, &other, aim, (data, *runs), executor, progress)?;
-    if better.quality <= found.quality || better.quality.is_nan() {
+    if better.quality <= found.quality + SMOOTHER || better.quality.is_nan() {
         return Ok(found);
     }
     let (smoothed, left) = if other.smooth { (better.quality, found.quality) } else { (found.quality, better.quality) };

@@ -100,7 +100,14 @@ fn what_is_wrong_is_told() {
 #[test]
 fn smoothing_does_no_harm() {
     let dir = Folder::new();
-    for (name, samples) in [("digits_mlp", "16"), ("digits_mlp", "32"), ("digits_mlp", "64"), ("glyphs_cnn", "32")] {
+    for (name, samples) in [
+        ("digits_mlp", "16"),
+        ("digits_mlp", "32"),
+        ("digits_mlp", "64"),
+        ("glyphs_cnn", "16"),
+        ("glyphs_cnn", "32"),
+        ("glyphs_cnn", "64"),
+    ] {
         let folder = examples().join(name);
         let (model, data) = (folder.join("model.onnx").display().to_string(), folder.join("eval.npz").display().to_string());
         let quality = |more: &[&str]| -> f64 {
