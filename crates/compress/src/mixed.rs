@@ -28,6 +28,9 @@ const WORK: f64 = 1e12;
 /// How long a model is run to time it.
 const TIME: Duration = Duration::from_millis(150);
 
+/// Of all samples together and each alike, for comparisons.
+const ALIKE: Budget = Budget::MinSampleSqnr(0.0);
+
 /// What must not be lost.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Budget {
@@ -109,6 +112,11 @@ const HELD: usize = 4;
 const MARGIN: f64 = 2.0;
 /// What float for some layers, or a second byte, has to gain in dB: for less it is not worth its time.
 const GAIN: f64 = 0.5;
+/// What smoothing has to gain in dB, and less where outputs have many numbers on the samples, which together say more; the samples that it is judged on.
+const SMOOTHER: f64 = 1.0;
+const SMOOTHER_OF_MANY: f64 = 0.3;
+const MANY: usize = 10_000;
+const SMOOTHED: usize = 32;
 /// What a layer takes with inputs in two bytes beyond what it takes in one, as a multiple of that; for predictions only.
 const SECOND: f64 = 2.0;
 
@@ -276,6 +284,75 @@ fn order(s: &[Sensitivity], most: f64) -> Vec<usize> {
     }
 }
 
+/// Settings as they are best by themselves, with smoothing or without; the others, where both were tried; and what there is to say of it.
+struct Smoothing {
+    first: Settings,
+    second: Option<Settings>,
+    note: Option<String>,
+}
+
+/// Whether to smooth. All layers on integers are calibrated on one half of the samples, with smoothing and without, and judged on the other half:
+/// what smoothing gains in each layer need not reach the outputs, and factors of channels that are rarely other than 0 are wrong about later samples.
+/// The fewer samples there are, the more of that shows; with all of them it is less.
+fn smoothing(
+    g: &Graph,
+    settings: &Settings,
+    knowledge: &Knowledge,
+    executor: &dyn Executor,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Smoothing, Problems> {
+    let as_asked = || Smoothing { first: settings.clone(), second: None, note: None };
+    let (Scheme::Static, true, Knowledge::Data(data, runs)) = (settings.scheme, settings.smooth, knowledge) else {
+        return Ok(as_asked());
+    };
+    // One sample alone has no halves.
+    if data.len() < 2 {
+        return Ok(as_asked());
+    }
+    let (mut judges, fitted) = data.parted(data.len() / 2);
+    judges.limit(SMOOTHED, None);
+    let mut float = executor.load(g)?;
+    let names = output_names(g);
+    let mut quality = |settings: &Settings| -> Result<Option<f64>, Problems> {
+        let c = quantize::calibrate(g, settings, &Knowledge::Data(&fitted, *runs), progress)?;
+        if settings.smooth && !c.smoothed {
+            return Ok(None);
+        }
+        let mut model = quantize::quantize_layers(&c, settings)?.graph;
+        if let Some(means) = quantize::wanted(&c, settings, &fitted, *runs)? {
+            quantize::settle(&mut model, &c, &means, &fitted, *runs)?;
+        }
+        let mut runner = executor.load(&model)?;
+        let c = compare::run(&mut *float, &mut *runner, &names, 0, &judges, false, &mut |_| {})?;
+        Ok(Some(ALIKE.quality(&c)))
+    };
+    let without = Settings { smooth: false, ..settings.clone() };
+    let Some(with) = quality(settings)? else {
+        // What it would do with all samples nobody knows.
+        let note = Some("smoothing is left out: with one half of the samples it does nothing".to_owned());
+        return Ok(Smoothing { first: without, second: None, note });
+    };
+    let left = quality(&without)?.unwrap_or(f64::NAN);
+    let numbers = float.run(&judges.sample(0)?.inputs)?.iter().map(Tensor::len).min().unwrap_or(0) * judges.len();
+    let least = if numbers >= MANY { SMOOTHER_OF_MANY } else { SMOOTHER };
+    let figures = format!(
+        "calibrated on one half of the samples and judged on the other, outputs keep {} with smoothing, {} without",
+        ALIKE.words(with),
+        ALIKE.words(left)
+    );
+    // Outputs that are no numbers are worst.
+    Ok(match with > left + least || left.is_nan() && !with.is_nan() {
+        true => Smoothing { first: settings.clone(), second: Some(without), note: Some(figures) },
+        false => {
+            Smoothing { first: without, second: Some(settings.clone()), note: Some(format!("smoothing is left out: {figures}")) }
+        }
+    })
+}
+
+fn output_names(g: &Graph) -> Vec<String> {
+    g.outputs().iter().map(|&v| g.value(v).name.clone()).collect()
+}
+
 /// Everything a choice is measured with.
 struct Bench<'a> {
     calibration: &'a Calibration,
@@ -313,7 +390,7 @@ impl<'a> Bench<'a> {
             true => Some(float.time(&data.sample(0)?.inputs, TIME)?.as_secs_f64() * 1e3),
             false => None,
         };
-        let names = before.outputs().iter().map(|&v| before.value(v).name.clone()).collect();
+        let names = output_names(before);
         Ok(Bench { calibration, settings, budget, data, fitted: None, settled: None, executor, float, float_ms, names })
     }
     fn measure(&mut self, choice: &Choice) -> Result<Measured, Problems> {
@@ -410,6 +487,28 @@ pub fn search(
         let help = "give labelled data (an array 'labels'), or a budget without labels: --min-sqnr or --min-cosine";
         return Err(Problems::one(&data.source, "has no labels to measure accuracy with", help));
     }
+    let smoothing = smoothing(before, settings, knowledge, executor, progress)?;
+    let mut find = |settings: &Settings| searched(before, settings, budget, limits, knowledge, data, executor, progress);
+    let mut found = match (find(&smoothing.first), &smoothing.second) {
+        (Err(first), Some(second)) => return find(second).map_err(|_| first),
+        (found, _) => found?,
+    };
+    found.notes.extend(smoothing.note);
+    Ok(found)
+}
+
+/// As [`search`], with smoothing as it is set.
+#[expect(clippy::too_many_arguments, reason = "as above")]
+fn searched(
+    before: &Graph,
+    settings: &Settings,
+    budget: Budget,
+    limits: Limits,
+    knowledge: &Knowledge,
+    data: &Data,
+    executor: &dyn Executor,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Found, Problems> {
     let calibration = quantize::calibrate(before, settings, knowledge, progress)?;
     let mut bench = Bench::new(before, &calibration, settings, budget, data, executor)?;
     if let Knowledge::Data(fitted, runs) = knowledge {
@@ -527,31 +626,63 @@ pub fn quantize(
     executor: &dyn Executor,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Found, Problems> {
-    let (Scheme::Static, Knowledge::Data(data, runs), Some(aim)) = (settings.scheme, knowledge, aim) else {
-        let model = quantize::quantize(g, settings, knowledge, progress)?;
-        return Ok(Found { model, sensitivity: vec![], points: vec![], quality: f64::NAN, latency_ms: None, notes: vec![] });
-    };
     quantize::check(g, settings)?;
+    let Smoothing { first, second, note } = smoothing(g, settings, knowledge, executor, progress)?;
+    let (Knowledge::Data(data, runs), Some(aim), Scheme::Static) = (knowledge, aim, settings.scheme) else {
+        let model = quantize::quantize(g, &first, knowledge, progress)?;
+        let notes = note.into_iter().collect();
+        return Ok(Found { model, sensitivity: vec![], points: vec![], quality: f64::NAN, latency_ms: None, notes });
+    };
+    let mut found = aimed_at(g, &first, aim, (data, *runs), executor, progress)?;
+    found.notes.extend(note);
+    let Some(other) = second else { return Ok(found) };
+    if Budget::MinSampleSqnr(aim.sqnr_db + MARGIN).met(found.quality) {
+        return Ok(found);
+    }
+    // What is better with all layers in one byte need not be with layers in float: what comes out is compared. Few samples say little of less.
+    let mut better = aimed_at(g, &other, aim, (data, *runs), executor, progress)?;
+    if better.quality <= found.quality + SMOOTHER || better.quality.is_nan() {
+        return Ok(found);
+    }
+    let (smoothed, left) = if other.smooth { (better.quality, found.quality) } else { (found.quality, better.quality) };
+    better.notes.push(format!(
+        "smoothing is {}: with it the choice of layers ends at {}, without at {}",
+        if other.smooth { "on" } else { "left out" },
+        ALIKE.words(smoothed),
+        ALIKE.words(left)
+    ));
+    Ok(better)
+}
+
+/// Quantises with an aim, with smoothing as it is set.
+fn aimed_at(
+    g: &Graph,
+    settings: &Settings,
+    aim: Aim,
+    (data, runs): (&Data, &dyn Executor),
+    executor: &dyn Executor,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Found, Problems> {
     let (judges, fitted) = match data.len() >= 2 * HELD {
         true => data.parted(HELD),
-        false => ((*data).clone(), (*data).clone()),
+        false => (data.clone(), data.clone()),
     };
     let held = data.len() >= 2 * HELD;
-    let calibration = quantize::calibrate(g, settings, &Knowledge::Data(&fitted, *runs), progress)?;
+    let calibration = quantize::calibrate(g, settings, &Knowledge::Data(&fitted, runs), progress)?;
     let samples = judges.sample_of(CHOICES).into_iter().map(|i| judges.sample(i)).collect::<Result<Vec<_>, _>>()?;
     let part = judges.with(samples);
     let budget = Budget::MinSampleSqnr(aim.sqnr_db + MARGIN);
     let mut bench = Bench::new(g, &calibration, settings, budget, &part, executor)?;
     // The order of layers takes many samples; what the fitted ones are wrong about is the same for all layers.
     bench.fitted = held.then_some(&fitted);
-    bench.settled = quantize::wanted(&calibration, settings, &fitted, *runs)?.map(|means| (&fitted, means));
+    bench.settled = quantize::wanted(&calibration, settings, &fitted, runs)?.map(|means| (&fitted, means));
     let all = bench.measure(&Choice::default())?;
     let float_ms = bench.float_ms;
     if budget.met(all.quality) || calibration.layers.len() < 2 {
         // Nothing has to be chosen: all samples are calibrated on.
         let model = match held {
             true => {
-                let mut model = quantize::quantize(g, settings, knowledge, progress)?;
+                let mut model = quantize::quantize(g, settings, &Knowledge::Data(data, runs), progress)?;
                 // What is kept is listed below.
                 model.kept.clone_from(&all.model.kept);
                 model

@@ -96,6 +96,45 @@ fn what_is_wrong_is_told() {
     assert!(!std::path::Path::new(&out).exists(), "nothing is written where nothing was made");
 }
 
+/// What moves into weights must not cost more than it gains: channels that are rarely other than 0 in few samples go beyond what was seen.
+#[test]
+fn smoothing_does_no_harm() {
+    let dir = Folder::new();
+    for (name, samples) in [
+        ("digits_mlp", "16"),
+        ("digits_mlp", "32"),
+        ("digits_mlp", "64"),
+        ("glyphs_cnn", "16"),
+        ("glyphs_cnn", "32"),
+        ("glyphs_cnn", "64"),
+    ] {
+        let folder = examples().join(name);
+        let (model, data) = (folder.join("model.onnx").display().to_string(), folder.join("eval.npz").display().to_string());
+        let quality = |more: &[&str]| -> f64 {
+            let (out, figures) = (dir.path("q.onnx"), dir.path("q.json"));
+            let quantise = [
+                "quantize",
+                &model,
+                "--data",
+                &data,
+                "--samples",
+                samples,
+                "--evaluate",
+                &data,
+                "-o",
+                &out,
+                "--report",
+                &figures,
+            ];
+            check(&[&quantise[..], more].concat(), 0, &["SQNR"]);
+            let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(&figures).expect("written")).expect("JSON");
+            json["steps"][0]["outputs"][0]["sqnr_db"].as_f64().expect("a number")
+        };
+        let (with, without) = (quality(&[]), quality(&["--no-smooth"]));
+        assert!(with > without - 0.5, "{name}, {samples} samples: {with} dB with smoothing, {without} without");
+    }
+}
+
 #[test]
 fn nothing_is_done_before_all_is_checked() {
     let dir = Folder::new();

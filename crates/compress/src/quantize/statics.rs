@@ -35,6 +35,8 @@ pub struct Calibration {
     pub(super) rounded: HashMap<Node, Vec<Stored>>,
     /// Layers that cannot be, and why.
     pub kept: Vec<(String, String)>,
+    /// Was anything moved into weights, or put in two parts?
+    pub smoothed: bool,
     /// What was done.
     pub notes: Vec<String>,
 }
@@ -100,6 +102,7 @@ pub fn calibrate(
         .collect();
     let (mut ranges, mut outside, mut channels) = (HashMap::new(), HashMap::new(), HashMap::new());
     let mut seen = HashMap::new();
+    let mut smoothed = false;
     match knowledge {
         Knowledge::Nothing => {
             let help = "--data DIR|FILE.npz, or --ranges FILE.json from `infc calibrate`; or a scheme without: --scheme dynamic";
@@ -130,6 +133,7 @@ pub fn calibrate(
                     "smoothing: factors for the inputs of {} layers went into the layers before, {} got a multiplication",
                     done.folded, done.explicit
                 ));
+                smoothed = done.folded + done.explicit + done.split.len() > 0;
                 (clip, split) = (done.clip, done.split);
                 let names: Vec<String> =
                     wanted.iter().filter(|l| split.contains_key(&input(&graph, l))).map(|l| format!("'{}'", l.name)).collect();
@@ -176,7 +180,7 @@ pub fn calibrate(
         rounded.insert(l.node, round(&graph, l, &ranges, settings, grams.get(&l.node).map(Vec::as_slice)));
         progress("rounding", i + 1, layers.len());
     }
-    Ok(Calibration { graph, layers, ranges, outside, seen, channels, rounded, kept, notes })
+    Ok(Calibration { graph, layers, ranges, outside, seen, channels, rounded, kept, smoothed, notes })
 }
 
 /// What a layer reads now: smoothing may have put nodes before it.
