@@ -471,6 +471,9 @@ impl Run<'_, '_> {
 
     fn offset(&self, side: usize, view: &View, bytes: usize) -> Result<usize, Problems> {
         let (at, len) = (self.value(&view.offset)?, self.memory[side][view.buffer as usize].len());
+        if bytes == 0 {
+            return Ok(at.min(len)); // parts of what is empty begin anywhere
+        }
         if at.checked_add(bytes).is_none_or(|end| end > len) {
             return Err(internal(format!("bytes {at}..+{bytes} of buffer {}, which has {len}", view.buffer)));
         }

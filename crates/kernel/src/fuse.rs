@@ -178,15 +178,73 @@ fn block(work: &Work, facts: &Facts, items: &mut Vec<Item>) {
     *items = slots.into_iter().flatten().collect();
 }
 
-/// Dependences of a block that keep a step from moving down: an edge leads from an item to each later one that writes what it reads.
+/// Symbols that an item sets, nested blocks included.
+fn sets(item: &Item, out: &mut HashSet<Expr>) {
+    match item {
+        Item::Bind { symbol, .. } => _ = out.insert(*symbol),
+        Item::If { then, otherwise, .. } => then.iter().chain(otherwise).for_each(|i| sets(i, out)),
+        Item::Loop { body, .. } => body.iter().for_each(|i| sets(i, out)),
+        Item::Task(_) | Item::Require { .. } | Item::Host { .. } => {}
+    }
+}
+
+/// Symbols that a step computes with.
+fn symbols_of(work: &Work, task: &Task) -> HashSet<Expr> {
+    let mut found = HashSet::new();
+    let mut look = |e: Expr| {
+        e.leaves(&mut |l| {
+            if matches!(l.node(), Node::Sym(_)) {
+                found.insert(l);
+            }
+        });
+    };
+    if let Step::Compute(c) = &task.step {
+        c.dims.iter().chain(c.reduction.iter().flat_map(|r| &r.axes)).for_each(|&e| look(e));
+    }
+    for scalar in task.step.scalars() {
+        scalar.visit(&mut |s| s.as_index().into_iter().for_each(&mut look));
+    }
+    for &id in task.sources.iter().chain([&task.out]) {
+        let mut at = Some(id);
+        while let Some(tensor) = at.map(|id| work.tensor(id)) {
+            tensor.ty.dims.iter().for_each(|&e| look(e));
+            at = match tensor.memory {
+                Memory::Alias { of, offset } => {
+                    look(offset);
+                    Some(of)
+                }
+                _ => None,
+            };
+        }
+    }
+    found
+}
+
+/// Dependences of a block that keep a step from moving down: an edge leads from an item to each later one that writes what it reads, or sets
+/// a symbol that it computes with (in a loop, sizes of carried values).
 pub(crate) struct Overwrites(DiGraph<(), ()>);
 
 impl Overwrites {
     pub(crate) fn of(work: &Work, items: &[Item]) -> Overwrites {
         let mut graph = DiGraph::new();
         let mut readers: HashMap<Id, Vec<NodeIndex>> = HashMap::new();
+        let mut all_set = HashSet::new();
+        items.iter().for_each(|i| sets(i, &mut all_set));
+        let mut users: HashMap<Expr, Vec<NodeIndex>> = HashMap::new();
         for item in items {
             let node = graph.add_node(());
+            if !all_set.is_empty() {
+                let mut set = HashSet::new();
+                sets(item, &mut set);
+                for &user in set.iter().filter_map(|s| users.get(s)).flatten() {
+                    graph.update_edge(user, node, ());
+                }
+                if let Item::Task(t) = item {
+                    for symbol in symbols_of(work, t).into_iter().filter(|s| all_set.contains(s)) {
+                        users.entry(symbol).or_default().push(node);
+                    }
+                }
+            }
             if let Item::Task(t) = item {
                 t.sources.iter().for_each(|&s| readers.entry(work.root(s)).or_default().push(node));
             }

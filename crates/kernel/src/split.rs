@@ -95,7 +95,8 @@ fn tiles(c: &Compute, depth: i64) -> Option<i64> {
 /// Does a warp take a row: does what is read lie side by side along the last axis that is reduced?
 fn by_warps(work: &Work, task: &Task, c: &Compute) -> bool {
     let Some(r) = &c.reduction else { return false };
-    let last = (c.dims.len() + r.axes.len() - 1) as u32;
+    let Some(last) = (c.dims.len() + r.axes.len()).checked_sub(1) else { return false };
+    let last = last as u32;
     let (mut side_by_side, mut across) = (false, false);
     r.body.visit(&mut |n| {
         let Kind::Read { source, index, .. } = n.kind() else { return };

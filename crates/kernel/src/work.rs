@@ -547,6 +547,67 @@ impl Lower<'_> {
         Ok(outs)
     }
 
+    /// A result that becomes the carried tensor `out` of the next round. Where that has another shape then it is copied aside first, into memory
+    /// with sizes of its own, since all carried tensors change theirs at once: `moved` gets what changes.
+    #[allow(clippy::too_many_arguments, reason = "each is another thing")]
+    fn aside(
+        &mut self,
+        n: Node,
+        result: Id,
+        out: Id,
+        param: TensorType,
+        own: &[Expr],
+        moved: &mut Vec<(TensorType, TensorType)>,
+        describe: &str,
+        body: &mut Vec<Item>,
+    ) -> Result<Id, String> {
+        let (is, was) = (self.work.tensor(result).ty.clone(), self.work.tensor(out).ty.clone());
+        if !Self::changes(own, &[&was, &param], &is) {
+            return Ok(result);
+        }
+        let mut sizes = vec![];
+        let mut kept = |d: Expr| {
+            if d.known().is_some() {
+                return d;
+            }
+            let name = format!("%moved{}.{}", self.loops, sizes.len());
+            sizes.push((Expr::sym(&name), Scalar::index(d)));
+            Expr::sym(&name)
+        };
+        let own_sizes = TensorType::new(is.dtype, is.dims.iter().map(|&d| kept(d)).collect::<Vec<_>>());
+        self.loops += 1;
+        if !sizes.is_empty() {
+            self.set_sizes(n, &sizes, describe, body)?;
+        }
+        let copy = self.work.add(own_sizes.clone(), Memory::Temp, "");
+        self.copy_into(result, copy, describe, body);
+        moved.extend([(was.clone(), own_sizes.clone()), (param, own_sizes)]);
+        Ok(self.seen_as(copy, was))
+    }
+
+    /// Before the first round a stack of results has the size 0, where only a round tells it. Sizes of carried values, which it may share, are set
+    /// after this; so are those that a step of the body sets, for which they are not known here.
+    fn empty(&mut self, n: Node, stack: Id, own: &[Expr], describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
+        let ty = self.work.tensor(stack).ty.clone();
+        let empty = TensorType::new(ty.dtype, vec![Expr::int(0); ty.rank()]);
+        let before = self.bound.clone();
+        self.resize(n, own, &[(&ty, &empty)], describe, items)?;
+        self.bound = before;
+        Ok(())
+    }
+
+    /// Sets sizes of carried tensors, all at once.
+    fn resize_all(
+        &mut self,
+        n: Node,
+        own: &[Expr],
+        moved: &[(TensorType, TensorType)],
+        describe: &str,
+        items: &mut Vec<Item>,
+    ) -> Result<(), String> {
+        self.resize(n, own, &moved.iter().map(|(to, from)| (to, from)).collect::<Vec<_>>(), describe, items)
+    }
+
     fn counter(&mut self) -> Expr {
         self.loops += 1;
         Expr::sym(&format!("%loop{}", self.loops - 1))
@@ -602,6 +663,11 @@ impl Lower<'_> {
         self.map.insert(region.params[0], index);
         self.map.insert(region.params[1], cond);
         let states = self.start_on_host(n, &on_host, &mut host::At { describe, items })?;
+        // Scan outputs grow round by round, where their number is not known before.
+        let stacks: Vec<(usize, Id)> = (carried..).zip(&outs[carried..]).filter_map(|(k, o)| Some((k, (*o)?))).collect();
+        for &(_, stack) in &stacks {
+            self.empty(n, stack, &own, describe, items)?;
+        }
         for (k, out) in outs.iter().enumerate().take(carried) {
             let Some(out) = *out else { continue };
             let from =
@@ -613,16 +679,9 @@ impl Lower<'_> {
             let id = if param == self.work.tensor(out).ty { out } else { self.seen_as(out, param) };
             self.map.insert(region.params[2 + k], id);
         }
-        // Scan outputs grow round by round, where their number is not known before.
-        let stacks: Vec<(usize, Id)> = (carried..).zip(&outs[carried..]).filter_map(|(k, o)| Some((k, (*o)?))).collect();
         let mut lists = vec![];
         for &k in &texts {
             lists.push((k, self.no_strings(region.results[1 + k], 0, &mut host::At { describe, items })?));
-        }
-        for &(_, stack) in &stacks {
-            let out = self.work.tensor(stack).ty.clone();
-            let empty = TensorType::new(out.dtype, vec![Expr::int(0); out.rank()]);
-            self.resize(n, &own, &[(&out, &empty)], describe, items)?;
         }
         for k in 2 + carried..region.params.len() {
             let from = node.inputs.get(k).copied().flatten().and_then(|v| self.arg(v)).ok_or("a captured value is missing")?;
@@ -652,21 +711,14 @@ impl Lower<'_> {
             self.copy_into(id, slice, describe, &mut body);
         }
         self.next_on_host(n, &states, &mut host::At { describe, items: &mut body })?;
-        let (mut results, mut state) = (vec![id_of(0)?], vec![cond]);
+        let (mut results, mut state, mut moved) = (vec![id_of(0)?], vec![cond], vec![]);
         for (k, out) in outs.iter().enumerate().take(carried) {
             let Some(out) = *out else { continue };
-            // A value that changes its shape: aside, then the new sizes, then back.
-            let mut result = id_of(1 + k)?;
-            let (is, was) = (self.work.tensor(result).ty.clone(), self.work.tensor(out).ty.clone());
             let param = tensor_type(graph.ty(region.params[2 + k]))?;
-            if Self::changes(&own, &[&was, &param], &is) {
-                result = self.copy(result, "", describe, &mut body);
-                result = self.seen_as(result, was.clone());
-                self.resize(n, &own, &[(&was, &is), (&param, &is)], describe, &mut body)?;
-            }
-            results.push(result);
+            results.push(self.aside(n, id_of(1 + k)?, out, param, &own, &mut moved, describe, &mut body)?);
             state.push(out);
         }
+        self.resize_all(n, &own, &moved, describe, &mut body)?;
         self.carry(&results, &state, describe, &mut body);
         outs.iter().flatten().for_each(|&o| self.know(&self.work.tensor(o).ty.dims.clone()));
         items.push(Item::Loop { counter, count, cond: Some(cond), body, apart: false });

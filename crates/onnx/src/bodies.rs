@@ -10,6 +10,12 @@ use infc_ir::op::{self, Attr};
 use infc_ir::{DType, Expr, Fault, Graph, Op, Region, TensorType, Type, Value, fault};
 use std::collections::{BTreeSet, HashSet};
 
+/// Ranks that are tried for elements of sequences of which nothing is known: 0 to 5.
+const RANKS: usize = 6;
+
+/// So many such sequences of one Loop are tried.
+const MOST_OPEN: usize = 2;
+
 /// A body with what it captures, as values of the scope around it.
 pub struct Body {
     /// The body.
@@ -217,7 +223,11 @@ impl<'m> Importer<'m> {
         if params.len() != g.input.len() {
             return Err(fault!("has {} operands, its body takes {}", inputs.len(), g.input.len()).into());
         }
-        let body = self.body(g, &params, &[]).ok_or(Stop::Unknown)?;
+        let body = match n.op_type() {
+            "Loop" => self.body_of_loop(g, &params),
+            _ => self.body(g, &params, &[]),
+        };
+        let body = body.ok_or(Stop::Unknown)?;
         inputs.truncate(declared);
         inputs.extend(body.captured.iter().copied().map(Some));
         if !body.captured.is_empty() {
@@ -241,6 +251,49 @@ impl<'m> Importer<'m> {
             self.settle(node_name(n), body.region, first, lead, carried)?;
         }
         self.apply(n, "", version, inputs, attrs, vec![body.region])
+    }
+
+    /// A body whose carried sequences may be empty at the start. Nothing says of what rank their elements are then but the body itself: where it
+    /// reads some, it is tried with one rank after the other, and right is the one of what it puts in.
+    fn body_of_loop(&mut self, g: &GraphProto, params: &[Type]) -> Option<Body> {
+        let empty = |t: &Type| match t {
+            Type::Sequence(e) if matches!(**e, Type::Nothing(_)) => e.dtype(),
+            _ => None,
+        };
+        let open: Vec<(usize, DType)> = (0..params.len()).filter_map(|k| Some((k, empty(&params[k])?))).collect();
+        let (mark, choices) = (self.problems.len(), self.undecided.len());
+        let body = self.body(g, params, &[]);
+        if body.is_some() || !(1..=MOST_OPEN).contains(&open.len()) {
+            return body;
+        }
+        let told = self.problems.split_off(mark);
+        for way in 0..RANKS.pow(open.len() as u32) {
+            // What was chosen on ways that led nowhere makes no difference.
+            self.stale.extend(choices..self.undecided.len());
+            let mut params = params.to_vec();
+            for (place, &(k, dtype)) in open.iter().enumerate() {
+                let dims = (0..way / RANKS.pow(place as u32) % RANKS)
+                    .map(|axis| self.fresh_symbol(&format!("_{}.{axis}", g.input[k].name())));
+                params[k] = Type::Sequence(Box::new(Type::tensor(dtype, dims.collect::<Vec<_>>())));
+            }
+            let body = self.body(g, &params, &[]);
+            self.problems.truncate(mark);
+            let fits = |b: &Body| {
+                // Of a Loop, results are the condition and what is carried; parameters are the turn, the condition and what is carried.
+                let fits = |k: usize| {
+                    let result = self.graph.ty(*self.graph.region(b.region).results.get(k - 1)?);
+                    params[k].join(result, &mut |_, a, _| a)
+                };
+                let of_one_rank = |t| matches!(t, Type::Sequence(e) if matches!(*e, Type::Tensor(_)));
+                open.iter().all(|&(k, _)| fits(k).is_some_and(of_one_rank))
+            };
+            if body.as_ref().is_some_and(fits) {
+                return body;
+            }
+        }
+        self.stale.extend(choices..self.undecided.len());
+        self.problems.extend(told);
+        None
     }
 
     /// Carried values may change their dims from turn to turn: those dims of the parameters become symbols, until the types
@@ -275,7 +328,8 @@ impl<'m> Importer<'m> {
             if fresh.contains(&a) {
                 return a;
             }
-            let symbol = self.fresh_symbol(&format!("{what}.{axis}"));
+            // Like the names of all dims that only data tells.
+            let symbol = self.fresh_symbol(&format!("_{what}.{axis}"));
             fresh.insert(symbol);
             symbol
         };

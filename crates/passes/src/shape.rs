@@ -8,6 +8,7 @@ use infc_ir::expr::{Expr, Node as ExprNode};
 use infc_ir::graph::{Def, Graph, Node, Region, Requirement, Value};
 use infc_ir::op::sizes;
 use infc_ir::{Fact, Fault, Op, Problem, Problems, Type};
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 
 /// Runs the pass; counts values of which more is known than before.
@@ -164,8 +165,8 @@ fn update(g: &mut Graph, n: Node, same_ranks: bool) -> Result<Vec<Value>, Fault>
 }
 
 /// Joins what inference says with what is known of a value. Of two expressions for a dim the better one is kept: a number before
-/// an expression of the inputs' dims before others, and if they are equally good the old one (so that names stay stable), or
-/// the new one if `prefer_new`.
+/// an expression of the inputs' dims before others, of these the one with fewer symbols that only data tells (a node that set one may be
+/// folded away), and if they are equally good the old one (so that names stay stable), or the new one if `prefer_new`.
 pub fn improve(g: &mut Graph, v: Value, new: &Fact, prefer_new: bool, changed: &mut Vec<Value>) {
     let old = g.value(v);
     if matches!(old.def, Def::Constant(_)) || (old.ty == new.ty && (new.ints.is_none() || old.ints == new.ints)) {
@@ -173,9 +174,12 @@ pub fn improve(g: &mut Graph, v: Value, new: &Fact, prefer_new: bool, changed: &
     }
     let symbols = input_symbols(g);
     let rank = |e: Expr| {
-        let mut follows = true;
-        e.leaves(&mut |leaf| follows &= matches!(leaf.node(), ExprNode::Sym(s) if symbols.contains(s)));
-        if e.known().is_some() { 2 } else { usize::from(follows) }
+        let mut open = BTreeSet::new();
+        e.leaves(&mut |leaf| match leaf.node() {
+            ExprNode::Sym(s) if symbols.contains(s) => {}
+            _ => _ = open.insert(leaf),
+        });
+        (e.known().is_some(), Reverse(open.len()))
     };
     let pick = |old: Expr, new: Expr| if old != new && (rank(new), prefer_new) > (rank(old), false) { new } else { old };
     let ty = match (&old.ty, &new.ty) {

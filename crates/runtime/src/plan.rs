@@ -22,8 +22,9 @@ pub(crate) struct Plan {
     valid: bool,
 }
 
-/// A symbol that may reach this has no bound worth the name.
-const UNBOUNDED: i64 = i64::MAX - 1;
+/// A symbol that may reach this has no bound worth the name: so many elements fit in no memory. (What has no bound stays without one when it is
+/// divided.)
+const UNBOUNDED: i64 = 1 << 40;
 
 /// How often bounds that depend on each other are gone through.
 const ROUNDS: usize = 8;

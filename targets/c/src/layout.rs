@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub type Bounds = BTreeMap<String, i64>;
 
 /// A symbol that may reach this has no bound.
-const UNBOUNDED: i64 = i64::MAX - 1;
+const UNBOUNDED: i64 = 1 << 40;
 
 /// The most memory that anything may take.
 const MOST: i64 = 1 << 46;

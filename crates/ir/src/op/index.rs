@@ -5,6 +5,7 @@
 use super::shape::constant;
 use super::*;
 use crate::compute::{Compute, Scatter};
+use crate::expr::Ranges;
 use crate::scalar::{Binary, Scalar};
 
 gaps! {}
@@ -46,6 +47,13 @@ impl OpDef for Gather {
             && let Some(bad) = places.iter().filter_map(|p| p.known()).find(|p| !(-n..n).contains(p))
         {
             return Err(fault!("index {bad} is outside the {n} elements of axis {axis}"));
+        }
+        if let Some(&[place]) = places.map(Vec::as_slice)
+            && place.range(&Ranges::default()).lo < 0
+            && wrapped_expr(place, data.dims[axis]) == Some(place)
+        {
+            let text = || format!("the index {place} needs sizes that are not 0");
+            sizes::must_equal(place.min(0.into()), 0.into(), &text);
         }
         let all = cx.fact(0)?.ints.as_ref().filter(|_| data.rank() == 1);
         let ints = all.zip(places).and_then(|(all, places)| {

@@ -285,7 +285,8 @@ pub fn normal_axis(axis: i64, rank: usize) -> Result<usize, Fault> {
     }
 }
 
-/// The broadcast of dims by ONNX's multidirectional rule. Two different symbols are taken to be equal or 1.
+/// The broadcast of dims by ONNX's multidirectional rule. Two different symbols are taken to be equal or 1. That not one of
+/// them is 0 and the other 1 is taken for granted of sizes of inputs; where data tells them, the result is empty then.
 pub fn broadcast(shapes: &[&[Expr]]) -> Result<Vec<Expr>, Fault> {
     let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
     let mut out = vec![Expr::int(1); rank];
@@ -301,7 +302,12 @@ pub fn broadcast(shapes: &[&[Expr]]) -> Result<Vec<Expr>, Fault> {
                 (Some(_), _) => *o,
                 (_, Some(_)) => d,
                 _ if *o == d => d,
-                _ => (*o).max(d),
+                _ if told_by_data(*o) || told_by_data(d) => (*o).max(d) * (*o).min(d).min(1.into()),
+                _ => {
+                    let text = || format!("shapes {shapes:?} must not broadcast an axis of 1 to an empty one");
+                    sizes::must_equal((*o).min(1.into()), d.min(1.into()), &text);
+                    (*o).max(d)
+                }
             };
         }
     }
@@ -402,6 +408,13 @@ pub fn new_dim(op: &str, number: usize) -> Expr {
 }
 
 const NEW: &str = "new ";
+
+/// Is there a symbol in it for a dim that only the data tells? (A dim of an input that has such a name passes for one.)
+fn told_by_data(e: Expr) -> bool {
+    let mut found = e.has_datum();
+    e.leaves(&mut |l| found |= matches!(l.node(), crate::expr::Node::Sym(s) if s.starts_with(NEW) || s.starts_with('_')));
+    found
+}
 
 /// New dims get the name of the operator, its operands and attributes: equal nodes have equal new dims, others different ones.
 fn name_new_dims(facts: &mut [Fact], op: &Op, inputs: &[Option<Value>], regions: &[Region]) {

@@ -216,7 +216,13 @@ impl Lower<'_> {
     }
 
     /// Computes these values over the operands of a node, and sets the symbols.
-    fn set_sizes(&mut self, n: Node, sizes: &[(Expr, Scalar)], describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
+    pub(super) fn set_sizes(
+        &mut self,
+        n: Node,
+        sizes: &[(Expr, Scalar)],
+        describe: &str,
+        items: &mut Vec<Item>,
+    ) -> Result<(), String> {
         let last = sizes.last().expect("some are unknown").1;
         let dims = vec![Expr::from(sizes.len())];
         let value = sizes[..sizes.len() - 1]

@@ -22,7 +22,12 @@ struct Frame<'a> {
     scans: usize,
     count: Expr,
     counter: Expr,
+    /// Symbols that are dims of results or states, and that nothing before it sets.
+    own: Vec<Expr>,
 }
+
+/// States by their number: those in the memory of results, those in slots.
+type FirstStates = (Vec<(usize, Id)>, Vec<(usize, u32)>);
 
 impl Frame<'_> {
     /// The place of this turn's slice `k`.
@@ -41,7 +46,7 @@ impl Lower<'_> {
     pub(super) fn scan(&mut self, n: Node, op: &op::Scan, describe: &str, items: &mut Vec<Item>) -> Result<(), String> {
         let f = self.frame(n, op, &mut At { describe, items })?;
         let stacks = self.stacks(&f, &mut At { describe, items })?;
-        let (carried, kept) = self.first_states(&f, &mut At { describe, items });
+        let (carried, kept) = self.first_states(&f, &mut At { describe, items })?;
         let (mut body, region) = (vec![], self.graph.region(self.graph.node(n).regions[0]));
         self.slices(&f, &mut At { describe, items: &mut body })?;
         body.extend(self.region(self.graph.node(n).regions[0]));
@@ -49,9 +54,15 @@ impl Lower<'_> {
         let next = kept.iter().map(|&(k, _)| self.arg(region.results[k]).ok_or("a result of the body has no value"));
         let next = next.collect::<Result<Vec<_>, _>>()?;
         self.put_all(&next, &kept.iter().map(|s| s.1).collect::<Vec<_>>(), &mut At { describe, items: &mut body });
-        let new = carried.iter().map(|&(k, _)| self.get(region.results[k]).ok_or("a result is no tensor"));
-        let new = new.collect::<Result<Vec<Id>, _>>()?;
+        let (mut new, mut moved) = (vec![], vec![]);
+        for &(k, out) in &carried {
+            let id = self.get(region.results[k]).ok_or("a result is no tensor")?;
+            let param = tensor_type(self.graph.ty(region.params[k]))?;
+            new.push(self.aside(n, id, out, param, &f.own, &mut moved, describe, &mut body)?);
+        }
+        self.resize_all(n, &f.own, &moved, describe, &mut body)?;
         self.carry(&new, &carried.iter().map(|c| c.1).collect::<Vec<_>>(), describe, &mut body);
+        f.outs.iter().flatten().for_each(|&o| self.know(&self.work.tensor(o).ty.dims.clone()));
         items.push(Item::Loop { counter: f.counter, count: f.count, cond: None, body, apart: false });
         self.last_states(&f, &kept, &stacks, &mut At { describe, items })
     }
@@ -65,6 +76,8 @@ impl Lower<'_> {
         let operands = (0..region.params.len()).map(operand).collect::<Result<Vec<Value>, _>>()?;
         let inputs = operands.iter().enumerate().map(|(k, &v)| self.arg(v).ok_or(format!("operand {k} has no value")));
         let mut inputs = inputs.collect::<Result<Vec<Arg>, _>>()?;
+        let types = node.outputs.iter().chain(&region.params[..region.params.len().min(node.outputs.len())]);
+        let own = self.unknown(&types.map(|&v| graph.ty(v).clone()).collect::<Vec<_>>());
         let on_host: Vec<usize> = (0..node.outputs.len()).filter(|&k| flat(graph.ty(node.outputs[k])).is_none()).collect();
         let outs = self.outputs_except(n, &on_host)?;
         let results = region.results.len();
@@ -79,7 +92,7 @@ impl Lower<'_> {
                 *id = self.axis_first(*id, axis, at.describe, at.items)?;
             }
         }
-        Ok(Frame { op, node: n, operands, inputs, outs, states, scans, count, counter: self.counter() })
+        Ok(Frame { op, node: n, operands, inputs, outs, states, scans, count, counter: self.counter(), own })
     }
 
     /// What the slices of results come into, with their axis: in front for numbers, which are turned at the end if it is another one.
@@ -98,20 +111,28 @@ impl Lower<'_> {
                 }
                 None => self.no_strings(region.results[f.states + k], axis, at)?,
             };
+            if let Arg::Tensor(stack) = stack {
+                self.empty(f.node, stack, &f.own, at.describe, at.items)?;
+            }
             stacks.push((axis, stack));
         }
         Ok(stacks)
     }
 
     /// Puts the first states where the body finds them: numbers in the memory of the results, others in slots; each with its number.
-    fn first_states(&mut self, f: &Frame, at: &mut At) -> (Vec<(usize, Id)>, Vec<(usize, u32)>) {
+    fn first_states(&mut self, f: &Frame, at: &mut At) -> Result<FirstStates, String> {
         let region = self.graph.region(self.graph.node(f.node).regions[0]);
         let (mut carried, mut kept) = (vec![], vec![]);
         for k in 0..f.states {
             match (f.inputs[k], f.outs[k]) {
                 (Arg::Tensor(id), Some(out)) => {
+                    let (param, given) = (tensor_type(self.graph.ty(region.params[k]))?, self.work.tensor(id).ty.clone());
+                    let ty = self.work.tensor(out).ty.clone();
+                    self.resize(f.node, &f.own, &[(&ty, &given), (&param, &given)], at.describe, at.items)?;
                     self.copy_into(id, out, at.describe, at.items);
-                    self.map.insert(region.params[k], out);
+                    self.know(&param.dims);
+                    let seen = if param == ty { out } else { self.seen_as(out, param) };
+                    self.map.insert(region.params[k], seen);
                     carried.push((k, out));
                 }
                 (from, _) => {
@@ -122,7 +143,7 @@ impl Lower<'_> {
                 }
             }
         }
-        (carried, kept)
+        Ok((carried, kept))
     }
 
     /// What the body's other parameters are in this turn.
@@ -162,6 +183,8 @@ impl Lower<'_> {
             };
             let id = self.get(v).ok_or("a result is no tensor")?;
             let ty = self.work.tensor(id).ty.clone();
+            let all = TensorType::new(ty.dtype, [f.count].into_iter().chain(ty.dims.iter().copied()));
+            self.resize(f.node, &f.own, &[(&self.work.tensor(out).ty.clone(), &all)], at.describe, at.items)?;
             let offset = f.place(&f.op.scan_output_directions, k) * Expr::product(ty.dims.iter().copied());
             let slice = self.work.add(ty, Memory::Alias { of: out, offset }, "");
             self.copy_into(id, slice, at.describe, at.items);

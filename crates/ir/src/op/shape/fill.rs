@@ -1,6 +1,7 @@
 //! Tensors made from a shape alone, and triangles.
 
 use super::*;
+use crate::expr::Ranges;
 use crate::scalar::{Binary, Unary};
 
 impl ConstantOfShape {
@@ -42,18 +43,23 @@ fn one_int(cx: &Ctx, i: usize) -> Option<Expr> {
 impl Range {
     fn len(&self, cx: &Ctx) -> Result<Expr, Fault> {
         if let (Some(start), Some(limit), Some(delta)) = (one_int(cx, 0), one_int(cx, 1), one_int(cx, 2)) {
-            let env = not_empty(&[start, limit, delta]);
-            let n = match delta.known() {
-                Some(0) => return Err(fault!("delta is 0")),
-                None if delta.has_datum() => {
-                    sizes::must_equal(delta.max(-delta).min(1.into()), 1.into(), &|| "delta must not be 0".to_owned());
-                    Expr::int(0) - (start - limit).div(delta)
-                }
-                Some(d) if d < 0 => (start - limit).div_ceil(Expr::int(-d)),
-                _ if delta.range(&env).lo < 1 => Expr::int(0) - (start - limit).div(delta),
-                _ => (limit - start).div_ceil(delta),
+            if delta.is(0) {
+                return Err(fault!("delta is 0"));
+            }
+            if delta.known().is_none() && delta.has_datum() {
+                sizes::must_equal(delta.max(-delta).min(1.into()), 1.into(), &|| "delta must not be 0".to_owned());
+            }
+            let len = |env: &Ranges| {
+                let n = match delta.known() {
+                    None if delta.has_datum() => Expr::int(0) - (start - limit).div(delta),
+                    Some(d) if d < 0 => (start - limit).div_ceil(Expr::int(-d)),
+                    _ if delta.range(env).lo < 1 => Expr::int(0) - (start - limit).div(delta),
+                    _ => (limit - start).div_ceil(delta),
+                };
+                n.max(0.into()).simplify(env)
             };
-            return Ok(n.max(0.into()).simplify(&env));
+            let text = || format!("a range from {start} to {limit} needs sizes that are not 0");
+            return Ok(unless_empty(&[start, limit, delta], len, |&n| n, &text));
         }
         let [start, limit, delta] = [0, 1, 2].map(|i| {
             cx.known(i).filter(|t| t.len() == 1 && t.dtype.is_float()).map(|t| t.float(0)).ok_or_else(|| {

@@ -66,8 +66,8 @@ fn small(dims: &[Expr]) -> Option<usize> {
     }
 }
 
-/// Ranges under which sizes are compared: every size in `exprs` is at least 1. (An empty tensor has no element that a wrong
-/// answer could concern, and almost every comparison of sizes would stay open.)
+/// Ranges under which sizes are compared: every size in `exprs` is at least 1, or almost every comparison would stay open. What is then
+/// wrong of empty tensors has to be noted as a condition.
 pub(super) fn not_empty(exprs: &[Expr]) -> Ranges {
     let mut env = Ranges::default();
     for e in exprs {
@@ -78,6 +78,31 @@ pub(super) fn not_empty(exprs: &[Expr]) -> Ranges {
         });
     }
     env
+}
+
+/// What `of` says of sizes. Where they may be 0, lengths are often another expression than where they are at least 1. Of sizes of inputs the
+/// latter is taken where it is a plain one, which other sizes are compared with, and that it is right is noted as a condition of the run. Where
+/// data tells a size (nothing found, nothing chosen), 0 is as likely as any other, and the answer is the one for all.
+fn unless_empty<T>(exprs: &[Expr], of: impl Fn(&Ranges) -> T, len: impl Fn(&T) -> Expr, text: &dyn Fn() -> String) -> T {
+    let (all, usual) = (of(&Ranges::default()), of(&not_empty(exprs)));
+    if len(&all) == len(&usual) {
+        return usual;
+    }
+    if !plain(len(&usual)) || exprs.iter().any(|&e| super::told_by_data(e)) {
+        return all;
+    }
+    super::sizes::must_equal(len(&all), len(&usual), text);
+    usual
+}
+
+/// Sums and products of symbols and numbers.
+fn plain(e: Expr) -> bool {
+    match e.node() {
+        Node::Const(_) | Node::Sym(_) => true,
+        Node::Sum { terms, .. } => terms.iter().all(|t| plain(t.0)),
+        Node::Product(factors) => factors.iter().all(|&f| plain(f)),
+        Node::Var(_) | Node::Div(..) | Node::Mod(..) | Node::Min(..) | Node::Max(..) => false,
+    }
 }
 
 /// One step whose element at `axes` is operand 0 at `index(axes)`.

@@ -1,6 +1,7 @@
 //! The same elements, or some of them, in another order or place.
 
 use super::*;
+use crate::expr::Ranges;
 
 impl Transpose {
     /// Operand axis of each result axis.
@@ -172,12 +173,17 @@ struct Cut {
 impl Cut {
     /// Python's `start:end:step` on an axis of `dim`. Values beyond 2^31 stand for "to the border".
     fn new(dim: Expr, start: Expr, end: Expr, step: Expr) -> Cut {
-        let env = not_empty(&[dim, start, end]);
+        unless_empty(&[dim, start, end], |env| Cut::within(env, dim, start, end, step), |cut| cut.len, &|| {
+            format!("a slice of an axis of {dim} from {start} to {end} needs an axis that is not empty")
+        })
+    }
+
+    fn within(env: &Ranges, dim: Expr, start: Expr, end: Expr, step: Expr) -> Cut {
         // 1 for a step forwards, 0 for one backwards.
         let forwards = step.max(0.into()).min(1.into());
         let (low, high) = (forwards - 1, dim - 1 + forwards);
         let place = |v: Expr, low: Expr| {
-            let r = v.range(&env);
+            let r = v.range(env);
             let far = i64::from(i32::MAX);
             let from_start = match v.known() {
                 Some(c) if c >= far && dim.known().is_none() => high,
@@ -186,7 +192,7 @@ impl Cut {
                 _ if r.hi < 0 => v + dim,
                 _ => v + dim * (-v).min(1.into()).max(0.into()), // of unknown sign: wraps if negative
             };
-            from_start.max(low).min(high).simplify(&env)
+            from_start.max(low).min(high).simplify(env)
         };
         let (start, end) = (place(start, 0.into()), place(end, low));
         let len = match step.known() {
@@ -194,7 +200,7 @@ impl Cut {
             Some(_) => (start - end).div_ceil(-step),
             None => ((forwards * 2 - 1) * (end - start)).div_ceil(step.max(-step)),
         };
-        Cut { start, step, len: len.max(0.into()).simplify(&env) }
+        Cut { start, step, len: len.max(0.into()).simplify(env) }
     }
 }
 
