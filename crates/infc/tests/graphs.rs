@@ -191,6 +191,30 @@ fn a_size_that_folding_makes_known() {
 }
 
 #[test]
+fn slices_have_the_sizes_of_the_branch_that_is_taken() {
+    // The condition is known when it is folded; the branches differ in their sizes.
+    let nodes = vec![
+        node("cond = Cast(low)", [int("to", 9)]),
+        node(
+            "s = If(cond)",
+            [
+                body("then_branch", graph(&[], vec![node("p = Neg(w)", [])], &["p f32[3, 4]"], vec![])),
+                body("else_branch", graph(&[], vec![node("q = Neg(x)", [])], &["q f32[n, 2]"], vec![])),
+            ],
+        ),
+        node(
+            "y = Scan(s)",
+            [
+                int("num_scan_inputs", 1),
+                body("body", graph(&["e f32[p]"], vec![node("l = Shape(e)", [])], &["l i64[1]"], vec![])),
+            ],
+        ),
+    ];
+    let consts = vec![constant("low", &Tensor::from_vec(vec![], vec![1i64])), constant("w", &random(&[3, 4], 1))];
+    agrees_for(graph(&["x f32[n, 2]"], nodes, &["y i64[a, 1]"], consts), &["n=2"], true);
+}
+
+#[test]
 fn a_condition_is_of_the_sizes_before_a_turn() {
     // The value has no elements after the first turn; that the sum is not 0 is said of what it was before.
     let nodes = vec![

@@ -6,7 +6,7 @@ use crate::dce::{capture_params, captures};
 use crate::rewrite::{Context, infer_node};
 use infc_ir::expr::{Expr, Node as ExprNode};
 use infc_ir::graph::{Def, Graph, Node, Region, Requirement, Value};
-use infc_ir::op::sizes;
+use infc_ir::op::{normal_axis, sizes};
 use infc_ir::{Fact, Fault, Op, Problem, Problems, Type};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -153,6 +153,9 @@ fn update(g: &mut Graph, n: Node, same_ranks: bool) -> Result<Vec<Value>, Fault>
                 improve(g, param, &fact, false, &mut changed);
             }
         }
+        for (param, slice) in slices(g, n) {
+            improve(g, param, &Fact::of(slice), false, &mut changed);
+        }
         for r in regions {
             infer_region(g, r, &mut changed).map_err(|p| Fault(p.to_string()))?;
         }
@@ -162,6 +165,21 @@ fn update(g: &mut Graph, n: Node, same_ranks: bool) -> Result<Vec<Value>, Fault>
         improve(g, v, &fact, false, &mut changed);
     }
     Ok(changed)
+}
+
+/// The parameters of a Scan's body that are slices, with the types that the operands give them now.
+fn slices(g: &Graph, n: Node) -> Vec<(Value, Type)> {
+    let node = g.node(n);
+    let Op::Scan(op) = &node.op else { return vec![] };
+    let params = &g.region(node.regions[0]).params;
+    let count = usize::try_from(op.num_scan_inputs).unwrap_or(0);
+    let first = (node.inputs.len() - captures(g, n)).saturating_sub(count);
+    let slice = |j: usize| {
+        let mut t = g.ty((*node.inputs.get(first + j)?)?).as_tensor()?.clone();
+        t.dims.remove(normal_axis(op.scan_input_axes.get(j).copied().unwrap_or(0), t.rank()).ok()?);
+        Some((*params.get(first + j)?, Type::Tensor(t)))
+    };
+    (0..count).filter_map(slice).collect()
 }
 
 /// Joins what inference says with what is known of a value. Of two expressions for a dim the better one is kept: a number before
