@@ -235,7 +235,7 @@ fn prepared<'a>(sources: &'a [Option<Tensor>], body: Scalar) -> Vec<Option<Sourc
     direct.chain(flats).collect()
 }
 
-/// Bytes of a tensor; data may ask for one that memory does not hold.
+/// An error where memory does not hold a tensor: data may ask for any size.
 fn room(dtype: DType, dims: &[usize]) -> Result<(), Fault> {
     const SMALL: usize = 1 << 30;
     let bytes = dims.iter().try_fold(dtype.bytes(), |n, &d| n.checked_mul(d));
