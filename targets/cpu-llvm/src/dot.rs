@@ -1,4 +1,4 @@
-//! Dot products as instructions: the row `byte_dot` as VPDPBUSD, `byte_pairs` as PMADDWD, the row `bf16_dot` as VDPBF16PS.
+//! Dot products as instructions: the row `byte_dot` as VPDPBUSD (on Arm USDOT), `byte_pairs` as PMADDWD (SMULL and ADDP), the row `bf16_dot` as VDPBF16PS.
 //!
 //! The first one writes a step as `sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in i32, where `a0..` are unsigned bytes, side by side and the same for
 //! all lanes, or each in a vector of its own, and `b0..` signed bytes side by side in each lane, four to a lane even where fewer are used; or where `a0..` are
@@ -11,8 +11,9 @@
 //! Where numbers are rounded for it, with subnormal ones as zeros, VCVTNEPS2BF16 does that.
 
 use crate::access::Shape;
+use crate::arch::Arch;
 use crate::emit::Emit;
-use crate::ir::{Elem, Fun, Ty, Val};
+use crate::ir::{Elem, Fun, Operand, Ty, Val};
 use infc_ir::scalar::{Binary, Kind};
 use infc_ir::{DType, Expr, Fault, Scalar};
 use infc_kernel::rows::{pair_of, unflushed};
@@ -86,9 +87,13 @@ impl Emit<'_> {
                 (true, false) => (vector, factor),
                 (true, true) => (f.bin("xor", vector, step.top_bits()), factor),
             };
-            match pairs {
-                true => pairs_of_words(f, acc, unsigned, signed),
-                false => f.intrinsic(&name(acc.ty.lanes * 32), &[], acc.ty, &[acc, unsigned, signed]),
+            match (pairs, f.arch) {
+                (true, _) => pairs_of_words(f, acc, unsigned, signed),
+                (false, Arch::Arm) => {
+                    let [unsigned, signed] = [unsigned, signed].map(|v| as_bytes(f, v));
+                    f.intrinsic("llvm.aarch64.neon.usdot", &[acc.ty, unsigned.ty], acc.ty, &[acc, unsigned, signed])
+                }
+                (false, Arch::X86) => f.intrinsic(&name(acc.ty.lanes * 32), &[], acc.ty, &[acc, unsigned, signed]),
             }
         })
     }
@@ -234,9 +239,32 @@ fn pairs_of_words(f: &mut Fun, acc: Val, factor: Val, vector: Val) -> Val {
         8 => "llvm.x86.avx2.pmadd.wd",
         _ => "llvm.x86.sse2.pmadd.wd",
     };
-    let [x, y] = [even, odd].map(|(a, b)| f.intrinsic(name, &[], acc.ty, &[a, b]));
+    let [x, y] = [even, odd].map(|(a, b)| match f.arch {
+        Arch::X86 => f.intrinsic(name, &[], acc.ty, &[a, b]),
+        Arch::Arm => added_pairs(f, a, b, acc.ty),
+    });
     let both = f.bin("add", x, y);
     f.bin("add", acc, both)
+}
+
+/// What PMADDWD does, by SMULL, SMULL2 and ADDP: products of 16 bits, and the sums of neighbouring two.
+fn added_pairs(f: &mut Fun, a: Val, b: Val, sums: Ty) -> Val {
+    let wide = a.ty.with(Elem::I32);
+    let [a, b] = [a, b].map(|v| f.cast("sext", v, Elem::I32));
+    let products = f.bin("mul", a, b);
+    let half = |f: &mut Fun, first: i64| {
+        let order = Val { ty: Ty::new(Elem::I32, sums.lanes), op: Operand::Lanes(first, 2) };
+        let (x, order) = (f.t(products), f.t(order));
+        f.inst(sums, format_args!("shufflevector {x}, {wide} poison, {order}"))
+    };
+    let (even, odd) = (half(f, 0), half(f, 1));
+    f.bin("add", even, odd)
+}
+
+/// Words as bytes.
+fn as_bytes(f: &mut Fun, words: Val) -> Val {
+    let (ty, v) = (Ty::new(Elem::I8, 4 * words.ty.lanes), f.t(words));
+    f.inst(ty, format_args!("bitcast {v} to {ty}"))
 }
 
 /// The read of a word of two bf16, if the factors are its low and its high half.

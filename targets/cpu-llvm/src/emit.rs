@@ -5,6 +5,7 @@
 //! under a mask may read uniform places. Every kernel is two functions: the body, whose parameters are the buffers (`noalias`), and
 //! the entry of the ABI, which loads them. Addresses are the business of `access`, integer expressions of `index`.
 
+use crate::arch::Arch;
 use crate::helpers::Helper;
 use crate::ir::{Elem, Fun, Label, Operand, Ty, Val};
 use crate::matrix::Tiles;
@@ -48,6 +49,7 @@ pub(crate) const LANE: u32 = u32::MAX;
 
 /// The state of emitting one kernel.
 pub(crate) struct Emit<'a> {
+    pub arch: Arch,
     pub f: Fun,
     pub kernel: &'a Kernel,
     pub vars: HashMap<u32, Var>,
@@ -89,11 +91,13 @@ const I64: Ty = Ty { elem: Elem::I64, lanes: 1 };
 
 /// Prints kernel number `number` for the machine.
 pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Text, Fault> {
-    let mut f = Fun::new();
+    let arch = Arch::of(target)?;
+    let mut f = Fun::new(arch);
     f.fma = target.fma;
-    f.f16c = target.features.iter().any(|x| x == "f16c");
+    f.f16c = arch.converts_halves() || target.features.iter().any(|x| x == "f16c");
     f.f16_fma = target.f16_fma;
     let mut e = Emit {
+        arch,
         f,
         kernel,
         vars: HashMap::new(),

@@ -260,7 +260,8 @@ fn machines_without_the_instruction_multiply_pairs_of_words() {
         let asm = llvm.emit_text(std::slice::from_ref(&nest.kernel), "asm").expect("text");
         let names = |l: &str| l.trim_start().trim_start_matches("{vex}").trim_start().trim_start_matches('v').to_owned();
         let count = |word: &str| asm.lines().filter(|l| names(l).starts_with(word)).count();
-        assert_eq!((count("pmaddwd") > 0, count("pdpbusd") > 0), (!llvm.target().byte_dot, llvm.target().byte_dot), "{asm}");
+        let (pairs, dot) = if llvm.target().arch == "aarch64" { ("smull", "usdot") } else { ("pmaddwd", "pdpbusd") };
+        assert_eq!((count(pairs) > 0, count(dot) > 0), (!llvm.target().byte_dot, llvm.target().byte_dot), "{asm}");
     }
 }
 

@@ -72,7 +72,7 @@ pub struct How {
     /// The machine: a name of `infc targets` or a machine file [default: native, which is this computer]
     #[arg(long, value_name = "NAME|FILE.toml")]
     target: Option<String>,
-    /// Short for --target with x86-64 machines. An artifact for several ones, NAME,NAME, has code for each, and a computer runs the best that
+    /// Short for --target with CPUs (x86-64 and 64-bit Arm). An artifact for several ones, NAME,NAME, has code for each, and a computer runs the best that
     /// it can; to run an artifact, this names the one to take instead.
     #[arg(long, value_name = "NAME[,NAME]", conflicts_with = "target")]
     cpu: Option<String>,
