@@ -66,6 +66,8 @@ pub(crate) struct Emit<'a> {
     pub width: i64,
     /// Dot products of bytes are an instruction.
     byte_dot: bool,
+    /// Those of unsigned with signed bytes are; those of signed bytes are.
+    pub byte_dots: (bool, bool),
     /// They are added as pairs of 16 bits.
     pub byte_pairs: bool,
     /// Dot products of bf16 are an instruction, and so is rounding to it.
@@ -109,6 +111,7 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
         lanes: None,
         width: target.lanes(4) as i64,
         byte_dot: target.groups_bytes(),
+        byte_dots: (target.byte_dot, target.byte_dot_signed),
         byte_pairs: !target.byte_dot && target.byte_pairs,
         bf16_dot: target.bf16_dot,
         tables: target.lookup,
