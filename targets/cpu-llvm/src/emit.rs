@@ -532,6 +532,7 @@ impl Emit<'_> {
                 let x = self.scalar(x)?;
                 ops::clamped_to_int(&mut self.f, s.dtype(), x, hi)?
             }
+            Kind::Cast(a) if let Some(v) = self.nibble(*a, s.dtype())? => v,
             Kind::Cast(a) => {
                 let x = self.scalar(*a)?;
                 ops::cast(&mut self.f, a.dtype(), s.dtype(), x)?
