@@ -79,7 +79,7 @@ pub struct How {
     /// Give a symbolic dim a value; NAME<=SIZE leaves it open up to a size, for C code.
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim_or_bound)]
     dims: Vec<Dim>,
-    /// Take products of f32 in fewer bits, with sums in f32: bf16 on x86-64-v4-bf16 and what has more, f16 on x86-64-v4-fp16 and what has more, tf32, bf16 or f16 on GPUs [default: f32]
+    /// Take products of f32 in fewer bits, with sums in f32: bf16 on x86-64-v4-bf16 and what has more, f16 on x86-64-v4-fp16 and what has more and on aarch64-dotprod and -i8mm, tf32, bf16 or f16 on GPUs [default: f32]
     #[arg(long, value_name = "KIND", value_parser = math)]
     math: Option<Math>,
     /// For CPUs: keep quantised weights in as few bits as they have, also where widening them in each run costs time
