@@ -35,16 +35,16 @@ pub fn run(args: &Args) -> Result {
     }
     for m in target::machines() {
         let mark = if Some(&m.name) == native.as_ref() { " (native: this computer)" } else { "" };
-        say!("{:12} {:6} {}{mark}", m.name, m.backend, m.doc);
+        say!("{:19} {:9} {}{mark}", m.name, m.backend, m.doc);
     }
     for (name, members) in target::families() {
-        say!("{name:12} {:6} Code for {} in one artifact", "", members.join(" and "));
+        say!("{name:19} {:9} Code for {} in one artifact", "", members.join(" and "));
     }
     say!("streaming designs in HLS C++, --target fpga-hls --machine PART:");
     for m in infc_stream::machine::machines() {
         say!("  {:10} {}", m.name, m.doc);
     }
     say!("backends of `infc verify`:");
-    Backend::ALL.iter().for_each(|b| say!("  {:7} {}", b.name(), b.doc()));
+    Backend::ALL.iter().for_each(|b| say!("  {:9} {}", b.name(), b.doc()));
     Ok(Exit::Ok)
 }
