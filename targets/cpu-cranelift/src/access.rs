@@ -5,7 +5,7 @@
 //! there are no branches but one, around the lanes of an access to neighbours where all of them take part. Buffers in registers are the business of
 //! `registers`.
 
-use crate::emit::{Emit, LANE};
+use crate::emit::{Emit, LANE, Scope};
 use crate::ops::{from_memory, memory_elem};
 use crate::registers::Place;
 use crate::values::{Bin, Elem, Operand, Ty, Val};
@@ -20,6 +20,8 @@ use infc_kernel::loops::{Access, Space};
 pub(crate) struct At {
     base: Value,
     offset: i32,
+    /// A load from there does no harm wherever its address is known, and so may be moved.
+    movable: bool,
 }
 
 /// The addresses of an access.
@@ -107,7 +109,9 @@ impl Emit<'_, '_> {
                 None => part,
             });
         }
-        let base = self.pointer(base, elem, rest, dynamic.filter(|d| d.uniform()))?;
+        let movable = dynamic.is_none() && varying.is_none() && self.movable(buffer, rest);
+        let at = self.pointer(base, elem, rest, dynamic.filter(|d| d.uniform()))?;
+        let base = At { movable, ..at };
         let mut each = dynamic.filter(|d| !d.uniform());
         if let Some(e) = varying {
             let v = self.expr(e)?;
@@ -125,6 +129,18 @@ impl Emit<'_, '_> {
             }
         };
         Ok(Shape::Each(base, each))
+    }
+
+    /// Whether a load from a place of a buffer that is only read may be moved to where its address is known. Cranelift takes it out of loops in which the
+    /// address does not change: there must be no branch within these, for the place exists only where the load does happen.
+    fn movable(&self, buffer: usize, offset: Expr) -> bool {
+        let b = &self.kernel.buffers[buffer];
+        let fixed = |scope: &&Scope| match scope {
+            Scope::Loop(var) => !offset.uses_var(*var),
+            Scope::Branch => true,
+        };
+        let within = self.scopes.iter().rev().take_while(fixed);
+        b.space == Space::Global && b.access == Access::Read && within.into_iter().all(|s| *s != Scope::Branch)
     }
 
     /// `base + elem * (offset + dynamic)`, outermost loops first so that inner loops add little; the constant becomes a displacement.
@@ -154,8 +170,8 @@ impl Emit<'_, '_> {
         }
         let bytes = constant.wrapping_mul(i64::from(elem.bits() / 8));
         Ok(match i32::try_from(bytes).ok().filter(|b| b.abs() < 1 << 30) {
-            Some(offset) => At { base: p, offset },
-            None => At { base: self.moved(p, elem, Val::i64(constant)), offset: 0 },
+            Some(offset) => At { base: p, offset, movable: false },
+            None => At { base: self.moved(p, elem, Val::i64(constant)), offset: 0, movable: false },
         })
     }
 
@@ -178,17 +194,14 @@ impl Emit<'_, '_> {
                 .map(|lane| {
                     let behind = lane.wrapping_mul(step).wrapping_mul(bytes);
                     match i32::try_from(behind).ok().and_then(|b| at.offset.checked_add(b)) {
-                        Some(offset) => At { base: at.base, offset },
-                        None => At { base: self.moved(at.base, elem, Val::i64(lane.wrapping_mul(step))), offset: at.offset },
+                        Some(offset) => At { offset, ..at },
+                        None => At { base: self.moved(at.base, elem, Val::i64(lane.wrapping_mul(step))), ..at },
                     }
                 })
                 .collect(),
             Shape::Each(at, index) => {
                 let lanes = self.f.lanes(index);
-                lanes
-                    .into_iter()
-                    .map(|i| At { base: self.moved(at.base, elem, Val::one(Elem::I64, i)), offset: at.offset })
-                    .collect()
+                lanes.into_iter().map(|i| At { base: self.moved(at.base, elem, Val::one(Elem::I64, i)), ..at }).collect()
             }
             Shape::Register(..) => unreachable!("registers have no address"),
         }
@@ -201,6 +214,11 @@ impl Emit<'_, '_> {
         if b.space == Space::Global && b.access == Access::Read { flags.with_readonly() } else { flags }
     }
 
+    fn load_flags(&self, buffer: usize, at: At) -> MemFlagsData {
+        let flags = self.flags(buffer);
+        if at.movable { flags.with_can_move() } else { flags }
+    }
+
     /// `at` where the condition holds, else an address behind which are some bytes that nobody looks at.
     fn or_nowhere(&mut self, at: At, wanted: Val, bytes: u32) -> At {
         match wanted.known() {
@@ -209,20 +227,19 @@ impl Emit<'_, '_> {
                 let nowhere = self.nowhere(bytes);
                 let wanted = self.f.value(wanted);
                 let p = self.f.b.ins().iadd_imm_s(at.base, i64::from(at.offset));
-                At { base: self.f.b.ins().select(wanted, p, nowhere), offset: 0 }
+                At { base: self.f.b.ins().select(wanted, p, nowhere), offset: 0, movable: at.movable }
             }
         }
     }
 
     fn load_at(&mut self, buffer: usize, ty: Ty, at: At) -> Val {
-        let flags = self.flags(buffer);
+        let flags = self.load_flags(buffer, at);
         self.f.load(ty, flags, at.base, at.offset)
     }
 
     /// An element for each lane, of those lanes that take part.
     fn gather(&mut self, buffer: usize, elem: Elem, at: Vec<At>, mask: Option<Val>) -> Vec<Value> {
         let wanted = mask.map(|m| self.f.lanes(m));
-        let flags = self.flags(buffer);
         at.into_iter()
             .enumerate()
             .map(|(lane, at)| {
@@ -230,6 +247,7 @@ impl Emit<'_, '_> {
                     Some(wanted) => self.or_nowhere(at, Val::one(Elem::I1, wanted[lane]), elem.bits() / 8),
                     None => at,
                 };
+                let flags = self.load_flags(buffer, at);
                 self.f.b.ins().load(elem.scalar(), flags, at.base, at.offset)
             })
             .collect()
@@ -244,12 +262,12 @@ impl Emit<'_, '_> {
         let (whole, some, exit) = (self.f.block(), self.f.block(), self.f.block());
         self.f.branch(all, whole, some);
         self.f.begin(whole);
-        let v = self.load_at(buffer, ty, at);
+        let v = self.load_at(buffer, ty, At { movable: false, ..at });
         let pieces = self.f.pieces(v);
         let params = pieces.iter().map(|_| self.f.b.append_block_param(exit, ty.elem.vector())).collect();
         self.f.jump(exit, &pieces);
         self.f.begin(some);
-        let each = self.addresses(Shape::Step(at, 1), ty.elem, ty.lanes);
+        let each = self.addresses(Shape::Step(At { movable: false, ..at }, 1), ty.elem, ty.lanes);
         let lanes = self.gather(buffer, ty.elem, each, Some(mask));
         let v = self.f.build(ty.elem, &lanes);
         let pieces = self.f.pieces(v);

@@ -149,6 +149,9 @@ impl Fun<'_> {
     }
     /// `a * b + c`, rounded once; only where it is an instruction.
     pub fn fused(&mut self, a: Val, b: Val, c: Val) -> Val {
+        // The result takes the register of the first factor where that has no other use, else that of a copy: fewer of the one with fewer uses.
+        let swapped = if self.shared_first { b.uniform() && !a.uniform() } else { a.uniform() && !b.uniform() };
+        let (a, b) = if swapped { (b, a) } else { (a, b) };
         let [a, b, c] = self.join([a, b, c]);
         if a.uniform() {
             let (x, y, z) = (self.value(a), self.value(b), self.value(c));

@@ -4,6 +4,7 @@
 
 use crate::emit;
 use crate::helpers::{self, Helper};
+use crate::schedule;
 use cranelift_codegen::binemit::{Addend, CodeOffset, Reloc};
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{ExternalName, Function};
@@ -53,12 +54,22 @@ const FEATURES: [(&str, &str, &str); 13] = [
     ("aarch64", "dotprod", "has_dotprod"),
 ];
 
+/// The instruction set of a machine, with which code is optimised, and the same with which it is only generated.
+pub struct Isa {
+    optimising: OwnedTargetIsa,
+    generating: OwnedTargetIsa,
+}
+
 /// The instruction set of a machine: what its file says, whatever computer this is.
-pub fn isa(target: &TargetDesc) -> Result<OwnedTargetIsa, Fault> {
+pub fn isa(target: &TargetDesc) -> Result<Isa, Fault> {
+    Ok(Isa { optimising: isa_with(target, "speed")?, generating: isa_with(target, "none")? })
+}
+
+fn isa_with(target: &TargetDesc, level: &str) -> Result<OwnedTargetIsa, Fault> {
     let mut shared = settings::builder();
     let checks = if cfg!(debug_assertions) { "true" } else { "false" };
     for (name, value) in [
-        ("opt_level", "speed"),
+        ("opt_level", level),
         ("is_pic", "true"),
         ("unwind_info", "false"),
         ("enable_probestack", "false"),
@@ -87,7 +98,7 @@ pub fn compile(kernels: &[Kernel], target: &TargetDesc) -> Result<Code, Problems
 pub fn clif(kernels: &[Kernel], target: &TargetDesc) -> Result<String, Problems> {
     let isa = isa(target).map_err(|e| Problems::one(format!("target '{}'", target.name), e.0, ""))?;
     let texts = each(kernels, |i, kernel| {
-        let written = emit::kernel(kernel, i, target, isa.frontend_config())?;
+        let written = emit::kernel(kernel, i, target, isa.generating.frontend_config())?;
         Ok(format!("; {}\n{}", kernel.name, written.function.display()))
     })?;
     Ok(texts.join("\n"))
@@ -126,16 +137,22 @@ fn each<T: Send>(kernels: &[Kernel], run: impl Fn(usize, &Kernel) -> Result<T, F
     if problems.is_empty() { Ok(out) } else { Err(Problems(problems)) }
 }
 
-fn compiled(kernel: &Kernel, number: usize, target: &TargetDesc, isa: &OwnedTargetIsa, text: bool) -> Result<Compiled, Fault> {
-    let written = emit::kernel(kernel, number, target, isa.frontend_config())?;
+fn compiled(kernel: &Kernel, number: usize, target: &TargetDesc, isa: &Isa, text: bool) -> Result<Compiled, Fault> {
+    let written = emit::kernel(kernel, number, target, isa.generating.frontend_config())?;
     Ok(Compiled { scratch: written.scratch, ..function(written.function, isa, text)? })
 }
 
 /// Machine code of a function, and the calls in it. It may call helpers; whatever else it needs is an error that names it.
-pub fn function(function: Function, isa: &OwnedTargetIsa, text: bool) -> Result<Compiled, Fault> {
+pub fn function(function: Function, isa: &Isa, text: bool) -> Result<Compiled, Fault> {
     let mut context = Context::for_function(function);
     context.set_disasm(text);
-    if let Err(e) = context.compile(&**isa, &mut ControlPlane::default()).map_err(|e| e.inner) {
+    let mut control = ControlPlane::default();
+    let optimised = context.optimize(&*isa.optimising, &mut control);
+    if optimised.is_ok() {
+        schedule::schedule(&mut context.func);
+    }
+    let generated = optimised.and_then(|()| context.compile(&*isa.generating, &mut control).map(|_| ()).map_err(|e| e.inner));
+    if let Err(e) = generated {
         return Err(fault!("Cranelift: {}", print_errors::pretty_error(&context.func, e)));
     }
     let code = context.take_compiled_code().ok_or_else(|| fault!("Cranelift gave no code"))?;
@@ -160,7 +177,7 @@ pub fn function(function: Function, isa: &OwnedTargetIsa, text: bool) -> Result<
 }
 
 /// The functions one after another, with the helpers that they call at the end.
-fn image(kernels: Vec<Compiled>, isa: &OwnedTargetIsa) -> Result<Code, Fault> {
+fn image(kernels: Vec<Compiled>, isa: &Isa) -> Result<Code, Fault> {
     let (mut image, mut entries) = (vec![], vec![]);
     let mut place = |code: &Compiled| {
         image.resize(image.len().next_multiple_of(ALIGN), 0);
@@ -172,7 +189,7 @@ fn image(kernels: Vec<Compiled>, isa: &OwnedTargetIsa) -> Result<Code, Fault> {
     let called: BTreeMap<Helper, ()> = kernels.iter().flat_map(|k| &k.calls).map(|c| (c.to, ())).collect();
     let mut at = BTreeMap::new();
     for &helper in called.keys() {
-        let code = function(helper.definition(isa.frontend_config()), isa, false)?;
+        let code = function(helper.definition(isa.generating.frontend_config()), isa, false)?;
         if !code.calls.is_empty() {
             return Err(fault!("helper {helper:?} calls something"));
         }
@@ -234,7 +251,7 @@ mod tests {
         let p = b.block_params(block).to_vec();
         let r = b.ins().fma(p[0], p[1], p[2]);
         b.ins().return_(&[r]);
-        b.finalize(isa.frontend_config());
+        b.finalize(isa.generating.frontend_config());
         function(code, &isa, false)
     }
 

@@ -45,10 +45,28 @@ pub(crate) enum Var {
     Value(Val),
     /// The lane number plus a constant: a vector loop.
     Lane(i64),
+    /// Another variable plus a constant: one of several iterations that are written out.
+    Step(u32, i64),
+}
+
+/// What an instruction stands in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// A loop over a variable, which runs at least once where it is entered.
+    Loop(u32),
+    /// What does not run always.
+    Branch,
 }
 
 /// The variable that stands for the lane number in resolved expressions.
 pub(crate) const LANE: u32 = u32::MAX;
+
+/// The one that stands for the first of several iterations that are written out.
+const FIRST: u32 = u32::MAX - 1;
+
+/// Iterations of a loop over the products of a tile that are written out: together they have so many products of vectors at most. The results of an iteration are moved to
+/// where those of the one before were, which costs more than the loop itself.
+const WRITTEN: i64 = 64;
 
 /// The state of emitting one kernel.
 pub(crate) struct Emit<'a, 'f> {
@@ -78,6 +96,8 @@ pub(crate) struct Emit<'a, 'f> {
     pub indices: HashMap<u32, Expr>,
     /// Variables of the open loops, outermost first.
     pub loops: Vec<u32>,
+    /// The loops and branches that are open, outermost first.
+    pub scopes: Vec<Scope>,
     /// Stack memory of `Reg` buffers.
     stack: HashMap<usize, StackSlot>,
     /// Where tiles lie in the scratch memory, which has so many bytes.
@@ -140,6 +160,7 @@ fn written(
         mask: None,
         indices: HashMap::new(),
         loops: vec![],
+        scopes: vec![],
         stack: HashMap::new(),
         tiles: HashMap::new(),
         scratch: 0,
@@ -176,7 +197,7 @@ impl Emit<'_, '_> {
     fn tasks(&mut self) -> Result<(), Fault> {
         let (begin, end) = (Val::one(Elem::I64, self.begin), Val::one(Elem::I64, self.end));
         self.ranges.extent(self.kernel.task, self.kernel.tasks);
-        self.repeat(self.kernel.task, begin, end, |e| e.statements(&e.kernel.body))?;
+        self.repeat(self.kernel.task, (begin, end, 1), |e| e.statements(&e.kernel.body))?;
         self.returned(0);
         Ok(())
     }
@@ -186,41 +207,67 @@ impl Emit<'_, '_> {
         self.f.b.ins().return_(&[status]);
     }
 
-    /// `for var in begin..end`, whose range is known already.
-    fn repeat(&mut self, var: u32, begin: Val, end: Val, run: impl FnOnce(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
-        let (head, exit, before) = (self.f.block(), self.f.block(), self.f.block());
+    /// `for var in (begin..end).step_by(step)`, whose range is known already. Returns the first value that is not below the end.
+    fn repeat(
+        &mut self,
+        var: u32,
+        (begin, end, step): (Val, Val, i64),
+        run: impl FnOnce(&mut Self) -> Result<(), Fault>,
+    ) -> Result<Val, Fault> {
+        let (head, before, exit) = (self.f.block(), self.f.block(), self.f.block());
         let i = self.f.b.append_block_param(head, types::I64);
+        let after = self.f.b.append_block_param(exit, types::I64);
+        let first = self.f.value(begin);
         let some = self.f.icmp(IntCC::SignedLessThan, begin, end);
+        let none: [BlockArg; 0] = [];
         match some.known() {
             Some(k) if k != 0 => self.f.jump(before, &[]),
-            _ => self.f.branch(some, before, exit),
+            _ => {
+                let some = self.f.value(some);
+                self.f.b.ins().brif(some, before, &none, exit, &[BlockArg::Value(first)]);
+            }
         }
         self.f.begin(before);
-        let first = self.f.value(begin);
         self.f.jump(head, &[first]);
         self.f.b.switch_to_block(head);
         self.vars.insert(var, Var::Value(Val::one(Elem::I64, i)));
         self.loops.push(var);
+        self.scopes.push(Scope::Loop(var));
+        self.order_registers();
         run(self)?;
+        self.scopes.pop();
         self.loops.pop();
         self.vars.remove(&var);
-        let next = self.f.b.ins().iadd_imm_s(i, 1);
+        let next = self.f.b.ins().iadd_imm_s(i, step);
         let end = self.f.value(end);
         let more = self.f.b.ins().icmp(IntCC::SignedLessThan, next, end);
-        let none: [BlockArg; 0] = [];
         let again = [BlockArg::Value(next)];
-        self.f.b.ins().brif(more, head, &again, exit, &none);
+        self.f.b.ins().brif(more, head, &again, exit, &again);
         self.f.b.seal_block(head);
         self.f.begin(exit);
-        Ok(())
+        Ok(Val::one(Elem::I64, after))
     }
 
     fn statements(&mut self, list: &[Stmt]) -> Result<(), Fault> {
+        let open = self.scopes.len();
         for s in list {
             self.memo.clear();
             self.statement(s)?;
+            // What comes after a check may not come before it.
+            if matches!(s, Stmt::Check { .. }) {
+                self.scopes.push(Scope::Branch);
+            }
         }
+        self.scopes.truncate(open);
         Ok(())
+    }
+
+    /// Statements that do not run always.
+    fn sometimes(&mut self, list: &[Stmt]) -> Result<(), Fault> {
+        self.scopes.push(Scope::Branch);
+        let done = self.statements(list);
+        self.scopes.pop();
+        done
     }
 
     fn statement(&mut self, s: &Stmt) -> Result<(), Fault> {
@@ -317,8 +364,47 @@ impl Emit<'_, '_> {
 
     fn serial(&mut self, var: u32, extent: Expr, body: &[Stmt]) -> Result<(), Fault> {
         let n = self.uniform_expr(extent)?;
+        let together = match self.products(body, 1) {
+            Some(products) if products > 0 => [4, 2].into_iter().find(|k| products * k <= WRITTEN).unwrap_or(1),
+            _ => 1,
+        };
+        let mut done = Val::i64(0);
+        if together > 1 && extent.known().is_none_or(|n| n >= 2 * together) {
+            self.ranges.extent(FIRST, extent - (together - 1));
+            let end = self.f.bin(Bin::Sub, n, Val::i64(together - 1));
+            let next = self.repeat(FIRST, (done, end, together), |e| {
+                for k in 0..together {
+                    e.with_var(var, extent, Var::Step(FIRST, k), |e| e.statements(body))?;
+                }
+                Ok(())
+            })?;
+            if extent.known().is_some_and(|n| n % together == 0) {
+                return Ok(());
+            }
+            done = match extent.known() {
+                Some(n) => Val::i64(n / together * together),
+                None => next,
+            };
+        }
         self.ranges.extent(var, extent);
-        self.repeat(var, Val::i64(0), n, |e| e.statements(body))
+        self.repeat(var, (done, n, 1), |e| e.statements(body)).map(|_| ())
+    }
+
+    /// How many values for buffers in registers these statements make, if that is all that they do. The innermost loop of a product is such a list.
+    fn products(&self, list: &[Stmt], times: i64) -> Option<i64> {
+        let mut sum = 0;
+        for s in list {
+            sum += match s {
+                Stmt::For { kind: LoopKind::Unroll, extent, body, .. } => self.products(body, times * extent.known()?)?,
+                Stmt::For { kind: LoopKind::Vector, extent, body, .. } if self.lanes.is_none() => {
+                    self.products(body, times * ((extent.known()? + self.width - 1) / self.width))?
+                }
+                Stmt::Store { buffer, .. } if matches!(self.places[*buffer as usize], Some(Place::Registers(_))) => times,
+                Stmt::Let { .. } | Stmt::Prefetch { .. } => 0,
+                _ => return None,
+            };
+        }
+        Some(sum)
     }
 
     fn while_loop(&mut self, cond: Scalar, body: &[Stmt]) -> Result<(), Fault> {
@@ -332,7 +418,7 @@ impl Emit<'_, '_> {
         }
         self.f.branch(c, inside, exit);
         self.f.begin(inside);
-        self.statements(body)?;
+        self.sometimes(body)?;
         self.f.jump(head, &[]);
         self.f.b.seal_block(head);
         self.f.begin(exit);
@@ -351,7 +437,7 @@ impl Emit<'_, '_> {
             self.f.branch(c, yes, no);
             for (block, body) in [(yes, then), (no, otherwise)] {
                 self.f.begin(block);
-                self.statements(body)?;
+                self.sometimes(body)?;
                 self.f.jump(exit, &[]);
             }
             self.f.begin(exit);
@@ -372,7 +458,7 @@ impl Emit<'_, '_> {
             self.f.branch(any, inside, exit);
             self.f.begin(inside);
             self.mask = Some(mask);
-            let done = self.statements(body);
+            let done = self.sometimes(body);
             self.mask = outer;
             done?;
             self.f.jump(exit, &[]);
@@ -413,7 +499,7 @@ impl Emit<'_, '_> {
                 self.define(&registers, elem);
                 Place::Registers(registers)
             }
-            (Space::Reg, None) if let Some(each) = each => Place::Registers(self.registers(elem, span, each)),
+            (Space::Reg, None) if let Some(each) = each => Place::Registers(self.registers(buffer, elem, span, each)),
             (Space::Reg, _) => {
                 let bytes = u32::try_from(bytes).map_err(|_| fault!("buffer '{}' is too large", b.name))?;
                 let slot = self.stack.get(&buffer).copied().unwrap_or_else(|| {
@@ -525,6 +611,7 @@ impl Emit<'_, '_> {
             Node::Var(v) => match self.vars.get(v) {
                 Some(Var::Const(c)) => Expr::int(*c),
                 Some(Var::Lane(first)) => Expr::var(LANE as usize) + *first,
+                Some(Var::Step(first, more)) => Expr::var(*first as usize) + *more,
                 _ => leaf,
             },
             _ => leaf,

@@ -23,6 +23,8 @@ pub struct Fun<'a> {
     pub unsigned64: bool,
     /// Functions of the image that it calls.
     pub helpers: BTreeMap<Helper, FuncRef>,
+    /// Of two factors of a tile of products, the one that all lanes share has fewer uses.
+    pub shared_first: bool,
     lists: Vec<Vec<Value>>,
 }
 
@@ -33,7 +35,7 @@ pub fn count(lanes: u32, bits: u32) -> usize {
 
 impl<'a> Fun<'a> {
     pub fn new(b: FunctionBuilder<'a>, fma: bool, unsigned64: bool) -> Fun<'a> {
-        Fun { b, fma, unsigned64, helpers: BTreeMap::new(), lists: vec![] }
+        Fun { b, fma, unsigned64, helpers: BTreeMap::new(), shared_first: false, lists: vec![] }
     }
 
     /// A value of pieces.

@@ -1,7 +1,7 @@
 //! Prints loop IR through Cranelift as x86-64 and AArch64 machine code. Nothing has to be installed for it.
 //!
 //! A kernel becomes Cranelift's IR (`emit`, `access`, `registers`, `index`, `ops`, `narrow`, over the writer in `function`, `arithmetic`, `convert` and `values`), Cranelift makes machine
-//! code of it, and all functions become one position-independent image (`codegen`). Knows loops, no graph and no ONNX. The emitted code calls
+//! code of it (with loops of products in the order that `schedule` says), and all functions become one position-independent image (`codegen`). Knows loops, no graph and no ONNX. The emitted code calls
 //! no library: everything without an instruction is expanded here or in `helpers`.
 
 #![deny(unsafe_code)]
@@ -18,6 +18,7 @@ mod machines;
 mod narrow;
 mod ops;
 mod registers;
+mod schedule;
 mod values;
 
 pub use machines::{machine, machines, supported};

@@ -28,6 +28,8 @@ pub struct Registers {
     variables: Vec<Variable>,
     /// Elements in each.
     each: i64,
+    /// Variables of a row.
+    columns: usize,
 }
 
 /// How a `Reg` buffer is accessed.
@@ -68,12 +70,28 @@ fn gcd(a: i64, b: i64) -> i64 {
 
 impl Emit<'_, '_> {
     /// Variables for a buffer. Its contents are undefined: zeros that nothing uses.
-    pub fn registers(&mut self, elem: Elem, span: i64, each: i64) -> Registers {
+    pub fn registers(&mut self, buffer: usize, elem: Elem, span: i64, each: i64) -> Registers {
         let ty = if each == 1 { elem.scalar() } else { elem.vector() };
         let variables = (0..span / each).map(|_| self.f.b.declare_var(ty)).collect();
-        let registers = Registers { variables, each };
+        let row = self.kernel.buffers[buffer].dims.last().and_then(|d| d.known()).unwrap_or(1);
+        let registers = Registers { variables, each, columns: (row / each).max(1) as usize };
         self.define(&registers, elem);
         registers
+    }
+
+    /// At the head of a loop, makes the variables parameters of it in the order in which their values are to be computed, which is
+    /// the order that Cranelift takes: the shorter axis varies fastest. So few factors of a tile of products are in registers at a time.
+    pub fn order_registers(&mut self) {
+        for place in self.places.clone() {
+            let Some(Place::Registers(Registers { variables, columns, .. })) = place else { continue };
+            let rows = variables.len() / columns;
+            let by_column = |i: usize| i % rows * columns + i / rows;
+            let by_row = rows >= columns || rows * columns != variables.len();
+            for i in 0..variables.len() {
+                self.f.b.use_var(variables[if by_row { i } else { by_column(i) }]);
+            }
+            self.f.shared_first = rows > columns;
+        }
     }
 
     /// Gives all variables of a buffer a value.
