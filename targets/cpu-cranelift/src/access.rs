@@ -220,11 +220,11 @@ impl Emit<'_, '_> {
     }
 
     /// `at` where the condition holds, else an address behind which are some bytes that nobody looks at.
-    fn or_nowhere(&mut self, at: At, wanted: Val, bytes: u32) -> At {
+    fn or_nowhere(&mut self, at: At, wanted: Val, bytes: u32, store: bool) -> At {
         match wanted.known() {
             Some(k) if k != 0 => at,
             _ => {
-                let nowhere = self.nowhere(bytes);
+                let nowhere = self.nowhere(bytes, store);
                 let wanted = self.f.value(wanted);
                 let p = self.f.b.ins().iadd_imm_s(at.base, i64::from(at.offset));
                 At { base: self.f.b.ins().select(wanted, p, nowhere), offset: 0, movable: at.movable }
@@ -232,7 +232,7 @@ impl Emit<'_, '_> {
         }
     }
 
-    fn load_at(&mut self, buffer: usize, ty: Ty, at: At) -> Val {
+    pub(crate) fn load_at(&mut self, buffer: usize, ty: Ty, at: At) -> Val {
         let flags = self.load_flags(buffer, at);
         self.f.load(ty, flags, at.base, at.offset)
     }
@@ -244,7 +244,7 @@ impl Emit<'_, '_> {
             .enumerate()
             .map(|(lane, at)| {
                 let at = match &wanted {
-                    Some(wanted) => self.or_nowhere(at, Val::one(Elem::I1, wanted[lane]), elem.bits() / 8),
+                    Some(wanted) => self.or_nowhere(at, Val::one(Elem::I1, wanted[lane]), elem.bits() / 8, false),
                     None => at,
                 };
                 let flags = self.load_flags(buffer, at);
@@ -254,7 +254,7 @@ impl Emit<'_, '_> {
     }
 
     /// Neighbours, of those lanes that take part.
-    fn masked_load(&mut self, buffer: usize, ty: Ty, at: At, mask: Val) -> Val {
+    pub(crate) fn masked_load(&mut self, buffer: usize, ty: Ty, at: At, mask: Val) -> Val {
         let all = self.f.all(mask);
         if all.known().is_some_and(|k| k != 0) {
             return self.load_at(buffer, ty, at);
@@ -323,7 +323,7 @@ impl Emit<'_, '_> {
                     }
                     None => Val::bool(true),
                 };
-                let at = self.or_nowhere(at, wanted, elem.bits() / 8);
+                let at = self.or_nowhere(at, wanted, elem.bits() / 8, false);
                 self.load_at(buffer, Ty::new(elem, 1), at)
             }
             Shape::Step(at, step @ (1 | -1)) if step == 1 || mask.is_none() => {
@@ -336,7 +336,7 @@ impl Emit<'_, '_> {
                         self.masked_load(buffer, ty, first, mask)
                     }
                     None => {
-                        let first = self.or_nowhere(first, together, bytes * lanes);
+                        let first = self.or_nowhere(first, together, bytes * lanes, false);
                         let v = self.load_at(buffer, ty, first);
                         if step == 1 { v } else { self.f.reversed(v) }
                     }
@@ -345,7 +345,7 @@ impl Emit<'_, '_> {
             shape => {
                 let mut at = self.addresses(shape, elem, lanes);
                 if together.known().is_none() {
-                    at = at.into_iter().map(|at| self.or_nowhere(at, together, elem.bits() / 8)).collect();
+                    at = at.into_iter().map(|at| self.or_nowhere(at, together, elem.bits() / 8, false)).collect();
                 }
                 let v = self.gather(buffer, elem, at, mask);
                 self.f.build(elem, &v)
@@ -432,16 +432,17 @@ impl Emit<'_, '_> {
         let values = self.f.lanes(v);
         for (lane, (x, at)) in values.into_iter().zip(at).enumerate() {
             let at = match &wanted {
-                Some(wanted) => self.or_nowhere(at, Val::one(Elem::I1, wanted[lane]), v.ty.elem.bits() / 8),
+                Some(wanted) => self.or_nowhere(at, Val::one(Elem::I1, wanted[lane]), v.ty.elem.bits() / 8, true),
                 None => at,
             };
             self.f.b.ins().store(flags, x, at.base, at.offset);
         }
     }
 
-    /// The address of some bytes of the function's own, into which everything may be written.
-    fn nowhere(&mut self, bytes: u32) -> Value {
-        let slot = self.nowhere_slot(bytes);
+    /// The address of some bytes of the function's own, into which everything may be written, or others from which it may be read: the CPU would wait with a
+    /// read for a write of fewer bytes.
+    fn nowhere(&mut self, bytes: u32, store: bool) -> Value {
+        let slot = self.nowhere_slot(bytes, store);
         self.f.b.ins().stack_addr(types::I64, slot, 0)
     }
 

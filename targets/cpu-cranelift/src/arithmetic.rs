@@ -60,7 +60,7 @@ impl Fun<'_> {
                 let pieces = x.into_iter().map(|x| self.scalar_bin(op, x, amount)).collect();
                 self.many(ty, pieces)
             }
-            Bin::Shl | Bin::LShr | Bin::AShr | Bin::SDiv | Bin::UDiv | Bin::SRem | Bin::URem => {
+            Bin::Shl | Bin::LShr | Bin::AShr | Bin::UMulHi | Bin::SDiv | Bin::UDiv | Bin::SRem | Bin::URem => {
                 self.by_lane(a, b, |f, x, y| f.scalar_bin(op, x, y))
             }
             Bin::Mul if ty.elem == Elem::I8 => {
@@ -92,6 +92,7 @@ impl Fun<'_> {
             Bin::Add => ins.iadd(x, y),
             Bin::Sub => ins.isub(x, y),
             Bin::Mul => ins.imul(x, y),
+            Bin::UMulHi => ins.umulhi(x, y),
             Bin::SDiv => ins.sdiv(x, y),
             Bin::UDiv => ins.udiv(x, y),
             Bin::SRem => ins.srem(x, y),
@@ -176,8 +177,8 @@ impl Fun<'_> {
             return Val::one(Elem::I1, r);
         }
         let mut cc = cc;
-        if a.ty.elem == Elem::I64 && signed(cc) != cc && !self.unsigned64 {
-            // With the sign flipped the order is that of signed numbers.
+        if a.ty.elem == Elem::I64 && signed(cc) != cc && !self.arm {
+            // x86-64 has no such comparison: with the sign flipped the order is that of signed numbers.
             let sign = Val::int(Elem::I64, i64::MIN);
             (a, b, cc) = (self.bin(Bin::Xor, a, sign), self.bin(Bin::Xor, b, sign), signed(cc));
         }

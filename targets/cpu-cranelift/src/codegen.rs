@@ -4,6 +4,7 @@
 
 use crate::emit;
 use crate::helpers::{self, Helper};
+use crate::invariant;
 use crate::schedule;
 use cranelift_codegen::binemit::{Addend, CodeOffset, Reloc};
 use cranelift_codegen::control::ControlPlane;
@@ -38,7 +39,7 @@ struct Call {
 }
 
 /// What Cranelift calls the features of machine files that it makes use of.
-const FEATURES: [(&str, &str, &str); 13] = [
+const FEATURES: [(&str, &str, &str); 14] = [
     ("x86_64", "sse3", "has_sse3"),
     ("x86_64", "ssse3", "has_ssse3"),
     ("x86_64", "sse4.1", "has_sse41"),
@@ -50,6 +51,7 @@ const FEATURES: [(&str, &str, &str); 13] = [
     ("x86_64", "bmi", "has_bmi1"),
     ("x86_64", "bmi2", "has_bmi2"),
     ("x86_64", "lzcnt", "has_lzcnt"),
+    ("x86_64", "avxvnni", "has_avx_vnni"),
     ("aarch64", "lse", "has_lse"),
     ("aarch64", "dotprod", "has_dotprod"),
 ];
@@ -147,8 +149,10 @@ pub fn function(function: Function, isa: &Isa, text: bool) -> Result<Compiled, F
     let mut context = Context::for_function(function);
     context.set_disasm(text);
     let mut control = ControlPlane::default();
+    let anchors = invariant::anchor(&mut context.func);
     let optimised = context.optimize(&*isa.optimising, &mut control);
     if optimised.is_ok() {
+        anchors.weigh(&mut context.func);
         schedule::schedule(&mut context.func);
     }
     let generated = optimised.and_then(|()| context.compile(&*isa.generating, &mut control).map(|_| ()).map_err(|e| e.inner));

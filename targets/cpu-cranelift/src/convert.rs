@@ -130,7 +130,13 @@ impl Fun<'_> {
                     |f: &mut Self, p| if signed { f.b.ins().fcvt_to_sint_sat(ty, p) } else { f.b.ins().fcvt_to_uint_sat(ty, p) };
                 pieces.into_iter().map(|p| one(self, p)).collect()
             }
-            Cast::SiToFp | Cast::UiToFp | Cast::FpToSi | Cast::FpToUi => {
+            Cast::FpToSiWithin if from == 32 && to == 32 => {
+                let (pieces, ty) = (self.pieces(v), elem.vector());
+                let arm = self.arm;
+                let one = |f: &mut Self, p| if arm { f.b.ins().fcvt_to_sint_sat(ty, p) } else { f.b.ins().x86_cvtt2dq(ty, p) };
+                pieces.into_iter().map(|p| one(self, p)).collect()
+            }
+            Cast::SiToFp | Cast::UiToFp | Cast::FpToSi | Cast::FpToUi | Cast::FpToSiWithin => {
                 let lanes: Vec<Value> = self.lanes(v).into_iter().map(|x| self.scalar_cast(op, x, elem)).collect();
                 return self.build(elem, &lanes);
             }
@@ -165,7 +171,7 @@ impl Fun<'_> {
             Cast::Bitcast => ins.bitcast(ty, MemFlagsData::new(), x),
             Cast::SiToFp => ins.fcvt_from_sint(ty, x),
             Cast::UiToFp => ins.fcvt_from_uint(ty, x),
-            Cast::FpToSi => ins.fcvt_to_sint_sat(ty, x),
+            Cast::FpToSi | Cast::FpToSiWithin => ins.fcvt_to_sint_sat(ty, x),
             Cast::FpToUi => ins.fcvt_to_uint_sat(ty, x),
         }
     }

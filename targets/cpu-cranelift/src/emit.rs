@@ -7,6 +7,7 @@
 
 use crate::function::Fun;
 use crate::ops;
+use crate::quantised::Quantised;
 use crate::registers::{Place, Uses};
 use crate::values::{Bin, Cast, Elem, Operand, Ty, Val};
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -90,6 +91,10 @@ pub(crate) struct Emit<'a, 'f> {
     pub lanes: Option<u32>,
     /// Lanes of 32 bits in a register.
     width: i64,
+    /// Products of bytes are added up four at a time.
+    byte_dot: bool,
+    /// They are added as pairs of 16 bits.
+    pub byte_pairs: bool,
     /// Lanes that take part, if not all do.
     pub mask: Option<Val>,
     /// Lets that are index expressions.
@@ -107,8 +112,8 @@ pub(crate) struct Emit<'a, 'f> {
     scratch_base: Value,
     begin: Value,
     end: Value,
-    /// Memory for accesses that must not happen, and its size.
-    nowhere: Option<(StackSlot, u32)>,
+    /// Memory for reads and stores that must not happen, and its size.
+    nowhere: [Option<(StackSlot, u32)>; 2],
 }
 
 /// Writes kernel number `number` for the machine.
@@ -157,6 +162,8 @@ fn written(
         memo: HashMap::new(),
         lanes: None,
         width: target.lanes(4) as i64,
+        byte_dot: target.groups_bytes(),
+        byte_pairs: !target.byte_dot && target.byte_pairs,
         mask: None,
         indices: HashMap::new(),
         loops: vec![],
@@ -167,13 +174,13 @@ fn written(
         scratch_base: params[2],
         begin: params[3],
         end: params[4],
-        nowhere: None,
+        nowhere: [None; 2],
     };
     e.parameters(params[0], params[1]);
     e.tasks()?;
     let Emit { f, scratch, uses, nowhere, .. } = e;
     f.b.finalize(config);
-    if let Some((slot, bytes)) = nowhere {
+    for (slot, bytes) in nowhere.into_iter().flatten() {
         function.sized_stack_slots[slot].size = bytes;
     }
     Ok((Written { function, scratch: scratch.next_multiple_of(64) }, uses))
@@ -543,8 +550,14 @@ impl Emit<'_, '_> {
             Kind::Binary(op, a, b) => match self.index_comparison(*op, *a, *b)? {
                 Some(v) => v,
                 None => {
-                    let (x, y) = (self.scalar(*a)?, self.scalar(*b)?);
-                    ops::binary(&mut self.f, *op, a.dtype(), x, y)?
+                    let add = self.byte_dot && *op == Binary::Add && s.dtype() == DType::I32;
+                    match if add { self.dot(s)? } else { None } {
+                        Some(v) => v,
+                        None => {
+                            let (x, y) = (self.scalar(*a)?, self.scalar(*b)?);
+                            ops::binary(&mut self.f, *op, a.dtype(), x, y)?
+                        }
+                    }
                 }
             },
             Kind::Fma(a, b, c) => {
@@ -561,6 +574,12 @@ impl Emit<'_, '_> {
                         self.f.select(c, x, y)
                     }
                 }
+            }
+            Kind::Cast(a) if let Some(q) = Quantised::of(*a, s.dtype()) => self.quantise(&q, s.dtype())?,
+            Kind::Cast(a) if let Some(q) = Quantised::back(*a, s.dtype()) => self.quantise_and_back(&q)?,
+            Kind::Cast(a) if let Some((x, hi)) = clamped(*a, s.dtype()) => {
+                let x = self.scalar(x)?;
+                ops::clamped_to_int(&mut self.f, s.dtype(), x, hi)?
             }
             Kind::Cast(a) => {
                 let x = self.scalar(*a)?;
@@ -619,13 +638,23 @@ impl Emit<'_, '_> {
         .simplify(&self.ranges)
     }
 
-    /// Memory of the stack into which anything may be written.
-    pub fn nowhere_slot(&mut self, bytes: u32) -> StackSlot {
-        let (slot, size) = self.nowhere.unwrap_or_else(|| {
+    /// Memory of the stack for reads or stores that must not happen.
+    pub fn nowhere_slot(&mut self, bytes: u32, store: bool) -> StackSlot {
+        let at = usize::from(store);
+        let (slot, size) = self.nowhere[at].unwrap_or_else(|| {
             let data = StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 4);
             (self.f.b.create_sized_stack_slot(data), bytes)
         });
-        self.nowhere = Some((slot, size.max(bytes)));
+        self.nowhere[at] = Some((slot, size.max(bytes)));
         slot
     }
+}
+
+/// What is limited to 0 and an upper bound that fits the unsigned integers of `to`, of 16 bits at most.
+pub fn clamped(s: Scalar, to: DType) -> Option<(Scalar, f64)> {
+    let narrow = matches!(to, DType::U8 | DType::U16) && s.dtype() == DType::F32;
+    let Kind::Binary(Binary::Min, inner, hi) = s.kind() else { return None };
+    let Kind::Binary(Binary::Max, x, lo) = inner.kind() else { return None };
+    let (hi, largest) = (hi.as_float()?, to.int_range()?.1 as f64);
+    (narrow && lo.as_float()? == 0.0 && (0.0..=largest).contains(&hi)).then_some((*x, hi))
 }

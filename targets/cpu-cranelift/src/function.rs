@@ -19,8 +19,8 @@ pub struct Fun<'a> {
     pub b: FunctionBuilder<'a>,
     /// Fused multiply-add is an instruction.
     pub fma: bool,
-    /// Comparisons of unsigned vectors of 64 bits are instructions.
-    pub unsigned64: bool,
+    /// The machine is one of Arm's, whose vectors have other instructions.
+    pub arm: bool,
     /// Functions of the image that it calls.
     pub helpers: BTreeMap<Helper, FuncRef>,
     /// Of two factors of a tile of products, the one that all lanes share has fewer uses.
@@ -34,8 +34,8 @@ pub fn count(lanes: u32, bits: u32) -> usize {
 }
 
 impl<'a> Fun<'a> {
-    pub fn new(b: FunctionBuilder<'a>, fma: bool, unsigned64: bool) -> Fun<'a> {
-        Fun { b, fma, unsigned64, helpers: BTreeMap::new(), shared_first: false, lists: vec![] }
+    pub fn new(b: FunctionBuilder<'a>, fma: bool, arm: bool) -> Fun<'a> {
+        Fun { b, fma, arm, helpers: BTreeMap::new(), shared_first: false, lists: vec![] }
     }
 
     /// A value of pieces.

@@ -84,12 +84,8 @@ impl Emit<'_, '_> {
     fn divided(&mut self, a: Expr, b: Expr, quotient: bool) -> Result<Val, Fault> {
         let (ra, rb) = (a.range(&self.ranges), b.range(&self.ranges));
         let (mut x, mut y) = (self.expr(a)?, self.expr(b)?);
-        // A shift rounds down, and a mask is what it leaves.
-        if let Some(k) = y.known().filter(|k| *k > 0 && k.count_ones() == 1) {
-            return Ok(match quotient {
-                true => self.f.bin(Bin::AShr, x, Val::i64(i64::from(k.trailing_zeros()))),
-                false => self.f.bin(Bin::And, x, Val::i64(k - 1)),
-            });
+        if let Some(d) = y.known().filter(|d| *d > 0) {
+            return Ok(self.divided_by(x, d, (ra.lo, ra.hi), quotient));
         }
         if ra.lo >= 0 && rb.lo > 0 {
             let op = if quotient { Bin::UDiv } else { Bin::URem };
@@ -120,5 +116,58 @@ impl Emit<'_, '_> {
             self.f.select(fix, more, r)
         };
         Ok(self.f.select(by_zero, zero, out))
+    }
+
+    /// Floor division of what lies in a range by a positive constant, or its remainder, without a division: Cranelift does not take one out of a loop.
+    fn divided_by(&mut self, x: Val, d: i64, (lo, hi): (i64, i64), quotient: bool) -> Val {
+        // A shift rounds down, and a mask is what it leaves.
+        if d.count_ones() == 1 {
+            return match quotient {
+                true => self.f.bin(Bin::AShr, x, Val::i64(i64::from(d.trailing_zeros()))),
+                false => self.f.bin(Bin::And, x, Val::i64(d - 1)),
+            };
+        }
+        // Of n bits: x / d = x * m >> (n + l) with m = ceil(2^(n + l) / d) and l = ceil(log2(d)), since m * d - 2^(n + l) < d <= 2^l.
+        let l = 64 - (d - 1).leading_zeros();
+        let factor = |n: u32| Val::i64((((1u128 << (n + l)) + d as u128 - 1) / d as u128) as i64);
+        let q = if lo >= 0 && hi < 1 << 31 && d < 1 << 31 {
+            let product = self.f.bin(Bin::Mul, x, factor(31));
+            self.f.bin(Bin::LShr, product, Val::i64(i64::from(31 + l)))
+        } else {
+            // The quotient of -1 - x is -1 less that of x.
+            let sign = if lo >= 0 { Val::i64(0) } else { self.f.bin(Bin::AShr, x, Val::i64(63)) };
+            let y = self.f.bin(Bin::Xor, x, sign);
+            let high = self.f.bin(Bin::UMulHi, y, factor(63));
+            let q = self.f.bin(Bin::LShr, high, Val::i64(i64::from(l - 1)));
+            self.f.bin(Bin::Xor, q, sign)
+        };
+        if quotient {
+            return q;
+        }
+        let multiple = self.f.bin(Bin::Mul, q, Val::i64(d));
+        self.f.bin(Bin::Sub, x, multiple)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The law of `divided_by` on the numbers where it is closest to failing: those below multiples of the divisor.
+    #[test]
+    fn products_and_shifts_are_quotients() {
+        for d in (3i64..70).chain([1000, 45408, (1 << 31) - 1, (1 << 31) + 1, (1 << 62) + 1, i64::MAX]) {
+            let l = 64 - (d - 1).leading_zeros();
+            for n in [31, 63] {
+                let most = ((1u128 << n) - 1) as i64;
+                if d > most || d.count_ones() == 1 {
+                    continue;
+                }
+                let m = ((1u128 << (n + l)) + d as u128 - 1) / d as u128;
+                assert!(m < 1 << (n + 1), "{d} {n}");
+                let tops = [most / d * d, most / d / 2 * d, d, 2 * d.min(most / 2)];
+                for x in tops.into_iter().flat_map(|t| [(t - 1).max(0), t, t.saturating_add(1).min(most), most]) {
+                    assert_eq!((x as u128 * m) >> (n + l), (x / d) as u128, "{x} / {d}");
+                }
+            }
+        }
     }
 }

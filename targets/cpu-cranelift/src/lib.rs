@@ -1,6 +1,6 @@
 //! Prints loop IR through Cranelift as x86-64 and AArch64 machine code. Nothing has to be installed for it.
 //!
-//! A kernel becomes Cranelift's IR (`emit`, `access`, `registers`, `index`, `ops`, `narrow`, over the writer in `function`, `arithmetic`, `convert` and `values`), Cranelift makes machine
+//! A kernel becomes Cranelift's IR (`emit`, `access`, `registers`, `index`, `ops`, `dot`, `quantised`, `narrow`, over the writer in `function`, `arithmetic`, `convert` and `values`), Cranelift makes machine
 //! code of it (with loops of products in the order that `schedule` says), and all functions become one position-independent image (`codegen`). Knows loops, no graph and no ONNX. The emitted code calls
 //! no library: everything without an instruction is expanded here or in `helpers`.
 
@@ -10,13 +10,16 @@ mod access;
 mod arithmetic;
 mod codegen;
 mod convert;
+mod dot;
 mod emit;
 mod function;
 mod helpers;
 mod index;
+mod invariant;
 mod machines;
 mod narrow;
 mod ops;
+mod quantised;
 mod registers;
 mod schedule;
 mod values;

@@ -3,9 +3,10 @@
 use infc_kernel::target::TargetDesc;
 
 /// The machine files, of each architecture from the least to the most capable.
-const FILES: [&str; 3] = [
+const FILES: [&str; 4] = [
     include_str!("../machines/cranelift-x86-64.toml"),
     include_str!("../machines/cranelift-x86-64-v3.toml"),
+    include_str!("../machines/cranelift-x86-64-v3-vnni.toml"),
     include_str!("../machines/cranelift-aarch64.toml"),
 ];
 
@@ -31,7 +32,7 @@ fn has(feature: &str) -> bool {
     }
     table! {
         "popcnt" "popcnt", "sse3" "sse3", "ssse3" "ssse3", "sse4.1" "sse4.1", "sse4.2" "sse4.2", "avx" "avx", "avx2" "avx2",
-        "bmi" "bmi1", "bmi2" "bmi2", "fma" "fma", "lzcnt" "lzcnt",
+        "bmi" "bmi1", "bmi2" "bmi2", "fma" "fma", "lzcnt" "lzcnt", "avxvnni" "avxvnni",
     }
 }
 
@@ -55,7 +56,7 @@ mod tests {
     #[test]
     fn machine_files_parse_and_have_code_generators() {
         let names: Vec<_> = super::machines().into_iter().map(|m| m.name).collect();
-        assert_eq!(names, ["cranelift-x86-64", "cranelift-x86-64-v3", "cranelift-aarch64"]);
+        assert_eq!(names, ["cranelift-x86-64", "cranelift-x86-64-v3", "cranelift-x86-64-v3-vnni", "cranelift-aarch64"]);
         for machine in super::machines() {
             assert_eq!(machine.lanes(4), 4);
             crate::codegen::isa(&machine).unwrap();

@@ -439,6 +439,17 @@ fn to_int(f: &mut Fun, to: DType, v: Val) -> Result<Val, Fault> {
     Ok(f.cast(Cast::Trunc, wide, elem))
 }
 
+/// [`to_int`] of `min(max(v, 0), hi)` to unsigned integers of 16 bits at most: NaN becomes 0 by the maximum already.
+pub fn clamped_to_int(f: &mut Fun, to: DType, v: Val, hi: f64) -> Result<Val, Fault> {
+    let (zero, hi) = (zero(v), Val::float(v.ty.elem, hi));
+    let positive = f.fcmp(FloatCC::LessThan, zero, v);
+    let v = f.select(positive, v, zero);
+    let below = f.fcmp(FloatCC::LessThan, v, hi);
+    let v = f.select(below, v, hi);
+    let r = f.cast(Cast::FpToSiWithin, v, Elem::I32);
+    Ok(f.cast(Cast::Trunc, r, value_elem(to)?))
+}
+
 /// The same bits as another dtype.
 pub fn bitcast(f: &mut Fun, from: DType, to: DType, v: Val) -> Result<Val, Fault> {
     let raw = to_memory(f, from, v);

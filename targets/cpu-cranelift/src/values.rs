@@ -142,6 +142,8 @@ pub enum Bin {
     Add,
     Sub,
     Mul,
+    /// The upper half of the product of unsigned numbers.
+    UMulHi,
     SDiv,
     UDiv,
     SRem,
@@ -191,6 +193,8 @@ pub enum Cast {
     /// Saturates; NaN gives 0.
     FpToSi,
     FpToUi,
+    /// Of what is known to be within the range.
+    FpToSiWithin,
 }
 
 /// The low bits of an integer, sign-extended.

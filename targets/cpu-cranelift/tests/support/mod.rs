@@ -3,7 +3,10 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use infc_cpu_cranelift::{Cranelift, machines, supported};
-use infc_kernel::backend::Code;
+use infc_ir::{DType, Expr, Tensor};
+use infc_kernel::backend::{Backend, Code};
+use infc_kernel::build::Operand;
+use infc_kernel::loops::{Access, Buffer, Kernel, Space};
 #[allow(unused_imports, reason = "each test file uses a part")]
 pub use infc_test_kernels::{buffer, each, floats, kernel, memory, same, show, store, to_floats, values};
 
@@ -31,5 +34,29 @@ pub fn call(code: &Code, index: usize, buffers: &mut [Vec<u8>], extents: &[i64],
     unsafe {
         let entry: Entry = std::mem::transmute(map.as_ptr().add(code.entries[index] as usize));
         entry(pointers.as_ptr(), extents.as_ptr(), aligned, 0, tasks)
+    }
+}
+
+/// Emits one kernel and runs it.
+pub fn run(machine: &Cranelift, kernel: &Kernel, buffers: &mut [Vec<u8>], extents: &[i64]) -> u64 {
+    let code = machine.emit(std::slice::from_ref(kernel)).unwrap_or_else(|e| panic!("{e}"));
+    let symbols = &kernel.symbols;
+    let leaf = |e: Expr| match e.node() {
+        infc_ir::expr::Node::Sym(s) => symbols.iter().position(|x| x == s).map(|i| extents[i]),
+        _ => None,
+    };
+    call(&code, 0, buffers, extents, kernel.tasks.eval(&leaf).unwrap())
+}
+
+/// A tensor of f32 that lies row-major, as a builder sees it.
+pub fn operand(dims: &[usize], constant: Option<Tensor>) -> Operand {
+    let dims: Vec<Expr> = dims.iter().map(|&d| Expr::from(d)).collect();
+    let strides = Buffer::row_major(&dims);
+    Operand {
+        shift: vec![0; dims.len()],
+        buffer: Buffer { name: String::new(), dtype: DType::F32, dims, strides, space: Space::Global, access: Access::Read },
+        zeros: vec![],
+        constant,
+        tf32: false,
     }
 }
