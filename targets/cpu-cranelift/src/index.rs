@@ -129,7 +129,7 @@ impl Emit<'_, '_> {
         }
         // Of n bits: x / d = x * m >> (n + l) with m = ceil(2^(n + l) / d) and l = ceil(log2(d)), since m * d - 2^(n + l) < d <= 2^l.
         let l = 64 - (d - 1).leading_zeros();
-        let factor = |n: u32| Val::i64((((1u128 << (n + l)) + d as u128 - 1) / d as u128) as i64);
+        let factor = |n: u32| Val::i64((1u128 << (n + l)).div_ceil(d as u128) as i64);
         let q = if lo >= 0 && hi < 1 << 31 && d < 1 << 31 {
             let product = self.f.bin(Bin::Mul, x, factor(31));
             self.f.bin(Bin::LShr, product, Val::i64(i64::from(31 + l)))
@@ -161,7 +161,7 @@ mod tests {
                 if d > most || d.count_ones() == 1 {
                     continue;
                 }
-                let m = ((1u128 << (n + l)) + d as u128 - 1) / d as u128;
+                let m = (1u128 << (n + l)).div_ceil(d as u128);
                 assert!(m < 1 << (n + 1), "{d} {n}");
                 let tops = [most / d * d, most / d / 2 * d, d, 2 * d.min(most / 2)];
                 for x in tops.into_iter().flat_map(|t| [(t - 1).max(0), t, t.saturating_add(1).min(most), most]) {
