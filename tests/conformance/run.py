@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 VERSIONS = ("1.23.2", "1.22.0", "1.16.2")
 SUITES = ("node", "simple", "pytorch-operator", "pytorch-converted", "light")
 # Lists of gaps of backends that have none of their own.
-LISTS = {"passes": "interp", "loops": "llvm", "ptx": "llvm", "c99-vector": "c"}
+LISTS = {"passes": "interp", "loops": "llvm", "cranelift": "llvm", "ptx": "llvm", "c99-vector": "c"}
 # Links inside of the chain, which nobody runs by themselves: the newest node tests are enough.
 LINKS = ("passes", "loops")
 # Other machines of a backend: name to backend. Theirs are the newest node tests, too.

@@ -20,7 +20,7 @@ use infc_kernel::loops::Kernel;
 use infc_kernel::program::{self, Lowered};
 use std::collections::HashMap;
 use std::fmt;
-#[cfg(feature = "llvm")]
+#[cfg(feature = "cpu")]
 use {
     crate::engine::loaded,
     crate::loops_engine::Launch,
@@ -58,7 +58,7 @@ impl fmt::Display for Finding {
 }
 
 /// How long the loop interpreter may look for a kernel.
-#[cfg(feature = "llvm")]
+#[cfg(feature = "cpu")]
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// [`find_with`] the stages of the compiler.
@@ -231,6 +231,8 @@ impl<'a> Cuts<'a> {
                 Backend::Interp | Backend::Passes | Backend::Loops => Loops::new(lowered).run(self.inputs)?,
                 #[cfg(feature = "llvm")]
                 Backend::Llvm => native(lowered, self.chain)?.run(self.inputs)?,
+                #[cfg(feature = "cranelift")]
+                Backend::Cranelift => native(lowered, self.chain)?.run(self.inputs)?,
                 Backend::C => CEngine::new(lowered, &self.chain.options.target).run(self.inputs)?,
                 #[cfg(feature = "ptx")]
                 Backend::Ptx | Backend::Gpu => {
@@ -255,6 +257,10 @@ impl<'a> Cuts<'a> {
             Backend::Interp | Backend::Passes | Backend::Loops => (("passes", "loops"), String::new()),
             #[cfg(feature = "llvm")]
             Backend::Llvm => self.kernel(count).unwrap_or_else(|problems| (("passes", "llvm"), format!(" ({problems})"))),
+            #[cfg(feature = "cranelift")]
+            Backend::Cranelift => {
+                self.kernel(count).unwrap_or_else(|problems| (("passes", "cranelift"), format!(" ({problems})")))
+            }
             Backend::C if self.fault_of(count, Backend::Loops).is_some() => (("passes", "loops"), String::new()),
             Backend::C => (("loops", "c"), String::new()),
             #[cfg(feature = "ptx")]
@@ -266,8 +272,9 @@ impl<'a> Cuts<'a> {
     }
 
     /// Whose fault a wrong cut is: that of the loops, or that of the machine code of one kernel.
-    #[cfg(feature = "llvm")]
+    #[cfg(feature = "cpu")]
     fn kernel(&self, count: usize) -> Result<((&'static str, &'static str), String), Problems> {
+        let link = self.last.name();
         let (graph, want) = self.cut(count)?;
         let mut lowered = (self.chain.lower)(&graph)?;
         let code = (self.chain.emit)(&lowered.kernels)?;
@@ -291,16 +298,16 @@ impl<'a> Cuts<'a> {
             Ok(true)
         });
         Ok(match (found, run) {
-            (Some(kernel), _) => (("loops", "llvm"), kernel),
-            (None, _) if late => (("passes", "llvm"), String::new()),
+            (Some(kernel), _) => (("loops", link), kernel),
+            (None, _) if late => (("passes", link), String::new()),
             (None, Err(problems)) => (("passes", "loops"), format!(" ({problems})")),
             (None, Ok(got)) if differ(&graph, &got, want, self.chain.allowed).is_some() => (("passes", "loops"), String::new()),
-            (None, Ok(_)) => (("loops", "llvm"), ", between kernels".to_owned()),
+            (None, Ok(_)) => (("loops", link), ", between kernels".to_owned()),
         })
     }
 }
 
-#[cfg(feature = "llvm")]
+#[cfg(feature = "cpu")]
 fn native(mut lowered: Lowered, chain: &Chain) -> Result<Box<dyn Engine>, Problems> {
     let code = (chain.emit)(&lowered.kernels)?;
     replay::place(&mut lowered.program, &code);

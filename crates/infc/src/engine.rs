@@ -24,6 +24,9 @@ pub enum Backend {
     /// Machine code by LLVM, loaded from the bytes of the artifact.
     #[cfg(feature = "llvm")]
     Llvm,
+    /// Machine code by Cranelift, loaded in the same way. Where the target is none of the Cranelift backend's, the best one that this computer is is taken.
+    #[cfg(feature = "cranelift")]
+    Cranelift,
     /// C code, compiled by the system's C compiler. Where the target is none of the C backend's, its first machine is taken.
     C,
     /// PTX, run by an interpreter of PTX. Where the target is none of the PTX backend's, its first machine is taken.
@@ -42,6 +45,8 @@ impl Backend {
         Backend::Loops,
         #[cfg(feature = "llvm")]
         Backend::Llvm,
+        #[cfg(feature = "cranelift")]
+        Backend::Cranelift,
         Backend::C,
         #[cfg(feature = "ptx")]
         Backend::Ptx,
@@ -54,6 +59,8 @@ impl Backend {
             Backend::Loops => "loops",
             #[cfg(feature = "llvm")]
             Backend::Llvm => "llvm",
+            #[cfg(feature = "cranelift")]
+            Backend::Cranelift => "cranelift",
             Backend::C => "c",
             #[cfg(feature = "ptx")]
             Backend::Ptx => "ptx",
@@ -69,6 +76,8 @@ impl Backend {
             Backend::Loops => "the loop interpreter on the lowered program (slow)",
             #[cfg(feature = "llvm")]
             Backend::Llvm => "machine code by LLVM, loaded from the bytes of the artifact",
+            #[cfg(feature = "cranelift")]
+            Backend::Cranelift => "machine code by Cranelift, for which nothing has to be installed, loaded in the same way",
             Backend::C => "C code, compiled by the system's C compiler (CC, CFLAGS), called through its header",
             #[cfg(feature = "ptx")]
             Backend::Ptx => "PTX for NVIDIA GPUs, run by an interpreter that checks every access (slow)",
@@ -76,12 +85,14 @@ impl Backend {
             Backend::Gpu => "code for NVIDIA GPUs, loaded from the bytes of the artifact and run on the device",
         }
     }
-    /// The first machine of the only code generator that makes its code; `None` where there is more than one, or none.
+    /// The machine that its code is made for where none is named; `None` where it has no code, or any machine's will do.
     pub fn machine(self) -> Option<TargetDesc> {
         match self {
             Backend::Interp | Backend::Passes | Backend::Loops => None,
             #[cfg(feature = "llvm")]
-            Backend::Llvm => None,
+            Backend::Llvm => crate::target::default_of("llvm"),
+            #[cfg(feature = "cranelift")]
+            Backend::Cranelift => crate::target::default_of("cranelift"),
             Backend::C => Some(infc_c::default_machine()),
             #[cfg(feature = "ptx")]
             Backend::Ptx | Backend::Gpu => Some(infc_gpu_ptx::default_machine()),
@@ -89,10 +100,6 @@ impl Backend {
     }
     /// What runs the code of a code generator; the loops where this build has none of it.
     pub fn of_generator(name: &str) -> Backend {
-        #[cfg(feature = "llvm")]
-        if name == "llvm" {
-            return Backend::Llvm;
-        }
         let made = |b: &Backend| b.machine().is_some_and(|m| m.backend == name);
         Backend::ALL.iter().copied().find(made).unwrap_or(Backend::Loops)
     }
@@ -123,7 +130,9 @@ pub fn prepare(graph: Graph, backend: Backend, options: &Options) -> Result<Box<
         Backend::Passes => Box::new(Interp(compile::optimise(graph, options)?)),
         Backend::Loops => Box::new(Loops::new(compile::lower(graph, options)?)),
         #[cfg(feature = "llvm")]
-        Backend::Llvm => native(graph, options)?,
+        Backend::Llvm => native(graph, &options_of(backend, options))?,
+        #[cfg(feature = "cranelift")]
+        Backend::Cranelift => native(graph, &options_of(backend, options))?,
         Backend::C => {
             let options = options_of(backend, options);
             Box::new(CEngine::new(compile::lower(graph, &options)?, &options.target))
@@ -139,7 +148,7 @@ pub fn prepare(graph: Graph, backend: Backend, options: &Options) -> Result<Box<
 }
 
 /// Compiled and loaded as the runtime does it.
-#[cfg(any(feature = "llvm", feature = "ptx"))]
+#[cfg(any(feature = "cpu", feature = "ptx"))]
 fn native(graph: Graph, options: &Options) -> Result<Box<dyn Engine>, Problems> {
     let compiled = compile::compile(graph, options)?;
     loaded(&compiled.artifact, options)
@@ -159,7 +168,7 @@ pub(crate) fn loaded(artifact: &[u8], options: &Options) -> Result<Box<dyn Engin
     Ok(Box::new(Native::new(model, infc_runtime::Options::default())?))
 }
 
-/// The options with a machine that the link can use: links whose code is of one backend take its first machine where the target is of
+/// The options with a machine that the link can use: links whose code is of one backend take a machine of that where the target is of
 /// another one.
 pub fn options_of(backend: Backend, options: &Options) -> Options {
     let target = match backend.machine() {

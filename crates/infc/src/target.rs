@@ -9,26 +9,46 @@ use std::path::Path;
 
 /// All machines that have a name.
 pub fn machines() -> Vec<TargetDesc> {
-    #[cfg(feature = "llvm")]
-    let mut all = infc_cpu_llvm::machines();
-    #[cfg(not(feature = "llvm"))]
     let mut all = vec![];
+    #[cfg(feature = "llvm")]
+    all.extend(infc_cpu_llvm::machines());
+    #[cfg(feature = "cranelift")]
+    all.extend(infc_cpu_cranelift::machines());
     all.extend(infc_c::machines());
     #[cfg(feature = "ptx")]
     all.extend(infc_gpu_ptx::machines());
     all
 }
 
-/// The most capable machine that this computer is, of those whose instructions the operating system lets programs use.
+/// The code generators whose machine code a CPU runs, the one with the faster code first.
+pub const GENERATORS: [&str; 2] = ["llvm", "cranelift"];
+
+/// Is it a CPU that machine code is made for?
+pub fn is_cpu(machine: &TargetDesc) -> bool {
+    GENERATORS.contains(&machine.backend.as_str())
+}
+
+/// The most capable machine that this computer is, of those whose instructions the operating system lets programs use; one of LLVM's if there is one.
 pub fn native() -> Result<TargetDesc, Problems> {
-    #[cfg(feature = "llvm")]
-    let found = {
-        let allowed = |m: &TargetDesc| infc_runtime::variant::check(&requirements(m)).is_ok();
-        infc_cpu_llvm::machines().into_iter().rev().find(|m| infc_cpu_llvm::supported(m) && allowed(m))
-    };
-    #[cfg(not(feature = "llvm"))]
-    let found = None;
+    let found = GENERATORS.into_iter().find_map(native_of);
     found.ok_or_else(|| Problems::one("target 'native'", "no machine of this build fits this computer", known()))
+}
+
+/// The most capable one of a code generator's machines that this computer is.
+fn native_of(generator: &str) -> Option<TargetDesc> {
+    let allowed = |m: &TargetDesc| infc_runtime::variant::check(&requirements(m)).is_ok();
+    match generator {
+        #[cfg(feature = "llvm")]
+        "llvm" => infc_cpu_llvm::machines().into_iter().rev().find(|m| infc_cpu_llvm::supported(m) && allowed(m)),
+        #[cfg(feature = "cranelift")]
+        "cranelift" => infc_cpu_cranelift::machines().into_iter().rev().find(|m| infc_cpu_cranelift::supported(m) && allowed(m)),
+        _ => None,
+    }
+}
+
+/// The machine that a code generator's code is made for where none is named: the best one that this computer is, else its first one.
+pub fn default_of(generator: &str) -> Option<TargetDesc> {
+    native_of(generator).or_else(|| machines().into_iter().find(|m| m.backend == generator))
 }
 
 /// What a machine must have to run code for this one; such a variant of an artifact has the machine's name.
@@ -69,7 +89,7 @@ pub fn find_cpus(names: &str) -> Result<Vec<TargetDesc>, Problems> {
             continue;
         }
         match find(name) {
-            Ok(machine) if machine.backend != "llvm" => {
+            Ok(machine) if !is_cpu(&machine) => {
                 let message =
                     format!("'{name}' is no CPU that machine code is made for: it is of the {} backend", machine.backend);
                 wrong(message, format!("--target {name}, or name CPUs; {}", known_cpus()));
@@ -90,13 +110,14 @@ pub fn find_cpus(names: &str) -> Result<Vec<TargetDesc>, Problems> {
 }
 
 /// The CPU that runs beside a GPU where none is named.
-pub const DEFAULT_HOST: &str = "x86-64-v3";
+pub const DEFAULT_HOST: &str = if cfg!(feature = "llvm") { "x86-64-v3" } else { "cranelift-x86-64-v3" };
 
 /// The CPU of this name or machine file, as `--host` takes it.
 pub fn find_host(name: &str) -> Result<TargetDesc, Problems> {
     let at = format!("--host {name}");
-    if !machines().iter().any(|m| m.backend == "llvm") {
-        let help = "take an infc that was built with one (feature `llvm22` or `llvm19`), or leave all steps to the GPU";
+    if !machines().iter().any(is_cpu) {
+        let help =
+            "take an infc that was built with one (feature `cranelift`, `llvm22` or `llvm19`), or leave all steps to the GPU";
         return Err(Problems::one(at, "this infc was built without a code generator for CPUs", help));
     }
     let mut found = find_cpus(name).map_err(|mut problems| {
@@ -110,7 +131,7 @@ pub fn find_host(name: &str) -> Result<TargetDesc, Problems> {
 }
 
 fn known_cpus() -> String {
-    let names: Vec<_> = machines().into_iter().filter(|m| m.backend == "llvm").map(|m| m.name).collect();
+    let names: Vec<_> = machines().into_iter().filter(is_cpu).map(|m| m.name).collect();
     let short: Vec<_> = ALIASES.iter().map(|(short, full)| format!("{short} for {full}")).collect();
     format!("known: native, {}; {}", names.join(", "), short.join(", "))
 }
@@ -139,6 +160,12 @@ pub fn find(name: &str) -> Result<TargetDesc, Problems> {
     if machine.backend == "llvm" && infc_cpu_llvm::Arch::named(&machine.arch).is_none() {
         let help = format!("it makes code for {}", infc_cpu_llvm::Arch::names().join(" and "));
         return wrong(format!("the llvm backend makes no code for '{}'", machine.arch), &help);
+    }
+    if machine.backend == "cranelift" && !["x86_64", "aarch64"].contains(&machine.arch.as_str()) {
+        return wrong(
+            format!("the cranelift backend makes no code for '{}'", machine.arch),
+            "it makes code for x86_64 and aarch64",
+        );
     }
     let known = |f: &&str| infc_runtime::cpu::knows(&machine.arch, f);
     let unknown: Vec<&str> = machine.features.iter().map(String::as_str).filter(|f| !known(f)).collect();
@@ -173,6 +200,8 @@ pub fn backend(target: &TargetDesc) -> Result<Box<dyn Backend>, Problems> {
     match target.backend.as_str() {
         #[cfg(feature = "llvm")]
         "llvm" => Ok(Box::new(infc_cpu_llvm::Llvm::new(target.clone()))),
+        #[cfg(feature = "cranelift")]
+        "cranelift" => Ok(Box::new(infc_cpu_cranelift::Cranelift::new(target.clone()))),
         "c" => Ok(Box::new(infc_c::C::new(target.clone()))),
         #[cfg(feature = "ptx")]
         "ptx" => Ok(Box::new(infc_gpu_ptx::Ptx::new(target.clone()))),

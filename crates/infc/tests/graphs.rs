@@ -18,8 +18,10 @@ fn agrees(graph: GraphProto) {
 fn agrees_for(graph: GraphProto, dims: &[&str], c: bool) {
     let dir = Folder::new();
     let path = dir.model(&model(21, graph));
-    for backend in ["passes", "loops", "llvm", "c", "ptx"] {
-        if cfg!(not(feature = "ptx")) && backend == "ptx" || !c && backend == "c" {
+    for backend in ["passes", "loops", "llvm", "cranelift", "c", "ptx"] {
+        let missing =
+            cfg!(not(feature = "ptx")) && backend == "ptx" || cfg!(not(feature = "cranelift")) && backend == "cranelift";
+        if missing || !c && backend == "c" {
             continue;
         }
         for dim in dims {

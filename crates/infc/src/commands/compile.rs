@@ -165,6 +165,8 @@ enum Emit {
     Hls,
     /// The kernels as LLVM IR.
     LlvmIr,
+    /// The kernels as Cranelift's IR, for a machine of its backend.
+    Clif,
     /// The kernels as assembly.
     Asm,
     /// The kernels as PTX.
@@ -191,7 +193,7 @@ impl How {
     pub fn options(&self) -> std::result::Result<Options, Failure> {
         let options = self.options_for("native")?;
         let all = || [&options.target].into_iter().chain(&options.more);
-        if all().any(|t| t.backend != "llvm") {
+        if all().any(|t| !target::is_cpu(t)) {
             return Ok(options);
         }
         let requirements: Vec<_> = all().map(target::requirements).collect();
@@ -402,7 +404,7 @@ pub fn run(args: &Args) -> Result {
         }
         Some(path) => {
             let summary = tune::tune(&args.model, path, &mut options)?;
-            let text = matches!(emit, Emit::Loops | Emit::LlvmIr | Emit::Asm) && args.output.is_none();
+            let text = matches!(emit, Emit::Loops | Emit::LlvmIr | Emit::Clif | Emit::Asm) && args.output.is_none();
             if !args.json {
                 tune::print(&summary, path, text);
             }
@@ -418,8 +420,12 @@ pub fn run(args: &Args) -> Result {
             let lowered = compile::lower(import(&args.model)?, &options)?;
             text(args, lowered.kernels.iter().chain(&lowered.host_kernels).map(|k| format!("{k}\n")).collect())
         }
-        Emit::LlvmIr | Emit::Asm => {
-            let kind = if emit == Emit::Asm { "asm" } else { "llvm-ir" };
+        Emit::LlvmIr | Emit::Clif | Emit::Asm => {
+            let kind = match emit {
+                Emit::LlvmIr => "llvm-ir",
+                Emit::Clif => "clif",
+                _ => "asm",
+            };
             let lowered = compile::lower(import(&args.model)?, &options)?;
             text(args, target::backend(&options.target)?.emit_text(&lowered.kernels, kind)?)
         }

@@ -49,6 +49,6 @@ pub fn run(args: &Args) -> Result {
         say!("  {:10} {}", m.name, m.doc);
     }
     say!("backends of `infc verify`:");
-    Backend::ALL.iter().for_each(|b| say!("  {:7} {}", b.name(), b.doc()));
+    Backend::ALL.iter().for_each(|b| say!("  {:9} {}", b.name(), b.doc()));
     Ok(Exit::Ok)
 }

@@ -19,7 +19,7 @@ fn one_machine(option: &str, options: &Options) -> Result<()> {
         let message = format!("{option}: a tuning file is for one machine, {} were named: {}", names.len(), names.join(", "));
         return Err(Failure::usage(message, "name one of them, or leave the option out"));
     }
-    if options.target.backend != "llvm" {
+    if !infc::target::is_cpu(&options.target) {
         let message =
             format!("{option} is for machine code of CPUs; '{}' is of the {} backend", names[0], options.target.backend);
         return Err(Failure::usage(message, "leave it out"));

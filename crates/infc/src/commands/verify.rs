@@ -18,7 +18,7 @@ use std::path::PathBuf;
 /// Run models on stored inputs and compare the outputs with the stored ones
 ///
 /// A model file by itself is compared with the interpreter on made-up inputs. Each link of the way from the model to code can be asked for: --backend interp,
-/// passes, loops, llvm, c, ptx.
+/// passes, loops, llvm, cranelift, c, ptx.
 ///
 /// Equal means: dtype and shape exact, NaN equals NaN, infinities by sign, |got - want| <= atol + rtol * |want|. Where that does not
 /// hold, an output that a quantiser produced may be one step off in at most 1 % of its elements, and a float output downstream
@@ -214,7 +214,7 @@ pub fn run(args: &Args) -> Result {
 fn chosen(args: &Args) -> Backend {
     let machine = match (&args.target, &args.cpu) {
         (Some(name), _) => target::find(name),
-        (None, Some(_)) => return Backend::of_generator("llvm"),
+        (None, Some(_)) => How::of(None, args.cpu.as_deref()).options().map_err(|f| f.problems).map(|o| o.target),
         (None, None) => target::native(),
     };
     machine.map_or(Backend::Loops, |m| Backend::of_generator(&m.backend))

@@ -1,0 +1,236 @@
+//! Dot products of bytes as instructions: the row `byte_dot` as VPDPBUSD or USDOT, `byte_pairs` as PMADDWD.
+//!
+//! A step is written as `sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in i32, where `a0..` are unsigned bytes, side by side and the same for
+//! all lanes, or each in a vector of its own, and `b0..` signed bytes side by side in each lane, four to a lane even where fewer are used; or where `a0..` are
+//! signed bytes, side by side and the same for all lanes, and `b0..` unsigned ones, side by side in each lane.
+//! That is found again here; anything else is emitted as written.
+//! Signed bytes with their top bits flipped may stand for the unsigned ones: all four are flipped at once.
+//! Cranelift has no such instructions of its own. It makes them from a tree of widenings, products and sums of neighbours, and without the instruction what the tree says:
+//! the result is the same.
+
+use crate::access::{At, Shape};
+use crate::emit::Emit;
+use crate::values::{Bin, Cast, Elem, Ty, Val};
+use cranelift_codegen::ir::{InstBuilder, Value, types};
+use infc_ir::scalar::{Binary, Kind};
+use infc_ir::{DType, Expr, Fault, Scalar};
+use infc_kernel::zero_point::byte_read;
+
+/// Products of a lane.
+const GROUP: usize = 4;
+
+impl Emit<'_, '_> {
+    /// The value of a sum if it is a step of a dot product, else nothing.
+    pub fn dot(&mut self, s: Scalar) -> Result<Option<Val>, Fault> {
+        if self.lanes.unwrap_or(1) < 4 {
+            return Ok(None);
+        }
+        // Without the instruction a single product is cheaper as it is.
+        let least = if self.byte_pairs { 2 } else { 1 };
+        for count in (least..=GROUP).rev() {
+            let Some(step) = Products::of(s, count) else { continue };
+            let Some(right) = self.side_by_side(&step.b) else { continue };
+            if count == 1 && !self.begins_group(right) {
+                continue;
+            }
+            let (Shape::Step(right, 4), source) = (self.place(right)?, source(right)) else { continue };
+            let left = if step.swapped { self.word(&step)? } else { self.unsigned(&step)? };
+            if let Some(left) = left {
+                return self.dot_of(&step, left, right, source).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The bytes on the left as a word, if they lie so and are the same for all lanes.
+    fn word(&mut self, step: &Products) -> Result<Option<Val>, Fault> {
+        if step.a.len() == GROUP
+            && let Some(first) = self.side_by_side(&step.a)
+            && let Shape::One(at) = self.place(first)?
+        {
+            return Ok(Some(self.load_at(source(first), Ty::new(Elem::I32, 1), at)));
+        }
+        Ok(None)
+    }
+
+    /// The unsigned bytes in words, the same for all lanes or one for each.
+    fn unsigned(&mut self, step: &Products) -> Result<Option<Val>, Fault> {
+        let lanes = self.lanes.unwrap_or(1);
+        let mut word = self.word(step)?;
+        if word.is_none() {
+            for (k, &read) in step.a.iter().enumerate() {
+                if !matches!(self.place(read)?, Shape::Step(_, 1)) {
+                    return Ok(None);
+                }
+                let byte = self.scalar(read)?;
+                let byte = self.f.splat(byte, lanes);
+                let wide = self.f.cast(Cast::Zext, byte, Elem::I32);
+                let moved = self.f.bin(Bin::Shl, wide, Val::int(Elem::I32, 8 * k as i64));
+                word = Some(word.map_or(moved, |w| self.f.bin(Bin::Or, w, moved)));
+            }
+        }
+        Ok(word.map(|w| if step.flip { self.f.bin(Bin::Xor, w, step.top_bits()) } else { w }))
+    }
+
+    fn dot_of(&mut self, step: &Products, left: Val, right: At, source: usize) -> Result<Val, Fault> {
+        let lanes = self.lanes.unwrap_or(1);
+        let ty = Ty::new(Elem::I32, lanes);
+        let acc = self.scalar(step.sum)?;
+        let acc = self.f.splat(acc, lanes);
+        let vector = match self.mask {
+            Some(mask) => {
+                let mask = self.f.splat(mask, lanes);
+                self.masked_load(source, ty, right, mask)
+            }
+            None => self.load_at(source, ty, right),
+        };
+        let left = self.f.splat(left, lanes);
+        let (mut unsigned, signed) = if step.swapped { (vector, left) } else { (left, vector) };
+        if step.swapped && step.flip {
+            unsigned = self.f.bin(Bin::Xor, unsigned, step.top_bits());
+        }
+        if self.byte_pairs {
+            return Ok(self.pairs_of_words(acc, unsigned, signed));
+        }
+        let (acc, unsigned, signed) = (self.f.pieces(acc), self.f.pieces(unsigned), self.f.pieces(signed));
+        let pieces = (0..acc.len()).map(|i| self.four_products(acc[i], unsigned[i], signed[i])).collect();
+        Ok(self.f.many(ty, pieces))
+    }
+
+    /// `acc` and four products of bytes in each lane, as the tree that Cranelift knows.
+    fn four_products(&mut self, acc: Value, unsigned: Value, signed: Value) -> Value {
+        let (u, s) = (self.f.cast_vector(types::I8X16, unsigned), self.f.cast_vector(types::I8X16, signed));
+        let (s_low, u_low) = (self.f.b.ins().swiden_low(s), self.f.b.ins().uwiden_low(u));
+        let (s_high, u_high) = (self.f.b.ins().swiden_high(s), self.f.b.ins().uwiden_high(u));
+        let low = self.f.b.ins().imul(s_low, u_low);
+        let high = self.f.b.ins().imul(s_high, u_high);
+        let [low, high] = [low, high].map(|products| {
+            let (a, b) = (self.f.b.ins().swiden_low(products), self.f.b.ins().swiden_high(products));
+            self.f.b.ins().iadd_pairwise(a, b)
+        });
+        let sum = self.f.b.ins().iadd_pairwise(low, high);
+        self.f.b.ins().iadd(sum, acc)
+    }
+
+    /// Four products a lane without an instruction for them: even and odd bytes are widened to 16 bits, and PMADDWD adds the products of pairs. No
+    /// product or sum of two saturates or wraps.
+    fn pairs_of_words(&mut self, acc: Val, unsigned: Val, signed: Val) -> Val {
+        let words = acc.ty.lanes * 2;
+        let [a, b] = [unsigned, signed].map(|v| {
+            let pieces = self.f.pieces(v).into_iter().map(|p| self.f.cast_vector(types::I16X8, p)).collect();
+            self.f.many(Ty::new(Elem::I16, words), pieces)
+        });
+        let eight = Val::int(Elem::I16, 8);
+        let even = (self.f.bin(Bin::And, a, Val::int(Elem::I16, 0xff)), self.f.bin(Bin::Shl, b, eight));
+        let even = (even.0, self.f.bin(Bin::AShr, even.1, eight));
+        let odd = (self.f.bin(Bin::LShr, a, eight), self.f.bin(Bin::AShr, b, eight));
+        let [x, y] = [even, odd].map(|(a, b)| {
+            let (a, b) = (self.f.pieces(a), self.f.pieces(b));
+            let pieces = (0..a.len()).map(|i| self.pairs(a[i], b[i])).collect();
+            self.f.many(acc.ty, pieces)
+        });
+        let both = self.f.bin(Bin::Add, x, y);
+        self.f.bin(Bin::Add, acc, both)
+    }
+
+    /// Sums of two neighbouring products of 16 bits, as the tree that Cranelift knows.
+    fn pairs(&mut self, a: Value, b: Value) -> Value {
+        let (a_low, b_low) = (self.f.b.ins().swiden_low(a), self.f.b.ins().swiden_low(b));
+        let (a_high, b_high) = (self.f.b.ins().swiden_high(a), self.f.b.ins().swiden_high(b));
+        let low = self.f.b.ins().imul(a_low, b_low);
+        let high = self.f.b.ins().imul(a_high, b_high);
+        self.f.b.ins().iadd_pairwise(low, high)
+    }
+
+    /// The first of some reads if the others follow it in memory.
+    fn side_by_side(&mut self, reads: &[Scalar]) -> Option<Scalar> {
+        let part = |s: Scalar| match s.kind() {
+            Kind::Read { source, index, guard: None } => Some((*source as usize, index)),
+            _ => None,
+        };
+        let (source, first) = part(reads[0])?;
+        for (k, &read) in reads.iter().enumerate() {
+            let (same, index) = part(read)?;
+            if same != source || self.distance(source, first, index)? != k as i64 {
+                return None;
+            }
+        }
+        Some(reads[0])
+    }
+
+    /// Is it the first of the four of a group? What is no group may end with it.
+    fn begins_group(&self, read: Scalar) -> bool {
+        let Kind::Read { source, index, .. } = read.kind() else { return false };
+        let b = &self.kernel.buffers[*source as usize];
+        let groups = b.dims.last().zip(b.strides.last()).is_some_and(|(d, s)| d.is(GROUP as i64) && s.is(1));
+        groups && index.last().and_then(|i| i.as_index()).is_some_and(|e| self.resolve(e).is(0))
+    }
+
+    /// How far the element at one index lies behind that at another, if it is as far for all lanes and in each round of all loops.
+    pub(crate) fn distance(&self, buffer: usize, from: &[Scalar], to: &[Scalar]) -> Option<i64> {
+        let mut distance = Expr::int(0);
+        for ((i, f), &stride) in to.iter().zip(from).zip(&self.kernel.buffers[buffer].strides) {
+            distance = distance + self.resolve((i.as_index()? - f.as_index()?) * stride);
+        }
+        distance.known()
+    }
+
+    fn place(&mut self, read: Scalar) -> Result<Shape, Fault> {
+        match read.kind() {
+            Kind::Read { source, index, .. } => self.shape(*source as usize, index),
+            _ => unreachable!("a read, by `side_by_side`"),
+        }
+    }
+}
+
+/// A step: the sum before, and reads of the bytes.
+struct Products {
+    sum: Scalar,
+    a: Vec<Scalar>,
+    b: Vec<Scalar>,
+    /// The signed bytes are on the left, not the unsigned ones.
+    swapped: bool,
+    /// The unsigned bytes are signed ones with their top bits flipped.
+    flip: bool,
+}
+
+impl Products {
+    /// The last `count` products that `s` adds up.
+    fn of(s: Scalar, count: usize) -> Option<Products> {
+        let byte = |s: Scalar| match s.kind() {
+            Kind::Cast(byte) => byte_read(*byte).map(|(read, flip)| (read, byte.dtype(), flip)),
+            _ => None,
+        };
+        let (mut sum, mut a, mut b, mut kinds) = (s, vec![], vec![], vec![]);
+        for _ in 0..count {
+            let Kind::Binary(Binary::Add, before, product) = sum.kind() else { return None };
+            let Kind::Binary(Binary::Mul, x, y) = product.kind() else { return None };
+            let ((x, left, x_flip), (y, right, y_flip)) = byte(*x).zip(byte(*y))?;
+            let swapped = match (left, right) {
+                (DType::U8, DType::I8) => false,
+                (DType::I8, DType::U8) => true,
+                _ => return None,
+            };
+            a.insert(0, x);
+            b.insert(0, y);
+            kinds.push((swapped, x_flip || y_flip));
+            sum = *before;
+        }
+        let (swapped, flip) = kinds[0];
+        kinds.iter().all(|&k| k == kinds[0]).then_some(Products { sum, a, b, swapped, flip })
+    }
+
+    /// The top bits of the bytes. Where there is no byte, its factor counts nothing: it has to stay zero.
+    fn top_bits(&self) -> Val {
+        let bits = (0..self.a.len()).fold(0u32, |bits, k| bits | 0x80 << (8 * k)) as i32;
+        Val::int(Elem::I32, i64::from(bits))
+    }
+}
+
+/// The buffer of a read.
+fn source(read: Scalar) -> usize {
+    match read.kind() {
+        Kind::Read { source, .. } => *source as usize,
+        _ => unreachable!("a read, by `side_by_side`"),
+    }
+}

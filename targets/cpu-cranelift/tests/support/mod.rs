@@ -1,0 +1,62 @@
+//! Runs emitted code in this process.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use infc_cpu_cranelift::{Cranelift, machines, supported};
+use infc_ir::{DType, Expr, Tensor};
+use infc_kernel::backend::{Backend, Code};
+use infc_kernel::build::Operand;
+use infc_kernel::loops::{Access, Buffer, Kernel, Space};
+#[allow(unused_imports, reason = "each test file uses a part")]
+pub use infc_test_kernels::{buffer, each, floats, kernel, memory, same, show, store, to_floats, values};
+
+/// The machines that this computer runs.
+pub fn hosts() -> Vec<Cranelift> {
+    machines().into_iter().filter(supported).map(Cranelift::new).collect()
+}
+
+/// Those that it does not.
+pub fn others() -> Vec<Cranelift> {
+    machines().into_iter().filter(|m| !supported(m)).map(Cranelift::new).collect()
+}
+
+/// Runs kernel `index` of the code for all its tasks.
+pub fn call(code: &Code, index: usize, buffers: &mut [Vec<u8>], extents: &[i64], tasks: i64) -> u64 {
+    let mut map = memmap2::MmapMut::map_anon(code.image.len()).unwrap();
+    map.copy_from_slice(&code.image);
+    let map = map.make_exec().unwrap();
+    let pointers: Vec<*mut u8> = buffers.iter_mut().map(|b| b.as_mut_ptr()).collect();
+    let mut scratch = vec![0u8; code.scratch[index] as usize + 64];
+    let aligned = scratch.as_mut_ptr().wrapping_add(scratch.as_ptr().align_offset(64));
+    type Entry = unsafe extern "C" fn(*const *mut u8, *const i64, *mut u8, i64, i64) -> u64;
+    // Safety: the offset is that of a function of the kernel ABI in an executable mapping that outlives the call; the buffers are as
+    // large as the kernel's (the test's duty).
+    unsafe {
+        let entry: Entry = std::mem::transmute(map.as_ptr().add(code.entries[index] as usize));
+        entry(pointers.as_ptr(), extents.as_ptr(), aligned, 0, tasks)
+    }
+}
+
+/// Emits one kernel and runs it.
+pub fn run(machine: &Cranelift, kernel: &Kernel, buffers: &mut [Vec<u8>], extents: &[i64]) -> u64 {
+    let code = machine.emit(std::slice::from_ref(kernel)).unwrap_or_else(|e| panic!("{e}"));
+    let symbols = &kernel.symbols;
+    let leaf = |e: Expr| match e.node() {
+        infc_ir::expr::Node::Sym(s) => symbols.iter().position(|x| x == s).map(|i| extents[i]),
+        _ => None,
+    };
+    call(&code, 0, buffers, extents, kernel.tasks.eval(&leaf).unwrap())
+}
+
+/// A tensor of f32 that lies row-major, as a builder sees it.
+pub fn operand(dims: &[usize], constant: Option<Tensor>) -> Operand {
+    let dims: Vec<Expr> = dims.iter().map(|&d| Expr::from(d)).collect();
+    let strides = Buffer::row_major(&dims);
+    Operand {
+        shift: vec![0; dims.len()],
+        buffer: Buffer { name: String::new(), dtype: DType::F32, dims, strides, space: Space::Global, access: Access::Read },
+        zeros: vec![],
+        constant,
+        tf32: false,
+    }
+}
