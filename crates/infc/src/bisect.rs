@@ -20,7 +20,6 @@ use infc_kernel::loops::Kernel;
 use infc_kernel::program::{self, Lowered};
 use std::collections::HashMap;
 use std::fmt;
-#[cfg(feature = "cpu")]
 use {
     crate::engine::loaded,
     crate::loops_engine::Launch,
@@ -58,7 +57,6 @@ impl fmt::Display for Finding {
 }
 
 /// How long the loop interpreter may look for a kernel.
-#[cfg(feature = "cpu")]
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// [`find_with`] the stages of the compiler.
@@ -233,6 +231,7 @@ impl<'a> Cuts<'a> {
                 Backend::Llvm => native(lowered, self.chain)?.run(self.inputs)?,
                 #[cfg(feature = "cranelift")]
                 Backend::Cranelift => native(lowered, self.chain)?.run(self.inputs)?,
+                Backend::Plugin => native(lowered, self.chain)?.run(self.inputs)?,
                 Backend::C => CEngine::new(lowered, &self.chain.options.target).run(self.inputs)?,
                 #[cfg(feature = "ptx")]
                 Backend::Ptx | Backend::Gpu => {
@@ -261,6 +260,7 @@ impl<'a> Cuts<'a> {
             Backend::Cranelift => {
                 self.kernel(count).unwrap_or_else(|problems| (("passes", "cranelift"), format!(" ({problems})")))
             }
+            Backend::Plugin => self.kernel(count).unwrap_or_else(|problems| (("passes", "plugin"), format!(" ({problems})"))),
             Backend::C if self.fault_of(count, Backend::Loops).is_some() => (("passes", "loops"), String::new()),
             Backend::C => (("loops", "c"), String::new()),
             #[cfg(feature = "ptx")]
@@ -272,7 +272,6 @@ impl<'a> Cuts<'a> {
     }
 
     /// Whose fault a wrong cut is: that of the loops, or that of the machine code of one kernel.
-    #[cfg(feature = "cpu")]
     fn kernel(&self, count: usize) -> Result<((&'static str, &'static str), String), Problems> {
         let link = self.last.name();
         let (graph, want) = self.cut(count)?;
@@ -307,7 +306,6 @@ impl<'a> Cuts<'a> {
     }
 }
 
-#[cfg(feature = "cpu")]
 fn native(mut lowered: Lowered, chain: &Chain) -> Result<Box<dyn Engine>, Problems> {
     let code = (chain.emit)(&lowered.kernels)?;
     replay::place(&mut lowered.program, &code);

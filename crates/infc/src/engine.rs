@@ -27,6 +27,8 @@ pub enum Backend {
     /// Machine code by Cranelift, loaded in the same way. Where the target is none of the Cranelift backend's, the best one that this computer is is taken.
     #[cfg(feature = "cranelift")]
     Cranelift,
+    /// Code by a plugin, loaded in the same way. The target is a machine file that names one.
+    Plugin,
     /// C code, compiled by the system's C compiler. Where the target is none of the C backend's, its first machine is taken.
     C,
     /// PTX, run by an interpreter of PTX. Where the target is none of the PTX backend's, its first machine is taken.
@@ -61,6 +63,7 @@ impl Backend {
             Backend::Llvm => "llvm",
             #[cfg(feature = "cranelift")]
             Backend::Cranelift => "cranelift",
+            Backend::Plugin => "plugin",
             Backend::C => "c",
             #[cfg(feature = "ptx")]
             Backend::Ptx => "ptx",
@@ -78,6 +81,7 @@ impl Backend {
             Backend::Llvm => "machine code by LLVM, loaded from the bytes of the artifact",
             #[cfg(feature = "cranelift")]
             Backend::Cranelift => "machine code by Cranelift, for which nothing has to be installed, loaded in the same way",
+            Backend::Plugin => "code by the plugin that the machine file names, loaded from the bytes of the artifact",
             Backend::C => "C code, compiled by the system's C compiler (CC, CFLAGS), called through its header",
             #[cfg(feature = "ptx")]
             Backend::Ptx => "PTX for NVIDIA GPUs, run by an interpreter that checks every access (slow)",
@@ -88,7 +92,7 @@ impl Backend {
     /// The machine that its code is made for where none is named; `None` where it has no code, or any machine's will do.
     pub fn machine(self) -> Option<TargetDesc> {
         match self {
-            Backend::Interp | Backend::Passes | Backend::Loops => None,
+            Backend::Interp | Backend::Passes | Backend::Loops | Backend::Plugin => None,
             #[cfg(feature = "llvm")]
             Backend::Llvm => crate::target::default_of("llvm"),
             #[cfg(feature = "cranelift")]
@@ -109,7 +113,14 @@ impl Backend {
         if name == Backend::Gpu.name() {
             return Some(Backend::Gpu);
         }
+        if name == Backend::Plugin.name() {
+            return Some(Backend::Plugin);
+        }
         Backend::ALL.iter().copied().find(|b| b.name() == name)
+    }
+    /// What runs code for a machine.
+    pub fn of_machine(machine: &TargetDesc) -> Backend {
+        if machine.plugin.is_some() { Backend::Plugin } else { Backend::of_generator(&machine.backend) }
     }
 }
 
@@ -133,6 +144,7 @@ pub fn prepare(graph: Graph, backend: Backend, options: &Options) -> Result<Box<
         Backend::Llvm => native(graph, &options_of(backend, options))?,
         #[cfg(feature = "cranelift")]
         Backend::Cranelift => native(graph, &options_of(backend, options))?,
+        Backend::Plugin => native(graph, options)?,
         Backend::C => {
             let options = options_of(backend, options);
             Box::new(CEngine::new(compile::lower(graph, &options)?, &options.target))
@@ -148,7 +160,6 @@ pub fn prepare(graph: Graph, backend: Backend, options: &Options) -> Result<Box<
 }
 
 /// Compiled and loaded as the runtime does it.
-#[cfg(any(feature = "cpu", feature = "ptx"))]
 fn native(graph: Graph, options: &Options) -> Result<Box<dyn Engine>, Problems> {
     let compiled = compile::compile(graph, options)?;
     loaded(&compiled.artifact, options)

@@ -35,6 +35,7 @@ enum Command {
     Ops(commands::ops::Args),
     Passes(commands::passes::Args),
     Targets(commands::targets::Args),
+    Emit(commands::emit::Args),
     Completions(commands::completions::Args),
 }
 
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Command::Ops(args) => commands::ops::run(&args),
         Command::Passes(args) => commands::passes::run(&args),
         Command::Targets(args) => commands::targets::run(&args),
+        Command::Emit(args) => commands::emit::run(&args),
         Command::Completions(args) => commands::completions::run::<Cli>(&args),
     };
     let exit = result.unwrap_or_else(|failure| {

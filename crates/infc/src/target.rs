@@ -25,7 +25,7 @@ pub const GENERATORS: [&str; 2] = ["llvm", "cranelift"];
 
 /// Is it a CPU that machine code is made for?
 pub fn is_cpu(machine: &TargetDesc) -> bool {
-    GENERATORS.contains(&machine.backend.as_str())
+    GENERATORS.contains(&machine.backend.as_str()) || machine.plugin.is_some()
 }
 
 /// The most capable machine that this computer is, of those whose instructions the operating system lets programs use; one of LLVM's if there is one.
@@ -153,15 +153,20 @@ pub fn find(name: &str) -> Result<TargetDesc, Problems> {
         return Err(Problems::one(format!("target '{name}'"), "there is no such target", near + &known()));
     }
     let text = std::fs::read_to_string(Path::new(name)).map_err(|e| Problems::one(name, e.to_string(), "check the path"))?;
-    let machine = TargetDesc::from_toml(&text)
+    let mut machine = TargetDesc::from_toml(&text)
         .map_err(|e| Problems::one(name, e, "docs/add-a-target.md lists the keys of a machine file"))?;
+    if let Some(first) = machine.plugin.as_mut().and_then(|p| p.command.first_mut()).filter(|f| f.starts_with('.')) {
+        let beside = Path::new(name).parent().unwrap_or(Path::new("")).join(&*first);
+        let absolute = std::path::absolute(&beside).unwrap_or(beside);
+        *first = absolute.to_string_lossy().into_owned();
+    }
     let wrong = |message: String, help: &str| Err(Problems::one(name, message, help));
     #[cfg(feature = "llvm")]
-    if machine.backend == "llvm" && infc_cpu_llvm::Arch::named(&machine.arch).is_none() {
+    if machine.plugin.is_none() && machine.backend == "llvm" && infc_cpu_llvm::Arch::named(&machine.arch).is_none() {
         let help = format!("it makes code for {}", infc_cpu_llvm::Arch::names().join(" and "));
         return wrong(format!("the llvm backend makes no code for '{}'", machine.arch), &help);
     }
-    if machine.backend == "cranelift" && !["x86_64", "aarch64"].contains(&machine.arch.as_str()) {
+    if machine.plugin.is_none() && machine.backend == "cranelift" && !["x86_64", "aarch64"].contains(&machine.arch.as_str()) {
         return wrong(
             format!("the cranelift backend makes no code for '{}'", machine.arch),
             "it makes code for x86_64 and aarch64",
@@ -197,6 +202,9 @@ fn known() -> String {
 
 /// The backend of a machine.
 pub fn backend(target: &TargetDesc) -> Result<Box<dyn Backend>, Problems> {
+    if let Some(plugin) = infc_plugin::Plugin::of(target) {
+        return Ok(Box::new(plugin));
+    }
     match target.backend.as_str() {
         #[cfg(feature = "llvm")]
         "llvm" => Ok(Box::new(infc_cpu_llvm::Llvm::new(target.clone()))),

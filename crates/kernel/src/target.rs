@@ -105,6 +105,24 @@ pub struct TargetDesc {
     /// Bytes a cycle that one core gets from there; 0 if arithmetic takes no time beside that.
     #[serde(default = "l3_rate")]
     pub l3_rate: u32,
+    /// What makes the code, if no backend of infc does.
+    #[serde(default)]
+    pub plugin: Option<PluginDesc>,
+}
+
+/// A program that makes the code for a machine, in place of a backend of infc.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginDesc {
+    /// Its words. A first one that begins with `.` is a path beside the machine file.
+    pub command: Vec<String>,
+    /// How long it may take for an artifact.
+    #[serde(default = "ten_minutes")]
+    pub seconds: u64,
+}
+
+fn ten_minutes() -> u64 {
+    600
 }
 
 /// Where a machine file does not say it. (Zen 4.)

@@ -47,6 +47,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         l1_bytes: 32 << 10,
         l1_way_bytes: 0,
         l3_rate: 16,
+        plugin: None,
         l2_bytes: 512 << 10,
         l3_bytes: 4 << 20,
     }

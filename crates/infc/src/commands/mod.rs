@@ -8,6 +8,7 @@ pub mod completions;
 pub mod compress;
 pub mod convert;
 pub mod distill;
+pub mod emit;
 pub mod files;
 pub mod fpga;
 pub mod inspect;

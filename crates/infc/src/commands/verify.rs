@@ -134,6 +134,10 @@ pub fn run(args: &Args) -> Result {
         let help = format!("leave out --target, or name one of the {} backend; `infc targets` lists them", machine.backend);
         return Err(Failure::usage(message, help));
     }
+    if backend == Backend::Plugin && target.plugin.is_none() {
+        let message = format!("target '{}' has no plugin", target.name);
+        return Err(Failure::usage(message, "name a machine file with a table [plugin]: --target FILE.toml"));
+    }
     if let Some(math) = args.math {
         if matches!(backend, Backend::Interp | Backend::Passes) && math != Math::F32 {
             let message =
@@ -217,7 +221,7 @@ fn chosen(args: &Args) -> Backend {
         (None, Some(_)) => How::of(None, args.cpu.as_deref()).options().map_err(|f| f.problems).map(|o| o.target),
         (None, None) => target::native(),
     };
-    machine.map_or(Backend::Loops, |m| Backend::of_generator(&m.backend))
+    machine.map_or(Backend::Loops, |m| Backend::of_machine(&m))
 }
 
 fn line(r: &Report, width: usize, style: Style, math: Math) -> String {
