@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::fmt;
 #[cfg(feature = "cpu")]
 use {
-    crate::engine::Native,
+    crate::engine::loaded,
     crate::loops_engine::Launch,
     crate::replay,
     std::time::{Duration, Instant},
@@ -308,9 +308,8 @@ impl<'a> Cuts<'a> {
 }
 
 #[cfg(feature = "cpu")]
-fn native(mut lowered: Lowered, chain: &Chain) -> Result<Native, Problems> {
+fn native(mut lowered: Lowered, chain: &Chain) -> Result<Box<dyn Engine>, Problems> {
     let code = (chain.emit)(&lowered.kernels)?;
     replay::place(&mut lowered.program, &code);
-    let model = replay::load(&lowered.program, &code, &lowered.constants, chain.options)?;
-    Native::new(model, infc_runtime::Options::default())
+    loaded(&replay::artifact(&lowered.program, &code, &lowered.constants, chain.options), chain.options)
 }

@@ -1,5 +1,6 @@
 //! The straight road: model, graph, passes, program, code, artifact.
 
+use crate::remote::Elsewhere;
 use crate::{beside, target};
 use infc_artifact::container::{Artifact, MAGIC, Variant};
 use infc_artifact::encode::encode;
@@ -14,6 +15,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What to compile for, and how.
@@ -37,6 +39,8 @@ pub struct Options {
     pub host: Option<Host>,
     /// Store what each launch is for in the artifact, see [`Note`].
     pub notes: bool,
+    /// Where compiled code runs, if not on this computer.
+    pub on: Option<Arc<Elsewhere>>,
     /// The passes and what to watch of them. Its `bind` is set from `dims`.
     pub passes: infc_passes::Options,
 }
@@ -67,6 +71,7 @@ impl Options {
             choices: Choices::default(),
             host: None,
             notes: false,
+            on: None,
             passes: infc_passes::Options::default(),
         }
     }

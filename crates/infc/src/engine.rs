@@ -150,8 +150,21 @@ pub fn prepare(graph: Graph, backend: Backend, options: &Options) -> Result<Box<
 /// Compiled and loaded as the runtime does it.
 #[cfg(any(feature = "cpu", feature = "ptx"))]
 fn native(graph: Graph, options: &Options) -> Result<Box<dyn Engine>, Problems> {
-    let artifact = compile::compile(graph, options)?.artifact;
-    let model = Model::from_bytes(&artifact).map_err(|e| Problems::one("the artifact just made", e.to_string(), ""))?;
+    let compiled = compile::compile(graph, options)?;
+    loaded(&compiled.artifact, options)
+}
+
+/// An artifact, loaded where compiled code is to run.
+pub(crate) fn loaded(artifact: &[u8], options: &Options) -> Result<Box<dyn Engine>, Problems> {
+    if let Some(there) = &options.on {
+        return Ok(Box::new(there.load(artifact)?));
+    }
+    let model = Model::from_bytes(artifact).map_err(|e| {
+        let other = options.target.arch != infc_runtime::cpu::ARCH && e.kind() == infc_runtime::ErrorKind::Machine;
+        let help =
+            if other { "`infc verify --on COMMAND` runs it on another computer: --on 'ssh board infc-worker'" } else { "" };
+        Problems::one("the artifact just made", e.to_string(), help)
+    })?;
     Ok(Box::new(Native::new(model, infc_runtime::Options::default())?))
 }
 

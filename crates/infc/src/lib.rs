@@ -22,6 +22,7 @@ pub mod native;
 pub mod outputs;
 #[cfg(feature = "ptx")]
 pub mod ptx_engine;
+pub mod remote;
 pub mod replay;
 pub mod target;
 pub mod tune;

@@ -115,8 +115,9 @@ struct Dot {
     dtypes: [DType; 3],
 }
 
-const DOTS: [Dot; 2] = [
+const DOTS: [Dot; 3] = [
     Dot { row: "byte_dot", there: |t| t.byte_dot, dtypes: [DType::U8, DType::I8, DType::I32] },
+    Dot { row: "byte_dot_signed", there: |t| t.byte_dot_signed, dtypes: [DType::I8, DType::I8, DType::I32] },
     Dot { row: "bf16_dot", there: |t| t.bf16_dot, dtypes: [DType::BF16, DType::BF16, DType::F32] },
 ];
 
@@ -188,7 +189,7 @@ impl Limits {
         Ok(Limits {
             target: target.name.clone(),
             f32_gflops: 2.0 * sums / ns[0],
-            int8_gops: dot("byte_dot"),
+            int8_gops: dot("byte_dot").or_else(|| dot("byte_dot_signed")),
             bf16_gflops: dot("bf16_dot"),
             tile_int8_gops: tile("amx_u8s8"),
             tile_bf16_gflops: tile("amx_bf16"),

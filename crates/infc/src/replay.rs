@@ -5,7 +5,7 @@
 
 use crate::compare::{self, Kind, Tolerance};
 use crate::compile::Options;
-use crate::engine::{Engine, Native};
+use crate::engine::loaded;
 use crate::loops_engine::Launch;
 use infc_artifact::container::{Artifact, Variant};
 use infc_artifact::encode::encode;
@@ -24,21 +24,26 @@ pub fn place(program: &mut Program, code: &Code) {
     }
 }
 
-/// Loads a program with its code, by way of the bytes of an artifact.
-pub fn load(program: &Program, code: &Code, constants: &[u8], options: &Options) -> Result<Arc<Model>, Problems> {
+/// An artifact of a program with its code.
+pub fn artifact(program: &Program, code: &Code, constants: &[u8], options: &Options) -> Vec<u8> {
     let requirements = crate::target::requirements(&options.target);
     let variants = [Variant { requirements, program: encode(program), code: code.image.clone(), host_code: vec![] }];
-    let bytes = Artifact { manifest: &[], variants: &variants, constants: &[constants], debug: &[] }.to_bytes();
+    Artifact { manifest: &[], variants: &variants, constants: &[constants], debug: &[] }.to_bytes()
+}
+
+/// Loads a program with its code, by way of the bytes of an artifact.
+pub fn load(program: &Program, code: &Code, constants: &[u8], options: &Options) -> Result<Arc<Model>, Problems> {
+    let bytes = artifact(program, code, constants, options);
     Model::from_bytes(&bytes).map_err(|e| Problems::one("the artifact just made", e.to_string(), ""))
 }
 
 /// Runs the launch; the bytes of each buffer it may write.
 pub fn launch(launch: &Launch, whole: &Program, code: &Code, options: &Options) -> Result<Vec<(u32, Vec<u8>)>, Problems> {
     let (program, written) = program(launch, whole);
-    let model = load(&program, code, &[], options)?;
+    let mut engine = loaded(&artifact(&program, code, &[], options), options)?;
     let bytes = |(_, b): &(u32, Vec<u8>)| Item::Tensor(Tensor::from_bytes(DType::U8, [b.len()], b.clone()));
     let inputs: Vec<Item> = launch.before.iter().map(bytes).collect();
-    let outputs = Native::new(model, infc_runtime::Options::default())?.run(&inputs)?;
+    let outputs = engine.run(&inputs)?;
     let bytes = |item: Item| item.as_tensor().map_or(vec![], |t| t.bytes().to_vec());
     Ok(written.into_iter().zip(outputs.into_iter().map(bytes)).collect())
 }

@@ -156,8 +156,10 @@ pub fn find(name: &str) -> Result<TargetDesc, Problems> {
     let machine = TargetDesc::from_toml(&text)
         .map_err(|e| Problems::one(name, e, "docs/add-a-target.md lists the keys of a machine file"))?;
     let wrong = |message: String, help: &str| Err(Problems::one(name, message, help));
-    if machine.backend == "llvm" && machine.arch != "x86_64" {
-        return wrong(format!("the llvm backend makes no code for '{}'", machine.arch), "it makes code for x86_64");
+    #[cfg(feature = "llvm")]
+    if machine.backend == "llvm" && infc_cpu_llvm::Arch::named(&machine.arch).is_none() {
+        let help = format!("it makes code for {}", infc_cpu_llvm::Arch::names().join(" and "));
+        return wrong(format!("the llvm backend makes no code for '{}'", machine.arch), &help);
     }
     if machine.backend == "cranelift" && !["x86_64", "aarch64"].contains(&machine.arch.as_str()) {
         return wrong(
@@ -165,7 +167,8 @@ pub fn find(name: &str) -> Result<TargetDesc, Problems> {
             "it makes code for x86_64 and aarch64",
         );
     }
-    let unknown: Vec<&str> = machine.features.iter().map(String::as_str).filter(|f| !infc_runtime::cpu::knows(f)).collect();
+    let known = |f: &&str| infc_runtime::cpu::knows(&machine.arch, f);
+    let unknown: Vec<&str> = machine.features.iter().map(String::as_str).filter(|f| !known(f)).collect();
     if !unknown.is_empty() {
         let help = "features have LLVM's names; the runtime lists those it can check in its file cpu.rs";
         return wrong(format!("no machine has the features {}", unknown.join(", ")), help);

@@ -260,12 +260,14 @@ fn artifacts_that_do_not_fit_are_refused() {
     // The last byte of the header's table entries is part of a digest.
     check(&["run", &with("tampered.infc", &|b| b[100] ^= 1)], 3, &["tampered.infc"]);
     check(&["inspect", &with("not.infc", &|b| b[0] = b'x')], 3, &["not an infc artifact"]);
-    let board = "name = \"board\"\nbackend = \"llvm\"\ndoc = \"\"\narch = \"aarch64\"\nfeatures = [\"sve\"]\nvector_bytes = 16\n\
+    let board = "name = \"board\"\nbackend = \"llvm\"\ndoc = \"\"\narch = \"sparc64\"\nfeatures = [\"vis3\"]\nvector_bytes = 16\n\
                  vector_registers = 32\nfma = true\nl1_bytes = 32768\nl2_bytes = 1\nl3_bytes = 1\n";
     let machine = dir.write("board.toml", board);
-    check(&["compile", &model, "--target", &machine], 3, &["board.toml", "aarch64", "x86_64"]);
-    let machine = dir.write("board.toml", board.replace("aarch64", "x86_64"));
-    check(&["compile", &model, "--target", &machine], 3, &["board.toml", "features sve"]);
+    check(&["compile", &model, "--target", &machine], 3, &["board.toml", "no code for 'sparc64'", "x86_64 and aarch64"]);
+    for arch in ["aarch64", "x86_64"] {
+        let machine = dir.write("board.toml", board.replace("sparc64", arch));
+        check(&["compile", &model, "--target", &machine], 3, &["board.toml", "features vis3"]);
+    }
     check(&["compile", &model, "--target", &dir.write("bad.toml", "name = 3")], 3, &["bad.toml"]);
     check(&["compile", &model, "--target", &dir.path("gone.toml")], 4, &["gone.toml"]);
 }

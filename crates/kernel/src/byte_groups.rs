@@ -22,24 +22,20 @@ fn factor(s: Scalar, dtype: DType) -> Option<Scalar> {
     Some(read)
 }
 
-/// The reads of the unsigned and of the signed byte in a product of them.
-pub fn byte_factors(product: Scalar) -> Option<(Scalar, Scalar)> {
+/// The reads of data and weights in a product of bytes that an instruction of vectors takes: unsigned and signed ones, and with `signed`, signed ones
+/// of which `constant` says that one is.
+pub fn byte_factors(product: Scalar, signed: bool, constant: &dyn Fn(usize) -> bool) -> Option<(Scalar, Scalar)> {
     let Kind::Binary(Binary::Mul, a, b) = product.kind() else { return None };
+    if signed && let Some((a, b)) = factor(*a, DType::I8).zip(factor(*b, DType::I8)) {
+        return match (constant(source_of(a)), constant(source_of(b))) {
+            (false, true) => Some((a, b)),
+            (true, false) => Some((b, a)),
+            _ => None,
+        };
+    }
     match (factor(*a, DType::U8), factor(*b, DType::I8)) {
         (Some(x), Some(w)) => Some((x, w)),
         _ => Some((factor(*b, DType::U8)?, factor(*a, DType::I8)?)),
-    }
-}
-
-/// The reads of data and weights in a product of signed bytes, which tiles take as they are.
-fn signed_factors(work: &Work, task: &Task, product: Scalar) -> Option<(Scalar, Scalar)> {
-    let Kind::Binary(Binary::Mul, a, b) = product.kind() else { return None };
-    let (a, b) = (factor(*a, DType::I8)?, factor(*b, DType::I8)?);
-    let constant = |s: Scalar| matches!(work.tensor(task.sources[source_of(s)]).memory, Memory::Constant(_));
-    match (constant(a), constant(b)) {
-        (false, true) => Some((a, b)),
-        (true, false) => Some((b, a)),
-        _ => None,
     }
 }
 
@@ -60,7 +56,8 @@ pub(crate) fn source_of(read: Scalar) -> usize {
 pub fn fill(work: &mut Work, task: &mut Task, fill: i64, signed: bool) {
     let Step::Compute(c) = &task.step else { return };
     let Some(r) = c.reduction.as_ref().filter(|r| is_contraction(c) && r.body.dtype() == DType::I32) else { return };
-    let found = byte_factors(r.body).or_else(|| signed_factors(work, task, r.body).filter(|_| signed));
+    let constant = |source: usize| matches!(work.tensor(task.sources[source]).memory, Memory::Constant(_));
+    let found = byte_factors(r.body, signed, &constant);
     let Some((x, w)) = found else { return };
     if let Some(better) = filled(work, task, (x, w), GROUP, Scalar::int(x.dtype(), fill)) {
         *task = better;

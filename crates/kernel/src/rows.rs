@@ -52,6 +52,10 @@ pub struct Sums {
 pub const SMALL: f64 = 1.0 / 32.0;
 
 impl Row {
+    /// [`Row::registers`] on a machine.
+    pub fn registers_on(&self, target: &TargetDesc) -> [usize; 2] {
+        [self.registers[0], self.registers[1].max(target.broadcast_registers as usize)]
+    }
     /// Lanes of a vector of its steps on a machine, for sums of so many bytes.
     pub fn lanes(&self, target: &TargetDesc, bytes: usize) -> usize {
         target.lanes(if self.block > 1 { bytes / 2 } else { bytes })
@@ -397,6 +401,20 @@ pub static ROWS: &[Row] = &[
         registers: [1, 1],
         broadcast: 0.0,
     },
+    // Arm's SDOT: a word is brought to all lanes by one of the units that multiply.
+    Row {
+        name: "byte_dot_signed",
+        depth: 4,
+        block: 1,
+        step: products,
+        legal: |s, t| {
+            t.byte_dot_signed && s.dtype == DType::I32 && s.groups == 4 && (s.broadcast, s.vector) == (DType::I8, DType::I8)
+        },
+        per_cycle: 2.0,
+        latency: 4.0,
+        registers: [1, 1],
+        broadcast: 0.5,
+    },
     // Bytes widened to 16 bits, even and odd ones apart: two products of pairs.
     Row {
         name: "byte_pairs",
@@ -505,6 +523,9 @@ mod tests {
         assert_eq!([floats, bytes, signed].map(|s| choose(&s, &target).name), ["fma", "mul_add", "mul_add"]);
         target.byte_pairs = true;
         assert_eq!([floats, bytes, signed].map(|s| choose(&s, &target).name), ["fma", "byte_pairs", "mul_add"]);
+        target.byte_dot_signed = true;
+        assert_eq!([bytes, signed].map(|s| choose(&s, &target).name), ["byte_pairs", "byte_dot_signed"]);
+        target.byte_dot_signed = false;
         (target.fma, target.byte_dot) = (false, true);
         assert_eq!([floats, bytes, signed].map(|s| choose(&s, &target).name), ["mul_add", "byte_dot", "mul_add"]);
         assert_eq!(choose(&Sums { groups: 1, ..bytes }, &target).name, "mul_add");

@@ -24,11 +24,18 @@ pub struct TargetDesc {
     pub vector_bytes: u32,
     /// Number of vector registers.
     pub vector_registers: u32,
+    /// Registers that products leave to elements of the broadcast factor on their way from memory, where instructions take none from memory themselves; 0
+    /// where they do.
+    #[serde(default)]
+    pub broadcast_registers: u32,
     /// Fused multiply-add in hardware.
     pub fma: bool,
     /// An instruction that adds four products of unsigned with signed bytes to each i32 of a vector, without saturation.
     #[serde(default)]
     pub byte_dot: bool,
+    /// An instruction that does so with signed bytes on both sides.
+    #[serde(default)]
+    pub byte_dot_signed: bool,
     /// Instructions that multiply signed 16-bit numbers and add neighbouring pairs of products to i32: they can stand in for `byte_dot`.
     #[serde(default)]
     pub byte_pairs: bool,
@@ -174,7 +181,7 @@ impl TargetDesc {
     }
     /// Are products of bytes added up four at a time, by one instruction or several?
     pub fn groups_bytes(&self) -> bool {
-        self.byte_dot || self.byte_pairs
+        self.byte_dot || self.byte_dot_signed || self.byte_pairs
     }
     /// Lanes of a vector of elements of `bytes`.
     pub fn lanes(&self, bytes: usize) -> usize {

@@ -3,7 +3,7 @@
 //! `sum (x - z) * (w - v)` over constant weights is `sum x * u - z * sum u` with `u = w - v`, exactly, because i32 wraps. `u` and its
 //! sums are made here. Padding that reads as `z` stays padding: of the value `z`. What remains is a product of two reads, which the
 //! contraction builder, borders and instructions for bytes can take. Where those want unsigned data, signed data `x` becomes
-//! `x + 128`, which is its top bit flipped, and `z` becomes `z + 128`. Tiles take signed data as it is, so sums that will be made in tiles keep it. Knows no operator: it looks at computes only.
+//! `x + 128`, which is its top bit flipped, and `z` becomes `z + 128`; where they want signed data, unsigned data becomes `x - 128` in the same way. Tiles take signed data as it is, so sums that will be made in tiles keep it. Knows no operator: it looks at computes only.
 
 use crate::byte_groups;
 use crate::plan::guess;
@@ -31,7 +31,7 @@ fn walk(work: &mut Work, items: &mut [Item], target: &TargetDesc) {
                     zero
                 });
                 if target.groups_bytes() {
-                    byte_groups::fill(work, task, zero.flatten().unwrap_or(0), target.tile_bytes);
+                    byte_groups::fill(work, task, zero.flatten().unwrap_or(0), target.tile_bytes || target.byte_dot_signed);
                 }
             }
             Item::If { then, otherwise, .. } => {
@@ -82,19 +82,24 @@ fn variables(read: Scalar, dims: &[usize]) -> Option<Vec<Option<u32>>> {
     (1..vars.len()).all(|k| vars[k].is_none() || !vars[..k].contains(&vars[k])).then_some(vars)
 }
 
-/// The data with its top bit flipped: `x + 128` as an unsigned byte.
+/// The data with its top bit flipped, as a byte of the other kind: `x + 128` as an unsigned one, or `x - 128` as a signed one.
 fn flipped(x: Scalar) -> Scalar {
-    Scalar::binary(Binary::Xor, x.bitcast(DType::U8), Scalar::int(DType::U8, 128))
+    let (dtype, bit) = if x.dtype() == DType::I8 { (DType::U8, 128) } else { (DType::I8, -128) };
+    Scalar::binary(Binary::Xor, x.bitcast(dtype), Scalar::int(dtype, bit))
 }
 
 /// The byte that is read in a factor under its casts, and whether its top bit is flipped.
 pub fn byte_read(s: Scalar) -> Option<(Scalar, bool)> {
     match s.kind() {
         Kind::Read { .. } => Some((s, false)),
-        Kind::Binary(Binary::Xor, inner, bit) if bit.as_int() == Some(128) && s.dtype() == DType::U8 => match inner.kind() {
-            Kind::Bitcast(read) if matches!(read.kind(), Kind::Read { .. }) => Some((*read, true)),
-            _ => None,
-        },
+        Kind::Binary(Binary::Xor, inner, bit)
+            if matches!((s.dtype(), bit.as_int()), (DType::U8, Some(128)) | (DType::I8, Some(-128))) =>
+        {
+            match inner.kind() {
+                Kind::Bitcast(read) if matches!(read.kind(), Kind::Read { .. }) => Some((*read, true)),
+                _ => None,
+            }
+        }
         _ => None,
     }
 }
@@ -120,7 +125,7 @@ fn in_tiles(work: &Work, c: &Compute, x: &Factor, weights: &Factor, vars: &[Opti
     neighbours > 1 && step.is_some_and(|d| d >= 16) && rows >= 16 && columns >= 16
 }
 
-/// The task without zero points, and that of the data if it is known. Signed data is made unsigned where the machine's instructions want that.
+/// The task without zero points, and that of the data if it is known. Data of one sign is made that of the other where the machine's instructions want that.
 fn lifted(work: &mut Work, task: &Task, target: &TargetDesc) -> Option<(Task, Option<i64>)> {
     let Step::Compute(c) = &task.step else { return None };
     let r = c.reduction.as_ref().filter(|r| r.kind == Reducer::Sum && r.body.dtype() == DType::I32)?;
@@ -129,7 +134,12 @@ fn lifted(work: &mut Work, task: &Task, target: &TargetDesc) -> Option<(Task, Op
     let indexed = |f: &Factor| variables(f.read, &constant(work, f.source)?.dims);
     let (weights, vars) = (0..2).rev().find_map(|k| Some((k, indexed(&sides[k])?)))?;
     let (w, x) = (&sides[weights], &sides[1 - weights]);
-    let flip = target.groups_bytes() && x.read.dtype() == DType::I8 && !(target.tile_bytes && in_tiles(work, c, x, w, &vars));
+    // What the machine's instructions for four products take beside signed weights.
+    let (unsigned, signed) = (target.byte_dot || target.byte_pairs, target.byte_dot_signed);
+    let flip = match x.read.dtype() {
+        DType::I8 => unsigned && !signed && !(target.tile_bytes && in_tiles(work, c, x, w, &vars)),
+        _ => signed && !unsigned,
+    };
     if w.zero.is_none() && x.zero.is_none() && !flip {
         return None;
     }
@@ -166,7 +176,8 @@ fn lifted(work: &mut Work, task: &Task, target: &TargetDesc) -> Option<(Task, Op
     let body = if weights == 0 { plain * data } else { data * plain };
     let mut value = c.value;
     let known = zero.as_ref().and_then(|z| z.known);
-    let zero = zero.map(|z| if flip { z.plus(128) } else { z });
+    let moved = if x.read.dtype() == DType::I8 { 128 } else { -128 };
+    let zero = zero.map(|z| if flip { z.plus(moved) } else { z });
     if let Some(zero) = zero.filter(|z| z.known != Some(0)) {
         let kept: Vec<usize> = (0..vars.len()).filter(|&k| vars[k].is_some_and(|v| v < rank)).collect();
         let sums = weight_sums(&u, &kept)?;

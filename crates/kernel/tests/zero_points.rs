@@ -20,17 +20,17 @@ struct Case {
     zero_is_constant: bool,
 }
 
-/// A machine with or without the instruction for bytes.
-fn machine(byte_dot: bool, tiles: bool) -> TargetDesc {
+/// A machine with or without instructions for bytes: of unsigned with signed ones, of signed ones, tiles.
+fn machine([byte_dot, signed, tiles]: [bool; 3]) -> TargetDesc {
     let text = format!(
         "name = \"t\"\nbackend = \"b\"\ndoc = \"\"\narch = \"x86_64\"\nfeatures = []\nvector_bytes = 32\nvector_registers = 16\n\
-         fma = true\nbyte_dot = {byte_dot}\ntile_bytes = {tiles}\nl1_bytes = 32768\nl2_bytes = 524288\nl3_bytes = 2097152\n"
+         fma = true\nbyte_dot = {byte_dot}\nbyte_dot_signed = {signed}\ntile_bytes = {tiles}\nl1_bytes = 32768\nl2_bytes = 524288\nl3_bytes = 2097152\n"
     );
     TargetDesc::from_toml(&text).expect("a machine file")
 }
 
 /// The step before and after, each with its sources' values.
-fn lifted(case: &Case, byte_dot: bool, tiles: bool) -> [(Step, Vec<Option<Tensor>>); 2] {
+fn lifted(case: &Case, instructions: [bool; 3]) -> [(Step, Vec<Option<Tensor>>); 2] {
     let mut work = Work::default();
     let ty = |t: &Tensor| TensorType::new(t.dtype, t.dims.iter().map(|&d| Expr::from(d)));
     let mut inputs: Vec<(Id, Tensor)> = vec![];
@@ -70,7 +70,7 @@ fn lifted(case: &Case, byte_dot: bool, tiles: bool) -> [(Step, Vec<Option<Tensor
         name: String::new(),
         node: String::new(),
     }));
-    lift(&mut work, &machine(byte_dot, tiles));
+    lift(&mut work, &machine(instructions));
     let Item::Task(task) = &work.items[0] else { unreachable!("one task") };
     let value = |id: Id| match &work.tensor(id).memory {
         Memory::Constant(t) => t.clone(),
@@ -98,11 +98,11 @@ fn both_are(step: &Step, dtype: DType) -> bool {
         .is_some_and(|r| matches!(r.body.kind(), Kind::Binary(Binary::Mul, a, b) if of(*a) && of(*b)) && r.axes.iter().all(whole))
 }
 
-/// Is it a product of unsigned and signed bytes, in whole groups?
-fn grouped(step: &Step) -> bool {
+/// Is it a product of unsigned and signed bytes in whole groups, or of signed ones?
+fn grouped(step: &Step, signed: bool) -> bool {
     let Step::Compute(c) = step else { return false };
     let whole = |e: &Expr| e.is(1) || e.known().is_some_and(|k| k % GROUP == 0);
-    c.reduction.as_ref().is_some_and(|r| byte_factors(r.body).is_some() && r.axes.iter().all(whole))
+    c.reduction.as_ref().is_some_and(|r| byte_factors(r.body, signed, &|s| s != 0).is_some() && r.axes.iter().all(whole))
 }
 
 proptest! {
@@ -110,10 +110,11 @@ proptest! {
     fn sums_are_the_same(
         m in 1usize..4, k in 1usize..9, n in 1usize..5, x in prop::collection::vec(any::<u8>(), 512), w in prop::collection::vec(any::<i8>(), 512),
         zx: u8, zw in prop::option::of(prop::collection::vec(any::<i8>(), 24)), before in 0usize..2, zero_is_constant: bool,
-        signed: bool, byte_dot: bool, tiles: bool,
+        signed: bool, byte_dot: bool, signed_dot: bool, tiles: bool,
     ) {
         // With tiles, sums large enough for them.
         let tiles = tiles && byte_dot;
+        let signed_dot = signed_dot && !tiles;
         let [m, k, n] = if tiles { [m + 15, k + 11, n + 15] } else { [m, k, n] };
         let bytes = |dims: &[usize], values: &[u8]| match signed {
             true => Tensor::from_vec(dims.to_vec(), values.iter().map(|&v| v as i8).collect()),
@@ -128,7 +129,7 @@ proptest! {
             before,
             zero_is_constant,
         };
-        let [(before, sources), (after, lifted_sources)] = lifted(&case, byte_dot, tiles);
+        let [(before, sources), (after, lifted_sources)] = lifted(&case, [byte_dot, signed_dot, tiles]);
         let want = run_step(&before, &sources).expect("runs");
         let got = run_step(&after, &lifted_sources).expect("runs");
         prop_assert_eq!(got.to_ints(), want.to_ints());
@@ -137,8 +138,10 @@ proptest! {
             prop_assert!(plain(&after), "{after}");
             // Sums of tiles keep signed data as it is.
             let kept = tiles && signed && both_are(&after, DType::I8);
-            prop_assert!(!byte_dot || grouped(&after) || kept, "{after}");
-            prop_assert!(!tiles || !signed || (k + case.before).next_multiple_of(4) % 16 != 0 || !grouped(&after), "{after}");
+            // Where both instructions are there, data is taken as it is.
+            let wanted = if byte_dot && signed_dot { signed } else { signed_dot };
+            prop_assert!(!(byte_dot || signed_dot) || grouped(&after, wanted) || kept, "{after}");
+            prop_assert!(!tiles || !signed || (k + case.before).next_multiple_of(4) % 16 != 0 || !grouped(&after, false), "{after}");
         }
     }
 }

@@ -33,9 +33,14 @@ pub fn has(feature: &str) -> bool {
     imp::missing([feature].into_iter()).is_empty()
 }
 
-/// Whether [`has`] knows what the feature is; no artifact that requires another one can ever be loaded.
-pub fn knows(feature: &str) -> bool {
-    imp::knows(feature)
+/// Whether [`has`] knows what the feature of an architecture is, on a machine of it; no artifact that requires another one can ever be loaded.
+pub fn knows(arch: &str, feature: &str) -> bool {
+    match arch {
+        "aarch64" => arm::NAMES.contains(&feature),
+        _ if arch == ARCH => imp::known().any(|f| f == feature),
+        // Features of other architectures are not listed here.
+        _ => true,
+    }
 }
 
 /// The features that [`knows`] knows and [`has`] has.
@@ -154,29 +159,59 @@ mod imp {
         features.filter(|f| !has(f)).collect()
     }
 
-    pub(super) fn knows(feature: &str) -> bool {
-        known().any(|f| f == feature)
-    }
-
     pub(super) fn known() -> impl Iterator<Item = &'static str> {
         FEATURES.iter().map(|f| f.0)
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+/// Features of 64-bit Arm.
+mod arm {
+    /// LLVM's names, those that every machine has first.
+    pub(super) const NAMES: &[&str] = &[
+        "neon", "fp-armv8", "aes", "bf16", "crc", "dotprod", "fp16fml", "fullfp16", "i8mm", "lse", "rdm", "sha2", "sve", "sve2",
+    ];
+
+    /// By the standard library, which asks the operating system.
+    #[cfg(all(target_arch = "aarch64", feature = "std"))]
+    pub(super) fn has(feature: &str) -> bool {
+        macro_rules! table {
+            ($($llvm:literal $rust:tt,)*) => { match feature { $($llvm => std::arch::is_aarch64_feature_detected!($rust),)* _ => false } };
+        }
+        table! {
+            "neon" "neon", "fp-armv8" "neon", "aes" "aes", "bf16" "bf16", "crc" "crc", "dotprod" "dotprod", "fp16fml" "fhm", "fullfp16" "fp16",
+            "i8mm" "i8mm", "lse" "lse", "rdm" "rdm", "sha2" "sha2", "sve" "sve", "sve2" "sve2",
+        }
+    }
+
+    /// Without an operating system to ask: what every machine has.
+    #[cfg(all(target_arch = "aarch64", not(feature = "std")))]
+    pub(super) fn has(feature: &str) -> bool {
+        NAMES[..2].contains(&feature)
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod imp {
+    use super::arm;
+    use alloc::vec::Vec;
+
+    pub(super) fn missing<'a>(features: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+        features.filter(|f| !arm::has(f)).collect()
+    }
+    pub(super) fn known() -> impl Iterator<Item = &'static str> {
+        arm::NAMES.iter().copied()
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod imp {
     use alloc::vec::Vec;
 
-    /// All but what every machine of the architecture has.
     pub(super) fn missing<'a>(features: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-        features.filter(|f| !(cfg!(target_arch = "aarch64") && known().any(|k| k == *f))).collect()
+        features.collect()
     }
     pub(super) fn known() -> impl Iterator<Item = &'static str> {
-        ["neon", "fp-armv8"].into_iter()
-    }
-    /// Features of other architectures are not listed here.
-    pub(super) fn knows(_: &str) -> bool {
-        true
+        core::iter::empty()
     }
 }
 
@@ -198,8 +233,9 @@ mod tests {
             "gfni" "gfni" "vaes" "vaes" "vpclmulqdq" "vpclmulqdq" "avxvnni" "avxvnni" "adx" "adx" "rdseed" "rdseed"
             "rdrnd" "rdrand" "cx16" "cmpxchg16b" "sse4a" "sse4a" "xsave" "xsave" "fxsr" "fxsr" "sse2" "sse2"
         }
-        assert!(!has("avx1024") && !knows("avx1024") && knows("avx2"));
-        assert!(features().contains(&"sse2") && features().iter().all(|f| has(f) && knows(f)));
+        assert!(!has("avx1024") && !knows(ARCH, "avx1024") && knows(ARCH, "avx2"));
+        assert!(features().contains(&"sse2") && features().iter().all(|f| has(f) && knows(ARCH, f)));
+        assert!(knows("aarch64", "i8mm") && !knows("aarch64", "avx2") && !has("i8mm"));
     }
 
     #[test]

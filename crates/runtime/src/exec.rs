@@ -420,6 +420,8 @@ impl Exec<'_> {
 pub(crate) struct FloatMode {
     #[cfg(target_arch = "x86_64")]
     saved: u32,
+    #[cfg(target_arch = "aarch64")]
+    saved: u64,
 }
 
 impl Default for FloatMode {
@@ -435,7 +437,17 @@ impl Default for FloatMode {
             }
             FloatMode { saved }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        {
+            let saved: u64;
+            // Safety: reads the control register and writes a valid value to it.
+            unsafe {
+                core::arch::asm!("mrs {}, fpcr", out(reg) saved, options(nomem, nostack, preserves_flags));
+                core::arch::asm!("msr fpcr, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+            }
+            FloatMode { saved }
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         FloatMode {}
     }
 }
@@ -446,6 +458,11 @@ impl Drop for FloatMode {
         // Safety: loads what was stored before.
         unsafe {
             core::arch::asm!("ldmxcsr [{}]", in(reg) &self.saved, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(target_arch = "aarch64")]
+        // Safety: writes what was read before.
+        unsafe {
+            core::arch::asm!("msr fpcr, {}", in(reg) self.saved, options(nomem, nostack, preserves_flags));
         }
     }
 }

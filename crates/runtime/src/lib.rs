@@ -46,6 +46,8 @@ mod rounds;
 mod session;
 mod tensor;
 pub mod variant;
+#[cfg(feature = "host")]
+pub mod worker;
 
 pub use error::{Error, ErrorKind};
 #[cfg(feature = "host")]

@@ -45,6 +45,33 @@ pub(crate) fn code_of_file(file: &File, offset: u64, bytes: usize) -> Result<Opt
     }
 }
 
+/// Makes sure that instructions are fetched as they were just written: Arm's caches for data and for instructions know nothing of each other. (Arm's
+/// reference manual, B2.4.4; lines of either cache are no shorter than CTR_EL0 says.)
+#[cfg(target_arch = "aarch64")]
+fn fetch_anew(code: &[u8]) {
+    let ctr: usize;
+    // Safety: reads a register that programs may read.
+    unsafe { core::arch::asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
+    let (data, instructions) = (4usize << (ctr >> 16 & 15), 4usize << (ctr & 15));
+    let range = code.as_ptr_range();
+    let lines = |size: usize| (range.start as usize & !(size - 1)..range.end as usize).step_by(size);
+    for line in lines(data) {
+        // Safety: writes a line of memory that is mapped back to it.
+        unsafe { core::arch::asm!("dc cvau, {}", in(reg) line, options(nostack, preserves_flags)) };
+    }
+    // Safety: waits until that is done.
+    unsafe { core::arch::asm!("dsb ish", options(nostack, preserves_flags)) };
+    for line in lines(instructions) {
+        // Safety: forgets a line of instructions of memory that is mapped.
+        unsafe { core::arch::asm!("ic ivau, {}", in(reg) line, options(nostack, preserves_flags)) };
+    }
+    // Safety: waits until that is done, here too.
+    unsafe { core::arch::asm!("dsb ish", "isb", options(nostack, preserves_flags)) };
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn fetch_anew(_: &[u8]) {}
+
 /// Code from memory: written to fresh pages, which then become read-execute.
 pub(crate) fn code_of_bytes(bytes: &[u8]) -> Result<Option<Mmap>, Error> {
     if bytes.is_empty() {
@@ -52,7 +79,9 @@ pub(crate) fn code_of_bytes(bytes: &[u8]) -> Result<Option<Mmap>, Error> {
     }
     let map = MmapMut::map_anon(bytes.len()).and_then(|mut map| {
         map.copy_from_slice(bytes);
-        map.make_exec()
+        let map = map.make_exec()?;
+        fetch_anew(&map);
+        Ok(map)
     });
     match map {
         Ok(map) => Ok(Some(map)),

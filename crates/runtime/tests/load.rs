@@ -69,17 +69,18 @@ fn newer_artifacts_ask_for_a_newer_runtime() {
 
 #[test]
 fn an_artifact_for_another_machine_names_what_is_missing() {
-    let error = refused(&file_for(&affine(), "x86_64", &["sse2", "avx2048", "telepathy"]));
+    let error = refused(&file_for(&affine(), ARCH, &[FEATURE, "avx2048", "telepathy"]));
     assert_eq!(error.kind(), ErrorKind::Machine);
-    assert!(error.to_string().starts_with("this CPU lacks avx2048, telepathy (the artifact requires sse2, avx2048, telepathy)"));
+    let all = format!("this CPU lacks avx2048, telepathy (the artifact requires {FEATURE}, avx2048, telepathy)");
+    assert!(error.to_string().starts_with(&all));
     let error = refused(&file_for(&affine(), "riscv64", &[]));
-    assert!(error.to_string().starts_with("the artifact is for riscv64, this machine is x86_64"), "{error}");
+    assert!(error.to_string().starts_with(&format!("the artifact is for riscv64, this machine is {ARCH}")), "{error}");
 }
 
 /// A variant that needs a feature; its program has an input of the variant's name.
 fn variant(feature: &str, name: &str) -> Variant {
     Variant {
-        requirements: Requirements { name: name.into(), arch: "x86_64".into(), features: vec![feature.into()], host: None },
+        requirements: Requirements { name: name.into(), arch: ARCH.into(), features: vec![feature.into()], host: None },
         program: encode(&Program {
             inputs: vec![port(name, vec![], 0)],
             buffers: vec![buffer(c(4), Place::Input(0))],
@@ -91,14 +92,14 @@ fn variant(feature: &str, name: &str) -> Variant {
 }
 
 fn variants() -> Vec<u8> {
-    let all = [variant("avx2048", "future"), variant("sse2", "today"), variant("sse", "yesterday")];
+    let all = [variant("avx2048", "future"), variant(FEATURE, "today"), variant(FEATURE, "yesterday")];
     Artifact { variants: &all, ..Artifact::default() }.to_bytes()
 }
 
 #[test]
 fn the_first_variant_that_fits_is_taken() {
     let model = Model::from_bytes(&variants()).unwrap();
-    assert_eq!((model.inputs()[0].name.as_str(), &model.requirements().features[..]), ("today", &["sse2".to_string()][..]));
+    assert_eq!((model.inputs()[0].name.as_str(), &model.requirements().features[..]), ("today", &[FEATURE.to_string()][..]));
     let empty = Artifact::default().to_bytes();
     assert_eq!(refused(&empty).to_string(), "malformed: the artifact has no program");
 }
@@ -125,7 +126,7 @@ fn where_no_variant_fits_each_says_why() {
     let error = refused(&Artifact { variants: &all, ..Artifact::default() }.to_bytes());
     let each = "'future': this CPU lacks avx2048 (the artifact requires avx2048); 'never': this CPU lacks telepathy";
     assert!(error.to_string().starts_with(&format!("this machine can run none of the 2 variants; {each}")), "{error}");
-    assert!(error.kind() == ErrorKind::Machine && error.to_string().contains("this CPU is x86_64 with x87,"), "{error}");
+    assert!(error.kind() == ErrorKind::Machine && error.to_string().contains(&format!("this CPU is {ARCH} with ")), "{error}");
 }
 
 /// Only the variant that runs is read: damage elsewhere is found by whoever reads it.
@@ -174,7 +175,7 @@ fn what_cannot_be_allocated_is_an_error() {
 
 /// A file around these bytes as the program, with right digests.
 fn around(program: Vec<u8>) -> Vec<u8> {
-    let requirements = Requirements { name: "kit".into(), arch: "x86_64".into(), features: vec![], host: None };
+    let requirements = Requirements { name: "kit".into(), arch: ARCH.into(), features: vec![], host: None };
     let variant = Variant { requirements, program, code: code().0.clone(), host_code: vec![] };
     Artifact { variants: &[variant], constants: &[&[0; 32]], ..Artifact::default() }.to_bytes()
 }

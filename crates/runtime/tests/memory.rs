@@ -58,7 +58,7 @@ fn a_run_takes_weights_arena_and_little_more() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("large.infc");
     let variant = |name: &str, feature: &str, weights: u64| Variant {
-        requirements: Requirements { name: name.into(), arch: "x86_64".into(), features: vec![feature.into()], host: None },
+        requirements: Requirements { name: name.into(), arch: ARCH.into(), features: vec![feature.into()], host: None },
         program: encode(&program(weights)),
         code: code().0.clone(),
         host_code: vec![],
@@ -66,7 +66,7 @@ fn a_run_takes_weights_arena_and_little_more() {
     // The variant for another machine has weights and code of its own, which are not read here.
     let other = Variant { code: vec![0x90; 8 << 20], ..variant("other", "avx2048", 4 * COUNT as u64) };
     let weights: Vec<u8> = 2f32.to_le_bytes().repeat(2 * COUNT);
-    let variants = [other, variant("here", "sse2", 0)];
+    let variants = [other, variant("here", FEATURE, 0)];
     std::fs::write(&path, Artifact { variants: &variants, constants: &[&weights], ..Artifact::default() }.to_bytes()).unwrap();
     drop(weights);
 

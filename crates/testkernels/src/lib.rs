@@ -1,6 +1,7 @@
 //! Kernels for the tests of backends, and their memory. Each backend runs the same ones: random loop nests (`nests`) and every
 //! scalar operation on edge values of every dtype (`operations`).
 
+pub mod emulate;
 pub mod nests;
 pub mod operations;
 

@@ -39,7 +39,7 @@ struct Call {
 }
 
 /// What Cranelift calls the features of machine files that it makes use of.
-const FEATURES: [(&str, &str, &str); 14] = [
+const FEATURES: [(&str, &str, &str); 15] = [
     ("x86_64", "sse3", "has_sse3"),
     ("x86_64", "ssse3", "has_ssse3"),
     ("x86_64", "sse4.1", "has_sse41"),
@@ -54,6 +54,7 @@ const FEATURES: [(&str, &str, &str); 14] = [
     ("x86_64", "avxvnni", "has_avx_vnni"),
     ("aarch64", "lse", "has_lse"),
     ("aarch64", "dotprod", "has_dotprod"),
+    ("aarch64", "i8mm", "has_i8mm"),
 ];
 
 /// The instruction set of a machine, with which code is optimised, and the same with which it is only generated.

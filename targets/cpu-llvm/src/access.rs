@@ -294,7 +294,8 @@ impl Emit<'_> {
                 let part = self.lanes_of(v, i * most.lanes, most.lanes);
                 let wide = self.lanes_of_any(part, whole.lanes);
                 let wide = self.f.t(wide);
-                let hidden = self.f.inst(whole, format_args!("call {whole} asm \"\", \"=x,0\"({wide})"));
+                let hidden =
+                    self.f.inst(whole, format_args!("call {whole} asm \"\", \"={},0\"({wide})", self.arch.vector_class()));
                 self.lanes_of(hidden, 0, most.lanes)
             })
             .collect();

@@ -3,8 +3,9 @@
 //! Which kernels share a module depends on their number alone, so the bytes do not depend on threads. The loop and SLP
 //! vectorisers and the unroller stay off: the schedule has decided.
 
+use crate::arch::Arch;
 use crate::emit::{self, Text};
-use crate::image::{self, Image};
+use crate::library;
 use infc_ir::{Fault, Problems, fault};
 use infc_kernel::loops::Kernel;
 use infc_kernel::target::TargetDesc;
@@ -21,17 +22,15 @@ use std::sync::{Mutex, Once};
 /// Kernels of one module.
 const MODULE: usize = 8;
 
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-
 // One round of instcombine need not reach a fixpoint; by default LLVM ends the process where it does not.
 const PASSES: &str = "function(sroa,early-cse<memssa>,instcombine<no-verify-fixpoint>,simplifycfg),\
     function(loop-mssa(licm),gvn,instcombine<no-verify-fixpoint>,early-cse<memssa>,dse,simplifycfg,\
     instcombine<no-verify-fixpoint>)";
 
-/// Images of the modules and the scratch size of each kernel.
-pub fn compile(kernels: &[Kernel], target: &TargetDesc) -> Result<(Vec<Image>, Vec<u64>), Problems> {
+/// Object files of the modules, each with the number of its kernels, and the scratch size of each kernel.
+pub fn compile(kernels: &[Kernel], target: &TargetDesc) -> Result<(Vec<(Vec<u8>, usize)>, Vec<u64>), Problems> {
     let chunks: Vec<&[Kernel]> = kernels.chunks(MODULE).collect();
-    let done: Vec<Mutex<Option<Result<(Image, Vec<u64>), Problems>>>> = chunks.iter().map(|_| Mutex::new(None)).collect();
+    let done: Vec<Mutex<Option<Result<(Vec<u8>, Vec<u64>), Problems>>>> = chunks.iter().map(|_| Mutex::new(None)).collect();
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(chunks.len());
     std::thread::scope(|scope| {
@@ -46,26 +45,23 @@ pub fn compile(kernels: &[Kernel], target: &TargetDesc) -> Result<(Vec<Image>, V
             });
         }
     });
-    let (mut images, mut scratch, mut problems) = (vec![], vec![], vec![]);
+    let (mut objects, mut scratch, mut problems) = (vec![], vec![], vec![]);
     for slot in done {
         match slot.into_inner().ok().flatten().expect("every chunk was compiled") {
-            Ok((image, sizes)) => {
-                images.push(image);
+            Ok((object, sizes)) => {
+                objects.push((object, sizes.len()));
                 scratch.extend(sizes);
             }
             Err(p) => problems.extend(p.0),
         }
     }
-    if problems.is_empty() { Ok((images, scratch)) } else { Err(Problems(problems)) }
+    if problems.is_empty() { Ok((objects, scratch)) } else { Err(Problems(problems)) }
 }
 
-fn object(kernels: &[Kernel], target: &TargetDesc) -> Result<(Image, Vec<u64>), Problems> {
+fn object(kernels: &[Kernel], target: &TargetDesc) -> Result<(Vec<u8>, Vec<u64>), Problems> {
     let (text, scratch) = module_text(kernels, target)?;
-    let image = with_module(&text, target, true, |module, machine| {
-        let object = machine.write_to_memory_buffer(module, FileType::Object).map_err(|e| fault!("LLVM: {e}"))?;
-        image::link(object.as_slice())
-    });
-    Ok((image.map_err(|e| internal(kernels, e))?, scratch))
+    let object = with_module(&text, target, true, written);
+    Ok((object.map_err(|e| internal(kernels, e))?, scratch))
 }
 
 /// Parses and verifies a module.
@@ -76,13 +72,15 @@ pub fn check_text(text: &str) -> Result<(), String> {
     module.verify().map_err(|e| e.to_string())
 }
 
+fn written(module: &Module, machine: &TargetMachine) -> Result<Vec<u8>, Fault> {
+    let object = machine.write_to_memory_buffer(module, FileType::Object).map_err(|e| fault!("LLVM: {e}"))?;
+    Ok(object.as_slice().to_vec())
+}
+
 /// LLVM's object of a module that is no set of kernels.
 pub fn plain_object(text: &str, target: &TargetDesc) -> Result<Vec<u8>, Fault> {
-    let text = format!("target triple = \"{TRIPLE}\"\n\n{text}");
-    with_module(&text, target, true, |module, machine| {
-        let object = machine.write_to_memory_buffer(module, FileType::Object).map_err(|e| fault!("LLVM: {e}"))?;
-        Ok(object.as_slice().to_vec())
-    })
+    let text = format!("target triple = \"{}\"\n\n{text}", Arch::of(target)?.triple());
+    with_module(&text, target, true, written)
 }
 
 /// LLVM's assembly of the kernels before (`false`) or after (`true`) optimisation.
@@ -104,7 +102,7 @@ pub fn assembly(kernels: &[Kernel], target: &TargetDesc) -> Result<String, Probl
     .map_err(|e| internal(kernels, e))
 }
 
-fn internal(kernels: &[Kernel], e: Fault) -> Problems {
+pub fn internal(kernels: &[Kernel], e: Fault) -> Problems {
     let names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
     Problems::one(format!("code generation of {}", names.join(", ")), e.0, "this is a bug of the compiler")
 }
@@ -129,7 +127,8 @@ fn module_text(kernels: &[Kernel], target: &TargetDesc) -> Result<(String, Vec<u
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
-    let mut text = format!("target triple = \"{TRIPLE}\"\n\n");
+    let arch = Arch::of(target).map_err(|e| Problems::one(format!("machine '{}'", target.name), e.0, ""))?;
+    let mut text = format!("target triple = \"{}\"\n\n", arch.triple());
     for line in globals {
         text += &line;
         text.push('\n');
@@ -155,7 +154,17 @@ fn with_module<T>(
     run: impl FnOnce(&Module, &TargetMachine) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     static INITIALISED: Once = Once::new();
-    INITIALISED.call_once(|| Target::initialize_x86(&InitializationConfig::default()));
+    let arch = Arch::of(target)?;
+    library::has(arch).map_err(|e| fault!("{e}"))?;
+    INITIALISED.call_once(|| {
+        let config = InitializationConfig::default();
+        if library::has(Arch::X86).is_ok() {
+            Target::initialize_x86(&config);
+        }
+        if library::has(Arch::Arm).is_ok() {
+            Target::initialize_aarch64(&config);
+        }
+    });
     let context = Context::create();
     let buffer = MemoryBuffer::create_from_memory_range_copy(text.as_bytes(), "kernels");
     let module = context.create_module_from_ir(buffer).map_err(|e| fault!("LLVM rejects the module: {e}\n{text}"))?;
@@ -174,11 +183,10 @@ fn with_module<T>(
 }
 
 fn machine(target: &TargetDesc) -> Result<TargetMachine, Fault> {
-    let triple = TargetTriple::create(TRIPLE);
+    let arch = Arch::of(target)?;
+    let triple = TargetTriple::create(arch.triple());
     let llvm = Target::from_triple(&triple).map_err(|e| fault!("LLVM: {e}"))?;
-    // A machine of one's own gets the general tuning; the features say what there is beyond a level.
-    let level = ["x86-64-v2", "x86-64-v3", "x86-64-v4"].into_iter().find(|level| target.name.starts_with(level));
-    let cpu = level.unwrap_or("x86-64");
+    let cpu = arch.cpu(&target.name);
     let features: Vec<String> = target.features.iter().map(|f| format!("+{f}")).collect();
     llvm.create_target_machine(&triple, cpu, &features.join(","), OptimizationLevel::Aggressive, RelocMode::PIC, CodeModel::Small)
         .ok_or_else(|| fault!("LLVM has no machine '{}'", target.name))

@@ -1,18 +1,19 @@
-//! Dot products as instructions: the row `byte_dot` as VPDPBUSD, `byte_pairs` as PMADDWD, the row `bf16_dot` as VDPBF16PS.
+//! Dot products as instructions: the row `byte_dot` as VPDPBUSD (on Arm USDOT), `byte_dot_signed` as SDOT, `byte_pairs` as PMADDWD (SMULL and ADDP), the row `bf16_dot` as VDPBF16PS.
 //!
 //! The first one writes a step as `sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in i32, where `a0..` are unsigned bytes, side by side and the same for
 //! all lanes, or each in a vector of its own, and `b0..` signed bytes side by side in each lane, four to a lane even where fewer are used; or where `a0..` are
-//! signed bytes, side by side and the same for all lanes, and `b0..` unsigned ones, side by side in each lane.
+//! signed bytes, side by side and the same for all lanes, and `b0..` unsigned ones, side by side in each lane. With `byte_dot_signed` both are signed.
 //! That is found again here; anything else is emitted as written.
-//! Signed bytes with their top bits flipped may stand for the unsigned ones: all four are flipped at once.
+//! Bytes of the other sign with their top bits flipped may stand for either: all four are flipped at once.
 //! Intel's manual: VPDPBUSD adds the four products without saturating them or the sum.
 //!
 //! Steps of `bf16_dot` are found by [`infc_kernel::rows::pair_of`], their factors side by side or as halves of words; they are what VDPBF16PS does, bit by bit but for the payloads of NaN.
 //! Where numbers are rounded for it, with subnormal ones as zeros, VCVTNEPS2BF16 does that.
 
 use crate::access::Shape;
+use crate::arch::Arch;
 use crate::emit::Emit;
-use crate::ir::{Elem, Fun, Ty, Val};
+use crate::ir::{Elem, Fun, Operand, Ty, Val};
 use infc_ir::scalar::{Binary, Kind};
 use infc_ir::{DType, Expr, Fault, Scalar};
 use infc_kernel::rows::{pair_of, unflushed};
@@ -33,18 +34,24 @@ impl Emit<'_> {
         // Without the instruction a single product is cheaper as it is.
         let least = if self.byte_pairs { 2 } else { 1 };
         for count in (least..=GROUP).rev() {
-            let Some(step) = Products::of(s, count) else { continue };
+            let Some(step) = Products::of(s, count).filter(|p| self.adds(p.kinds)) else { continue };
             let Some(right) = self.side_by_side(&step.b) else { continue };
             if count == 1 && !self.begins_group(right) {
                 continue;
             }
             let Shape::Step(right, 4) = self.place(right)? else { continue };
-            let left = if step.swapped { self.word(&step)? } else { self.unsigned(&step)? };
+            let left = if step.kinds == Kinds::SignedUnsigned { self.word(&step)? } else { self.bytes(&step)? };
             if let Some(left) = left {
                 return self.dot_of(&step, left, right).map(Some);
             }
         }
         Ok(None)
+    }
+
+    /// Has the machine an instruction for them, or a stand-in?
+    fn adds(&self, kinds: Kinds) -> bool {
+        let (mixed, signed) = self.byte_dots;
+        if kinds == Kinds::Signed { signed } else { mixed || self.byte_pairs }
     }
 
     /// The bytes on the left as a word, if they lie so and are the same for all lanes.
@@ -58,8 +65,8 @@ impl Emit<'_> {
         Ok(None)
     }
 
-    /// The unsigned bytes in words, the same for all lanes or one for each.
-    fn unsigned(&mut self, step: &Products) -> Result<Option<Val>, Fault> {
+    /// The bytes on the left in words, the same for all lanes or one for each.
+    fn bytes(&mut self, step: &Products) -> Result<Option<Val>, Fault> {
         let lanes = self.lanes.unwrap_or(1);
         let mut word = self.word(step)?;
         if word.is_none() {
@@ -74,21 +81,29 @@ impl Emit<'_> {
                 word = Some(word.map_or(moved, |w| self.f.bin("or", w, moved)));
             }
         }
-        Ok(word.map(|w| if step.flip { self.f.bin("xor", w, step.top_bits()) } else { w }))
+        Ok(word.map(|w| if step.flips[0] { self.f.bin("xor", w, step.top_bits()) } else { w }))
     }
 
     fn dot_of(&mut self, step: &Products, left: Val, right: Val) -> Result<Val, Fault> {
         let name = |bits: u32| format!("llvm.x86.avx512.vpdpbusd.{bits}");
         let pairs = self.byte_pairs;
         self.in_pieces(step.sum, left, right, &mut |f, acc, factor, vector| {
-            let (unsigned, signed) = match (step.swapped, step.flip) {
-                (false, _) => (factor, vector),
-                (true, false) => (vector, factor),
-                (true, true) => (f.bin("xor", vector, step.top_bits()), factor),
+            let vector = if step.flips[1] { f.bin("xor", vector, step.top_bits()) } else { vector };
+            let (unsigned, signed) = match step.kinds {
+                Kinds::UnsignedSigned | Kinds::Signed => (factor, vector),
+                Kinds::SignedUnsigned => (vector, factor),
             };
-            match pairs {
-                true => pairs_of_words(f, acc, unsigned, signed),
-                false => f.intrinsic(&name(acc.ty.lanes * 32), &[], acc.ty, &[acc, unsigned, signed]),
+            match (pairs, f.arch) {
+                _ if step.kinds == Kinds::Signed => {
+                    let [a, b] = [unsigned, signed].map(|v| as_bytes(f, v));
+                    f.intrinsic("llvm.aarch64.neon.sdot", &[acc.ty, a.ty], acc.ty, &[acc, a, b])
+                }
+                (true, _) => pairs_of_words(f, acc, unsigned, signed),
+                (false, Arch::Arm) => {
+                    let [unsigned, signed] = [unsigned, signed].map(|v| as_bytes(f, v));
+                    f.intrinsic("llvm.aarch64.neon.usdot", &[acc.ty, unsigned.ty], acc.ty, &[acc, unsigned, signed])
+                }
+                (false, Arch::X86) => f.intrinsic(&name(acc.ty.lanes * 32), &[], acc.ty, &[acc, unsigned, signed]),
             }
         })
     }
@@ -234,9 +249,32 @@ fn pairs_of_words(f: &mut Fun, acc: Val, factor: Val, vector: Val) -> Val {
         8 => "llvm.x86.avx2.pmadd.wd",
         _ => "llvm.x86.sse2.pmadd.wd",
     };
-    let [x, y] = [even, odd].map(|(a, b)| f.intrinsic(name, &[], acc.ty, &[a, b]));
+    let [x, y] = [even, odd].map(|(a, b)| match f.arch {
+        Arch::X86 => f.intrinsic(name, &[], acc.ty, &[a, b]),
+        Arch::Arm => added_pairs(f, a, b, acc.ty),
+    });
     let both = f.bin("add", x, y);
     f.bin("add", acc, both)
+}
+
+/// What PMADDWD does, by SMULL, SMULL2 and ADDP: products of 16 bits, and the sums of neighbouring two.
+fn added_pairs(f: &mut Fun, a: Val, b: Val, sums: Ty) -> Val {
+    let wide = a.ty.with(Elem::I32);
+    let [a, b] = [a, b].map(|v| f.cast("sext", v, Elem::I32));
+    let products = f.bin("mul", a, b);
+    let half = |f: &mut Fun, first: i64| {
+        let order = Val { ty: Ty::new(Elem::I32, sums.lanes), op: Operand::Lanes(first, 2) };
+        let (x, order) = (f.t(products), f.t(order));
+        f.inst(sums, format_args!("shufflevector {x}, {wide} poison, {order}"))
+    };
+    let (even, odd) = (half(f, 0), half(f, 1));
+    f.bin("add", even, odd)
+}
+
+/// Words as bytes.
+fn as_bytes(f: &mut Fun, words: Val) -> Val {
+    let (ty, v) = (Ty::new(Elem::I8, 4 * words.ty.lanes), f.t(words));
+    f.inst(ty, format_args!("bitcast {v} to {ty}"))
 }
 
 /// The read of a word of two bf16, if the factors are its low and its high half.
@@ -259,15 +297,22 @@ fn as_pairs(f: &mut Fun, words: Val) -> Val {
     f.inst(ty, format_args!("bitcast {v} to {ty}"))
 }
 
+/// Which bytes are signed: those on the left and those on the right of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kinds {
+    UnsignedSigned,
+    SignedUnsigned,
+    Signed,
+}
+
 /// A step: the sum before, and reads of the bytes.
 struct Products {
     sum: Scalar,
     a: Vec<Scalar>,
     b: Vec<Scalar>,
-    /// The signed bytes are on the left, not the unsigned ones.
-    swapped: bool,
-    /// The unsigned bytes are signed ones with their top bits flipped.
-    flip: bool,
+    kinds: Kinds,
+    /// The bytes on the left, and those on the right, are read with the other sign and their top bits flipped.
+    flips: [bool; 2],
 }
 
 impl Products {
@@ -282,18 +327,19 @@ impl Products {
             let Kind::Binary(Binary::Add, before, product) = sum.kind() else { return None };
             let Kind::Binary(Binary::Mul, x, y) = product.kind() else { return None };
             let ((x, left, x_flip), (y, right, y_flip)) = byte(*x).zip(byte(*y))?;
-            let swapped = match (left, right) {
-                (DType::U8, DType::I8) => false,
-                (DType::I8, DType::U8) => true,
+            let kind = match (left, right) {
+                (DType::U8, DType::I8) => Kinds::UnsignedSigned,
+                (DType::I8, DType::U8) => Kinds::SignedUnsigned,
+                (DType::I8, DType::I8) => Kinds::Signed,
                 _ => return None,
             };
             a.insert(0, x);
             b.insert(0, y);
-            kinds.push((swapped, x_flip || y_flip));
+            kinds.push((kind, [x_flip, y_flip]));
             sum = *before;
         }
-        let (swapped, flip) = kinds[0];
-        kinds.iter().all(|&k| k == kinds[0]).then_some(Products { sum, a, b, swapped, flip })
+        let (of, flips) = kinds[0];
+        kinds.iter().all(|&k| k == kinds[0]).then_some(Products { sum, a, b, kinds: of, flips })
     }
 
     /// The top bits of the bytes. Where there is no byte, its factor counts nothing: it has to stay zero.

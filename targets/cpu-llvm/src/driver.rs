@@ -4,6 +4,7 @@
 //! allocator: every size is a constant, or an expression over loop counters and values that a step reads. The kernels and the
 //! constants are symbols of the same object (`object`).
 
+use crate::arch::Arch;
 use infc_artifact::program::{Place, Program, Size, SizeOp, Step, SymbolSource, View};
 use infc_ir::{Fault, fault};
 use std::fmt::Write;
@@ -31,7 +32,7 @@ pub struct Driver {
 
 /// Prints the driver of a program whose functions are called `NAME_run`, `NAME_message` and `NAME_reset`. Scratch memory begins at byte
 /// `scratch` of the arena; there are `constants` bytes of constants.
-pub fn driver(program: &Program, name: &str, scratch: u64, constants: u64) -> Result<Driver, Fault> {
+pub fn driver(program: &Program, name: &str, arch: Arch, scratch: u64, constants: u64) -> Result<Driver, Fault> {
     let mut slots = vec![];
     let mut state_bytes = 0;
     for &(_, input) in &program.states {
@@ -39,17 +40,20 @@ pub fn driver(program: &Program, name: &str, scratch: u64, constants: u64) -> Re
         state_bytes += (buffer_bytes(program, program.inputs[input as usize].buffer)? as u64).next_multiple_of(64);
     }
     let messages = program.messages.iter().map(|m| format!("{}: {}", m.node, m.text)).collect();
-    let mut emit = Emit { program, slots, scratch, messages, text: String::new(), temps: 0, blocks: 0 };
+    let mut emit = Emit { program, arch, slots, scratch, messages, text: String::new(), temps: 0, blocks: 0 };
     emit.run(name)?;
     emit.reset(name, state_bytes);
     let mut text = globals(program, constants);
     text += &emit.text;
     text += &message(name, &emit.messages);
     text += "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\ndeclare void @llvm.memset.p0.i64(ptr, i8, i64, i1)\n\
-             declare void @llvm.x86.sse.stmxcsr(ptr)\ndeclare void @llvm.x86.sse.ldmxcsr(ptr)\n\
              declare i64 @llvm.sadd.sat.i64(i64, i64)\ndeclare {i64, i1} @llvm.smul.with.overflow.i64(i64, i64)\n\
              declare i64 @llvm.smin.i64(i64, i64)\ndeclare i64 @llvm.smax.i64(i64, i64)\n\
              attributes #0 = { nounwind \"no-stack-arg-probe\" }\n";
+    text += match arch {
+        Arch::X86 => "declare void @llvm.x86.sse.stmxcsr(ptr)\ndeclare void @llvm.x86.sse.ldmxcsr(ptr)\n",
+        Arch::Arm => "declare i64 @llvm.aarch64.get.fpcr()\ndeclare void @llvm.aarch64.set.fpcr(i64)\n",
+    };
     Ok(Driver { text, messages: emit.messages, state_bytes })
 }
 
@@ -85,6 +89,7 @@ fn message(name: &str, messages: &[String]) -> String {
 
 struct Emit<'a> {
     program: &'a Program,
+    arch: Arch,
     /// Inputs that are state, with the place of their slot.
     slots: Vec<(usize, u64)>,
     scratch: u64,
@@ -137,8 +142,12 @@ impl Emit<'_> {
         self.line(&format!("%pointers = alloca [{} x ptr], align 16", pointers.max(1)));
         self.line(&format!("%extents = alloca [{} x i64], align 16", extents.max(1)));
         self.line("%status = alloca i32");
-        self.line("%mode = alloca i32");
-        self.line("%default = alloca i32");
+        if self.arch == Arch::X86 {
+            self.line("%mode = alloca i32");
+            self.line("%default = alloca i32");
+        } else {
+            self.line("%mode = alloca i64");
+        }
         for (s, symbol) in self.program.symbols.iter().enumerate() {
             match symbol.source {
                 SymbolSource::Step => {
@@ -161,16 +170,31 @@ impl Emit<'_> {
         self.line("ret i32 -1");
         self.begin("start", false);
         // The default floating-point environment, whatever the caller's thread has set.
-        self.line("call void @llvm.x86.sse.stmxcsr(ptr %mode)");
-        self.line("store i32 8064, ptr %default");
-        self.line("call void @llvm.x86.sse.ldmxcsr(ptr %default)");
+        match self.arch {
+            Arch::X86 => {
+                self.line("call void @llvm.x86.sse.stmxcsr(ptr %mode)");
+                self.line("store i32 8064, ptr %default");
+                self.line("call void @llvm.x86.sse.ldmxcsr(ptr %default)");
+            }
+            Arch::Arm => {
+                self.line("%fpcr = call i64 @llvm.aarch64.get.fpcr()");
+                self.line("store i64 %fpcr, ptr %mode");
+                self.line("call void @llvm.aarch64.set.fpcr(i64 0)");
+            }
+        }
         self.line(&format!("%scratch = getelementptr i8, ptr %arena, i64 {}", self.scratch));
         self.ports()?;
         self.list(&self.program.steps)?;
         self.keep_states()?;
         self.line("store i32 0, ptr %status");
         self.begin("end", true);
-        self.line("call void @llvm.x86.sse.ldmxcsr(ptr %mode)");
+        match self.arch {
+            Arch::X86 => self.line("call void @llvm.x86.sse.ldmxcsr(ptr %mode)"),
+            Arch::Arm => {
+                self.line("%before = load i64, ptr %mode");
+                self.line("call void @llvm.aarch64.set.fpcr(i64 %before)");
+            }
+        }
         self.line("%result = load i32, ptr %status");
         self.line("ret i32 %result");
         self.text += "}\n";

@@ -5,6 +5,7 @@
 //! under a mask may read uniform places. Every kernel is two functions: the body, whose parameters are the buffers (`noalias`), and
 //! the entry of the ABI, which loads them. Addresses are the business of `access`, integer expressions of `index`.
 
+use crate::arch::Arch;
 use crate::helpers::Helper;
 use crate::ir::{Elem, Fun, Label, Operand, Ty, Val};
 use crate::matrix::Tiles;
@@ -48,6 +49,7 @@ pub(crate) const LANE: u32 = u32::MAX;
 
 /// The state of emitting one kernel.
 pub(crate) struct Emit<'a> {
+    pub arch: Arch,
     pub f: Fun,
     pub kernel: &'a Kernel,
     pub vars: HashMap<u32, Var>,
@@ -64,6 +66,8 @@ pub(crate) struct Emit<'a> {
     pub width: i64,
     /// Dot products of bytes are an instruction.
     byte_dot: bool,
+    /// Those of unsigned with signed bytes are; those of signed bytes are.
+    pub byte_dots: (bool, bool),
     /// They are added as pairs of 16 bits.
     pub byte_pairs: bool,
     /// Dot products of bf16 are an instruction, and so is rounding to it.
@@ -89,11 +93,13 @@ const I64: Ty = Ty { elem: Elem::I64, lanes: 1 };
 
 /// Prints kernel number `number` for the machine.
 pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Text, Fault> {
-    let mut f = Fun::new();
+    let arch = Arch::of(target)?;
+    let mut f = Fun::new(arch);
     f.fma = target.fma;
-    f.f16c = target.features.iter().any(|x| x == "f16c");
+    f.f16c = arch.converts_halves() || target.features.iter().any(|x| x == "f16c");
     f.f16_fma = target.f16_fma;
     let mut e = Emit {
+        arch,
         f,
         kernel,
         vars: HashMap::new(),
@@ -105,6 +111,7 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
         lanes: None,
         width: target.lanes(4) as i64,
         byte_dot: target.groups_bytes(),
+        byte_dots: (target.byte_dot, target.byte_dot_signed),
         byte_pairs: !target.byte_dot && target.byte_pairs,
         bf16_dot: target.bf16_dot,
         tables: target.lookup,
@@ -525,6 +532,7 @@ impl Emit<'_> {
                 let x = self.scalar(x)?;
                 ops::clamped_to_int(&mut self.f, s.dtype(), x, hi)?
             }
+            Kind::Cast(a) if let Some(v) = self.nibble(*a, s.dtype())? => v,
             Kind::Cast(a) => {
                 let x = self.scalar(*a)?;
                 ops::cast(&mut self.f, a.dtype(), s.dtype(), x)?

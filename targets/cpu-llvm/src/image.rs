@@ -14,9 +14,9 @@ pub struct Image {
     pub entries: HashMap<String, u64>,
 }
 
-/// Lays out text and read-only data and resolves the relocations between them. Any other relocation, writable data and undefined
+/// Lays out text and read-only data for byte `start` of an image that begins on a page, and resolves the relocations between them. Any other relocation, writable data and undefined
 /// symbols are errors: they would mean that the code calls a library.
-pub fn link(object: &[u8]) -> Result<Image, Fault> {
+pub fn link(object: &[u8], start: u64) -> Result<Image, Fault> {
     let file = ElfFile64::<LittleEndian>::parse(object).map_err(|e| fault!("LLVM's object file: {e}"))?;
     let mut bytes = vec![];
     let mut at: HashMap<SectionIndex, u64> = HashMap::new();
@@ -47,13 +47,23 @@ pub fn link(object: &[u8]) -> Result<Image, Fault> {
             let target = symbol.section_index().and_then(|s| at.get(&s));
             let Some(&target) = target else { return Err(fault!("the code needs '{name}', which is not in the image")) };
             let kind = relocation.flags();
-            if !matches!(kind, RelocationFlags::Elf { r_type: elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 }) {
-                return Err(fault!("relocation {kind:?} of '{name}' cannot be resolved in an image"));
-            }
+            let RelocationFlags::Elf { r_type } = kind else {
+                return Err(fault!("relocation {kind:?} of '{name}' is none of ELF"));
+            };
             let place = base + offset;
-            let value = (target + symbol.address()) as i64 + relocation.addend() - place as i64;
-            let value = i32::try_from(value).map_err(|_| fault!("the image is larger than 2 GiB"))?;
-            bytes[place as usize..place as usize + 4].copy_from_slice(&value.to_le_bytes());
+            let word = place as usize..place as usize + 4;
+            let word = bytes.get_mut(word).ok_or_else(|| fault!("relocation {kind:?} of '{name}' lies behind its section"))?;
+            let [to, from] = [target + symbol.address(), place].map(|p| (start + p) as i64);
+            let old = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+            let new = match object::Object::architecture(&file) {
+                object::Architecture::X86_64 => x86(r_type, to + relocation.addend() - from),
+                object::Architecture::Aarch64 => arm(r_type, old, to + relocation.addend(), from),
+                _ => None,
+            };
+            let new = new.ok_or_else(|| {
+                fault!("relocation {kind:?} of '{name}' cannot be resolved in an image of {} bytes", start + place)
+            })?;
+            word.copy_from_slice(&new.to_le_bytes());
         }
     }
     let mut entries = HashMap::new();
@@ -65,4 +75,64 @@ pub fn link(object: &[u8]) -> Result<Image, Fault> {
         }
     }
     Ok(Image { bytes, entries })
+}
+
+/// The word of a relocation of x86-64 by a distance; nothing if the kind is no distance, or it is too far.
+fn x86(kind: elf::RelocationType, distance: i64) -> Option<u32> {
+    let near = matches!(kind, elf::R_X86_64_PC32 | elf::R_X86_64_PLT32);
+    i32::try_from(distance).ok().filter(|_| near).map(|d| d as u32)
+}
+
+/// The instruction (or word of data) `old` at `from` with the address `to` in it, by Arm's "ELF for the Arm 64-bit Architecture"; addresses count from the start of a page.
+fn arm(kind: elf::RelocationType, old: u32, to: i64, from: i64) -> Option<u32> {
+    /// Bits of a number from `first` on, `count` of them.
+    fn bits(value: i64, first: u32, count: u32) -> u32 {
+        (value >> first) as u32 & ((1 << count) - 1)
+    }
+    let fits = |value: i64, bits: u32| value >> (bits - 1) == 0 || value >> (bits - 1) == -1;
+    // Bits 10 to 21 of loads and stores count elements.
+    let low = |shift: u32| (to & ((1 << shift) - 1) == 0).then(|| old | bits(to, shift, 12 - shift) << 10);
+    match kind {
+        elf::R_AARCH64_ADR_PREL_PG_HI21 => {
+            let pages = (to >> 12) - (from >> 12);
+            fits(pages, 21).then(|| old | bits(pages, 0, 2) << 29 | bits(pages, 2, 19) << 5)
+        }
+        elf::R_AARCH64_ADD_ABS_LO12_NC | elf::R_AARCH64_LDST8_ABS_LO12_NC => low(0),
+        elf::R_AARCH64_LDST16_ABS_LO12_NC => low(1),
+        elf::R_AARCH64_LDST32_ABS_LO12_NC => low(2),
+        elf::R_AARCH64_LDST64_ABS_LO12_NC => low(3),
+        elf::R_AARCH64_LDST128_ABS_LO12_NC => low(4),
+        elf::R_AARCH64_CALL26 | elf::R_AARCH64_JUMP26 => {
+            let words = (to - from) >> 2;
+            ((to - from) & 3 == 0 && fits(words, 26)).then(|| old | bits(words, 0, 26))
+        }
+        elf::R_AARCH64_PREL32 => i32::try_from(to - from).ok().map(|d| d as u32),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relocations_of_arm_by_hand() {
+        // adrp x0, page: from page 1 to page 3; immlo is bits 29 and 30, immhi bits 5 to 23.
+        assert_eq!(arm(elf::R_AARCH64_ADR_PREL_PG_HI21, 0x9000_0000, 0x3abc, 0x1010), Some(0xd000_0000));
+        // Back by one page: all bits of the distance are ones.
+        assert_eq!(arm(elf::R_AARCH64_ADR_PREL_PG_HI21, 0x9000_0000, 0x0abc, 0x1010), Some(0xf0ff_ffe0));
+        assert_eq!(arm(elf::R_AARCH64_ADR_PREL_PG_HI21, 0x9000_0000, 1 << 40, 0), None);
+        // add x0, x0, #0xabc; ldr q0, [x0, #0xab0], which is not on a multiple of 16 with 0xabc.
+        assert_eq!(arm(elf::R_AARCH64_ADD_ABS_LO12_NC, 0x9100_0000, 0x3abc, 0), Some(0x912a_f000));
+        assert_eq!(arm(elf::R_AARCH64_LDST128_ABS_LO12_NC, 0x3dc0_0000, 0x3ab0, 0), Some(0x3dc2_ac00));
+        assert_eq!(arm(elf::R_AARCH64_LDST128_ABS_LO12_NC, 0x3dc0_0000, 0x3abc, 0), None);
+        // bl, forwards and back.
+        assert_eq!(arm(elf::R_AARCH64_CALL26, 0x9400_0000, 0x2000, 0x1000), Some(0x9400_0400));
+        assert_eq!(arm(elf::R_AARCH64_CALL26, 0x9400_0000, 0x1000, 0x1004), Some(0x97ff_ffff));
+        assert_eq!(arm(elf::R_AARCH64_CALL26, 0x9400_0000, 1 << 30, 0), None);
+        assert_eq!(
+            (x86(elf::R_X86_64_PC32, -4), x86(elf::R_X86_64_PC32, 1 << 32), x86(elf::R_X86_64_64, 0)),
+            (Some(u32::MAX - 3), None, None)
+        );
+    }
 }

@@ -3,6 +3,7 @@
 //! Text keeps the emitter independent of LLVM's C API and version; the parser of LLVM checks every line of it. A [`Val`] is
 //! `Copy`: its type, and an operand that prints as `%t7` or a constant. An operation on a scalar and a vector splats the scalar.
 
+use crate::arch::Arch;
 use std::collections::BTreeSet;
 use std::fmt::{self, Display, Write};
 
@@ -192,6 +193,8 @@ pub struct Fun {
     pub helpers: BTreeSet<crate::helpers::Helper>,
     /// Constants that live in memory: name and definition.
     pub globals: BTreeSet<String>,
+    /// The architecture.
+    pub arch: Arch,
     /// Does the machine have fused multiply-add?
     pub fma: bool,
     /// Does it convert half precision?
@@ -206,8 +209,8 @@ pub struct Fun {
 
 impl Fun {
     /// A new function; its first block is open.
-    pub fn new() -> Fun {
-        let mut fun = Fun::default();
+    pub fn new(arch: Arch) -> Fun {
+        let mut fun = Fun { arch, ..Fun::default() };
         let first = fun.label();
         fun.current = Some(first);
         fun

@@ -1,4 +1,4 @@
-//! Prints loop IR through LLVM as x86-64 machine code.
+//! Prints loop IR through LLVM as machine code for x86-64 and 64-bit Arm.
 //!
 //! A kernel becomes LLVM assembly text (`emit`, `access`, `index`, `interleave`, `ops`, `dot`, `narrow`, over the writer in `ir`), LLVM optimises it
 //! and writes an object (`codegen`), and the object becomes one position-independent image (`image`). An object file for other
@@ -9,6 +9,7 @@
 #![deny(unsafe_code)]
 
 mod access;
+mod arch;
 mod codegen;
 mod dot;
 mod driver;
@@ -28,6 +29,7 @@ mod object;
 mod ops;
 mod quantised;
 
+pub use arch::Arch;
 pub use machines::{machine, machines, supported};
 
 use infc_artifact::abi::ALIGN;
@@ -78,11 +80,12 @@ impl Backend for Llvm {
         library()?;
         let (modules, scratch) = codegen::compile(kernels, &self.target)?;
         let (mut bytes, mut entries) = (vec![], vec![]);
-        for module in modules {
+        for (object, count) in modules {
             bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
             let base = bytes.len() as u64;
+            let here = &kernels[entries.len()..entries.len() + count];
+            let module = image::link(&object, base).map_err(|e| codegen::internal(here, e))?;
             bytes.extend(module.bytes);
-            let count = module.entries.len();
             entries.extend((0..count).map(|i| base + module.entries[&format!("kernel.{i}")]));
         }
         Ok(Code { image: bytes, entries, scratch })
@@ -98,10 +101,16 @@ impl Backend for Llvm {
             }
             placed.validate(code.image.len() as u64, constants.len() as u64).map_err(|e| fault!("{e}"))?;
             let scratch = arena.next_multiple_of(ALIGN as u64);
-            let driver = driver::driver(program, name, scratch, constants.len() as u64)?;
+            let driver = driver::driver(program, name, Arch::of(&self.target)?, scratch, constants.len() as u64)?;
             let names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
             Ok(Object {
-                bytes: object::object(&code, &names, constants, &codegen::plain_object(&driver.text, &self.target)?)?,
+                bytes: object::object(
+                    &code,
+                    &names,
+                    constants,
+                    Arch::of(&self.target)?,
+                    &codegen::plain_object(&driver.text, &self.target)?,
+                )?,
                 arena_bytes: scratch + code.scratch.iter().copied().max().unwrap_or(0),
                 state_bytes: driver.state_bytes,
                 messages: driver.messages,

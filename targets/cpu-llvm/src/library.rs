@@ -4,6 +4,7 @@
 //! that. So `inkwell` is built without linking LLVM, and the functions of LLVM's C interface that it calls here are defined in this
 //! file: each jumps to the one of the library. A function that is missing in the list is an undefined symbol when linking.
 
+use crate::arch::Arch;
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
 
@@ -50,7 +51,23 @@ fn resolve(library: &'static libloading::Library, file: &str) -> Result<Vec<usiz
         let symbol = unsafe { library.get::<*const c_void>(name.as_bytes()) };
         symbol.map(|s| *s as usize).map_err(|e| format!("'{file}' is no LLVM that this compiler can use: {e}"))
     };
-    NAMES.iter().map(address).collect()
+    // LLVM may have been built without an architecture.
+    NAMES.iter().map(|name| address(name).or_else(|e| if optional(name) { Ok(0) } else { Err(e) })).collect()
+}
+
+fn optional(name: &str) -> bool {
+    name.starts_with("LLVMInitialize")
+}
+
+/// Whether the library makes code for an architecture; it must have been loaded.
+pub fn has(arch: Arch) -> Result<(), String> {
+    let part = match arch {
+        Arch::X86 => "LLVMInitializeX86",
+        Arch::Arm => "LLVMInitializeAArch64",
+    };
+    let table = table().as_ref().map_err(Clone::clone)?;
+    let lacks = NAMES.iter().zip(table).any(|(name, &address)| name.starts_with(part) && address == 0);
+    if lacks { Err(format!("LLVM's library was built without {}", arch.triple())) } else { Ok(()) }
 }
 
 /// The address of function number `i` of the list.
@@ -106,6 +123,12 @@ functions! {
     LLVMGetDataLayoutStr(module: P) -> P;
     LLVMGetErrorMessage(error: P) -> P;
     LLVMGetTargetFromTriple(triple: P, target: P, message: P) -> c_int;
+    LLVMInitializeAArch64AsmParser();
+    LLVMInitializeAArch64AsmPrinter();
+    LLVMInitializeAArch64Disassembler();
+    LLVMInitializeAArch64Target();
+    LLVMInitializeAArch64TargetInfo();
+    LLVMInitializeAArch64TargetMC();
     LLVMInitializeX86AsmParser();
     LLVMInitializeX86AsmPrinter();
     LLVMInitializeX86Disassembler();

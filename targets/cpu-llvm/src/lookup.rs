@@ -2,7 +2,8 @@
 //!
 //! A read `b[.., i]` is one where all indices but the last are the same for all lanes, the last one comes from data, and the row is 1, 2, 4
 //! or 8 registers of contiguous f32. An index is within its dim and no row leaves its buffer, so that the whole row may be loaded, and bits of the index beyond
-//! it need not be looked at. VPERMPS picks from one register, VPERMT2PS from two (`TargetDesc::lookup`); of more the right one is selected.
+//! it need not be looked at. VPERMPS picks from one register, VPERMT2PS from two (`TargetDesc::lookup`); of more the right one is selected. Integers of four bits become floats in
+//! the same way.
 
 use crate::access::Shape;
 use crate::emit::Emit;
@@ -44,6 +45,24 @@ impl Emit<'_> {
         Ok(Some(self.pick(&registers, at)))
     }
 
+    /// The low four bits of a word as a float, for each lane of a register of 16: picked from the numbers 0 to 15 in a register, which looks at no other bits, so
+    /// that they need neither be cut off nor converted.
+    pub(crate) fn nibble(&mut self, s: Scalar, to: DType) -> Result<Option<Val>, Fault> {
+        let Some(word) = low_four(s).filter(|_| to == DType::F32 && self.tables > 0 && self.width == 16) else { return Ok(None) };
+        let word = self.scalar(word)?;
+        if word.ty.lanes % 16 != 0 {
+            return Ok(None);
+        }
+        let numbers: Vec<String> = (0..16).map(|n| format!("float {n}.0")).collect();
+        let numbers = self.f.named(Ty::new(Elem::F32, 16), &format!("<{}>", numbers.join(", ")));
+        let pieces = (0..word.ty.lanes / 16).map(|k| {
+            let at = self.lanes_of(word, 16 * k, 16);
+            self.pick(&[numbers], at)
+        });
+        let pieces = pieces.collect();
+        Ok(Some(self.joined(pieces)))
+    }
+
     /// Element `at` of the registers in a row, for each lane.
     fn pick(&mut self, registers: &[Val], at: Val) -> Val {
         let bits = at.ty.lanes * 32;
@@ -62,6 +81,15 @@ impl Emit<'_> {
                 self.f.select(upper, high, low)
             }
         }
+    }
+}
+
+/// The word of which a scalar is the low four bits.
+fn low_four(s: Scalar) -> Option<Scalar> {
+    match s.kind() {
+        Kind::Cast(narrow) if s.dtype() == DType::I32 && narrow.dtype() == DType::U32 => low_four(*narrow),
+        Kind::Binary(Binary::And, word, mask) if s.dtype() == DType::U32 && mask.as_int() == Some(15) => Some(*word),
+        _ => None,
     }
 }
 

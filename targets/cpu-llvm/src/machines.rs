@@ -2,8 +2,8 @@
 
 use infc_kernel::target::TargetDesc;
 
-/// The machine files, from the least to the most capable.
-const FILES: [&str; 9] = [
+/// The machine files, for each architecture from the least to the most capable.
+const FILES: [&str; 12] = [
     include_str!("../machines/x86-64-v2.toml"),
     include_str!("../machines/x86-64-v3.toml"),
     include_str!("../machines/x86-64-v3-vnni.toml"),
@@ -13,9 +13,12 @@ const FILES: [&str; 9] = [
     include_str!("../machines/x86-64-v4-fp16.toml"),
     include_str!("../machines/x86-64-v4-amx.toml"),
     include_str!("../machines/x86-64-v4-amx-fp16.toml"),
+    include_str!("../machines/aarch64.toml"),
+    include_str!("../machines/aarch64-dotprod.toml"),
+    include_str!("../machines/aarch64-i8mm.toml"),
 ];
 
-/// All machines, from the least to the most capable.
+/// All machines, for each architecture from the least to the most capable.
 pub fn machines() -> Vec<TargetDesc> {
     FILES.iter().map(|text| TargetDesc::from_toml(text).unwrap_or_else(|e| panic!("machine file: {e}"))).collect()
 }
@@ -78,7 +81,19 @@ fn tiles(subleaf: u32, bit: u32) -> bool {
     word >> bit & 1 == 1 && unsafe { saved() } & TILES == TILES
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn has(feature: &str) -> bool {
+    use std::arch::is_aarch64_feature_detected as detected;
+    match feature {
+        "neon" | "fp-armv8" => true,
+        "dotprod" => detected!("dotprod"),
+        "fullfp16" => detected!("fp16"),
+        "i8mm" => detected!("i8mm"),
+        _ => false,
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn has(_: &str) -> bool {
     false
 }
@@ -99,7 +114,10 @@ mod tests {
                 "x86-64-v4-bf16",
                 "x86-64-v4-fp16",
                 "x86-64-v4-amx",
-                "x86-64-v4-amx-fp16"
+                "x86-64-v4-amx-fp16",
+                "aarch64",
+                "aarch64-dotprod",
+                "aarch64-i8mm"
             ]
         );
         assert_eq!(super::machine("x86-64-v3").unwrap().lanes(4), 8);

@@ -2,6 +2,7 @@
 //!
 //! Kernels and constants are local symbols, so that the objects of several models can be linked together.
 
+use crate::arch::Arch;
 use crate::driver::{CONSTANTS, kernel_symbol};
 use infc_ir::{Fault, fault};
 use infc_kernel::backend::Code;
@@ -18,17 +19,22 @@ const LIBRARY: [&str; 3] = ["memcpy", "memmove", "memset"];
 const REACH: usize = (1 << 31) - (64 << 20);
 
 /// Puts an object together. `driver` is LLVM's object of the driver, `names` are those of the kernels.
-pub fn object(code: &Code, names: &[&str], constants: &[u8], driver: &[u8]) -> Result<Vec<u8>, Fault> {
+pub fn object(code: &Code, names: &[&str], constants: &[u8], arch: Arch, driver: &[u8]) -> Result<Vec<u8>, Fault> {
     if code.image.len() + constants.len() > REACH {
         return Err(fault!(
             "code and constants take {} bytes, an object file at most {REACH}",
             code.image.len() + constants.len()
         ));
     }
-    let mut out = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+    let (architecture, page) = match arch {
+        Arch::X86 => (Architecture::X86_64, 64),
+        // Its code knows the low bits of addresses by their place in a page.
+        Arch::Arm => (Architecture::Aarch64, 4096),
+    };
+    let mut out = Object::new(BinaryFormat::Elf, architecture, Endianness::Little);
     let mut known = HashMap::new();
     let text = out.add_section(vec![], b".text.infc".to_vec(), SectionKind::Text);
-    out.append_section_data(text, &code.image, 64);
+    out.append_section_data(text, &code.image, page);
     for (k, (name, &entry)) in names.iter().zip(&code.entries).enumerate() {
         let end = code.entries.iter().copied().filter(|&e| e > entry).min().unwrap_or(code.image.len() as u64);
         let symbol = local(&format!("infc.{k}.{}", plain(name)), text, (entry, end - entry), SymbolKind::Text);
@@ -89,6 +95,10 @@ fn add(out: &mut Object<'_>, driver: &ElfFile64<'_, LittleEndian>, known: &mut H
     let mut symbols = HashMap::new();
     for symbol in driver.symbols() {
         let name = symbol.name().map_err(|e| fault!("{e}"))?;
+        // Arm's marks of where code and data begin: nobody refers to them.
+        if name.starts_with('$') {
+            continue;
+        }
         let section = symbol.section_index().and_then(|s| at.get(&s).copied());
         let id = match (known.get(name), section) {
             (Some(&id), None) => id,

@@ -1,5 +1,6 @@
 //! Scalar operations as LLVM instructions: total, no library calls, the same result as [`infc_ir::eval`] in every lane.
 
+use crate::arch::Arch;
 use crate::helpers::Helper;
 use crate::ir::{Elem, Fun, Val};
 use crate::narrow::{is_narrow, odd_f32, pack, round, unpack};
@@ -222,8 +223,11 @@ fn binary_float(f: &mut Fun, op: Binary, dtype: DType, a: Val, b: Val) -> Result
     Ok(finish(f, dtype, r))
 }
 
-/// Minimum or maximum: NaN wins, -0 < +0. Against a constant one or two instructions do.
+/// Minimum or maximum: NaN wins, -0 < +0. Arm's FMIN and FMAX are that; on x86 one or two instructions do against a constant.
 fn extreme(f: &mut Fun, min: bool, a: Val, b: Val) -> Val {
+    if f.arch == Arch::Arm {
+        return f.same(if min { "llvm.minimum" } else { "llvm.maximum" }, [a, b]);
+    }
     let (x, c) = if a.known_float().is_some() { (b, a) } else { (a, b) };
     // `c < x ? c : x` is one `minps`: x if it is NaN or equal to c. Where c is the zero that must win, one addition repairs it.
     match c.known_float() {
@@ -437,13 +441,22 @@ fn from_int(f: &mut Fun, from: DType, to: DType, v: Val) -> Result<Val, Fault> {
     })
 }
 
-/// Truncates and saturates; NaN gives 0. (LLVM's saturating conversions do one lane at a time.)
+/// Truncates and saturates; NaN gives 0. (LLVM's saturating conversions are instructions of Arm; for x86 they do one lane at a time.)
 fn to_int(f: &mut Fun, to: DType, v: Val) -> Result<Val, Fault> {
     if to == DType::Bool {
         return Ok(f.cmp("fcmp une", v, zero(v)));
     }
     let elem = value_elem(to)?;
     let (lo, hi) = to.int_range().expect("an integer");
+    if f.arch == Arch::Arm {
+        let (wide, op) = match to.bits() < 32 {
+            true => (Elem::I32, "llvm.fptosi.sat"),
+            false => (elem, if to.is_signed() { "llvm.fptosi.sat" } else { "llvm.fptoui.sat" }),
+        };
+        let ty = v.ty.with(wide);
+        let r = f.intrinsic(op, &[ty, v.ty], ty, &[v]);
+        return Ok(if wide == elem { r } else { clamped_integer(f, r, lo as i64, hi as i64, elem) });
+    }
     let float = v.ty.elem;
     let largest = below(float, hi);
     let number = f.cmp("fcmp ord", v, zero(v));
@@ -469,6 +482,11 @@ fn to_int(f: &mut Fun, to: DType, v: Val) -> Result<Val, Fault> {
 
 /// `to_int` of `min(max(v, 0), hi)` to unsigned integers of 16 bits at most: NaN becomes 0 by the maximum already.
 pub fn clamped_to_int(f: &mut Fun, to: DType, v: Val, hi: f64) -> Result<Val, Fault> {
+    if f.arch == Arch::Arm {
+        let ty = v.ty.with(Elem::I32);
+        let r = f.intrinsic("llvm.fptosi.sat", &[ty, v.ty], ty, &[v]);
+        return Ok(clamped_integer(f, r, 0, hi as i64, value_elem(to)?));
+    }
     let (zero, hi) = (zero(v), Val::float(v.ty.elem, hi));
     let positive = f.cmp("fcmp ogt", v, zero);
     let v = f.select(positive, v, zero);
@@ -476,6 +494,14 @@ pub fn clamped_to_int(f: &mut Fun, to: DType, v: Val, hi: f64) -> Result<Val, Fa
     let v = f.select(below, v, hi);
     let r = f.cast("fptosi", v, Elem::I32);
     Ok(f.cast("trunc", r, value_elem(to)?))
+}
+
+/// An integer limited to what fits the narrower `elem`, as that.
+fn clamped_integer(f: &mut Fun, v: Val, lo: i64, hi: i64, elem: Elem) -> Val {
+    let (lo, hi) = (Val::int(v.ty.elem, lo), Val::int(v.ty.elem, hi));
+    let v = f.same("llvm.smax", [v, lo]);
+    let v = f.same("llvm.smin", [v, hi]);
+    f.cast("trunc", v, elem)
 }
 
 /// The largest float that is at most `hi`, which is one less than a power of two.

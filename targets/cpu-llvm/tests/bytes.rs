@@ -22,6 +22,43 @@ fn operand(dtype: DType, dims: &[usize], constant: Option<Tensor>) -> Operand {
     Operand { buffer, shift, zeros: vec![], constant, tf32: false }
 }
 
+/// Do the machine's instructions take signed bytes alone?
+fn signed_only(target: &TargetDesc) -> bool {
+    target.byte_dot_signed && !target.byte_dot && !target.byte_pairs
+}
+
+/// The row that adds up products of bytes in vectors.
+fn row_of(target: &TargetDesc) -> &'static str {
+    match (target.byte_dot, signed_only(target)) {
+        (true, _) => "byte_dot",
+        (_, true) => "byte_dot_signed",
+        _ => "byte_pairs",
+    }
+}
+
+/// The dtype in which data lies: that of the instructions, or the one that becomes it when its top bit is flipped.
+fn dtype_of(target: &TargetDesc, flip: bool) -> DType {
+    if signed_only(target) == flip { DType::U8 } else { DType::I8 }
+}
+
+/// A byte of data as the instructions take it.
+fn byte(target: &TargetDesc, flip: bool, source: usize, at: &[Expr]) -> Scalar {
+    let x = Scalar::read_at(dtype_of(target, flip), source, at);
+    let (other, bit) = if signed_only(target) { (DType::I8, -128) } else { (DType::U8, 128) };
+    if flip { Scalar::binary(Binary::Xor, x.bitcast(other), Scalar::int(other, bit)) } else { x }
+}
+
+/// Data of 0 to 255 as it lies in memory. Where instructions take signed bytes it stands for numbers that are smaller by 128.
+fn stored(target: &TargetDesc, flip: bool, xs: &[u8]) -> Vec<u8> {
+    xs.iter().map(|&x| if signed_only(target) == flip { x } else { x ^ 128 }).collect()
+}
+
+/// `want` less what the smaller numbers make of it: 128 times the sum of the weights, for each element.
+fn expected(target: &TargetDesc, want: &[i32], weights: impl Fn(usize) -> i32) -> Vec<i32> {
+    let less = if signed_only(target) { 128 } else { 0 };
+    want.iter().enumerate().map(|(at, v)| v - less * weights(at)).collect()
+}
+
 /// `out[m, n] = sum over k of i32(x[m, k]) * i32(w[k, n])`, and the row that adds the products up.
 fn product(m: usize, k: usize, n: usize, w: &[i8], target: &TargetDesc) -> (Nest, &'static str) {
     let step = Compute::reduce(
@@ -29,14 +66,17 @@ fn product(m: usize, k: usize, n: usize, w: &[i8], target: &TargetDesc) -> (Nest
         &[Expr::from(k)],
         Reducer::Sum,
         |o, r| {
-            let x = Scalar::read_at(DType::U8, 0, &[o[0], r[0]]).cast(DType::I32);
+            let x = byte(target, false, 0, &[o[0], r[0]]).cast(DType::I32);
             x * Scalar::read_at(DType::I8, 1, &[r[0], o[1]]).cast(DType::I32)
         },
         |_, acc| acc,
     );
     let weights = Tensor::from_bytes(DType::I8, [k, n], w.iter().map(|&b| b as u8).collect::<Vec<u8>>());
-    let operands =
-        [operand(DType::U8, &[m, k], None), operand(DType::I8, &[k, n], Some(weights)), operand(DType::I32, &[m, n], None)];
+    let operands = [
+        operand(dtype_of(target, false), &[m, k], None),
+        operand(DType::I8, &[k, n], Some(weights)),
+        operand(DType::I32, &[m, n], None),
+    ];
     let step = Step::Compute(step);
     let plan = plan::choose(&step, &operands, target);
     let row = match &plan {
@@ -68,9 +108,10 @@ proptest! {
         for llvm in hosts() {
             let (nest, row) = product(m, k, n, w, llvm.target());
             let tiles = llvm.target().tile_bytes && row == "amx_u8s8";
-            prop_assert!(tiles || row == if llvm.target().byte_dot { "byte_dot" } else { "byte_pairs" }, "{}", row);
+            prop_assert!(tiles || row == row_of(llvm.target()), "{}", row);
             let packed = nest.packed.iter().find(|p| p.source == 1).expect("weights in panels").tensor.bytes().to_vec();
-            let mut buffers = vec![x.to_vec(), packed, vec![0xa5; m * n * 4]];
+            let want = expected(llvm.target(), &want, |at| (0..k).map(|q| i32::from(w[q * n + at % n])).sum());
+            let mut buffers = vec![stored(llvm.target(), false, x), packed, vec![0xa5; m * n * 4]];
             prop_assert_eq!(run(&llvm, &nest.kernel, &mut buffers, &[]), 0);
             let got: Vec<i32> = buffers[2].chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect();
             prop_assert_eq!(&got, &want, "{}", llvm.target().name);
@@ -87,17 +128,15 @@ fn register_tiles(step: Compute, operands: &[Operand], target: &TargetDesc) -> (
 }
 
 /// `out[m, n] = sum over k of i32(w[m, k]) * i32(x[k, n])`: a pointwise convolution whose results lie channels first, with data that does too, or not;
-/// of unsigned bytes, or of signed ones with their top bits flipped.
-fn pointwise([m, k, n]: [usize; 3], w: &[i8], (last, signed): (bool, bool), target: &TargetDesc) -> (Nest, Brgemm) {
-    let dtype = if signed { DType::I8 } else { DType::U8 };
+/// of bytes as the instructions take them, or of others with their top bits flipped.
+fn pointwise([m, k, n]: [usize; 3], w: &[i8], (last, flip): (bool, bool), target: &TargetDesc) -> (Nest, Brgemm) {
+    let dtype = dtype_of(target, flip);
     let step = Compute::reduce(
         &[m, n].map(Expr::from),
         &[Expr::from(k)],
         Reducer::Sum,
         |o, r| {
-            let x = Scalar::read_at(dtype, 1, &[r[0], o[1]]);
-            let flipped = || Scalar::binary(Binary::Xor, x.bitcast(DType::U8), Scalar::int(DType::U8, 128));
-            let x = if signed { flipped() } else { x };
+            let x = byte(target, flip, 1, &[r[0], o[1]]);
             Scalar::read_at(DType::I8, 0, &[o[0], r[0]]).cast(DType::I32) * x.cast(DType::I32)
         },
         |_, acc| acc,
@@ -119,21 +158,21 @@ proptest! {
         xs in prop::collection::vec(unsigned(), 40 * 52), ws in prop::collection::vec(signed(), 8 * 52),
     ) {
         let (x, w) = (&xs[..k * n], &ws[..m * k]);
-        // As they lie in memory: the bits of signed bytes are those of unsigned ones with another top bit.
         let at = |q: usize, j: usize| if last { j * k + q } else { q * n + j };
-        let data: Vec<u8> = x.iter().map(|&b| if flip { b ^ 128 } else { b }).collect();
         let sum = |i: usize, j: usize| (0..k).map(|q| i32::from(w[i * k + q]) * i32::from(x[at(q, j)])).sum::<i32>();
         let want: Vec<i32> = (0..m * n).map(|at| sum(at / n, at % n)).collect();
         let weights: Vec<u8> = w.iter().map(|&b| b as u8).collect();
         for llvm in hosts() {
             let (nest, p) = pointwise([m, k, n], w, (last, flip), llvm.target());
             // Few rows take data that lies in place as it is.
-            let (row, enough) = if llvm.target().byte_dot { ("byte_dot", 2) } else { ("byte_pairs", 4) };
+            let (row, target) = (row_of(llvm.target()), llvm.target());
+            let enough = if row == "byte_pairs" { 4 } else { 2 };
             let grouped = k % 4 == 0 && (last || m >= enough);
             prop_assert_eq!(p.row, if grouped { row } else { "mul_add" }, "{:?} {} {:?}", (m, k, n, last), llvm.target().name, p);
             prop_assert_eq!(!last && p.panels == Panels::Scratch, !last && grouped);
+            let want = expected(target, &want, |at| (0..k).map(|q| i32::from(w[at / n * k + q])).sum());
             let w = nest.packed.iter().find(|p| p.source == 0).map_or(weights.clone(), |p| p.tensor.bytes().to_vec());
-            let mut buffers = vec![w, data.clone(), vec![0xa5; m * n * 4]];
+            let mut buffers = vec![w, stored(target, flip, x), vec![0xa5; m * n * 4]];
             prop_assert_eq!(run(&llvm, &nest.kernel, &mut buffers, &[]), 0);
             let got: Vec<i32> = buffers[2].chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect();
             prop_assert_eq!(&got, &want, "{} {:?}", llvm.target().name, p);
@@ -152,7 +191,7 @@ fn crosswise([h, w, k, n]: [usize; 4], gap: usize, weights: &[i8], target: &Targ
         Reducer::Sum,
         |o, r| {
             let at: Vec<Expr> = [r[0]].into_iter().chain(o[..m.len()].iter().copied()).collect();
-            let x = Scalar::read_at(DType::U8, 0, &at).cast(DType::I32);
+            let x = byte(target, false, 0, &at).cast(DType::I32);
             x * Scalar::read_at(DType::I8, 1, &[o[m.len()], r[0]]).cast(DType::I32)
         },
         |_, acc| acc,
@@ -162,8 +201,11 @@ fn crosswise([h, w, k, n]: [usize; 4], gap: usize, weights: &[i8], target: &Targ
     if let Some(last) = lines.last_mut() {
         *last += gap;
     }
-    let operands =
-        [operand(DType::U8, &lines, None), operand(DType::I8, &[n, k], Some(weights)), operand(DType::I32, &dims, None)];
+    let operands = [
+        operand(dtype_of(target, false), &lines, None),
+        operand(DType::I8, &[n, k], Some(weights)),
+        operand(DType::I32, &dims, None),
+    ];
     register_tiles(step, &operands, target)
 }
 
@@ -183,12 +225,13 @@ proptest! {
         let want: Vec<i32> = (0..lines * w * n).map(|at| sum(at / n, at % n)).collect();
         for llvm in hosts() {
             let (nest, p) = crosswise([h, w, k, n], gap, weights, llvm.target());
-            let row = if llvm.target().byte_dot { "byte_dot" } else { "byte_pairs" };
+            let (row, target) = (row_of(llvm.target()), llvm.target());
             let grouped = k % 4 == 0 && w >= 8;
             prop_assert_eq!(p.row, if grouped { row } else { "mul_add" }, "{:?} {} {:?}", (h, w, k, n), llvm.target().name, p);
             prop_assert_eq!(p.copied, grouped);
             let packed = nest.packed.iter().find(|p| p.source == 1).expect("weights in panels").tensor.bytes().to_vec();
-            let mut buffers = vec![x.to_vec(), packed, vec![0xa5; lines * w * n * 4]];
+            let want = expected(target, &want, |at| (0..k).map(|q| i32::from(weights[at % n * k + q])).sum());
+            let mut buffers = vec![stored(target, false, x), packed, vec![0xa5; lines * w * n * 4]];
             prop_assert_eq!(run(&llvm, &nest.kernel, &mut buffers, &[]), 0);
             let got: Vec<i32> = buffers[2].chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect();
             prop_assert_eq!(&got, &want, "{} {:?}", llvm.target().name, p);
@@ -203,14 +246,14 @@ fn depthwise([h, c, k]: [usize; 3], w: &[i8], target: &TargetDesc) -> (Nest, Opt
         &[Expr::from(k)],
         Reducer::Sum,
         |o, r| {
-            let x = Scalar::read_at(DType::U8, 0, &[o[0] + r[0], o[1]]).cast(DType::I32);
+            let x = byte(target, false, 0, &[o[0] + r[0], o[1]]).cast(DType::I32);
             x * Scalar::read_at(DType::I8, 1, &[r[0], o[1]]).cast(DType::I32)
         },
         |_, acc| acc,
     );
     let weights = Tensor::from_bytes(DType::I8, [k, c], w.iter().map(|&b| b as u8).collect::<Vec<u8>>());
     let operands = [
-        operand(DType::U8, &[h + k - 1, c], None),
+        operand(dtype_of(target, false), &[h + k - 1, c], None),
         operand(DType::I8, &[k, c], Some(weights)),
         operand(DType::I32, &[h, c], None),
     ];
@@ -233,7 +276,8 @@ proptest! {
             let (nest, taps) = depthwise([h, c, k], w, llvm.target());
             prop_assert_eq!(taps, Some(0), "{}", llvm.target().name);
             let packed = nest.packed.iter().find(|p| p.source == 1).expect("weights in groups").tensor.bytes().to_vec();
-            let mut buffers = vec![x.to_vec(), packed, vec![0xa5; h * c * 4]];
+            let want = expected(llvm.target(), &want, |at| (0..k).map(|q| i32::from(w[q * c + at % c])).sum());
+            let mut buffers = vec![stored(llvm.target(), false, x), packed, vec![0xa5; h * c * 4]];
             prop_assert_eq!(run(&llvm, &nest.kernel, &mut buffers, &[]), 0);
             let got: Vec<i32> = buffers[2].chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect();
             prop_assert_eq!(&got, &want, "{}", llvm.target().name);
@@ -260,7 +304,10 @@ fn machines_without_the_instruction_multiply_pairs_of_words() {
         let asm = llvm.emit_text(std::slice::from_ref(&nest.kernel), "asm").expect("text");
         let names = |l: &str| l.trim_start().trim_start_matches("{vex}").trim_start().trim_start_matches('v').to_owned();
         let count = |word: &str| asm.lines().filter(|l| names(l).starts_with(word)).count();
-        assert_eq!((count("pmaddwd") > 0, count("pdpbusd") > 0), (!llvm.target().byte_dot, llvm.target().byte_dot), "{asm}");
+        let arm = llvm.target().arch == "aarch64";
+        let names = if arm { ["smull", "usdot", "sdot"] } else { ["pmaddwd", "pdpbusd", "none"] };
+        let row = row_of(llvm.target());
+        assert_eq!(names.map(|n| count(n) > 0), ["byte_pairs", "byte_dot", "byte_dot_signed"].map(|r| r == row), "{asm}");
     }
 }
 

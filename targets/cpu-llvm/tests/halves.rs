@@ -20,9 +20,15 @@ fn target() -> TargetDesc {
     TargetDesc { math: Math::F16, ..machine("x86-64-v4-fp16").expect("a machine of this backend") }
 }
 
-/// The backend, where this computer can run its code, perhaps with traps.
-fn host() -> Option<Llvm> {
-    Some(target()).filter(runs).map(Llvm::new)
+/// Machines of both architectures that have it.
+fn targets() -> [TargetDesc; 2] {
+    let arm = machine("aarch64-dotprod").expect("a machine of this backend");
+    [target(), TargetDesc { math: Math::F16, ..arm }]
+}
+
+/// The backend, where this computer can run its code, perhaps with traps or in an emulator.
+fn host(target: &TargetDesc) -> Option<Llvm> {
+    Some(target.clone()).filter(runs).map(Llvm::new)
 }
 
 fn operand(dtype: DType, dims: &[usize], constant: Option<Tensor>) -> Operand {
@@ -110,18 +116,22 @@ proptest! {
         m in 1usize..20, k in 1usize..70, n in 2usize..140, xs in prop::collection::vec(number(), 1400), ws in prop::collection::vec(weight(), 9800),
     ) {
         let (x, w) = (&xs[..m * k], &ws[..k * n]);
-        let (plan, nest) = product(&target(), [m, k, n], w);
-        let Plan::Brgemm(p) = &plan else { return Err(TestCaseError::fail(plan.to_string())) };
-        prop_assert_eq!(p.row, "f16_blocks");
         let want: Vec<f32> = (0..m * n).map(|at| {
             let (i, j) = (at / n, at % n);
             sum_of_blocks(&(0..k).map(|q| (x[i * k + q], w[q * n + j])).collect::<Vec<_>>())
         }).collect();
-        let (x, w) = (shorts(x), shorts(w));
-        for llvm in [None, host()].iter().take(if host().is_some() { 2 } else { 1 }) {
-            let got = to_floats(&ran(&nest, &[&x, &w], m * n * 4, llvm.as_ref()));
-            for (at, (g, w)) in got.iter().zip(&want).enumerate() {
-                prop_assert!(g.to_bits() == w.to_bits() || g.is_nan() && w.is_nan(), "{}, {plan}: {g:e} instead of {w:e}", at);
+        let bytes = (shorts(x), shorts(w));
+        for target in targets() {
+            let (plan, nest) = product(&target, [m, k, n], w);
+            let Plan::Brgemm(p) = &plan else { return Err(TestCaseError::fail(plan.to_string())) };
+            prop_assert_eq!(p.row, "f16_blocks");
+            let native = host(&target);
+            for llvm in [None, native.as_ref()].into_iter().take(if native.is_some() { 2 } else { 1 }) {
+                let got = to_floats(&ran(&nest, &[&bytes.0, &bytes.1], m * n * 4, llvm));
+                for (at, (g, w)) in got.iter().zip(&want).enumerate() {
+                    let same = g.to_bits() == w.to_bits() || g.is_nan() && w.is_nan();
+                    prop_assert!(same, "{}, {plan} on {}: {g:e} instead of {w:e}", at, target.name);
+                }
             }
         }
     }
@@ -144,12 +154,12 @@ proptest! {
             ("f64", Box::new(|x, y| (x.cast(DType::F64) / y.cast(DType::F64)).cast(DType::F16))), ("nan", Box::new(|x, y| Scalar::select(Scalar::unary(Unary::IsNan, x), y, x))),
         ];
         let (x, y) = (shorts(&xs[..n]), shorts(&ys[..n]));
-        for (name, of) in all {
+        for ((name, of), target) in all.iter().flat_map(|all| targets().map(|t| (all, t))) {
             let step = Step::Compute(Compute::map(&[Expr::from(n)], |o| of(read(0, o), read(1, o))));
             let operands = [operand(DType::F16, &[n], None), operand(DType::F16, &[n], None), operand(DType::F16, &[n], None)];
-            let nest = build::build(name, &step, &plan::choose(&step, &operands, &target()), &operands, &target());
+            let nest = build::build(name, &step, &plan::choose(&step, &operands, &target), &operands, &target);
             let want = ran(&nest, &[&x, &y], 2 * n, None);
-            let Some(llvm) = host() else { return Ok(()) };
+            let Some(llvm) = host(&target) else { continue };
             let got = ran(&nest, &[&x, &y], 2 * n, Some(&llvm));
             for (i, (g, w)) in got.chunks(2).zip(want.chunks(2)).enumerate() {
                 let [g, w] = [g, w].map(|b| u16::from_le_bytes([b[0], b[1]]));

@@ -114,3 +114,27 @@ fn sparse_products() {
         }
     }
 }
+
+#[test]
+fn numbers_of_four_bits_are_picked() {
+    let dims = [Expr::int(48)];
+    let buffers = vec![
+        buffer("w", DType::U32, &dims, Space::Global, Access::Read),
+        buffer("y", DType::F32, &dims, Space::Global, Access::Write),
+    ];
+    let i = Expr::var(0);
+    let number = |n: u32| Scalar::number(DType::U32, f64::from(n));
+    let moved = Scalar::binary(Binary::Shr, Scalar::read_at(DType::U32, 0, &[i]), number(20));
+    let value = Scalar::binary(Binary::And, moved, number(15)).cast(DType::I32).cast(DType::F32);
+    let k = kernel(buffers, &[], vec![each(0, 48, LoopKind::Vector, vec![store(1, &[i], value)])]);
+    let words: Vec<u32> = (0..48).map(|i: u32| i.wrapping_mul(0x9e37_79b9).rotate_left(i)).collect();
+    let want: Vec<f32> = words.iter().map(|w| (w >> 20 & 15) as f32).collect();
+    for llvm in hosts() {
+        let mut memories = vec![words.iter().flat_map(|w| w.to_le_bytes()).collect(), vec![0xa5; 48 * 4]];
+        assert_eq!(run(&llvm, &k, &mut memories, &[]), 0);
+        assert_eq!(to_floats(&memories[1]), want, "{}", llvm.target().name);
+        let asm = llvm.emit_text(std::slice::from_ref(&k), "asm").expect("text");
+        let picked = ["vpermps", "vpermd"].iter().any(|name| asm.contains(name));
+        assert_eq!(picked, llvm.target().vector_bytes == 64, "{}: {asm}", llvm.target().name);
+    }
+}

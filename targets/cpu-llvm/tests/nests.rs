@@ -25,7 +25,7 @@ proptest! {
         for llvm in hosts() {
             let mut got = buffers(&nest);
             let code = llvm.emit(std::slice::from_ref(&kernel)).unwrap_or_else(|e| panic!("{e}"));
-            prop_assert_eq!(call(&code, 0, &mut got, &[nest.serial], nest.tasks), status, "status on {}", llvm.target().name);
+            prop_assert_eq!(call(&llvm, &code, 0, &mut got, &[nest.serial], nest.tasks), status, "status on {}", llvm.target().name);
             if status != 0 {
                 continue;
             }
@@ -53,7 +53,7 @@ fn bytes_do_not_depend_on_threads() {
         assert_eq!(code, llvm.emit(&kernels).unwrap());
         for (k, n) in (1..40usize).enumerate() {
             let mut memories = vec![floats(&vec![2.0; n]), vec![0; 4 * n]];
-            assert_eq!(call(&code, k, &mut memories, &[], 1), 0);
+            assert_eq!(call(&llvm, &code, k, &mut memories, &[], 1), 0);
             assert_eq!(to_floats(&memories[1]), vec![2.0 * n as f32; n]);
         }
     }

@@ -11,7 +11,7 @@ fn check(case: &Case) {
         let code = llvm.emit(&case.kernels()).unwrap_or_else(|e| panic!("{e}"));
         for (k, form) in ["scalar", "vector"].iter().enumerate() {
             let mut memories = case.buffers();
-            assert_eq!(call(&code, k, &mut memories, &[], 1), 0);
+            assert_eq!(call(&llvm, &code, k, &mut memories, &[], 1), 0);
             assert_eq!(case.difference(&memories), None, "{} {form}", llvm.target().name);
         }
     }

@@ -72,14 +72,14 @@ pub struct How {
     /// The machine: a name of `infc targets` or a machine file [default: native, which is this computer]
     #[arg(long, value_name = "NAME|FILE.toml")]
     target: Option<String>,
-    /// Short for --target with x86-64 machines. An artifact for several ones, NAME,NAME, has code for each, and a computer runs the best that
+    /// Short for --target with CPUs (x86-64 and 64-bit Arm). An artifact for several ones, NAME,NAME, has code for each, and a computer runs the best that
     /// it can; to run an artifact, this names the one to take instead.
     #[arg(long, value_name = "NAME[,NAME]", conflicts_with = "target")]
     cpu: Option<String>,
     /// Give a symbolic dim a value; NAME<=SIZE leaves it open up to a size, for C code.
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim_or_bound)]
     dims: Vec<Dim>,
-    /// Take products of f32 in fewer bits, with sums in f32: bf16 on x86-64-v4-bf16 and what has more, f16 on x86-64-v4-fp16 and what has more, tf32, bf16 or f16 on GPUs [default: f32]
+    /// Take products of f32 in fewer bits, with sums in f32: bf16 on x86-64-v4-bf16 and what has more, f16 on x86-64-v4-fp16 and what has more and on aarch64-dotprod and -i8mm, tf32, bf16 or f16 on GPUs [default: f32]
     #[arg(long, value_name = "KIND", value_parser = math)]
     math: Option<Math>,
     /// For CPUs: keep quantised weights in as few bits as they have, also where widening them in each run costs time

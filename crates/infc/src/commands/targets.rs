@@ -4,6 +4,7 @@ use crate::say;
 use crate::term::{Exit, Result};
 use infc::engine::Backend;
 use infc::target;
+use infc_kernel::target::TargetDesc;
 
 /// List the machines that code can be made for, and the backends of this build
 #[derive(clap::Args)]
@@ -33,12 +34,15 @@ pub fn run(args: &Args) -> Result {
         say!("{}", serde_json::json!({ "targets": targets, "native": native, "backends": backends, "parts": parts }));
         return Ok(Exit::Ok);
     }
-    for m in target::machines() {
+    let machines = target::machines();
+    let width = |of: fn(&TargetDesc) -> &str| machines.iter().map(|m| of(m).len()).max().unwrap_or(0);
+    let (names, backends) = (width(|m| &m.name), width(|m| &m.backend));
+    for m in &machines {
         let mark = if Some(&m.name) == native.as_ref() { " (native: this computer)" } else { "" };
-        say!("{:19} {:9} {}{mark}", m.name, m.backend, m.doc);
+        say!("{:names$}  {:backends$}  {}{mark}", m.name, m.backend, m.doc);
     }
     for (name, members) in target::families() {
-        say!("{name:19} {:9} Code for {} in one artifact", "", members.join(" and "));
+        say!("{name:names$}  {:backends$}  Code for {} in one artifact", "", members.join(" and "));
     }
     say!("streaming designs in HLS C++, --target fpga-hls --machine PART:");
     for m in infc_stream::machine::machines() {

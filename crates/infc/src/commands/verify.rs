@@ -8,6 +8,7 @@ use infc::cases::{self, Case};
 use infc::compare;
 use infc::engine::Backend;
 use infc::gaps::Gaps;
+use infc::remote::Elsewhere;
 use infc::target;
 use infc::verify::{self, Options, Report, Verdict};
 use infc_ir::Problems;
@@ -46,12 +47,15 @@ pub struct Args {
     /// The machine to compile for [default: native]
     #[arg(long, value_name = "NAME|FILE.toml")]
     target: Option<String>,
-    /// Short for --target with an x86-64 machine. With --artifact, the variant to run instead of the best one for this computer.
+    /// Short for --target with a CPU. With --artifact, the variant to run instead of the best one for this computer.
     #[arg(long, value_name = "NAME", conflicts_with = "target")]
     cpu: Option<String>,
     /// Run this artifact instead of compiling the model, of which there must be one.
     #[arg(long, value_name = "FILE.infc", conflicts_with_all = ["backend", "target", "fixed", "bisect"])]
     artifact: Option<PathBuf>,
+    /// Run the code on another computer: the words that start infc-worker there, of the same version: 'ssh board infc-worker', 'qemu-aarch64 ./infc-worker'
+    #[arg(long, value_name = "COMMAND", conflicts_with = "artifact")]
+    on: Option<String>,
     /// Take products of f32 in fewer bits, as `infc compile --math` does: bf16, tf32 or f16 [default: f32]. With --artifact, what it was
     /// compiled with: it decides how close outputs have to be.
     #[arg(long, value_name = "KIND", value_parser = super::compile::math)]
@@ -150,6 +154,12 @@ pub fn run(args: &Args) -> Result {
     }
     let host = args.beside.options(&[&target])?;
     let math = target.math;
+    let runs = matches!(backend, Backend::Interp | Backend::Passes | Backend::Loops | Backend::C) || backend.name() == "ptx";
+    if args.on.is_some() && runs {
+        let message = format!("--on is for compiled code that a runtime loads; backend '{}' runs here", backend.name());
+        return Err(Failure::usage(message, "leave it out, or name a target of machine code: --target aarch64"));
+    }
+    let on = args.on.as_deref().map(Elsewhere::new).transpose()?;
     // Interpreters have no steps to tell apart.
     let compiled = artifact.is_some() || !matches!(backend, Backend::Interp | Backend::Passes);
     let options = Options {
@@ -163,7 +173,7 @@ pub fn run(args: &Args) -> Result {
         jobs,
         dims: args.dims.iter().cloned().collect(),
         artifact,
-        compile: infc::Options { host, ..infc::Options::for_target(target) },
+        compile: infc::Options { host, on, ..infc::Options::for_target(target) },
     };
     let (style, width) = (Style::stdout(), found.iter().map(|c| c.name.len()).max().unwrap_or(0));
     let bar = progress(found.len());

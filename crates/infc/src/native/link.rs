@@ -5,7 +5,7 @@ use crate::outputs::file_names;
 use infc_artifact::dtype;
 use infc_artifact::program::Port;
 use infc_ir::Problems;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::fs;
 use std::process::Command;
@@ -16,7 +16,7 @@ const MAIN: &str = include_str!("main.c");
 /// A shared library that exports the functions of the model and nothing else; `soname` is its name for the loader.
 pub fn shared_library(native: &Native, soname: &str) -> Result<Vec<u8>, Problems> {
     let files = [(format!("{}.o", native.name), native.object.bytes.as_slice())];
-    link(&files, &["-shared", "-nostartfiles", &format!("-Wl,-soname,{soname}"), &format!("{}.o", native.name)])
+    link(&native.arch, &files, &["-shared", "-nostartfiles", &format!("-Wl,-soname,{soname}"), &format!("{}.o", native.name)])
 }
 
 /// A program that runs the model.
@@ -28,17 +28,25 @@ pub fn executable(native: &Native) -> Result<Vec<u8>, Problems> {
         ("ports.h".to_owned(), ports.as_bytes()),
         ("main.c".to_owned(), MAIN.as_bytes()),
     ];
-    link(&files, &["-std=c99", "-O1", "main.c", &object])
+    link(&native.arch, &files, &["-std=c99", "-O1", "main.c", &object])
+}
+
+/// The C compiler for an architecture where CC names none: under the name that Linux distributions give to those for others.
+fn compiler(arch: &str) -> OsString {
+    if let Some(named) = std::env::var_os("CC").filter(|c| !c.is_empty()) {
+        return named;
+    }
+    if arch == std::env::consts::ARCH { "cc".into() } else { format!("{arch}-linux-gnu-gcc").into() }
 }
 
 /// Runs the C compiler in a folder with these files; what it makes.
-fn link(files: &[(String, &[u8])], arguments: &[&str]) -> Result<Vec<u8>, Problems> {
+fn link(arch: &str, files: &[(String, &[u8])], arguments: &[&str]) -> Result<Vec<u8>, Problems> {
     let trouble = |e: std::io::Error| Problems::one("temporary files", e.to_string(), "is there space in the temporary folder?");
     let folder = tempfile::tempdir().map_err(trouble)?;
     for (name, bytes) in files {
         fs::write(folder.path().join(name), bytes).map_err(trouble)?;
     }
-    let compiler = std::env::var_os("CC").filter(|c| !c.is_empty()).unwrap_or_else(|| "cc".into());
+    let compiler = compiler(arch);
     let flags = std::env::var("CFLAGS").unwrap_or_default();
     let name = compiler.to_string_lossy().into_owned();
     let mut command = Command::new(&compiler);
@@ -48,7 +56,10 @@ fn link(files: &[(String, &[u8])], arguments: &[&str]) -> Result<Vec<u8>, Proble
         .args(arguments)
         .args([OsStr::new("-o"), OsStr::new("result")]);
     let output = command.output().map_err(|e| {
-        let help = "install one (Debian, Ubuntu: apt-get install gcc libc6-dev), set CC, or use --emit obj or staticlib, which need none";
+        let package = if arch == std::env::consts::ARCH { "gcc libc6-dev".to_owned() } else { format!("gcc-{arch}-linux-gnu") };
+        let help = format!(
+            "install one (Debian, Ubuntu: apt-get install {package}), set CC, or use --emit obj or staticlib, which need none"
+        );
         Problems::one(format!("C compiler '{name}'"), format!("cannot be started: {e}"), help)
     })?;
     if !output.status.success() {

@@ -31,6 +31,8 @@ pub struct Native {
     pub header: String,
     /// Numbers about it.
     pub report: Report,
+    /// The architecture it is for.
+    arch: String,
     program: Program,
 }
 
@@ -69,7 +71,7 @@ pub fn compile(graph: Graph, options: &Options, name: &str) -> Result<Native, Pr
     report.constant_bytes = lowered.constants.len() as u64;
     report.arena_bytes = Some(object.arena_bytes);
     let header = header(&lowered.program, &object, name, &model, &options.target);
-    Ok(Native { name: name.to_owned(), object, header, report, program: lowered.program })
+    Ok(Native { name: name.to_owned(), object, header, report, arch: options.target.arch.clone(), program: lowered.program })
 }
 
 /// All symbolic dims must have a value, since no memory is taken while an object runs.

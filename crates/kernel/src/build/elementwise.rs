@@ -68,7 +68,7 @@ pub fn build(cx: &mut Cx, c: &Compute, plan: &Elementwise) {
 /// The reduction axis whose products the row `byte_dot` can add up: constant weights for each channel, channels side by side in the data.
 pub fn taps(c: &Compute, operands: &[Operand], inner: usize, target: &TargetDesc) -> Option<usize> {
     let r = c.reduction.as_ref().filter(|r| target.groups_bytes() && r.kind == Reducer::Sum)?;
-    let (x, w) = byte_factors(r.body)?;
+    let (x, w) = byte_factors(r.body, target.byte_dot_signed, &|s| operands[s].constant.is_some())?;
     let (Kind::Read { source: data, index: at, guard: None }, Kind::Read { source: weights, index: along, guard: None }) =
         (x.kind(), w.kind())
     else {
@@ -85,7 +85,8 @@ pub fn taps(c: &Compute, operands: &[Operand], inner: usize, target: &TargetDesc
 /// The compute with its products along reduction axis `k` written out, and weights in groups of four of them.
 fn grouped(cx: &mut Cx, c: &Compute, k: usize) -> Compute {
     let r = c.reduction.as_ref().expect("taps are those of a reduction");
-    let (x, w) = byte_factors(r.body).expect("checked by the plan");
+    let constant = |s: usize| cx.operands[s].constant.is_some();
+    let (x, w) = byte_factors(r.body, cx.target.byte_dot_signed, &constant).expect("checked by the plan");
     let Kind::Read { source, index, .. } = w.kind() else { unreachable!("checked by the plan") };
     let (axis, count) = (c.dims.len() + k, r.axes[k].known().expect("checked by the plan"));
     let dim = index.iter().position(|i| i.as_index() == Some(Expr::var(axis))).expect("checked by the plan");

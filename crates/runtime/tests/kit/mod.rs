@@ -45,6 +45,15 @@ KERNEL(bump) { for (; i < n; i++) F(0)[i] += (float)e[0]; return 0; }
 KERNEL(tiny) { for (; i < n; i++) F(1)[i] = F(0)[i] * F(0)[i]; return 0; }
 "#;
 
+/// The architecture of these tests, a feature that each of its machines has, and its C compiler, in an emulator too.
+#[cfg(target_arch = "x86_64")]
+pub const HERE: (&str, &str, &str) = ("x86_64", "sse2", "cc");
+#[cfg(target_arch = "aarch64")]
+pub const HERE: (&str, &str, &str) = ("aarch64", "neon", "aarch64-linux-gnu-gcc");
+pub const ARCH: &str = HERE.0;
+pub const FEATURE: &str = HERE.1;
+const COMPILER: &str = HERE.2;
+
 /// The machine code of the kernels above.
 pub fn code() -> &'static (Vec<u8>, Vec<Kernel>) {
     static CODE: OnceLock<(Vec<u8>, Vec<Kernel>)> = OnceLock::new();
@@ -53,7 +62,7 @@ pub fn code() -> &'static (Vec<u8>, Vec<Kernel>) {
         let (source, object) = (dir.path().join("k.c"), dir.path().join("k.o"));
         std::fs::write(&source, KERNELS).unwrap();
         let flags = ["-O1", "-fPIC", "-c", "-ffreestanding", "-fno-asynchronous-unwind-tables", "-fno-stack-protector"];
-        let status = Command::new("cc").args(flags).arg(&source).arg("-o").arg(&object).status().unwrap();
+        let status = Command::new(COMPILER).args(flags).arg(&source).arg("-o").arg(&object).status().unwrap();
         assert!(status.success());
         let bytes = std::fs::read(&object).unwrap();
         let file = object::File::parse(&*bytes).unwrap();
@@ -101,7 +110,7 @@ pub fn arena(bytes: Size, first: u32, last: u32) -> Buffer {
 
 /// The file of a program, with eight constants 0.5, 1.5, ...
 pub fn file(program: &Program) -> Vec<u8> {
-    file_for(program, "x86_64", &["sse2"])
+    file_for(program, ARCH, &[FEATURE])
 }
 
 /// The same with requirements.

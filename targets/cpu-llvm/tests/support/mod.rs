@@ -1,4 +1,4 @@
-//! Runs emitted code in this process.
+//! Runs emitted code in this process, or where it is for another architecture in an emulator.
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
@@ -8,11 +8,15 @@ use infc_kernel::backend::{Backend, Code};
 use infc_kernel::build::Operand;
 use infc_kernel::loops::{Access, Buffer, Kernel, Space};
 use infc_kernel::target::TargetDesc;
+use infc_test_kernels::emulate;
 #[allow(unused_imports, reason = "each test file uses a part")]
 pub use infc_test_kernels::{buffer, each, floats, kernel, memory, same, show, store, to_floats, values};
 
-/// Can this computer run the machine's code, if instructions that it lacks are executed when they trap?
+/// Can this computer run the machine's code, if instructions that it lacks are executed when they trap, and other architectures are emulated?
 pub fn runs(machine: &TargetDesc) -> bool {
+    if emulate::covers(&machine.arch) {
+        return true;
+    }
     infc_trapvm::install();
     let features = machine.features.iter().filter(|f| !infc_trapvm::covers(f)).cloned().collect();
     supported(&TargetDesc { features, ..machine.clone() })
@@ -23,8 +27,17 @@ pub fn hosts() -> Vec<Llvm> {
     machines().into_iter().filter(runs).map(Llvm::new).collect()
 }
 
+/// Those of this computer's own architecture.
+pub fn here() -> Vec<Llvm> {
+    hosts().into_iter().filter(|l| !emulate::covers(&l.target().arch)).collect()
+}
+
 /// Runs kernel `index` of the code for all its tasks.
-pub fn call(code: &Code, index: usize, buffers: &mut [Vec<u8>], extents: &[i64], tasks: i64) -> u64 {
+pub fn call(llvm: &Llvm, code: &Code, index: usize, buffers: &mut [Vec<u8>], extents: &[i64], tasks: i64) -> u64 {
+    let arch = &llvm.target().arch;
+    if emulate::covers(arch) {
+        return emulate::call(arch, code, index, buffers, extents, tasks);
+    }
     let mut map = memmap2::MmapMut::map_anon(code.image.len()).unwrap();
     map.copy_from_slice(&code.image);
     let map = map.make_exec().unwrap();
@@ -48,7 +61,7 @@ pub fn run(llvm: &Llvm, kernel: &Kernel, buffers: &mut [Vec<u8>], extents: &[i64
         infc_ir::expr::Node::Sym(s) => symbols.iter().position(|x| x == s).map(|i| extents[i]),
         _ => None,
     };
-    call(&code, 0, buffers, extents, kernel.tasks.eval(&leaf).unwrap())
+    call(llvm, &code, 0, buffers, extents, kernel.tasks.eval(&leaf).unwrap())
 }
 
 /// A tensor of f32 that lies row-major, as a builder sees it.

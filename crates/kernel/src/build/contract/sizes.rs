@@ -206,7 +206,7 @@ impl Frame {
         };
         // Weights that are widened in the loop take registers of their own.
         let panels = if stored.is_some() && !stored::few(rows) { Panels::Scratch } else { panels_of };
-        let widened = stored.filter(|_| panels == Panels::Packed).map_or(row_of_sums.registers, |s| s.registers());
+        let widened = stored.filter(|_| panels == Panels::Packed).map_or(row_of_sums.registers_on(target), |s| s.registers());
         let lines: Vec<i64> = m.iter().map(|&a| guess(c.dims[a])).collect();
         let a = &operands[f[broadcast].source].buffer;
         let step_of_rows = || {

@@ -1,0 +1,113 @@
+//! Runs kernels of architectures that this computer is not: a small program (`runner.c`) under QEMU, one for each thread of the tests.
+
+use infc_kernel::backend::Code;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
+
+const RUNNER: &str = include_str!("runner.c");
+
+/// What runs programs of an architecture here, and compiles them.
+struct Tools {
+    arch: &'static str,
+    emulator: &'static str,
+    compiler: &'static str,
+}
+
+const TOOLS: &[Tools] = &[Tools { arch: "aarch64", emulator: "qemu-aarch64", compiler: "aarch64-linux-gnu-gcc" }];
+
+/// Is this architecture emulated in tests?
+pub fn covers(arch: &str) -> bool {
+    arch != std::env::consts::ARCH && TOOLS.iter().any(|t| t.arch == arch)
+}
+
+struct Process {
+    child: Child,
+    requests: ChildStdin,
+    answers: ChildStdout,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+thread_local! {
+    static PROCESSES: RefCell<HashMap<&'static str, Process>> = RefCell::default();
+}
+
+/// Runs kernel `index` of the code for all its tasks; a panic says what is missing.
+pub fn call(arch: &str, code: &Code, index: usize, buffers: &mut [Vec<u8>], extents: &[i64], tasks: i64) -> u64 {
+    let tools = TOOLS.iter().find(|t| t.arch == arch).unwrap_or_else(|| panic!("no emulator for {arch}"));
+    PROCESSES.with_borrow_mut(|all| {
+        let process = all.entry(tools.arch).or_insert_with(|| start(tools));
+        match ask(process, code, index, buffers, extents, tasks) {
+            Ok(status) => status,
+            Err(e) => {
+                let ended = process.child.wait();
+                panic!("the emulated kernel ended the program: {e} ({ended:?})")
+            }
+        }
+    })
+}
+
+fn ask(
+    process: &mut Process,
+    code: &Code,
+    index: usize,
+    buffers: &mut [Vec<u8>],
+    extents: &[i64],
+    tasks: i64,
+) -> std::io::Result<u64> {
+    let (entry, scratch) = (code.entries[index], code.scratch[index]);
+    let counts = [code.image.len() as u64, entry, scratch, tasks as u64, buffers.len() as u64, extents.len() as u64];
+    let sizes = buffers.iter().map(|b| b.len() as u64);
+    let numbers = counts.into_iter().chain(sizes).chain(extents.iter().map(|&e| e as u64));
+    let mut request: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
+    request.extend(&code.image);
+    buffers.iter().for_each(|b| request.extend(b));
+    process.requests.write_all(&request)?;
+    process.requests.flush()?;
+    let mut status = [0; 8];
+    process.answers.read_exact(&mut status)?;
+    for b in buffers {
+        process.answers.read_exact(b)?;
+    }
+    Ok(u64::from_le_bytes(status))
+}
+
+fn start(tools: &Tools) -> Process {
+    let program = compiled(tools);
+    let child = Command::new(tools.emulator).arg(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut child = child.unwrap_or_else(|e| panic!("{}: {e} (Debian, Ubuntu: apt-get install qemu-user)", tools.emulator));
+    let (requests, answers) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+    Process { child, requests, answers }
+}
+
+/// The runner as a program beside the tests, made when it is first needed.
+fn compiled(tools: &Tools) -> PathBuf {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let _one = LOCK.lock().unwrap_or_else(|e| e.into_inner());
+    let hash = RUNNER.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let folder = std::env::current_exe().expect("tests are a program").parent().expect("in a folder").to_owned();
+    let program = folder.join(format!("infc-runner-{}-{hash:016x}", tools.arch));
+    if program.exists() {
+        return program;
+    }
+    // Tests of several programs may come here at once.
+    let own = folder.join(format!("infc-runner-{}-{}", tools.arch, std::process::id()));
+    let mut compiler = Command::new(tools.compiler);
+    compiler.args(["-std=gnu99", "-O1", "-static", "-x", "c", "-", "-o"]).arg(&own).stdin(Stdio::piped());
+    let mut child = compiler
+        .spawn()
+        .unwrap_or_else(|e| panic!("{}: {e} (Debian, Ubuntu: apt-get install gcc-aarch64-linux-gnu)", tools.compiler));
+    child.stdin.take().expect("piped").write_all(RUNNER.as_bytes()).expect("the compiler reads");
+    assert!(child.wait().expect("it was started").success(), "{} cannot compile the runner", tools.compiler);
+    std::fs::rename(&own, &program).expect("the folder of the tests can be written");
+    program
+}
