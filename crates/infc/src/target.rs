@@ -36,6 +36,7 @@ pub fn native() -> Result<TargetDesc, Problems> {
 
 /// The most capable one of a code generator's machines that this computer is.
 fn native_of(generator: &str) -> Option<TargetDesc> {
+    #[cfg(feature = "cpu")]
     let allowed = |m: &TargetDesc| infc_runtime::variant::check(&requirements(m)).is_ok();
     match generator {
         #[cfg(feature = "llvm")]

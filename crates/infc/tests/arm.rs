@@ -47,7 +47,12 @@ fn example(name: &str) -> String {
     Path::new(ROOT).join("examples/models").join(name).join("model.onnx").to_string_lossy().into_owned()
 }
 
-/// Programs of three machines give what an artifact gives here, but for the order of sums.
+#[cfg(feature = "cranelift")]
+const MACHINES: &[&str] = &["aarch64", "aarch64-dotprod", "aarch64-i8mm", "cranelift-aarch64"];
+#[cfg(not(feature = "cranelift"))]
+const MACHINES: &[&str] = &["aarch64", "aarch64-dotprod", "aarch64-i8mm"];
+
+/// Programs of several machines give what an artifact gives here, but for the order of sums.
 #[test]
 fn programs_of_the_example_models() {
     for (name, length) in
@@ -61,7 +66,7 @@ fn programs_of_the_example_models() {
         folder("here");
         compiled(&["-o", "m.infc"]);
         dir.infc(&["run", "m.infc", "--output-dir", "here", "--input", "input=random:7"], 0);
-        for machine in ["aarch64", "aarch64-dotprod", "aarch64-i8mm"] {
+        for machine in MACHINES {
             folder(machine);
             let text = compiled(&["--emit", "exe", "--target", machine, "-o", "program"]);
             assert!(text.contains(machine), "{text}");
@@ -111,11 +116,13 @@ fn the_float_environment_of_the_caller_is_kept() {
     let quarter = constant("quarter", &Tensor::from_vec([1], vec![0.25f32]));
     let model = model(17, graph(&["x f32[4]"], vec![node("y = Mul(x, quarter)", [])], &["y f32[4]"], vec![quarter]));
     fs::write(dir.path("halves.onnx"), model.encode_to_vec()).expect("writable");
-    dir.infc(&["compile", "halves.onnx", "--emit", "staticlib", "--target", "aarch64", "-o", "libhalves.a"], 0);
     fs::write(dir.path("main.c"), MODES).expect("writable");
-    dir.run("aarch64-linux-gnu-gcc", &["-std=gnu99", "-static", "-O1", "main.c", "-L.", "-lhalves", "-o", "main"], 0);
     let want: Vec<String> = [1e-38f32, 2e-38, -4e-39, 1.0].iter().map(|x| format!("{:x}", (x * 0.25).to_bits())).collect();
-    assert_eq!(dir.run("qemu-aarch64", &["./main"], 0), format!("0 1000000 {}", want.join(" ")));
+    for machine in MACHINES {
+        dir.infc(&["compile", "halves.onnx", "--emit", "staticlib", "--target", machine, "-o", "libhalves.a"], 0);
+        dir.run("aarch64-linux-gnu-gcc", &["-std=gnu99", "-static", "-O1", "main.c", "-L.", "-lhalves", "-o", "main"], 0);
+        assert_eq!(dir.run("qemu-aarch64", &["./main"], 0), format!("0 1000000 {}", want.join(" ")), "{machine}");
+    }
 }
 
 #[test]

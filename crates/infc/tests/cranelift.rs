@@ -65,8 +65,7 @@ fn kernels_are_printed() {
 fn what_there_is_not_is_told() {
     let (dir, model) = (Folder::new(), model("digits_mlp"));
     let out = dir.path("out.o");
-    let words = ["writes artifacts and no object files", "--emit c"];
-    check(&["compile", &model, "--cpu", &machine(), "--dim", "batch=1", "--emit", "obj", "-o", &out], 3, &words);
+    check(&["compile", &model, "--cpu", &machine(), "--emit", "obj", "-o", &out], 3, &["--dim batch="]);
     let words = ["is of the c backend", "one of the cranelift backend"];
     check(&["verify", &model, "--backend", "cranelift", "--target", "c99"], 2, &words);
     let board = "name = \"board\"\nbackend = \"cranelift\"\ndoc = \"\"\narch = \"riscv64\"\nfeatures = []\nvector_bytes = 16\n\

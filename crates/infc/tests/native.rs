@@ -73,9 +73,22 @@ fn example(name: &str) -> PathBuf {
     Path::new(ROOT).join("examples/models").join(name).join("model.onnx")
 }
 
+/// Options for code of each generator that this computer runs.
+fn cpus() -> Vec<String> {
+    let machines = infc::target::GENERATORS.into_iter().filter_map(infc::target::default_of);
+    machines.map(|m| format!("--cpu {}", m.name)).collect()
+}
+
 /// A program and an artifact of a model give the same bytes for the same inputs.
 #[track_caller]
 fn same_as_artifact(dir: &Folder, model: &Path, dims: &str, inputs: &str) {
+    for cpu in cpus() {
+        same_on(dir, model, &format!("{dims} {cpu}"), inputs);
+    }
+}
+
+#[track_caller]
+fn same_on(dir: &Folder, model: &Path, dims: &str, inputs: &str) {
     let options: String = inputs.split_whitespace().map(|i| format!(" --input {i}")).collect();
     for out in ["artifact", "program"] {
         fs::create_dir_all(dir.path(out)).expect("writable");
@@ -233,14 +246,15 @@ int main(int count, char **a) {
 fn the_driver_does_what_the_runtime_does() {
     let dir = Folder::new();
     fs::write(dir.path("main.c"), STEPS_MAIN).expect("writable");
-    let target = infc::target::find("x86-64-v2").expect("a machine");
-    let mut program = steps();
     let mut done = 0;
-    for required in [true, false] {
+    let targets = ["x86-64-v2", "cranelift-x86-64"].into_iter().filter_map(|name| infc::target::find(name).ok());
+    let targets: Vec<_> = targets.flat_map(|t| [(t.clone(), true), (t, false)]).collect();
+    for (target, required) in &targets {
+        let mut program = steps();
         if !required {
             program.steps.pop();
         }
-        let object = infc::target::backend(&target).expect("LLVM").emit_object(&program, &[], &[], "p").expect("an object");
+        let object = infc::target::backend(target).expect("a backend").emit_object(&program, &[], &[], "p").expect("an object");
         fs::write(dir.path("p.o"), object.bytes).expect("writable");
         dir.run("cc", &format!("{STRICT} main.c p.o -o main"), 0);
         // The driver in C is another one for the same steps.
@@ -288,16 +302,22 @@ fn the_driver_does_what_the_runtime_does() {
             done += usize::from(expected.is_ok());
         }
     }
-    assert_eq!(done, 35, "runs without an error");
+    assert_eq!(done, 35 * targets.len() / 2, "runs without an error");
 }
 
 #[test]
 fn states_are_kept_and_reset() {
+    for cpu in cpus() {
+        states_on(&cpu);
+    }
+}
+
+fn states_on(cpu: &str) {
     let dir = Folder::new();
     let g = graph(&["x f32[3]", "s f32[3]"], vec![node("y = Add(x, s)", [])], &["y f32[3]"], vec![]);
     let model = dir.model(&model(17, g));
     dir.npy("x.npy", &Tensor::from_vec([3], vec![1f32, 2.0, 4.0]));
-    dir.program(&model, "sum", "--state y=s");
+    dir.program(&model, "sum", &format!("--state y=s {cpu}"));
     assert_eq!(dir.run(dir.path("sum"), "x=x.npy --runs 3", 0), "y: f32[3] = 3 6 12\n");
     let c = "#include <stdio.h>\n#include \"sum.h\"\nint main(void) {\n    static double memory[8 + SUM_ARENA_BYTES / 8 + 8 + \
              SUM_STATE_BYTES / 8];\n    char *at = (char *)memory;\n    char *arena = at + (64 - (uintptr_t)at % 64) % 64;\n    \
@@ -306,11 +326,51 @@ fn states_are_kept_and_reset() {
              printf(\"%d %d %d\", sum_run(&in, &out, state, arena), sum_run(&in, &out, state, arena), sum_run(&in, &out, state + 1, \
              arena));\n    printf(\" %g %s; %s\", y[0], sum_message(-1), sum_message(99));\n    return 0;\n}\n";
     fs::write(dir.path("main.c"), c).expect("writable");
-    dir.infc("compile model.onnx --state y=s --emit obj -o sum.o", 0);
+    dir.infc(&format!("compile model.onnx --state y=s --emit obj -o sum.o {cpu}"), 0);
     dir.run("cc", &format!("{STRICT} main.c sum.o -o main"), 0);
     let expected = " 6 the arena or the state is not aligned to 64 bytes; no such status";
     let text = dir.run(dir.path("main"), "", 0);
     assert!(text.ends_with(expected) && text.contains("-1") && text.matches('0').count() == 2, "{text}");
+}
+
+/// A caller that flushes subnormal numbers to zero finds that set afterwards, and it does not matter between.
+#[cfg(target_arch = "x86_64")]
+const MODES: &str = r#"
+#include "halves.h"
+#include <stdio.h>
+#include <string.h>
+#include <xmmintrin.h>
+static unsigned char arena[HALVES_ARENA_BYTES + 64] __attribute__((aligned(64)));
+int main(void) {
+    float x[4] = {1e-38f, 2e-38f, -4e-39f, 1.0f}, y[4] = {9, 9, 9, 9};
+    unsigned bits[4], after;
+    const void *in[1] = {x};
+    void *out[1] = {y};
+    int status;
+    _mm_setcsr(0x9f80);
+    status = halves_run((const halves_inputs *)(const void *)in, (const halves_outputs *)(void *)out, arena);
+    after = _mm_getcsr() & 0xffc0;
+    _mm_setcsr(0x1f80);
+    memcpy(bits, y, sizeof bits);
+    printf("%d %x %x %x %x %x", status, after, bits[0], bits[1], bits[2], bits[3]);
+    return 0;
+}
+"#;
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_float_environment_of_the_caller_is_kept() {
+    let dir = Folder::new();
+    let quarter = constant("quarter", &Tensor::from_vec([1], vec![0.25f32]));
+    let g = graph(&["x f32[4]"], vec![node("y = Mul(x, quarter)", [])], &["y f32[4]"], vec![quarter]);
+    let model = dir.model(&model(17, g));
+    fs::write(dir.path("main.c"), MODES).expect("writable");
+    let want: Vec<String> = [1e-38f32, 2e-38, -4e-39, 1.0].iter().map(|x| format!("{:x}", (x * 0.25).to_bits())).collect();
+    for cpu in cpus() {
+        dir.infc(&format!("compile {} --emit staticlib -o libhalves.a {cpu}", model.display()), 0);
+        dir.run("cc", "-std=gnu99 -O1 main.c -L. -lhalves -o main", 0);
+        assert_eq!(dir.run(dir.path("main"), "", 0), format!("0 9f80 {}", want.join(" ")), "{cpu}");
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ use crate::invariant;
 use crate::schedule;
 use cranelift_codegen::binemit::{Addend, CodeOffset, Reloc};
 use cranelift_codegen::control::ControlPlane;
-use cranelift_codegen::ir::{ExternalName, Function};
-use cranelift_codegen::isa::{self, OwnedTargetIsa};
+use cranelift_codegen::ir::{ExternalName, Function, UserExternalName};
+use cranelift_codegen::isa::{self, OwnedTargetIsa, TargetFrontendConfig};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::{Context, FinalizedRelocTarget, print_errors};
 use infc_artifact::abi::ALIGN;
@@ -21,7 +21,29 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Machine code of one function.
+/// Machine code of a function, and where it needs the address of something.
+pub struct Generated {
+    /// The code.
+    pub bytes: Vec<u8>,
+    /// Places that need addresses.
+    pub relocations: Vec<Relocation>,
+    /// The code as text, if it was asked for.
+    pub text: String,
+}
+
+/// A place that needs the address of something.
+pub struct Relocation {
+    /// Bytes from the start of the function.
+    pub at: CodeOffset,
+    /// In which form.
+    pub kind: Reloc,
+    /// What is added.
+    pub addend: Addend,
+    /// Of what.
+    pub to: UserExternalName,
+}
+
+/// Machine code of one function of the image.
 pub struct Compiled {
     bytes: Vec<u8>,
     calls: Vec<Call>,
@@ -39,7 +61,7 @@ struct Call {
 }
 
 /// What Cranelift calls the features of machine files that it makes use of.
-const FEATURES: [(&str, &str, &str); 14] = [
+const FEATURES: [(&str, &str, &str); 15] = [
     ("x86_64", "sse3", "has_sse3"),
     ("x86_64", "ssse3", "has_ssse3"),
     ("x86_64", "sse4.1", "has_sse41"),
@@ -54,6 +76,7 @@ const FEATURES: [(&str, &str, &str); 14] = [
     ("x86_64", "avxvnni", "has_avx_vnni"),
     ("aarch64", "lse", "has_lse"),
     ("aarch64", "dotprod", "has_dotprod"),
+    ("aarch64", "i8mm", "has_i8mm"),
 ];
 
 /// The instruction set of a machine, with which code is optimised, and the same with which it is only generated.
@@ -67,12 +90,24 @@ pub fn isa(target: &TargetDesc) -> Result<Isa, Fault> {
     Ok(Isa { optimising: isa_with(target, "speed")?, generating: isa_with(target, "none")? })
 }
 
+impl Isa {
+    /// Is it one of Arm's?
+    pub fn is_arm(&self) -> bool {
+        self.generating.triple().architecture.to_string() == "aarch64"
+    }
+    /// What the builder has to know of it.
+    pub fn config(&self) -> TargetFrontendConfig {
+        self.generating.frontend_config()
+    }
+}
+
 fn isa_with(target: &TargetDesc, level: &str) -> Result<OwnedTargetIsa, Fault> {
     let mut shared = settings::builder();
     let checks = if cfg!(debug_assertions) { "true" } else { "false" };
     for (name, value) in [
         ("opt_level", level),
-        ("is_pic", "true"),
+        // Names are near, and so by their distance, in an image and in an object file; with this setting they would come from a table.
+        ("is_pic", "false"),
         ("unwind_info", "false"),
         ("enable_probestack", "false"),
         ("enable_verifier", checks),
@@ -100,7 +135,7 @@ pub fn compile(kernels: &[Kernel], target: &TargetDesc) -> Result<Code, Problems
 pub fn clif(kernels: &[Kernel], target: &TargetDesc) -> Result<String, Problems> {
     let isa = isa(target).map_err(|e| Problems::one(format!("target '{}'", target.name), e.0, ""))?;
     let texts = each(kernels, |i, kernel| {
-        let written = emit::kernel(kernel, i, target, isa.generating.frontend_config())?;
+        let written = emit::kernel(kernel, i, target, isa.config())?;
         Ok(format!("; {}\n{}", kernel.name, written.function.display()))
     })?;
     Ok(texts.join("\n"))
@@ -140,12 +175,12 @@ fn each<T: Send>(kernels: &[Kernel], run: impl Fn(usize, &Kernel) -> Result<T, F
 }
 
 fn compiled(kernel: &Kernel, number: usize, target: &TargetDesc, isa: &Isa, text: bool) -> Result<Compiled, Fault> {
-    let written = emit::kernel(kernel, number, target, isa.generating.frontend_config())?;
+    let written = emit::kernel(kernel, number, target, isa.config())?;
     Ok(Compiled { scratch: written.scratch, ..function(written.function, isa, text)? })
 }
 
-/// Machine code of a function, and the calls in it. It may call helpers; whatever else it needs is an error that names it.
-pub fn function(function: Function, isa: &Isa, text: bool) -> Result<Compiled, Fault> {
+/// Machine code of a function. What it needs of a library of Cranelift is an error that names it.
+pub fn generated(function: Function, isa: &Isa, text: bool) -> Result<Generated, Fault> {
     let mut context = Context::for_function(function);
     context.set_disasm(text);
     let mut control = ControlPlane::default();
@@ -160,24 +195,29 @@ pub fn function(function: Function, isa: &Isa, text: bool) -> Result<Compiled, F
         return Err(fault!("Cranelift: {}", print_errors::pretty_error(&context.func, e)));
     }
     let code = context.take_compiled_code().ok_or_else(|| fault!("Cranelift gave no code"))?;
-    let calls = code.buffer.relocs().iter().map(|r| {
-        let name = match &r.target {
-            FinalizedRelocTarget::ExternalName(name) => name,
-            FinalizedRelocTarget::Func(_) => return Err(fault!("relocation {:?} in the function itself", r.kind)),
-        };
-        let to = match name {
-            ExternalName::User(n) => {
-                let name = &context.func.params.user_named_funcs()[*n];
-                Helper::ALL.get(name.index as usize).copied().filter(|_| name.namespace == helpers::NAMESPACE)
-            }
-            _ => None,
-        };
-        let to =
-            to.ok_or_else(|| fault!("the code needs '{}', which is not in the image", name.display(Some(&context.func.params))))?;
-        Ok(Call { at: r.offset, kind: r.kind, addend: r.addend, to })
+    let relocations = code.buffer.relocs().iter().map(|r| match &r.target {
+        FinalizedRelocTarget::ExternalName(ExternalName::User(name)) => {
+            let to = context.func.params.user_named_funcs()[*name].clone();
+            Ok(Relocation { at: r.offset, kind: r.kind, addend: r.addend, to })
+        }
+        FinalizedRelocTarget::ExternalName(name) => {
+            Err(fault!("the code needs '{}', which is not in the image", name.display(Some(&context.func.params))))
+        }
+        FinalizedRelocTarget::Func(_) => Err(fault!("relocation {:?} in the function itself", r.kind)),
     });
-    let calls = calls.collect::<Result<_, Fault>>()?;
-    Ok(Compiled { bytes: code.buffer.data().to_vec(), calls, scratch: 0, text: code.vcode.unwrap_or_default() })
+    let relocations = relocations.collect::<Result<_, Fault>>()?;
+    Ok(Generated { bytes: code.buffer.data().to_vec(), relocations, text: code.vcode.unwrap_or_default() })
+}
+
+/// Machine code of a function of the image, and the calls in it. It may call helpers; whatever else it needs is an error that names it.
+pub fn function(function: Function, isa: &Isa, text: bool) -> Result<Compiled, Fault> {
+    let Generated { bytes, relocations, text } = generated(function, isa, text)?;
+    let calls = relocations.into_iter().map(|r| {
+        let to = Helper::ALL.get(r.to.index as usize).copied().filter(|_| r.to.namespace == helpers::NAMESPACE);
+        let to = to.ok_or_else(|| fault!("the code needs '{}', which is not in the image", r.to))?;
+        Ok(Call { at: r.at, kind: r.kind, addend: r.addend, to })
+    });
+    Ok(Compiled { bytes, calls: calls.collect::<Result<_, Fault>>()?, scratch: 0, text })
 }
 
 /// The functions one after another, with the helpers that they call at the end.
@@ -193,7 +233,7 @@ fn image(kernels: Vec<Compiled>, isa: &Isa) -> Result<Code, Fault> {
     let called: BTreeMap<Helper, ()> = kernels.iter().flat_map(|k| &k.calls).map(|c| (c.to, ())).collect();
     let mut at = BTreeMap::new();
     for &helper in called.keys() {
-        let code = function(helper.definition(isa.generating.frontend_config()), isa, false)?;
+        let code = function(helper.definition(isa.config()), isa, false)?;
         if !code.calls.is_empty() {
             return Err(fault!("helper {helper:?} calls something"));
         }
@@ -255,7 +295,7 @@ mod tests {
         let p = b.block_params(block).to_vec();
         let r = b.ins().fma(p[0], p[1], p[2]);
         b.ins().return_(&[r]);
-        b.finalize(isa.generating.frontend_config());
+        b.finalize(isa.config());
         function(code, &isa, false)
     }
 

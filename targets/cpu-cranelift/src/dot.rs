@@ -4,7 +4,7 @@
 //! all lanes, or each in a vector of its own, and `b0..` signed bytes side by side in each lane, four to a lane even where fewer are used; or where `a0..` are
 //! signed bytes, side by side and the same for all lanes, and `b0..` unsigned ones, side by side in each lane.
 //! That is found again here; anything else is emitted as written.
-//! Signed bytes with their top bits flipped may stand for the unsigned ones: all four are flipped at once.
+//! Bytes of the other sign with their top bits flipped may stand for either: all four are flipped at once.
 //! Cranelift has no such instructions of its own. It makes them from a tree of widenings, products and sums of neighbours, and without the instruction what the tree says:
 //! the result is the same.
 
@@ -69,7 +69,7 @@ impl Emit<'_, '_> {
                 word = Some(word.map_or(moved, |w| self.f.bin(Bin::Or, w, moved)));
             }
         }
-        Ok(word.map(|w| if step.flip { self.f.bin(Bin::Xor, w, step.top_bits()) } else { w }))
+        Ok(word)
     }
 
     fn dot_of(&mut self, step: &Products, left: Val, right: At, source: usize) -> Result<Val, Fault> {
@@ -84,11 +84,11 @@ impl Emit<'_, '_> {
             }
             None => self.load_at(source, ty, right),
         };
-        let left = self.f.splat(left, lanes);
-        let (mut unsigned, signed) = if step.swapped { (vector, left) } else { (left, vector) };
-        if step.swapped && step.flip {
-            unsigned = self.f.bin(Bin::Xor, unsigned, step.top_bits());
-        }
+        let [left, vector] = [(left, step.flips[0]), (vector, step.flips[1])].map(|(v, flip)| {
+            let v = if flip { self.f.bin(Bin::Xor, v, step.top_bits()) } else { v };
+            self.f.splat(v, lanes)
+        });
+        let (unsigned, signed) = if step.swapped { (vector, left) } else { (left, vector) };
         if self.byte_pairs {
             return Ok(self.pairs_of_words(acc, unsigned, signed));
         }
@@ -102,8 +102,11 @@ impl Emit<'_, '_> {
         let (u, s) = (self.f.cast_vector(types::I8X16, unsigned), self.f.cast_vector(types::I8X16, signed));
         let (s_low, u_low) = (self.f.b.ins().swiden_low(s), self.f.b.ins().uwiden_low(u));
         let (s_high, u_high) = (self.f.b.ins().swiden_high(s), self.f.b.ins().uwiden_high(u));
-        let low = self.f.b.ins().imul(s_low, u_low);
-        let high = self.f.b.ins().imul(s_high, u_high);
+        // Which factor comes first is part of what each machine's rule knows.
+        let [low, high] = [(s_low, u_low), (s_high, u_high)].map(|(s, u)| {
+            let (x, y) = if self.f.arm { (u, s) } else { (s, u) };
+            self.f.b.ins().imul(x, y)
+        });
         let [low, high] = [low, high].map(|products| {
             let (a, b) = (self.f.b.ins().swiden_low(products), self.f.b.ins().swiden_high(products));
             self.f.b.ins().iadd_pairwise(a, b)
@@ -190,8 +193,8 @@ struct Products {
     b: Vec<Scalar>,
     /// The signed bytes are on the left, not the unsigned ones.
     swapped: bool,
-    /// The unsigned bytes are signed ones with their top bits flipped.
-    flip: bool,
+    /// The bytes on the left, and those on the right, are read with the other sign and their top bits flipped.
+    flips: [bool; 2],
 }
 
 impl Products {
@@ -213,11 +216,11 @@ impl Products {
             };
             a.insert(0, x);
             b.insert(0, y);
-            kinds.push((swapped, x_flip || y_flip));
+            kinds.push((swapped, [x_flip, y_flip]));
             sum = *before;
         }
-        let (swapped, flip) = kinds[0];
-        kinds.iter().all(|&k| k == kinds[0]).then_some(Products { sum, a, b, swapped, flip })
+        let (swapped, flips) = kinds[0];
+        kinds.iter().all(|&k| k == kinds[0]).then_some(Products { sum, a, b, swapped, flips })
     }
 
     /// The top bits of the bytes. Where there is no byte, its factor counts nothing: it has to stay zero.

@@ -1,7 +1,8 @@
 //! Prints loop IR through Cranelift as x86-64 and AArch64 machine code. Nothing has to be installed for it.
 //!
 //! A kernel becomes Cranelift's IR (`emit`, `access`, `registers`, `index`, `ops`, `dot`, `quantised`, `narrow`, over the writer in `function`, `arithmetic`, `convert` and `values`), Cranelift makes machine
-//! code of it (with loops of products in the order that `schedule` says), and all functions become one position-independent image (`codegen`). Knows loops, no graph and no ONNX. The emitted code calls
+//! code of it (with loops of products in the order that `schedule` says), and all functions become one position-independent image (`codegen`). An object file for other
+//! linkers has that image, the constants and a driver made from the program's steps (`driver`, `object`). Knows loops, no graph and no ONNX. The emitted code calls
 //! no library: everything without an instruction is expanded here or in `helpers`.
 
 #![deny(unsafe_code)]
@@ -11,6 +12,7 @@ mod arithmetic;
 mod codegen;
 mod convert;
 mod dot;
+mod driver;
 mod emit;
 mod function;
 mod helpers;
@@ -18,6 +20,7 @@ mod index;
 mod invariant;
 mod machines;
 mod narrow;
+mod object;
 mod ops;
 mod quantised;
 mod registers;
@@ -26,8 +29,9 @@ mod values;
 
 pub use machines::{machine, machines, supported};
 
+use infc_artifact::abi::ALIGN;
 use infc_artifact::program::Program;
-use infc_ir::Problems;
+use infc_ir::{Fault, Problems, fault};
 use infc_kernel::backend::{Backend, Code, Object};
 use infc_kernel::loops::Kernel;
 use infc_kernel::target::TargetDesc;
@@ -61,11 +65,30 @@ impl Backend for Cranelift {
         codegen::compile(kernels, &self.target)
     }
 
-    fn emit_object(&self, _: &Program, _: &[Kernel], _: &[u8], name: &str) -> Result<Object, Problems> {
-        let message = "the cranelift backend writes artifacts and no object files";
-        let help =
-            "`--emit infc` makes an artifact for the runtime, `--emit c` C code; machines of the llvm backend have object files";
-        Err(Problems::one(format!("object file '{name}'"), message, help))
+    fn emit_object(&self, program: &Program, kernels: &[Kernel], constants: &[u8], name: &str) -> Result<Object, Problems> {
+        let code = self.emit(kernels)?;
+        let make = || -> Result<Object, Fault> {
+            let arena = program.arena.ok_or_else(|| fault!("the sizes of intermediate values are not known"))?;
+            let mut placed = program.clone();
+            for (kernel, &entry) in placed.kernels.iter_mut().zip(&code.entries) {
+                kernel.entry = entry;
+            }
+            placed.validate(code.image.len() as u64, constants.len() as u64).map_err(|e| fault!("{e}"))?;
+            let isa = codegen::isa(&self.target)?;
+            let scratch = arena.next_multiple_of(ALIGN as u64);
+            let driver = driver::driver(program, scratch, object::default_mode(&isa), isa.config())?;
+            let names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
+            Ok(Object {
+                bytes: object::object(&code, &names, constants, (name, &driver), &isa)?,
+                arena_bytes: scratch + code.scratch.iter().copied().max().unwrap_or(0),
+                state_bytes: driver.state_bytes,
+                messages: driver.messages,
+                code_bytes: code.image.len() as u64,
+            })
+        };
+        make().map_err(|e| {
+            Problems::one(format!("object file '{name}'"), e.0, "`--emit infc` makes an artifact for the runtime instead")
+        })
     }
 
     fn emit_text(&self, kernels: &[Kernel], kind: &str) -> Result<String, Problems> {

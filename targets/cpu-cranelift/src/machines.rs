@@ -3,11 +3,12 @@
 use infc_kernel::target::TargetDesc;
 
 /// The machine files, of each architecture from the least to the most capable.
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     include_str!("../machines/cranelift-x86-64.toml"),
     include_str!("../machines/cranelift-x86-64-v3.toml"),
     include_str!("../machines/cranelift-x86-64-v3-vnni.toml"),
     include_str!("../machines/cranelift-aarch64.toml"),
+    include_str!("../machines/cranelift-aarch64-i8mm.toml"),
 ];
 
 /// All machines, of each architecture from the least to the most capable.
@@ -40,6 +41,7 @@ fn has(feature: &str) -> bool {
 fn has(feature: &str) -> bool {
     match feature {
         "neon" => true, // every CPU with this architecture's operating systems
+        "i8mm" => std::arch::is_aarch64_feature_detected!("i8mm"),
         "dotprod" => std::arch::is_aarch64_feature_detected!("dotprod"),
         "lse" => std::arch::is_aarch64_feature_detected!("lse"),
         _ => false,
@@ -56,7 +58,16 @@ mod tests {
     #[test]
     fn machine_files_parse_and_have_code_generators() {
         let names: Vec<_> = super::machines().into_iter().map(|m| m.name).collect();
-        assert_eq!(names, ["cranelift-x86-64", "cranelift-x86-64-v3", "cranelift-x86-64-v3-vnni", "cranelift-aarch64"]);
+        assert_eq!(
+            names,
+            [
+                "cranelift-x86-64",
+                "cranelift-x86-64-v3",
+                "cranelift-x86-64-v3-vnni",
+                "cranelift-aarch64",
+                "cranelift-aarch64-i8mm"
+            ]
+        );
         for machine in super::machines() {
             assert_eq!(machine.lanes(4), 4);
             crate::codegen::isa(&machine).unwrap();

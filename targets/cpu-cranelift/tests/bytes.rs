@@ -247,6 +247,7 @@ fn products_become_the_machines_instruction() {
         ("cranelift-x86-64-v3", "vpmaddwd", "pdpbusd"),
         ("cranelift-x86-64-v3-vnni", "vpdpbusd", "pmaddwd"),
         ("cranelift-aarch64", "smull", "sdot"),
+        ("cranelift-aarch64-i8mm", "usdot", "smull"),
     ] {
         let machine = Cranelift::named(name).expect("a machine of this backend");
         let (nest, row) = product(28, 64, 64, &[1; 64 * 64], machine.target());

@@ -439,12 +439,21 @@ pub fn compare(got: &Tensor, want: &Tensor, agree: Agree) -> Result<(), String> 
     Ok(())
 }
 
+/// The links that a case runs through beside the interpreter.
+pub const LINKS: &[Backend] = &[
+    Backend::Passes,
+    #[cfg(feature = "llvm")]
+    Backend::Llvm,
+    #[cfg(feature = "cranelift")]
+    Backend::Cranelift,
+];
+
 /// One case through the whole road.
 pub fn check(model: &Model, agree: Agree, options: &Options) -> Result<(), String> {
     let (_, graph) = through_onnx(&model.graph)?;
     let inputs: Vec<Item> = model.inputs.iter().cloned().map(Item::Tensor).collect();
     let want = interp::run(&graph, &inputs);
-    for backend in [Backend::Passes, Backend::Llvm] {
+    for &backend in LINKS {
         let name = backend.name();
         let got = prepare(graph.clone(), backend, options).map_err(|p| format!("{name} does not compile: {p}"))?.run(&inputs);
         match (&got, &want) {

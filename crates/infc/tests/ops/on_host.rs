@@ -2,9 +2,9 @@
 //! strings natively. The interpreter against the graph after all passes and against compiled code.
 
 use crate::elementwise::rows;
-use crate::kit::{Agree, Fill, Random, SMALL, compare};
+use crate::kit::{Agree, Fill, LINKS, Random, SMALL, compare};
 use infc::Options;
-use infc::engine::{Backend, prepare};
+use infc::engine::prepare;
 use infc_ir::graph::{Graph, SourceNode};
 use infc_ir::interp::{self, Item, Key};
 use infc_ir::op::{Attr, Attrs, Builder, OPS, Op};
@@ -537,7 +537,7 @@ fn check(case: &Case, options: &Options) -> Result<(), String> {
     if let (Some(e), Ok(w)) = (&case.expected, &want) {
         same(&w[0], e).map_err(|e| format!("the interpreter: {e}"))?;
     }
-    for backend in [Backend::Passes, Backend::Llvm] {
+    for &backend in LINKS {
         let name = backend.name();
         let mut engine = prepare(graph.clone(), backend, options).map_err(|p| format!("{name} does not compile: {p}"))?;
         // Twice: nothing of the first run is left.

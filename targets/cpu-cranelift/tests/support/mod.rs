@@ -1,4 +1,4 @@
-//! Runs emitted code in this process.
+//! Runs emitted code in this process, or where it is for another architecture in an emulator.
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
@@ -7,21 +7,26 @@ use infc_ir::{DType, Expr, Tensor};
 use infc_kernel::backend::{Backend, Code};
 use infc_kernel::build::Operand;
 use infc_kernel::loops::{Access, Buffer, Kernel, Space};
+use infc_test_kernels::emulate;
 #[allow(unused_imports, reason = "each test file uses a part")]
 pub use infc_test_kernels::{buffer, each, floats, kernel, memory, same, show, store, to_floats, values};
 
-/// The machines that this computer runs.
+/// The machines that this computer runs, by an emulator if they are of another architecture.
 pub fn hosts() -> Vec<Cranelift> {
-    machines().into_iter().filter(supported).map(Cranelift::new).collect()
+    machines().into_iter().filter(|m| emulate::covers(&m.arch) || supported(m)).map(Cranelift::new).collect()
 }
 
-/// Those that it does not.
-pub fn others() -> Vec<Cranelift> {
-    machines().into_iter().filter(|m| !supported(m)).map(Cranelift::new).collect()
+/// Those of this computer's own architecture.
+pub fn here() -> Vec<Cranelift> {
+    hosts().into_iter().filter(|l| !emulate::covers(&l.target().arch)).collect()
 }
 
 /// Runs kernel `index` of the code for all its tasks.
-pub fn call(code: &Code, index: usize, buffers: &mut [Vec<u8>], extents: &[i64], tasks: i64) -> u64 {
+pub fn call(machine: &Cranelift, code: &Code, index: usize, buffers: &mut [Vec<u8>], extents: &[i64], tasks: i64) -> u64 {
+    let arch = &machine.target().arch;
+    if emulate::covers(arch) {
+        return emulate::call(arch, code, index, buffers, extents, tasks);
+    }
     let mut map = memmap2::MmapMut::map_anon(code.image.len()).unwrap();
     map.copy_from_slice(&code.image);
     let map = map.make_exec().unwrap();
@@ -45,7 +50,7 @@ pub fn run(machine: &Cranelift, kernel: &Kernel, buffers: &mut [Vec<u8>], extent
         infc_ir::expr::Node::Sym(s) => symbols.iter().position(|x| x == s).map(|i| extents[i]),
         _ => None,
     };
-    call(&code, 0, buffers, extents, kernel.tasks.eval(&leaf).unwrap())
+    call(machine, &code, 0, buffers, extents, kernel.tasks.eval(&leaf).unwrap())
 }
 
 /// A tensor of f32 that lies row-major, as a builder sees it.
