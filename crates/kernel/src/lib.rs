@@ -24,6 +24,7 @@ pub mod math;
 pub mod place;
 pub mod plan;
 pub mod program;
+pub mod recognised;
 pub mod rounded;
 pub mod rows;
 mod siblings;

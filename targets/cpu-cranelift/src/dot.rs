@@ -12,9 +12,9 @@ use crate::access::{At, Shape};
 use crate::emit::Emit;
 use crate::values::{Bin, Cast, Elem, Ty, Val};
 use cranelift_codegen::ir::{InstBuilder, Value, types};
-use infc_ir::scalar::{Binary, Kind};
-use infc_ir::{DType, Expr, Fault, Scalar};
-use infc_kernel::zero_point::byte_read;
+use infc_ir::scalar::Kind;
+use infc_ir::{Expr, Fault, Scalar};
+use infc_kernel::recognised::{Kinds, Products};
 
 /// Products of a lane.
 const GROUP: usize = 4;
@@ -28,13 +28,13 @@ impl Emit<'_, '_> {
         // Without the instruction a single product is cheaper as it is.
         let least = if self.byte_pairs { 2 } else { 1 };
         for count in (least..=GROUP).rev() {
-            let Some(step) = Products::of(s, count) else { continue };
+            let Some(step) = Products::of(s, count).filter(|p| p.kinds != Kinds::Signed) else { continue };
             let Some(right) = self.side_by_side(&step.b) else { continue };
             if count == 1 && !self.begins_group(right) {
                 continue;
             }
             let (Shape::Step(right, 4), source) = (self.place(right)?, source(right)) else { continue };
-            let left = if step.swapped { self.word(&step)? } else { self.unsigned(&step)? };
+            let left = if step.kinds == Kinds::SignedUnsigned { self.word(&step)? } else { self.unsigned(&step)? };
             if let Some(left) = left {
                 return self.dot_of(&step, left, right, source).map(Some);
             }
@@ -85,10 +85,10 @@ impl Emit<'_, '_> {
             None => self.load_at(source, ty, right),
         };
         let [left, vector] = [(left, step.flips[0]), (vector, step.flips[1])].map(|(v, flip)| {
-            let v = if flip { self.f.bin(Bin::Xor, v, step.top_bits()) } else { v };
+            let v = if flip { self.f.bin(Bin::Xor, v, Val::int(Elem::I32, i64::from(step.top_bits()))) } else { v };
             self.f.splat(v, lanes)
         });
-        let (unsigned, signed) = if step.swapped { (vector, left) } else { (left, vector) };
+        let (unsigned, signed) = if step.kinds == Kinds::SignedUnsigned { (vector, left) } else { (left, vector) };
         if self.byte_pairs {
             return Ok(self.pairs_of_words(acc, unsigned, signed));
         }
@@ -183,50 +183,6 @@ impl Emit<'_, '_> {
             Kind::Read { source, index, .. } => self.shape(*source as usize, index),
             _ => unreachable!("a read, by `side_by_side`"),
         }
-    }
-}
-
-/// A step: the sum before, and reads of the bytes.
-struct Products {
-    sum: Scalar,
-    a: Vec<Scalar>,
-    b: Vec<Scalar>,
-    /// The signed bytes are on the left, not the unsigned ones.
-    swapped: bool,
-    /// The bytes on the left, and those on the right, are read with the other sign and their top bits flipped.
-    flips: [bool; 2],
-}
-
-impl Products {
-    /// The last `count` products that `s` adds up.
-    fn of(s: Scalar, count: usize) -> Option<Products> {
-        let byte = |s: Scalar| match s.kind() {
-            Kind::Cast(byte) => byte_read(*byte).map(|(read, flip)| (read, byte.dtype(), flip)),
-            _ => None,
-        };
-        let (mut sum, mut a, mut b, mut kinds) = (s, vec![], vec![], vec![]);
-        for _ in 0..count {
-            let Kind::Binary(Binary::Add, before, product) = sum.kind() else { return None };
-            let Kind::Binary(Binary::Mul, x, y) = product.kind() else { return None };
-            let ((x, left, x_flip), (y, right, y_flip)) = byte(*x).zip(byte(*y))?;
-            let swapped = match (left, right) {
-                (DType::U8, DType::I8) => false,
-                (DType::I8, DType::U8) => true,
-                _ => return None,
-            };
-            a.insert(0, x);
-            b.insert(0, y);
-            kinds.push((swapped, [x_flip, y_flip]));
-            sum = *before;
-        }
-        let (swapped, flips) = kinds[0];
-        kinds.iter().all(|&k| k == kinds[0]).then_some(Products { sum, a, b, swapped, flips })
-    }
-
-    /// The top bits of the bytes. Where there is no byte, its factor counts nothing: it has to stay zero.
-    fn top_bits(&self) -> Val {
-        let bits = (0..self.a.len()).fold(0u32, |bits, k| bits | 0x80 << (8 * k)) as i32;
-        Val::int(Elem::I32, i64::from(bits))
     }
 }
 

@@ -7,7 +7,6 @@
 
 use crate::function::Fun;
 use crate::ops;
-use crate::quantised::Quantised;
 use crate::registers::{Place, Uses};
 use crate::values::{Bin, Cast, Elem, Operand, Ty, Val};
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -22,6 +21,7 @@ use infc_ir::expr::{Node, Ranges};
 use infc_ir::scalar::{Binary, Kind};
 use infc_ir::{DType, Expr, Fault, Scalar, fault};
 use infc_kernel::loops::{Kernel, LoopKind, Space, Stmt};
+use infc_kernel::recognised::{Quantised, clamped};
 use infc_kernel::target::TargetDesc;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -648,13 +648,4 @@ impl Emit<'_, '_> {
         self.nowhere[at] = Some((slot, size.max(bytes)));
         slot
     }
-}
-
-/// What is limited to 0 and an upper bound that fits the unsigned integers of `to`, of 16 bits at most.
-pub fn clamped(s: Scalar, to: DType) -> Option<(Scalar, f64)> {
-    let narrow = matches!(to, DType::U8 | DType::U16) && s.dtype() == DType::F32;
-    let Kind::Binary(Binary::Min, inner, hi) = s.kind() else { return None };
-    let Kind::Binary(Binary::Max, x, lo) = inner.kind() else { return None };
-    let (hi, largest) = (hi.as_float()?, to.int_range()?.1 as f64);
-    (narrow && lo.as_float()? == 0.0 && (0.0..=largest).contains(&hi)).then_some((*x, hi))
 }

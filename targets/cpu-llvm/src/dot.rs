@@ -16,8 +16,8 @@ use crate::emit::Emit;
 use crate::ir::{Elem, Fun, Operand, Ty, Val};
 use infc_ir::scalar::{Binary, Kind};
 use infc_ir::{DType, Expr, Fault, Scalar};
+use infc_kernel::recognised::{Kinds, Products};
 use infc_kernel::rows::{pair_of, unflushed};
-use infc_kernel::zero_point::byte_read;
 
 /// Products of a lane.
 const GROUP: usize = 4;
@@ -81,14 +81,15 @@ impl Emit<'_> {
                 word = Some(word.map_or(moved, |w| self.f.bin("or", w, moved)));
             }
         }
-        Ok(word.map(|w| if step.flips[0] { self.f.bin("xor", w, step.top_bits()) } else { w }))
+        Ok(word.map(|w| if step.flips[0] { self.f.bin("xor", w, Val::int(Elem::I32, i64::from(step.top_bits()))) } else { w }))
     }
 
     fn dot_of(&mut self, step: &Products, left: Val, right: Val) -> Result<Val, Fault> {
         let name = |bits: u32| format!("llvm.x86.avx512.vpdpbusd.{bits}");
         let pairs = self.byte_pairs;
         self.in_pieces(step.sum, left, right, &mut |f, acc, factor, vector| {
-            let vector = if step.flips[1] { f.bin("xor", vector, step.top_bits()) } else { vector };
+            let vector =
+                if step.flips[1] { f.bin("xor", vector, Val::int(Elem::I32, i64::from(step.top_bits()))) } else { vector };
             let (unsigned, signed) = match step.kinds {
                 Kinds::UnsignedSigned | Kinds::Signed => (factor, vector),
                 Kinds::SignedUnsigned => (vector, factor),
@@ -295,56 +296,4 @@ fn word_of(factors: &[Scalar; 2]) -> Option<Scalar> {
 fn as_pairs(f: &mut Fun, words: Val) -> Val {
     let (ty, v) = (Ty::new(Elem::Brain, 2 * words.ty.lanes), f.t(words));
     f.inst(ty, format_args!("bitcast {v} to {ty}"))
-}
-
-/// Which bytes are signed: those on the left and those on the right of a product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kinds {
-    UnsignedSigned,
-    SignedUnsigned,
-    Signed,
-}
-
-/// A step: the sum before, and reads of the bytes.
-struct Products {
-    sum: Scalar,
-    a: Vec<Scalar>,
-    b: Vec<Scalar>,
-    kinds: Kinds,
-    /// The bytes on the left, and those on the right, are read with the other sign and their top bits flipped.
-    flips: [bool; 2],
-}
-
-impl Products {
-    /// The last `count` products that `s` adds up.
-    fn of(s: Scalar, count: usize) -> Option<Products> {
-        let byte = |s: Scalar| match s.kind() {
-            Kind::Cast(byte) => byte_read(*byte).map(|(read, flip)| (read, byte.dtype(), flip)),
-            _ => None,
-        };
-        let (mut sum, mut a, mut b, mut kinds) = (s, vec![], vec![], vec![]);
-        for _ in 0..count {
-            let Kind::Binary(Binary::Add, before, product) = sum.kind() else { return None };
-            let Kind::Binary(Binary::Mul, x, y) = product.kind() else { return None };
-            let ((x, left, x_flip), (y, right, y_flip)) = byte(*x).zip(byte(*y))?;
-            let kind = match (left, right) {
-                (DType::U8, DType::I8) => Kinds::UnsignedSigned,
-                (DType::I8, DType::U8) => Kinds::SignedUnsigned,
-                (DType::I8, DType::I8) => Kinds::Signed,
-                _ => return None,
-            };
-            a.insert(0, x);
-            b.insert(0, y);
-            kinds.push((kind, [x_flip, y_flip]));
-            sum = *before;
-        }
-        let (of, flips) = kinds[0];
-        kinds.iter().all(|&k| k == kinds[0]).then_some(Products { sum, a, b, kinds: of, flips })
-    }
-
-    /// The top bits of the bytes. Where there is no byte, its factor counts nothing: it has to stay zero.
-    fn top_bits(&self) -> Val {
-        let bits = (0..self.a.len()).fold(0u32, |bits, k| bits | 0x80 << (8 * k)) as i32;
-        Val::int(Elem::I32, i64::from(bits))
-    }
 }

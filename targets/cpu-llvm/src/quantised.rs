@@ -4,76 +4,15 @@
 //! `round(min(max(x, 0 - zero), hi - zero))` is the stored value less its zero point. It is rounded, ties to even, by adding a number at whose
 //! size floats are one apart; the low bits of the sum are the integer then. NaN takes the lower bound, which stands for the stored 0.
 
-use crate::emit::{Emit, clamped};
+use crate::emit::Emit;
 use crate::ir::{Elem, Val};
 use crate::ops;
-use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
+use infc_ir::scalar::{Binary, Kind};
 use infc_ir::{DType, Fault};
+use infc_kernel::recognised::Quantised;
 
 /// At this size neighbouring f32 are one apart, below and above: 3/2 * 2^23. Its low 16 bits are zero.
 const UNIT: f64 = 12_582_912.0;
-
-/// A value that is quantised to unsigned integers of 16 bits at most.
-pub(crate) struct Quantised {
-    /// In units of the scale.
-    x: Scalar,
-    /// The zero point, an integer as f32; `None` if it is 0.
-    zero: Option<Scalar>,
-    /// The largest stored value.
-    hi: f64,
-}
-
-impl Quantised {
-    /// The quantisation that `cast(to, limited)` is.
-    pub fn of(limited: Scalar, to: DType) -> Option<Quantised> {
-        let (inner, hi) = clamped(limited, to)?;
-        let rounded = |s: Scalar| match s.kind() {
-            Kind::Unary(Unary::Round, x) => Some(*x),
-            _ => None,
-        };
-        if hi.fract() != 0.0 {
-            return None;
-        }
-        if let Some(x) = rounded(inner) {
-            return Some(Quantised { x, zero: None, hi });
-        }
-        let Kind::Binary(Binary::Add, a, b) = inner.kind() else { return None };
-        let (x, zero) = rounded(*a).map(|x| (x, *b)).or_else(|| rounded(*b).map(|x| (x, *a)))?;
-        let small = |d: DType| matches!(d, DType::U8 | DType::I8 | DType::U16 | DType::I16);
-        match zero.kind() {
-            Kind::Cast(z) if small(z.dtype()) => Some(Quantised { x, zero: Some(zero), hi }),
-            Kind::Const(_) if zero.as_float()?.fract() == 0.0 && zero.as_float()?.abs() <= 65535.0 => {
-                Some(Quantised { x, zero: (zero.as_float() != Some(0.0)).then_some(zero), hi })
-            }
-            _ => None,
-        }
-    }
-
-    /// The quantisation whose result `cast(f32, whole)` takes back, less the same zero point.
-    pub fn back(whole: Scalar, to: DType) -> Option<Quantised> {
-        if to != DType::F32 || whole.dtype() != DType::I32 {
-            return None;
-        }
-        let wide = |s: Scalar| match s.kind() {
-            Kind::Cast(a) => Some(*a),
-            _ => None,
-        };
-        let stored = |s: Scalar| {
-            let narrow = wide(s)?;
-            Quantised::of(wide(narrow)?, narrow.dtype())
-        };
-        let Kind::Binary(Binary::Sub, a, b) = whole.kind() else {
-            return stored(whole).filter(|q| q.zero.is_none());
-        };
-        let q = stored(*a)?;
-        let same = match (q.zero?.kind(), b.kind()) {
-            (Kind::Cast(x), Kind::Cast(y)) => x == y,
-            (Kind::Const(_), Kind::Const(_)) => q.zero?.as_float() == b.as_int().map(|z| z as f64),
-            _ => false,
-        };
-        same.then_some(q)
-    }
-}
 
 impl Emit<'_> {
     /// The stored value less its zero point, plus [`UNIT`].
