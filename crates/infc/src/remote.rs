@@ -9,6 +9,10 @@ use infc_runtime::worker::{HELLO, packed, receive, send, unpacked};
 use std::io::{self, Read};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long a worker that no longer talks may take to end.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Another computer, by the command that starts a worker there.
 #[derive(Debug)]
@@ -46,7 +50,18 @@ impl Elsewhere {
     }
 
     fn lost(&self, worker: &mut Worker, e: Option<io::Error>) -> Problems {
-        let ended = worker.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+        // What has not ended by itself by now, though it no longer talks, is not waited for.
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE && matches!(worker.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let ended = match worker.child.try_wait() {
+            Ok(Some(status)) => status.to_string(),
+            Ok(None) => "it is still there, and was ended".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        let _ = worker.child.kill();
+        let _ = worker.child.wait();
         let why = e.map_or(String::new(), |e| format!("{e}; "));
         self.problem(format!("the program there ended: {why}{ended}"), "what it printed stands above")
     }

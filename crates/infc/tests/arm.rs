@@ -136,6 +136,11 @@ fn what_goes_wrong_on_the_way_to_another_computer() {
     on("", &["no command is given", "infc-worker"]);
     on("/nowhere/infc-worker", &["'/nowhere/infc-worker' cannot be started", "--on 'ssh board infc-worker'"]);
     on("false", &["the program there ended", "exit status: 1"]);
+    // It says nothing, and what it is asked is no end for it.
+    let script = dir.path("mute");
+    fs::write(&script, "exec 1>&-\nexec sleep 100\n").expect("writable");
+    let mute = format!("sh {}", script.display());
+    told(&["--target", "aarch64", "--on", &mute], 3, &["the program there ended", "it is still there, and was ended"]);
     on("echo something else than a worker that answers", &["is no infc-worker", "something else"]);
     told(&["--backend", "interp", "--on", "true"], 2, &["--on is for compiled code", "'interp' runs here"]);
     // Without another computer its code cannot run.

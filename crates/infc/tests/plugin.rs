@@ -100,6 +100,7 @@ fn what_a_plugin_does_wrong_is_told() {
     told(&[env!("CARGO_BIN_EXE_infc"), "emit", "--backend", "pdp11"], "", &["no backend 'pdp11'"]);
     let begin = Instant::now();
     told(&["sleep", "100"], "seconds = 1\n", &["gave no answer in 1 s", "`seconds`"]);
+    told(&["sh", "-c", "echo; exec 1>&-; exec sleep 100"], "seconds = 1\n", &["gave no answer in 1 s"]);
     assert!(begin.elapsed().as_secs() < 60, "it is not waited for");
     // Keys that there are not.
     let file = machine(&dir, &["true"], "second = 1\n");

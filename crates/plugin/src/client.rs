@@ -9,7 +9,7 @@ use infc_kernel::target::TargetDesc;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The backend of a machine that has a plugin.
 #[derive(Clone, Debug)]
@@ -51,17 +51,24 @@ impl Plugin {
             let read = answers.read_to_end(&mut text).map(|_| text);
             let _ = sender.send(read);
         });
-        let text = match receiver.recv_timeout(Duration::from_secs(plugin.seconds)) {
-            Ok(Ok(text)) => text,
-            Ok(Err(e)) => return Err(self.ended(child, &format!("its answer cannot be read: {e}"))),
-            Err(_) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                let message = format!("gave no answer in {} s", plugin.seconds);
-                return Err(self.problem(message, "the key `seconds` of the machine file's table [plugin] gives it more"));
+        let (begin, limit) = (Instant::now(), Duration::from_secs(plugin.seconds));
+        let late = |child: &mut Child| {
+            let _ = child.kill();
+            let _ = child.wait();
+            let message = format!("gave no answer in {} s", plugin.seconds);
+            self.problem(message, "the key `seconds` of the machine file's table [plugin] gives it more")
+        };
+        let read = receiver.recv_timeout(limit).map_err(|_| late(&mut child))?;
+        // Its answer counts when it has ended: it may close its output and go on.
+        let status = loop {
+            match child.try_wait().map_err(|e| self.problem(e.to_string(), ""))? {
+                Some(status) => break status,
+                None if begin.elapsed() >= limit => return Err(late(&mut child)),
+                None => std::thread::sleep(Duration::from_millis(1)),
             }
         };
-        let status = child.wait().map_err(|e| self.problem(e.to_string(), ""))?;
+        let text =
+            read.map_err(|e| self.problem(format!("its answer cannot be read: {e} ({status})"), "what it printed stands above"))?;
         if !status.success() {
             return Err(self.problem(format!("ended with {status}"), "what it printed stands above"));
         }
@@ -83,11 +90,6 @@ impl Plugin {
             return Err(Problems(answer.problems.into_iter().map(told).collect()));
         }
         Ok(answer)
-    }
-
-    fn ended(&self, mut child: Child, why: &str) -> Problems {
-        let status = child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
-        self.problem(format!("{why} ({status})"), "what it printed stands above")
     }
 }
 
