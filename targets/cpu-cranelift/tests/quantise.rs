@@ -1,5 +1,6 @@
 //! Quantisation in few instructions gives the bits of the loop interpreter: ties, zero points, NaN, infinities, signed zeros.
 
+#[allow(dead_code, unused_imports, reason = "each test file uses a part")]
 mod support;
 
 use infc_ir::scalar::{Binary, Scalar, Unary};

@@ -1,5 +1,6 @@
 //! Products of bytes, four at a time: on every machine the machine code gives what an obvious loop gives, at the ends of both ranges too.
 
+#[allow(dead_code, unused_imports, reason = "each test file uses a part")]
 mod support;
 
 use infc_cpu_llvm::Llvm;

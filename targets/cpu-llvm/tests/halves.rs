@@ -1,5 +1,6 @@
 //! Arithmetic on f16: machine code, the loop interpreter and an obvious loop give the same bits, for all kinds of numbers.
 
+#[allow(dead_code, unused_imports, reason = "each test file uses a part")]
 mod support;
 
 use infc_cpu_llvm::{Llvm, machine};

@@ -1,6 +1,7 @@
 //! Reads that pick from rows in registers: machine code gives the bits that the loop interpreter and plain indexing give, for every length of
 //! a row, and sparse products made of them the bits of the interpreter.
 
+#[allow(dead_code, unused_imports, reason = "each test file uses a part")]
 mod support;
 
 use infc_cpu_llvm::Llvm;

@@ -1,6 +1,7 @@
 //! Results that lie in another order than what they are made of: stores of neighbours become words, and vectors of windows follow the data. On every
 //! machine the machine code gives what an obvious loop gives.
 
+#[allow(dead_code, unused_imports, reason = "each test file uses a part")]
 mod support;
 
 use infc_cpu_llvm::Llvm;

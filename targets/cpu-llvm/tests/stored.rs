@@ -1,5 +1,6 @@
 //! Narrow weights: machine code gives the bits that the same product gives with its weights in f32, and those of the interpreter.
 
+#[allow(dead_code, unused_imports, reason = "each test file uses a part")]
 mod support;
 
 use infc_cpu_llvm::{Llvm, machines, supported};

@@ -1,5 +1,6 @@
 //! The register tile of matrix products: right, and every accumulator in a register.
 
+#[allow(dead_code, unused_imports, reason = "each test file uses a part")]
 mod support;
 
 use infc_cpu_llvm::Llvm;

@@ -1,6 +1,4 @@
-//! Runs emitted code in this process, or where it is for another architecture in an emulator.
-
-#![allow(dead_code, reason = "each test file uses a part")]
+// Runs emitted code in this process, or where it is for another architecture in an emulator. The tests that all backends for CPUs share include it.
 
 use infc_cpu_cranelift::{Cranelift, machines, supported};
 use infc_ir::{DType, Expr, Tensor};
@@ -10,6 +8,9 @@ use infc_kernel::loops::{Access, Buffer, Kernel, Space};
 use infc_test_kernels::emulate;
 #[allow(unused_imports, reason = "each test file uses a part")]
 pub use infc_test_kernels::{buffer, each, floats, kernel, memory, same, show, store, to_floats, values};
+
+/// The backend under test.
+pub type Machine = Cranelift;
 
 /// The machines that this computer runs, by an emulator if they are of another architecture.
 pub fn hosts() -> Vec<Cranelift> {

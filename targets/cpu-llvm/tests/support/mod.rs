@@ -1,6 +1,4 @@
-//! Runs emitted code in this process, or where it is for another architecture in an emulator.
-
-#![allow(dead_code, reason = "each test file uses a part")]
+// Runs emitted code in this process, or where it is for another architecture in an emulator. The tests that all backends for CPUs share include it.
 
 use infc_cpu_llvm::{Llvm, machines, supported};
 use infc_ir::{DType, Expr, Tensor};
@@ -11,6 +9,9 @@ use infc_kernel::target::TargetDesc;
 use infc_test_kernels::emulate;
 #[allow(unused_imports, reason = "each test file uses a part")]
 pub use infc_test_kernels::{buffer, each, floats, kernel, memory, same, show, store, to_floats, values};
+
+/// The backend under test.
+pub type Machine = Llvm;
 
 /// Can this computer run the machine's code, if instructions that it lacks are executed when they trap, and other architectures are emulated?
 pub fn runs(machine: &TargetDesc) -> bool {

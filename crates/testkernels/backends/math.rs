@@ -1,9 +1,11 @@
 //! Mathematical functions, lowered and compiled, against the C library in f64: the largest error in units in the last place, limits
 //! exactly. The bounds stand in `docs/numerics.md` and nowhere else: these tests read them there.
 
-mod support;
+#[allow(dead_code, unused_imports, reason = "each test file uses a part")]
+mod support {
+    include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/mod.rs"));
+}
 
-use infc_cpu_llvm::Llvm;
 use infc_ir::scalar::{Binary, Unary};
 use infc_ir::{DType, Expr, Scalar, eval};
 use infc_kernel::backend::{Backend, Code};
@@ -119,7 +121,7 @@ fn ulps(dtype: DType, got: f64, want: f64) -> f64 {
 
 /// A function compiled for one machine, over blocks of elements.
 struct Function {
-    llvm: Llvm,
+    machine: Machine,
     code: Code,
     dtype: DType,
     arity: usize,
@@ -129,21 +131,21 @@ struct Function {
 const BLOCK: usize = 1 << 14;
 
 impl Function {
-    fn new(llvm: &Llvm, dtype: DType, arity: usize, body: &dyn Fn(&[Scalar]) -> Scalar) -> Function {
+    fn new(machine: &Machine, dtype: DType, arity: usize, body: &dyn Fn(&[Scalar]) -> Scalar) -> Function {
         let dims = [Expr::from(BLOCK)];
         let mut buffers: Vec<_> = (0..arity).map(|_| buffer("x", dtype, &dims, Space::Global, Access::Read)).collect();
         buffers.push(buffer("y", dtype, &dims, Space::Global, Access::Write));
         let at = Expr::var(0) * 16 + Expr::var(1);
         let reads: Vec<Scalar> = (0..arity).map(|s| Scalar::read_at(dtype, s, &[at])).collect();
-        let value = math::lower(body(&reads), llvm.target().fma);
+        let value = math::lower(body(&reads), machine.target().fma);
         let lanes = each(1, 16, LoopKind::Vector, vec![store(arity as u32, &[at], value)]);
         let k = kernel(buffers, &[], vec![each(0, BLOCK / 16, LoopKind::Serial, vec![lanes])]);
-        let code = llvm.emit(std::slice::from_ref(&k)).unwrap_or_else(|e| panic!("{e}"));
-        Function { llvm: llvm.clone(), code, dtype, arity }
+        let code = machine.emit(std::slice::from_ref(&k)).unwrap_or_else(|e| panic!("{e}"));
+        Function { machine: machine.clone(), code, dtype, arity }
     }
 
     fn machine(&self) -> String {
-        self.llvm.target().name.clone()
+        self.machine.target().name.clone()
     }
 
     /// The results for a block; the last argument is repeated to fill it.
@@ -158,7 +160,7 @@ impl Function {
         let mut memories: Vec<Vec<u8>> = columns.iter().map(column).collect();
         assert_eq!(memories.len(), self.arity);
         memories.push(vec![0; BLOCK * self.dtype.bytes()]);
-        assert_eq!(call(&self.llvm, &self.code, 0, &mut memories, &[], 1), 0);
+        assert_eq!(call(&self.machine, &self.code, 0, &mut memories, &[], 1), 0);
         match self.dtype {
             DType::F32 => to_floats(&memories[self.arity][..4 * n]).into_iter().map(f64::from).collect(),
             d => values(d, &memories[self.arity]).into_iter().take(n).map(f64::from_bits).collect(),
@@ -310,7 +312,7 @@ fn sweep(op: Unary, functions: &[Function], first: u64, step: u64, count: u64, l
         input.extend(std::iter::repeat_n(last.to_le_bytes(), BLOCK - n).flatten());
         for (f, w) in functions.iter().zip(&mut worst) {
             let mut memories = [std::mem::take(&mut input), vec![0; BLOCK * 4]];
-            assert_eq!(call(&f.llvm, &f.code, 0, &mut memories, &[], 1), 0);
+            assert_eq!(call(&f.machine, &f.code, 0, &mut memories, &[], 1), 0);
             for ((&x, got), &exact) in xs.iter().zip(memories[1].chunks_exact(4)).zip(&exact) {
                 let got = f32::from_le_bytes([got[0], got[1], got[2], got[3]]);
                 // The nearest f32 is half a unit off at most; only others can be worse than what was seen.

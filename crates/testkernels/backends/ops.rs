@@ -1,6 +1,9 @@
 //! Every scalar operation on edge values of every dtype, as scalar and as vector code, against `infc_ir::eval` bit by bit.
 
-mod support;
+#[allow(dead_code, unused_imports, reason = "each test file uses a part")]
+mod support {
+    include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/mod.rs"));
+}
 
 use infc_kernel::backend::Backend;
 use infc_test_kernels::operations::{Case, cases};

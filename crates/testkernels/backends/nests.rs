@@ -1,6 +1,9 @@
 //! Random loop nests: compiled code does what the loop interpreter does, bit by bit.
 
-mod support;
+#[allow(dead_code, unused_imports, reason = "each test file uses a part")]
+mod support {
+    include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/mod.rs"));
+}
 
 use infc_ir::scalar::Unary;
 use infc_ir::{DType, Expr, Scalar};
@@ -10,7 +13,7 @@ use infc_test_kernels::nests::{buffers, build, difference, interpreted, nest};
 use proptest::prelude::*;
 use support::*;
 
-/// Each case is compiled for three machines; `PROPTEST_CASES` asks for another number.
+/// Each case is compiled for all machines; `PROPTEST_CASES` asks for another number.
 fn config() -> ProptestConfig {
     let default = ProptestConfig::default();
     if std::env::var_os("PROPTEST_CASES").is_some() { default } else { ProptestConfig { cases: 24, ..default } }
@@ -22,21 +25,21 @@ proptest! {
     fn compiled_is_interpreted(nest in nest()) {
         let kernel = build(&nest);
         let (status, want) = interpreted(&nest, &kernel);
-        for llvm in hosts() {
+        for machine in hosts() {
             let mut got = buffers(&nest);
-            let code = llvm.emit(std::slice::from_ref(&kernel)).unwrap_or_else(|e| panic!("{e}"));
-            prop_assert_eq!(call(&llvm, &code, 0, &mut got, &[nest.serial], nest.tasks), status, "status on {}", llvm.target().name);
+            let code = machine.emit(std::slice::from_ref(&kernel)).unwrap_or_else(|e| panic!("{e}"));
+            prop_assert_eq!(call(&machine, &code, 0, &mut got, &[nest.serial], nest.tasks), status, "status on {}", machine.target().name);
             if status != 0 {
                 continue;
             }
-            prop_assert_eq!(difference(&got, &want), None, "on {}", llvm.target().name);
+            prop_assert_eq!(difference(&got, &want), None, "on {}", machine.target().name);
         }
     }
 }
 
 #[test]
 fn bytes_do_not_depend_on_threads() {
-    // More kernels than one module holds.
+    // More kernels than one module of LLVM holds.
     let kernels: Vec<Kernel> = (1..40i64)
         .map(|n| {
             let dims = [Expr::int(n)];
@@ -48,12 +51,12 @@ fn bytes_do_not_depend_on_threads() {
             kernel(buffers, &[], vec![each(0, n, LoopKind::Serial, vec![store(1, &[i], value)])])
         })
         .collect();
-    for llvm in hosts() {
-        let code = llvm.emit(&kernels).unwrap();
-        assert_eq!(code, llvm.emit(&kernels).unwrap());
+    for machine in hosts() {
+        let code = machine.emit(&kernels).unwrap();
+        assert_eq!(code, machine.emit(&kernels).unwrap());
         for (k, n) in (1..40usize).enumerate() {
             let mut memories = vec![floats(&vec![2.0; n]), vec![0; 4 * n]];
-            assert_eq!(call(&llvm, &code, k, &mut memories, &[], 1), 0);
+            assert_eq!(call(&machine, &code, k, &mut memories, &[], 1), 0);
             assert_eq!(to_floats(&memories[1]), vec![2.0 * n as f32; n]);
         }
     }
