@@ -22,7 +22,7 @@ use super::{Cx, Operand, for_each, matrix, pack};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::{Brgemm, Matrix, Panels, guess};
 use crate::rows::{self, Row, Sums};
-use crate::target::LINE;
+use crate::target::{LINE, TargetDesc};
 use crate::zero_point::byte_read;
 use infc_ir::compute::{Compute, Reducer};
 use infc_ir::scalar::{Binary, Kind, Scalar};
@@ -135,22 +135,36 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
         let fill = rows.fill(cx, (c, p, a), &axes, lanes);
         cx.body.extend(fill);
     }
+    let few = few_rows(p, rows, cx.target);
+    let scratch = match source {
+        Source::Scratch(panel, _) => Some(panel),
+        _ => None,
+    };
     let mut nest =
         Tile { c, p, a, b, axes, m_dims, rows, columns, m_block, m0: m_block, m_tile: tile, n0, taps, source, copied, members };
-    let whole = columns.known().is_some_and(|x| x % nr == 0);
-    let body = if whole {
-        nest.column(cx, false)
-    } else {
-        let fits = Scalar::index(n0 + nr).le(Scalar::index(columns));
-        let (then, otherwise) = (nest.column(cx, false), nest.column(cx, true));
-        vec![Stmt::If { cond: fits, then, otherwise }]
-    };
-    let body = inside(n0, columns, p.nc, body);
-    if let Source::Scratch(panel, _) = nest.source {
-        cx.body.push(Stmt::Alloc { buffer: panel });
+    let mut all = scratch.map(|panel| Stmt::Alloc { buffer: panel }).into_iter().collect::<Vec<_>>();
+    all.push(nest.columns(cx, n_tile));
+    for plan in &few {
+        let n_tile = cx.var("n_tile");
+        nest.p = plan;
+        nest.n0 = n_block * p.nc as i64 + n_tile * nr;
+        nest.source = table.map_or(Source::InPlace, Source::Narrow);
+        let then = vec![nest.columns(cx, n_tile)];
+        all = vec![Stmt::If { cond: Scalar::index(rows).le(Scalar::index(Expr::from(plan.mr))), then, otherwise: all }];
     }
-    cx.body.push(for_each(n_tile, Expr::from(p.nc / p.nr), LoopKind::Serial, body));
+    cx.body.extend(all);
     debug_assert_eq!(r.kind, Reducer::Sum);
+}
+
+/// Plans for so few rows that they make one tile, the one with most rows first, where the number of rows is open and weights are narrow: the table is that of
+/// the panels, and widened in the loop over k.
+fn few_rows(p: &Brgemm, rows: Expr, target: &TargetDesc) -> Vec<Brgemm> {
+    let Some(stored) = p.stored.filter(|_| p.panels == Panels::Scratch && rows.known().is_none()) else { return vec![] };
+    let ([of_vector, others], vectors) = (stored.registers(), p.nr.div_ceil(target.lanes(4).max(1)));
+    let fits = |mr: &usize| (mr + of_vector) * vectors + others <= target.vector_registers as usize;
+    let most = (2..=stored::FEW).rev().find(fits);
+    let with = |mr: usize| Brgemm { mr, mc: mr, panels: Panels::Packed, ..p.clone() };
+    most.into_iter().chain([1]).map(with).collect()
 }
 
 /// Makes a task of each block of rows and columns of each element of the batch: the values of the batch axes (0 for the others), and
@@ -212,15 +226,7 @@ pub(super) fn short(cx: &mut Cx, c: &Compute, p: &Matrix, f: &[Factor; 2], axes:
         copied,
         members: members as i64,
     };
-    let body = if columns.known().is_some_and(|x| x % nr as i64 == 0) {
-        nest.column(cx, false)
-    } else {
-        let cond = Scalar::index(n0 + nr as i64).le(Scalar::index(columns));
-        let (then, otherwise) = (nest.column(cx, false), nest.column(cx, true));
-        vec![Stmt::If { cond, then, otherwise }]
-    };
-    let body = inside(n0, columns, p.nc, body);
-    vec![for_each(n_tile, Expr::from(p.nc / nr), LoopKind::Serial, body)]
+    vec![nest.columns(cx, n_tile)]
 }
 
 /// Rows of the register tile of [`short`].
@@ -351,6 +357,20 @@ pub(super) fn touched(c: &Compute, m: &[usize], n: usize, cx: &Cx) -> Vec<(u32, 
 impl Tile<'_> {
     fn k_axes(&self) -> &[Expr] {
         &self.c.reduction.as_ref().expect("a contraction reduces").axes
+    }
+
+    /// All column tiles of the task.
+    fn columns(&mut self, cx: &mut Cx, n_tile: Expr) -> Stmt {
+        let nr = self.p.nr as i64;
+        let body = if self.columns.known().is_some_and(|x| x % nr == 0) {
+            self.column(cx, false)
+        } else {
+            let cond = Scalar::index(self.n0 + nr).le(Scalar::index(self.columns));
+            let (then, otherwise) = (self.column(cx, false), self.column(cx, true));
+            vec![Stmt::If { cond, then, otherwise }]
+        };
+        let body = inside(self.n0, self.columns, self.p.nc, body);
+        for_each(n_tile, Expr::from(self.p.nc / self.p.nr), LoopKind::Serial, body)
     }
 
     /// All row tiles of one column tile. `tail`: the last columns are missing.

@@ -375,9 +375,12 @@ const LEAST: usize = 1024;
 /// Bytes a cycle that come from the second level of cache, from the third, and from memory (AMD's Zen 4, one core).
 const RATES: [f64; 3] = [32.0, 27.0, 10.0];
 
-/// Is a product of `rows` rows faster with such weights than with f32? `each`: they are widened for each use, and not once for all rows.
-pub fn gains(stored: Stored, weights: usize, rows: i64, per_cycle: f64, target: &TargetDesc) -> bool {
+/// Is a product of `rows` rows faster with such weights than with f32? Where the number of rows is open, it may be one as well as many: then one row has to
+/// gain much, since many lose a little.
+pub fn gains(stored: Stored, weights: usize, rows: Option<i64>, per_cycle: f64, target: &TargetDesc) -> bool {
+    const MUCH: f64 = 1.5;
     let lanes = target.lanes(4) as f64;
+    let (rows, least) = rows.map_or((1, MUCH), |rows| (rows, 1.0));
     let time = |bits: usize, widen: f64| {
         let bytes = weights as u64 * bits as u64 / 8;
         let rate = match bytes {
@@ -388,12 +391,16 @@ pub fn gains(stored: Stored, weights: usize, rows: i64, per_cycle: f64, target: 
         (lanes * bits as f64 / 8.0 / rate).max((rows as f64 + widen) / per_cycle)
     };
     let moved = if few(rows) { 0.0 } else { 2.0 };
-    target.small || time(stored.bits(), stored.work(target) + moved) < time(32, 1.0)
+    target.small || time(stored.bits(), stored.work(target) + moved) * least < time(32, 1.0)
 }
 
-/// So few rows that all are in one tile: weights are widened in the loop over k. Else a task widens a panel, and all its rows read that.
+/// Most rows that are few.
+pub const FEW: usize = 4;
+
+/// So few rows that all are in one tile: weights are widened in the loop over k. Else a task widens a panel, and all its rows read that. Where the number of
+/// rows is open, a task does the one or the other.
 pub fn few(rows: i64) -> bool {
-    rows <= 4
+    rows <= FEW as i64
 }
 
 impl Found {

@@ -194,9 +194,11 @@ impl Frame {
         let row_of_sums = rows::choose(&sums, target);
         let lanes = row_of_sums.lanes(target, bytes);
         let narrow = panels_of == Panels::Packed && row_of_sums.depth == 1 && taps.is_empty();
+        let open = m.iter().any(|&a| c.dims[a].known().is_none());
         let stored = || {
             let found = narrow_factor(c, n, &f[vector], &operands[f[vector].source], None)?.stored;
             let weights = depth? * guess(c.dims[n]);
+            let rows = (!open).then_some(rows);
             stored::gains(found, weights as usize, rows, row_of_sums.per_cycle, target).then_some(found)
         };
         let stored = match planned {
@@ -205,7 +207,7 @@ impl Frame {
             None => None,
         };
         // Weights that are widened in the loop take registers of their own.
-        let panels = if stored.is_some() && !stored::few(rows) { Panels::Scratch } else { panels_of };
+        let panels = if stored.is_some() && (open || !stored::few(rows)) { Panels::Scratch } else { panels_of };
         let widened = stored.filter(|_| panels == Panels::Packed).map_or(row_of_sums.registers_on(target), |s| s.registers());
         let lines: Vec<i64> = m.iter().map(|&a| guess(c.dims[a])).collect();
         let a = &operands[f[broadcast].source].buffer;
