@@ -136,6 +136,56 @@ fn factors_are_as_narrow_as_their_numbers_where_a_small_file_is_asked_for() {
     }
 }
 
+/// One artifact for a row and for many: the same table, widened in the loop or once a panel.
+#[test]
+fn factors_are_narrow_where_the_number_of_rows_is_open() {
+    let native = target::native().expect("known");
+    let small = infc_kernel::target::TargetDesc { small: true, ..native.clone() };
+    let c99 = infc_kernel::target::TargetDesc { small: true, ..target::find("c99").expect("known") };
+    // Small ones on request; by themselves those that are too many for caches.
+    let cases = [
+        (DType::I4, [96, 75], &small, 1, vec![Backend::Loops, Backend::Llvm]),
+        (DType::F16, [96, 75], &small, 2, vec![Backend::Loops, Backend::Llvm]),
+        (DType::I8, [64, 96], &c99, 1, vec![Backend::Loops, Backend::C]),
+        (DType::I4, [1024, 800], &native, 1, vec![Backend::Llvm]),
+    ];
+    for (dtype, [k, n], machine, width, backends) in cases {
+        let t = stored(dtype, [n, k]);
+        let (wide, _, values) = widened(&t);
+        let values: Vec<f32> = values.iter().map(|v| if v.is_finite() { *v } else { 0.5 }).collect();
+        let turned = node("v = Transpose(w)", [ints("perm", &[1, 0])]);
+        let (from, to) = (format!("x f32[rows, {k}]"), format!("y f32[rows, {n}]"));
+        let product = |name: &str| node(&format!("y = MatMul(x, {name})"), []);
+        // Numbers that are none would differ in which one comes of several.
+        let (narrow, held) = if dtype.is_int() {
+            let scale = Tensor::from_vec([n], (0..n).map(|r| 0.01 + r as f32 * 0.003).collect::<Vec<f32>>());
+            (vec![wide, turned, product("v")], vec![constant("t", &t), constant("s", &scale)])
+        } else {
+            let columns = (0..k * n).map(|i| values[i % n * k + i / n]).collect();
+            (vec![product("v")], vec![constant("v", &Tensor::from_vec([k, n], columns))])
+        };
+        let narrow = import(&model(21, graph(&[&from], narrow, &[&to], held))).expect("a good model");
+        // The twin has a number that is none of the others; its factor is 0.
+        let mut columns: Vec<f32> = (0..k * n).map(|i| values[i % n * k + i / n]).collect();
+        columns[k * n - 1] = 0.100_123;
+        let twin = vec![constant("w", &Tensor::from_vec([k, n], columns))];
+        let twin = import(&model(21, graph(&[&from], vec![product("w")], &[&to], twin))).expect("a good model");
+        let options = Options::for_target(machine.clone());
+        let most = k * n.next_multiple_of(128) * width + 4096 * width;
+        let got = constants(&narrow, &options);
+        assert!(got <= most, "{dtype}: {got} bytes, at most {most} expected");
+        assert!(constants(&twin, &options) >= k * n * 4);
+        for backend in backends {
+            for rows in [1usize, 2, 4, 5, 37, 0] {
+                let x = (0..rows * k).map(|i| if i % k == k - 1 { 0.0 } else { hash(i) as f32 * 1e-7 }).collect::<Vec<f32>>();
+                let x = Tensor::from_vec([rows, k], x);
+                let [a, b] = [&narrow, &twin].map(|g| run(g, backend, &options, &x));
+                assert_eq!(a, b, "{dtype}, {rows} rows on {}: {}", machine.name, backend.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn targets_that_keep_no_narrow_weights_refuse_to() {
     let dir = Folder::new();
