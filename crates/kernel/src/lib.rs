@@ -10,6 +10,7 @@ pub mod backend;
 pub mod bands;
 pub mod batch;
 pub mod build;
+pub mod byte_blocks;
 pub mod byte_groups;
 pub mod chain;
 pub mod copies;

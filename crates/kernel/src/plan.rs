@@ -8,7 +8,7 @@ use crate::build::network::Network;
 use crate::build::stored::Stored;
 use crate::build::tile::MMA;
 use crate::build::updates::Updates;
-use crate::build::{Operand, contract, dots, elementwise, matrix, network, sparse, tile, updates};
+use crate::build::{Operand, byte_blocks, contract, dots, elementwise, matrix, network, sparse, tile, updates};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
 use infc_ir::DType;
@@ -27,6 +27,8 @@ pub enum Plan {
     Matrix(Matrix),
     /// A contraction of few rows with a constant that is mostly 0.
     Sparse(Sparse),
+    /// A product of bytes in blocks along k with scales of their own.
+    ByteBlocks(ByteBlocks),
     /// A contraction of few columns.
     Dots(Dots),
     /// Every element on its own, vectors along one output axis.
@@ -82,6 +84,25 @@ pub struct Brgemm {
     pub stored: Option<Stored>,
     /// The row of [`crate::rows::ROWS`] that adds the products up.
     pub row: &'static str,
+}
+
+/// Sizes of a product of bytes in blocks along k.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ByteBlocks {
+    /// The output axis that is n.
+    pub n: usize,
+    /// Output axes that together are m, outermost first.
+    pub m: Vec<usize>,
+    /// Rows of a register tile.
+    pub mr: usize,
+    /// Columns of a register tile.
+    pub nr: usize,
+    /// Rows of a task.
+    pub mc: usize,
+    /// Columns of a task.
+    pub nc: usize,
+    /// How the weights are stored.
+    pub stored: Stored,
 }
 
 /// Sizes of a contraction in tiles of the core's matrix unit, on the axes of a [`Brgemm`] with packed panels.
@@ -270,6 +291,9 @@ pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
             }
         }
         Step::Compute(c) => {
+            if let Some(plan) = byte_blocks::plan(c, operands, target) {
+                return Plan::ByteBlocks(plan);
+            }
             if is_contraction(c)
                 && let Some(plan) = sparse::plan(c, operands, target)
             {
@@ -546,6 +570,13 @@ impl fmt::Display for Plan {
                     f,
                     "sparse form={} lanes={} window={} n={} constant={} bytes={}",
                     s.form, s.lanes, s.window, s.n, s.vector, s.bytes
+                )
+            }
+            Plan::ByteBlocks(b) => {
+                write!(
+                    f,
+                    "byte_blocks mr={} nr={} mc={} nc={} m={:?} n={} stored={}",
+                    b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.stored
                 )
             }
             Plan::Dots(d) => {

@@ -14,7 +14,7 @@ use crate::target::TargetDesc;
 use crate::tuning::{Choices, Tunable};
 use crate::work::{Id, Item, Memory, Work};
 use crate::{
-    attention, bands, batch, chain, copies, fuse, gathered, known, largest, lookups, place, rounded, siblings, split, work,
+    attention, bands, batch, byte_blocks, chain, copies, fuse, gathered, known, largest, lookups, place, rounded, siblings, split, work,
     zero_point,
 };
 use infc_artifact::program::Program;
@@ -108,6 +108,7 @@ pub fn lower_beside(
     }
     known::fold(&mut work);
     zero_point::lift(&mut work, target);
+    byte_blocks::read(&mut work, target);
     rounded::round(&mut work, target);
     fuse::simplify(&mut work);
     fuse::fuse(&mut work);

@@ -88,6 +88,20 @@ pub enum Kinds {
     Signed,
 }
 
+/// Byte `t` of a word, as an i32.
+pub fn byte_of(word: Scalar, t: usize) -> Scalar {
+    let number = |n: f64| Scalar::number(DType::U32, n);
+    let moved = if t == 0 { word } else { Scalar::binary(Binary::Shr, word, number(8.0 * t as f64)) };
+    Scalar::binary(Binary::And, moved, number(255.0)).cast(DType::I32)
+}
+
+/// The word of which these are the four bytes.
+fn word_of(bytes: &[Scalar]) -> Option<Scalar> {
+    let Kind::Cast(low) = bytes.first()?.kind() else { return None };
+    let Kind::Binary(Binary::And, word, _) = low.kind() else { return None };
+    (bytes.len() == 4 && bytes.iter().enumerate().all(|(t, &b)| b == byte_of(*word, t))).then_some(*word)
+}
+
 /// A step: the sum before, and reads of the bytes.
 #[derive(Clone, Debug)]
 pub struct Products {
@@ -95,8 +109,10 @@ pub struct Products {
     pub sum: Scalar,
     /// The bytes on the left.
     pub a: Vec<Scalar>,
-    /// Those on the right.
+    /// Those on the right; none where they are those of a word.
     pub b: Vec<Scalar>,
+    /// The word whose bytes are on the right, unsigned.
+    pub word: Option<Scalar>,
     /// What they are.
     pub kinds: Kinds,
     /// The bytes on the left, and those on the right, are read with the other sign and their top bits flipped.
@@ -110,6 +126,9 @@ impl Products {
             Kind::Cast(byte) => byte_read(*byte).map(|(read, flip)| (read, byte.dtype(), flip)),
             _ => None,
         };
+        if let Some(found) = Products::of_words(s, count) {
+            return Some(found);
+        }
         let (mut sum, mut a, mut b, mut kinds) = (s, vec![], vec![], vec![]);
         for _ in 0..count {
             let Kind::Binary(Binary::Add, before, product) = sum.kind() else { return None };
@@ -127,7 +146,23 @@ impl Products {
             sum = *before;
         }
         let (of, flips) = kinds[0];
-        kinds.iter().all(|&k| k == kinds[0]).then_some(Products { sum, a, b, kinds: of, flips })
+        kinds.iter().all(|&k| k == kinds[0]).then_some(Products { sum, a, b, word: None, kinds: of, flips })
+    }
+
+    /// Signed bytes on the left, those of a word on the right.
+    fn of_words(s: Scalar, count: usize) -> Option<Products> {
+        let (mut sum, mut a, mut bytes) = (s, vec![], vec![]);
+        for _ in 0..count {
+            let Kind::Binary(Binary::Add, before, product) = sum.kind() else { return None };
+            let Kind::Binary(Binary::Mul, x, y) = product.kind() else { return None };
+            let Kind::Cast(byte) = x.kind() else { return None };
+            let (read, _) = byte_read(*byte).filter(|(read, flip)| read.dtype() == DType::I8 && !flip)?;
+            a.insert(0, read);
+            bytes.insert(0, *y);
+            sum = *before;
+        }
+        let word = Some(word_of(&bytes)?);
+        Some(Products { sum, a, b: vec![], word, kinds: Kinds::SignedUnsigned, flips: [false; 2] })
     }
 
     /// The top bits of the bytes in a word. Where there is no byte, its factor counts nothing: it has to stay zero.

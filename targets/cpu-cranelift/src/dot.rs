@@ -2,7 +2,7 @@
 //!
 //! A step is written as `sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in i32, where `a0..` are unsigned bytes, side by side and the same for
 //! all lanes, or each in a vector of its own, and `b0..` signed bytes side by side in each lane, four to a lane even where fewer are used; or where `a0..` are
-//! signed bytes, side by side and the same for all lanes, and `b0..` unsigned ones, side by side in each lane.
+//! signed bytes, side by side and the same for all lanes, and `b0..` unsigned ones, side by side in each lane, or the four bytes of a word that is computed.
 //! That is found again here; anything else is emitted as written.
 //! Bytes of the other sign with their top bits flipped may stand for either: all four are flipped at once.
 //! Cranelift has no such instructions of its own. It makes them from a tree of widenings, products and sums of neighbours, and without the instruction what the tree says:
@@ -29,6 +29,11 @@ impl Emit<'_, '_> {
         let least = if self.byte_pairs { 2 } else { 1 };
         for count in (least..=GROUP).rev() {
             let Some(step) = Products::of(s, count).filter(|p| p.kinds != Kinds::Signed) else { continue };
+            if let Some(word) = step.word {
+                let Some(left) = self.word(&step)? else { continue };
+                let right = self.scalar(word)?;
+                return self.products_of(&step, left, right).map(Some);
+            }
             let Some(right) = self.side_by_side(&step.b) else { continue };
             if count == 1 && !self.begins_group(right) {
                 continue;
@@ -75,8 +80,6 @@ impl Emit<'_, '_> {
     fn dot_of(&mut self, step: &Products, left: Val, right: At, source: usize) -> Result<Val, Fault> {
         let lanes = self.lanes.unwrap_or(1);
         let ty = Ty::new(Elem::I32, lanes);
-        let acc = self.scalar(step.sum)?;
-        let acc = self.f.splat(acc, lanes);
         let vector = match self.mask {
             Some(mask) => {
                 let mask = self.f.splat(mask, lanes);
@@ -84,6 +87,15 @@ impl Emit<'_, '_> {
             }
             None => self.load_at(source, ty, right),
         };
+        self.products_of(step, left, vector)
+    }
+
+    /// The sum before and the products of the words on both sides.
+    fn products_of(&mut self, step: &Products, left: Val, vector: Val) -> Result<Val, Fault> {
+        let lanes = self.lanes.unwrap_or(1);
+        let ty = Ty::new(Elem::I32, lanes);
+        let acc = self.scalar(step.sum)?;
+        let acc = self.f.splat(acc, lanes);
         let [left, vector] = [(left, step.flips[0]), (vector, step.flips[1])].map(|(v, flip)| {
             let v = if flip { self.f.bin(Bin::Xor, v, Val::int(Elem::I32, i64::from(step.top_bits()))) } else { v };
             self.f.splat(v, lanes)

@@ -2,7 +2,7 @@
 //!
 //! The first one writes a step as `sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in i32, where `a0..` are unsigned bytes, side by side and the same for
 //! all lanes, or each in a vector of its own, and `b0..` signed bytes side by side in each lane, four to a lane even where fewer are used; or where `a0..` are
-//! signed bytes, side by side and the same for all lanes, and `b0..` unsigned ones, side by side in each lane. With `byte_dot_signed` both are signed.
+//! signed bytes, side by side and the same for all lanes, and `b0..` unsigned ones, side by side in each lane, or the four bytes of a word that is computed. With `byte_dot_signed` both are signed.
 //! That is found again here; anything else is emitted as written.
 //! Bytes of the other sign with their top bits flipped may stand for either: all four are flipped at once.
 //! Intel's manual: VPDPBUSD adds the four products without saturating them or the sum.
@@ -22,6 +22,15 @@ use infc_kernel::rows::{pair_of, unflushed};
 /// Products of a lane.
 const GROUP: usize = 4;
 
+/// The words on the right.
+#[derive(Clone, Copy)]
+enum Right {
+    /// From here on.
+    At(Val),
+    /// One in each lane.
+    Lanes(Val),
+}
+
 /// Lanes of the instruction's widest form.
 const WIDEST: u32 = 16;
 
@@ -35,6 +44,14 @@ impl Emit<'_> {
         let least = if self.byte_pairs { 2 } else { 1 };
         for count in (least..=GROUP).rev() {
             let Some(step) = Products::of(s, count).filter(|p| self.adds(p.kinds)) else { continue };
+            if let Some(word) = step.word {
+                let Some(left) = self.word(&step)? else { continue };
+                let lanes = self.lanes.unwrap_or(1);
+                let right = self.scalar(word)?;
+                let right = self.f.cast("bitcast", right, Elem::I32);
+                let right = Right::Lanes(self.f.splat(right, lanes));
+                return self.dot_of(&step, left, right).map(Some);
+            }
             let Some(right) = self.side_by_side(&step.b) else { continue };
             if count == 1 && !self.begins_group(right) {
                 continue;
@@ -42,7 +59,7 @@ impl Emit<'_> {
             let Shape::Step(right, 4) = self.place(right)? else { continue };
             let left = if step.kinds == Kinds::SignedUnsigned { self.word(&step)? } else { self.bytes(&step)? };
             if let Some(left) = left {
-                return self.dot_of(&step, left, right).map(Some);
+                return self.dot_of(&step, left, Right::At(right)).map(Some);
             }
         }
         Ok(None)
@@ -84,7 +101,7 @@ impl Emit<'_> {
         Ok(word.map(|w| if step.flips[0] { self.f.bin("xor", w, Val::int(Elem::I32, i64::from(step.top_bits()))) } else { w }))
     }
 
-    fn dot_of(&mut self, step: &Products, left: Val, right: Val) -> Result<Val, Fault> {
+    fn dot_of(&mut self, step: &Products, left: Val, right: Right) -> Result<Val, Fault> {
         let name = |bits: u32| format!("llvm.x86.avx512.vpdpbusd.{bits}");
         let pairs = self.byte_pairs;
         self.in_pieces(step.sum, left, right, &mut |f, acc, factor, vector| {
@@ -135,7 +152,7 @@ impl Emit<'_> {
         let (Shape::One(left), Shape::Step(right, 2)) = (left, right) else { return Ok(None) };
         let left = self.f.load(Ty::new(Elem::I32, 1), left, 2);
         let name = |bits: u32| format!("llvm.x86.avx512bf16.dpbf16ps.{bits}");
-        let sum = self.in_pieces(step.sum, left, right, &mut |f, acc, factor, vector| {
+        let sum = self.in_pieces(step.sum, left, Right::At(right), &mut |f, acc, factor, vector| {
             let [factor, vector] = [factor, vector].map(|v| as_pairs(f, v));
             f.intrinsic(&name(acc.ty.lanes * 32), &[], acc.ty, &[acc, factor, vector])
         });
@@ -160,12 +177,12 @@ impl Emit<'_> {
         Ok(Some(self.joined(parts)))
     }
 
-    /// `step` of the sums before, the factors on the left (one word, or one for each lane) and the words from `right` on, as wide as registers are.
+    /// `step` of the sums before, the factors on the left (one word, or one for each lane) and the words on the right, as wide as registers are.
     fn in_pieces(
         &mut self,
         sum: Scalar,
         left: Val,
-        right: Val,
+        right: Right,
         step: &mut dyn FnMut(&mut Fun, Val, Val, Val) -> Val,
     ) -> Result<Val, Fault> {
         let lanes = self.lanes.unwrap_or(1);
@@ -175,14 +192,18 @@ impl Emit<'_> {
         let ty = Ty::new(Elem::I32, piece);
         let parts: Vec<Val> = (0..lanes / piece)
             .map(|k| {
-                let at = self.f.gep(right, Elem::I32, Val::i64(i64::from(k * piece)));
-                let vector = match self.mask {
-                    Some(mask) => {
+                let vector = match (right, self.mask) {
+                    (Right::Lanes(words), _) => self.lanes_of(words, k * piece, piece),
+                    (Right::At(first), Some(mask)) => {
+                        let at = self.f.gep(first, Elem::I32, Val::i64(i64::from(k * piece)));
                         let mask = self.f.splat(mask, lanes);
                         let mask = self.lanes_of(mask, k * piece, piece);
                         self.masked_load(ty, at, mask, 1)
                     }
-                    None => self.f.load(ty, at, 1),
+                    (Right::At(first), None) => {
+                        let at = self.f.gep(first, Elem::I32, Val::i64(i64::from(k * piece)));
+                        self.f.load(ty, at, 1)
+                    }
                 };
                 let factor = if left.uniform() { self.f.splat(left, piece) } else { self.lanes_of(left, k * piece, piece) };
                 let acc = self.lanes_of(acc, k * piece, piece);

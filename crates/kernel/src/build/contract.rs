@@ -13,7 +13,7 @@ pub(crate) use self::sizes::cycles;
 pub use self::sizes::{Frame, plan};
 
 use self::copied::Rows;
-pub(super) use self::sizes::few_tasks;
+pub(super) use self::sizes::{blocks, few_tasks};
 use self::sizes::narrow_factor;
 use self::taps::{Tap, in_line, taps};
 use super::elementwise::with_accumulator;

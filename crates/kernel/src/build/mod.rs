@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod border;
 mod boxed;
+pub mod byte_blocks;
 pub mod chain;
 pub mod collapse;
 pub mod contract;
@@ -151,6 +152,7 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
         (Step::Compute(c), Plan::Brgemm(p)) => contract::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Matrix(p)) => matrix::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Sparse(p)) => sparse::build(&mut cx, c, p),
+        (Step::Compute(c), Plan::ByteBlocks(p)) => byte_blocks::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Dots(p)) => dots::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Elementwise(p)) => elementwise::build(&mut cx, c, p),
         (Step::Compute(c), Plan::RowReduce(p)) => row_reduce::build(&mut cx, c, p),

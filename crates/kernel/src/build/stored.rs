@@ -76,7 +76,8 @@ impl Stored {
     fn float(form: Form) -> Stored {
         Stored { form, block: 0, zeros: Zeros::Middle }
     }
-    fn bits(self) -> usize {
+    /// Bits of a weight.
+    pub fn bits(self) -> usize {
         match self.form {
             Form::Int(bits) => bits,
             Form::Bf16 => 16,
@@ -89,7 +90,7 @@ impl Stored {
         if matches!(self.form, Form::Plain(_)) { 1 } else { 32 / self.bits() }
     }
     /// Rows of a block that are no words.
-    fn head(self) -> usize {
+    pub fn head(self) -> usize {
         match self.form {
             Form::Int(_) => 1 + usize::from(self.zeros == Zeros::Row),
             Form::Float8(_) => 1,
@@ -97,7 +98,7 @@ impl Stored {
         }
     }
     /// What stands for 0, where that is the middle: a power of two.
-    fn middle(self) -> Option<f64> {
+    pub fn middle(self) -> Option<f64> {
         match self.form {
             Form::Int(bits) if self.zeros == Zeros::Middle => Some(f64::from(1 << (bits - 1))),
             _ => None,
@@ -369,6 +370,23 @@ pub fn in_form(t: &Tensor, index: &[Expr], n: usize, k: &[usize], stored: Stored
     (same == stored).then_some(Found { stored, columns, depth, ranges })
 }
 
+/// A constant factor as integers of 8 bits at most with a scale for each block of so many neighbours along k, the last axis of `k`; zero points that are not the middle lie in rows of their own.
+pub fn in_blocks(t: &Tensor, index: &[Expr], n: usize, k: &[usize]) -> Option<Found> {
+    let (&block, depth) = (k.last()?, k.iter().product());
+    if t.dtype != DType::F32 || n * depth < LEAST {
+        return None;
+    }
+    let form = |columns: &[f32]| {
+        let (stored, ranges) = as_form(columns, depth, Form::Int(8), block)?;
+        let zeros = if stored.zeros == Zeros::Middle { Zeros::Middle } else { Zeros::Row };
+        Some((Stored { zeros, ..stored }, ranges))
+    };
+    form(&pack::panels(t, index, 1, k, 1)?.to_vec::<f32>())?;
+    let columns = pack::panels(t, index, n, k, 1)?;
+    let (stored, ranges) = form(&columns.to_vec::<f32>())?;
+    block.is_multiple_of(stored.members()).then_some(Found { stored, columns, depth, ranges })
+}
+
 /// Fewer weights than this are not worth a look.
 const LEAST: usize = 1024;
 
@@ -406,6 +424,18 @@ pub fn few(rows: i64) -> bool {
 impl Found {
     /// The table for tiles of `nr` columns: `[tile, row, column]`.
     pub fn table(&self, nr: usize) -> Tensor {
+        let bits = self.stored.bits();
+        self.words(nr, &|member| member * bits)
+    }
+
+    /// The same table for integers, with other places in words: the bytes of a word hold four neighbours in their low bits, the next four in the bits above, and so on.
+    pub fn bytes(&self, nr: usize) -> Tensor {
+        let bits = self.stored.bits();
+        self.words(nr, &|member| member % 4 * 8 + member / 4 * bits)
+    }
+
+    /// `place`: the lowest bit of each member of a word.
+    fn words(&self, nr: usize, place: &dyn Fn(usize) -> usize) -> Tensor {
         let Stored { form, block, zeros } = self.stored;
         let values = self.columns.to_vec::<f32>();
         let (members, head) = (self.stored.members(), self.stored.head());
@@ -440,7 +470,7 @@ impl Found {
                         (Form::Float8(mantissa), Some(range)) => code(v, range.scale, mantissa).expect("it was found"),
                         _ => v.to_bits() >> 16,
                     };
-                    words[start + (head + k / members) * nr] |= narrow << (k % members * self.stored.bits());
+                    words[start + (head + k / members) * nr] |= narrow << place(k % members);
                 }
             }
         }

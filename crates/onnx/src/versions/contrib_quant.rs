@@ -53,6 +53,27 @@ fn rows_up_to(r: &mut Raise, v: Value, wanted: usize) -> Result<Value, Fault> {
     r.node("Slice", &[], &[v, start, end])
 }
 
+/// Rows of f32 rounded to whole multiples of a scale, from -127 to 127: that of each block is a 127th of its largest number.
+fn rounded_rows(r: &mut Raise, a: Value, blocks: usize, block: usize) -> Result<Value, Fault> {
+    let rank = r.builder.tensor(a)?.rank();
+    let by_block: Vec<i64> = vec![0; rank.saturating_sub(1)].into_iter().chain([blocks as i64, block as i64]).collect();
+    let a = r.reshape(a, &by_block)?;
+    let (axis, most) = (r.builder.ints(&[-1]), r.builder.number(DType::F32, 127.0));
+    let size = r.node("Abs", &[], &[a])?;
+    let largest = r.node("ReduceMax", &[("keepdims", Attr::Int(1))], &[size, axis])?;
+    let scale = r.node("Div", &[], &[largest, most])?;
+    // Blocks of zeros are multiples of anything.
+    let least = r.builder.number(DType::F32, f64::from(f32::MIN_POSITIVE));
+    let scale = r.node("Max", &[], &[scale, least])?;
+    let multiple = r.node("Div", &[], &[a, scale])?;
+    let multiple = r.node("Round", &[], &[multiple])?;
+    let multiple = cast(r, multiple, DType::I8)?;
+    let multiple = cast(r, multiple, DType::F32)?;
+    let rounded = r.node("Mul", &[], &[multiple, scale])?;
+    let rows: Vec<i64> = vec![0; rank.saturating_sub(1)].into_iter().chain([(blocks * block) as i64]).collect();
+    r.reshape(rounded, &rows)
+}
+
 /// A, B by blocks of rows `[N, blocks, bytes]`, scales and zero points of blocks, group indices, bias.
 pub fn matmul_nbits(r: &mut Raise) -> Result<(), Fault> {
     let size = |r: &mut Raise, name: &str| match r.take::<i64>(name)? {
@@ -62,8 +83,7 @@ pub fn matmul_nbits(r: &mut Raise) -> Result<(), Fault> {
     let (depth, columns, block) = (size(r, "K")?, size(r, "N")?, size(r, "block_size")?);
     let bits = r.take::<i64>("bits")?.unwrap_or(4);
     let packed = unsigned(bits)?;
-    // Says how exact a runtime has to be: the float product is exact enough for all.
-    r.take::<i64>("accuracy_level")?;
+    let accuracy = r.take::<i64>("accuracy_level")?.unwrap_or(0);
     if let Some(way) = r.take::<i64>("weight_prepacked")?.filter(|&way| way != 0) {
         return Err(fault!("attribute 'weight_prepacked' is {way}, only 0 is supported"));
     }
@@ -113,6 +133,9 @@ pub fn matmul_nbits(r: &mut Raise) -> Result<(), Fault> {
         }
     };
     let weights = r.node("Transpose", &[("perm", Attr::Ints(vec![1, 0]))], &[weights])?;
+    // How exact a runtime has to be: from 4 on, data may have 8 bits, with a scale for each block. Floats are exact enough for all the others.
+    let in_bytes = accuracy >= 4 && depth == blocks * block && dtype == DType::F32 && r.optional(4).is_none();
+    let a = if in_bytes { rounded_rows(r, a, blocks, block)? } else { a };
     let mut y = r.node("MatMul", &[], &[a, weights])?;
     if let Some(bias) = r.optional(5) {
         y = r.node("Add", &[], &[y, bias])?;

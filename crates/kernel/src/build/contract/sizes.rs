@@ -524,7 +524,7 @@ pub(in crate::build) fn few_tasks(size: (i64, i64, i64), mc: usize, nc: usize) -
 /// Rows and columns of a task. The loop over columns is the outer one: a panel of b stays in L2 while all rows of the task pass, so
 /// the more rows a task has, the less often b comes from memory; a's block (`row` bytes a row) shall stay in L2 beside it, unless that leaves
 /// too few rows. Large products have at least eight tasks.
-fn blocks(
+pub(in crate::build) fn blocks(
     (rows, columns, depth, batch): (i64, i64, i64, i64),
     row: i64,
     (mr, nr): (usize, usize),
