@@ -360,6 +360,12 @@ def narrow_products(c):
         ("groups", 4, 32, 5, 16, None, False),
         ("groups_bias", 4, 48, 3, 16, None, True),
         ("groups_float_zero", 4, 32, 4, 16, "float", False),
+        # From level 4 on, data is rounded to 8 bits in blocks.
+        ("level4", 4, 128, 37, 32, None, False),
+        ("level4_zero", 4, 192, 40, 64, "packed", True),
+        ("level4_bits8", 8, 96, 33, 32, None, False),
+        ("level4_bits8_zero", 8, 128, 32, 32, "packed", False),
+        ("level4_wide_block", 4, 512, 16, 128, "packed", False),
     ]:
         r = c.rng(name)
         blocks = (k + block - 1) // block
@@ -374,7 +380,7 @@ def narrow_products(c):
         operands = [floats(r, 2, 3, k), Weight(data), Weight(scales), zeros, groups, Weight(floats(r, n)) if bias else None]
         while operands[-1] is None:
             operands.pop()
-        attrs = {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 1}
+        attrs = {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 4 if "level4" in name else 1}
         c.add(f"ms_matmul_nbits_{name}", "MatMulNBits", operands, attrs, tol={"rtol": 1e-3, "atol": 1e-3})
 
 

@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> Result {
     let start = Instant::now();
     let mut loaded = model::load(&args.model, &args.how, args.threads)?;
     let load = start.elapsed();
-    let inputs = run::values(&loaded, &given, &args.how)?;
+    let inputs = run::values(&loaded.inputs, &given, &args.how)?;
     let engine = &mut loaded.engine;
     inputs.iter().enumerate().try_for_each(|(i, item)| engine.set(i, item))?;
     // Inputs that outputs take the place of are set for each run, so that all do the same.

@@ -3,11 +3,12 @@
 use super::compile::{self, How};
 use super::model::{is_artifact, known_dims, open, runtime_problem, say_if_too_many};
 use super::profile_page;
+use super::run;
 use crate::say;
 use crate::term::{Exit, Failure, Result};
 use infc::compile::Note;
 use infc::engine::{self, Engine, Native};
-use infc::inputs::{self, Source};
+use infc::inputs::Source;
 use infc::machine::Limits;
 use infc::target;
 use infc_artifact::container::{Kind, Reader};
@@ -33,6 +34,9 @@ pub struct Args {
     /// Threads that work; 0 is one for each CPU [default: what the artifact was compiled for, or 1]
     #[arg(long, value_name = "N", value_parser = compile::threads())]
     threads: Option<u32>,
+    /// The value of an input: a .npy file, a .pb file (TensorProto), random:SEED or zeros. Inputs that are not given are random:0.
+    #[arg(short, long = "input", value_name = "NAME=VALUE")]
+    inputs: Vec<String>,
     /// How long to run.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
@@ -118,8 +122,10 @@ pub fn run(args: &Args) -> Result {
     if !(args.seconds >= 0.0 && args.seconds.is_finite()) {
         return Err(Failure::usage("--seconds must be a number that is at least 0", ""));
     }
+    let given = args.inputs.iter().map(|text| run::input(text)).collect::<std::result::Result<Vec<_>, _>>();
+    let given = given.map_err(|e| Failure::usage(format!("--input: {e}"), "as for `infc run`"))?;
     let Loaded { mut native, inputs, symbols, program, notes, target } =
-        if is_artifact(&args.model)? { artifact(args)? } else { compiled(args)? };
+        if is_artifact(&args.model)? { artifact(args, &given)? } else { compiled(args, &given)? };
     if args.html.is_some() && target.block_threads > 0 {
         return Err(Failure::usage("--html shows steps beside the limits of a CPU, and this runs on a GPU", "leave it out"));
     }
@@ -231,12 +237,11 @@ fn session_options(args: &Args) -> infc_runtime::Options {
 }
 
 /// Of an ONNX file.
-fn compiled(args: &Args) -> std::result::Result<Loaded, Failure> {
+fn compiled(args: &Args, given: &[(String, Source)]) -> std::result::Result<Loaded, Failure> {
     let how = args.how.options()?;
     let graph = compile::import(&args.model)?;
-    let dims = args.how.dims();
-    let make = |&v: &infc_ir::Value| inputs::make(&Source::Random(0), &graph.value(v).name, graph.ty(v), &dims);
-    let inputs = graph.inputs().iter().map(make).collect::<std::result::Result<Vec<_>, _>>()?;
+    let ports: Vec<_> = graph.inputs().iter().map(|&v| (graph.value(v).name.clone(), graph.ty(v).clone())).collect();
+    let inputs = run::values(&ports, given, &args.how)?;
     let symbols = engine::symbols_of(&graph, &inputs).into_iter().map(|(name, size)| (name.to_owned(), size)).collect();
     let compiled = compile::compile(&args.model, &how)?;
     let model = Model::from_bytes(&compiled.artifact).map_err(|e| runtime_problem(&args.model, &e))?;
@@ -246,7 +251,7 @@ fn compiled(args: &Args) -> std::result::Result<Loaded, Failure> {
 }
 
 /// Of an artifact.
-fn artifact(args: &Args) -> std::result::Result<Loaded, Failure> {
+fn artifact(args: &Args, given: &[(String, Source)]) -> std::result::Result<Loaded, Failure> {
     let model = open(&args.model, &args.how)?;
     let name = model.requirements().name.clone();
     // The limits are those of the machine that the variant is for, or of this computer if it is unknown by that name.
@@ -259,16 +264,14 @@ fn artifact(args: &Args) -> std::result::Result<Loaded, Failure> {
     }
     let mut native = Native::new(model, session_options(args))?;
     known_dims(&args.model, &mut native, &args.how)?;
-    let dims = args.how.dims();
     let mut symbols = BTreeMap::new();
-    let mut inputs = vec![];
-    for (name, ty) in native.inputs() {
-        let item = inputs::make(&Source::Random(0), &name, &ty, &dims)?;
+    let ports = native.inputs();
+    let inputs = run::values(&ports, given, &args.how)?;
+    for ((_, ty), item) in ports.iter().zip(&inputs) {
         if let (Some(ty), Some(t)) = (ty.as_tensor(), item.as_tensor()) {
             let known = ty.dims.iter().zip(&t.dims).filter_map(|(&d, &size)| Some((engine::symbol(d)?.to_owned(), size as i64)));
             symbols.extend(known);
         }
-        inputs.push(item);
     }
     Ok(Loaded { native, inputs, symbols, program, notes, target })
 }
@@ -290,7 +293,7 @@ fn stored_notes(path: &Path, variant: &str) -> std::result::Result<Option<Vec<No
 fn products(plan: &str) -> Products {
     let has = |word: &str| plan.split(' ').any(|w| w.starts_with(word));
     match () {
-        () if has("row=byte_dot") || has("taps=") => Products::Bytes,
+        () if has("row=byte_dot") || has("taps=") || has("byte_blocks") => Products::Bytes,
         () if has("row=bf16_dot") => Products::Bf16,
         () if has("row=amx_bf16") || has("row=amx_f16") => Products::TilesOfBf16,
         () if has("row=amx_") => Products::TilesOfBytes,

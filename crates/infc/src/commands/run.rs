@@ -1,7 +1,7 @@
 //! `infc run`: one run of an artifact or model, from inputs given to outputs printed or stored.
 
 use super::compile::{How, write_files};
-use super::model::{self, Loaded};
+use super::model;
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
 use infc::engine::{self, Engine};
@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result {
         std::fs::create_dir_all(dir).map_err(|e| Failure::io(dir, &e))?;
     }
     let mut loaded = model::load(&args.model, &args.how, args.threads)?;
-    let values = values(&loaded, &args.inputs, &args.how)?;
+    let values = values(&loaded.inputs, &args.inputs, &args.how)?;
     let start = Instant::now();
     let outputs = loaded.engine.run(&values)?;
     let time = start.elapsed();
@@ -69,9 +69,9 @@ pub fn run(args: &Args) -> Result {
 }
 
 /// The values of all inputs.
-pub fn values(loaded: &Loaded, given: &[(String, Source)], how: &How) -> std::result::Result<Vec<Item>, Failure> {
-    if let Some((name, _)) = given.iter().find(|(n, _)| !loaded.inputs.iter().any(|(i, _)| i == n)) {
-        let known: Vec<_> = loaded.inputs.iter().map(|(n, ty)| format!("'{n}': {ty}")).collect();
+pub fn values(inputs: &[(String, Type)], given: &[(String, Source)], how: &How) -> std::result::Result<Vec<Item>, Failure> {
+    if let Some((name, _)) = given.iter().find(|(n, _)| !inputs.iter().any(|(i, _)| i == n)) {
+        let known: Vec<_> = inputs.iter().map(|(n, ty)| format!("'{n}': {ty}")).collect();
         return Err(Failure::usage(format!("there is no input '{name}'"), format!("the inputs are {}", known.join(", "))));
     }
     let twice = (1..given.len()).find(|&k| given[..k].iter().any(|(n, _)| *n == given[k].0));
@@ -88,9 +88,9 @@ pub fn values(loaded: &Loaded, given: &[(String, Source)], how: &How) -> std::re
         let source = given.iter().find(|(n, _)| n == name).map_or(&Source::Random(0), |(_, s)| s);
         inputs::make(source, name, ty, &dims)
     };
-    let items = loaded.inputs.iter().map(value).collect::<std::result::Result<Vec<_>, _>>()?;
+    let items = inputs.iter().map(value).collect::<std::result::Result<Vec<_>, _>>()?;
     // Sizes of values from files are those of the values.
-    for ((name, ty), item) in loaded.inputs.iter().zip(&items) {
+    for ((name, ty), item) in inputs.iter().zip(&items) {
         let (Some(ty), Some(t)) = (ty.as_tensor(), item.as_tensor()) else { continue };
         for (dim, &size) in ty.dims.iter().zip(&t.dims) {
             if let Some((symbol, wanted)) = engine::symbol(*dim).and_then(|s| Some((s, *dims.get(s)?)))

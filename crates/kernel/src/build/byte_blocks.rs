@@ -12,7 +12,7 @@ use super::{Cx, Operand, for_each};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::{ByteBlocks, guess};
 use crate::recognised::byte_of;
-use crate::target::TargetDesc;
+use crate::target::{LINE, TargetDesc};
 use infc_ir::compute::{Compute, Reducer};
 use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr, Tensor};
@@ -265,7 +265,17 @@ impl Nest<'_> {
             let scale = at(Expr::int(0), v).bitcast(DType::F32) * own;
             vec![cx.put(acc, &[i, v], product(sum, scale, cx.at(acc, &[i, v])))]
         });
-        let body = vec![Stmt::Alloc { buffer: part }, begin, steps, add];
+        let mut body = vec![Stmt::Alloc { buffer: part }];
+        if mr == 1 {
+            // One row waits for its weights.
+            let (elements, line) = (((head + words) * nr) as i64, LINE / 4);
+            let ahead = (AHEAD / 4 + elements - 1) / elements;
+            body.extend((0..(elements + line - 1) / line).map(|k| Stmt::Prefetch {
+                buffer: table as u32,
+                index: [number, Expr::int(0), (block + ahead) * elements + k * line].map(Scalar::index).to_vec(),
+            }));
+        }
+        body.extend([begin, steps, add]);
         let sum = for_each(block, Expr::from(count), LoopKind::Serial, body);
         let (i, v) = (cx.var("m"), cx.var("n"));
         let mut axes = self.row(self.m_block + first + i);
@@ -282,6 +292,10 @@ impl Nest<'_> {
         vec![Stmt::Alloc { buffer: acc }, clear, sum, finish]
     }
 }
+
+/// How many bytes of the table are fetched before their turn comes. Measured on Granite Rapids, 151 MB of weights of 4 bits for one row: 14.3 ms with nothing fetched ahead,
+/// 10.3 with 1.3 or 2.6 kB, 11 to 12 with 2, 4, 8 or 20 kB.
+const AHEAD: i64 = 2560;
 
 /// Words of a block whose steps follow each other without a loop.
 const MOST_WORDS: usize = 8;

@@ -168,8 +168,14 @@ impl Emit<'_> {
         let (step, operands, plan) = prepare(task.step, operands, self.target);
         let (plan, tunable) = self.tuned((&task.node, &task.name), &step, &operands, plan);
         let operations = cost::done(operations, &step, &plan, &operands, self.target);
-        let note = Launch { node: task.node.clone(), operations, bytes, tunable };
         let nest = build::build(&task.name, &step, &plan, &operands, self.target);
+        // Constants that are stored narrower take less.
+        let saved = nest.packed.iter().map(|p| {
+            let whole = operands[p.source].constant.as_ref().map_or(0, |t| t.bytes().len());
+            whole.saturating_sub(p.tensor.bytes().len())
+        });
+        let bytes = bytes - Expr::from(saved.sum::<usize>());
+        let note = Launch { node: task.node.clone(), operations, bytes, tunable };
         let nest = self.twice(nest, task.out, &mut places);
         self.launch(nest, Some(plan), note, &places, steps);
     }
