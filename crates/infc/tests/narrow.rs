@@ -186,6 +186,78 @@ fn factors_are_narrow_where_the_number_of_rows_is_open() {
     }
 }
 
+/// A product with weights of `bits`, in blocks with scales and perhaps zero points, whose data may be rounded to 8 bits.
+fn in_blocks(rows: &str, [k, n]: [usize; 2], (bits, block, zeros): (usize, usize, bool)) -> Graph {
+    let bytes = |count: usize, salt: usize| (0..count).map(|i| hash(i * 7 + salt) as u8).collect::<Vec<u8>>();
+    let blocks = k / block;
+    let q = Tensor::from_bytes(DType::U8, vec![n, blocks, block * bits / 8], bytes(n * k * bits / 8, 3));
+    let s = Tensor::from_vec([n * blocks], (0..n * blocks).map(|i| 0.003 + (hash(i) % 1000) as f32 * 1e-5).collect::<Vec<f32>>());
+    let row = (blocks * bits).div_ceil(8);
+    let z = Tensor::from_bytes(DType::U8, vec![n, row], bytes(n * row, 11));
+    let text = if zeros { "y = MatMulNBits(x, q, s, z)" } else { "y = MatMulNBits(x, q, s)" };
+    let sizes = [("K", k), ("N", n), ("bits", bits), ("block_size", block), ("accuracy_level", 4)];
+    let product = NodeProto { domain: Some("com.microsoft".into()), ..node(text, sizes.map(|(name, v)| int(name, v as i64))) };
+    let bias = Tensor::from_vec([n], (0..n).map(|i| i as f32 * 0.01).collect::<Vec<f32>>());
+    let nodes = vec![product, node("b = Add(y, bias)", []), node("r = Relu(b)", [])];
+    let mut held = vec![constant("q", &q), constant("s", &s), constant("bias", &bias)];
+    held.extend(zeros.then(|| constant("z", &z)));
+    let (from, to) = (format!("x f32[2, {rows}, {k}]"), format!("r f32[2, {rows}, {n}]"));
+    let made = graph(&[&from], nodes, &[&to], held);
+    let mut whole = model(21, made);
+    whole.opset_import.push(infc_onnx::proto::OperatorSetIdProto { domain: Some("com.microsoft".into()), version: Some(1) });
+    import(&whole).expect("a good model")
+}
+
+/// Sums of bytes in blocks beside the interpreter, with rows of zeros, infinities and NaN.
+#[test]
+fn data_in_eight_bits_is_multiplied_as_bytes() {
+    let cases = [
+        ([64usize, 75usize], (4usize, 16usize, false)),
+        ([96, 32], (4, 32, true)),
+        ([512, 33], (4, 128, false)),
+        ([256, 40], (8, 32, false)),
+        ([256, 17], (8, 64, true)),
+        ([128, 65], (2, 32, true)),
+    ];
+    let names = ["native", "x86-64-v3", "x86-64-v2", "cranelift-x86-64-v3"];
+    for name in names.into_iter().filter(|n| cfg!(feature = "cranelift") || !n.starts_with("cranelift")) {
+        let options = Options::for_target(target::find(name).expect("known"));
+        for (size, kind) in cases {
+            for (dim, counts) in [("rows", &[1usize, 4, 97, 0][..]), ("1", &[1]), ("5", &[5])] {
+                let g = in_blocks(dim, size, kind);
+                let lowered = compile::lower(g.clone(), &options).unwrap_or_else(|e| panic!("{e}"));
+                let planned = lowered.plans.iter().flatten().any(|p| matches!(p, infc_kernel::plan::Plan::ByteBlocks(_)));
+                assert!(planned, "{name} {size:?} {kind:?}: no sums of bytes");
+                for &rows in counts {
+                    let value = |i: usize| match (i / size[0], i % size[0]) {
+                        (1, _) => 0.0,
+                        (3, 5) => f32::INFINITY,
+                        (4, 9) => f32::NAN,
+                        (row, _) => (hash(i) as f32 * 1e-6 - 4.0) * (1 + row % 7) as f32,
+                    };
+                    let x = Tensor::from_vec([2, rows, size[0]], (0..2 * rows * size[0]).map(value).collect());
+                    let backend = if name.starts_with("cranelift") { Backend::Cranelift } else { Backend::Llvm };
+                    let want = run(&g, Backend::Interp, &options, &x);
+                    let loops = (name == "native").then_some(Backend::Loops);
+                    for backend in loops.filter(|_| rows < 9).into_iter().chain([backend]) {
+                        let got = run(&g, backend, &options, &x);
+                        let same = |(a, b): (&u32, &u32)| {
+                            let (a, b) = (f32::from_bits(*a), f32::from_bits(*b));
+                            a.to_bits() == b.to_bits() || (a - b).abs() <= 1e-4 + 1e-4 * b.abs()
+                        };
+                        let wrong = got.iter().zip(&want).position(|pair| !same(pair));
+                        assert!(
+                            got.len() == want.len() && wrong.is_none(),
+                            "{name} {size:?} {kind:?} {rows} rows, {}: element {wrong:?}",
+                            backend.name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn targets_that_keep_no_narrow_weights_refuse_to() {
     let dir = Folder::new();

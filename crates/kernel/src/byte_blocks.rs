@@ -17,13 +17,13 @@ use std::collections::{HashMap, HashSet};
 
 /// Rewrites such products in all blocks of the work list.
 pub fn read(work: &mut Work, target: &TargetDesc) {
-    if target.block_threads > 0 || !(target.byte_dot || target.byte_pairs) {
+    if target.block_threads > 0 || !target.groups_bytes() {
         return;
     }
     let mut items = std::mem::take(&mut work.items);
     let facts = Facts::of(work, &items);
     let mut made = HashMap::new();
-    if walk(work, &facts, &mut items, &mut made) {
+    if walk(work, &facts, &mut items, &mut made, target) {
         // What nobody reads any more.
         while drop_unread(work, &mut items) {}
     }
@@ -31,12 +31,12 @@ pub fn read(work: &mut Work, target: &TargetDesc) {
 }
 
 /// True if a step was rewritten. `made`: elementwise steps before, by what they make.
-fn walk(work: &Work, facts: &Facts, items: &mut [Item], made: &mut HashMap<Id, Task>) -> bool {
+fn walk(work: &Work, facts: &Facts, items: &mut [Item], made: &mut HashMap<Id, Task>, target: &TargetDesc) -> bool {
     let mut changed = false;
     for item in items {
         match item {
             Item::Task(task) => {
-                if let Some(better) = in_blocks(work, facts, task, made) {
+                if let Some(better) = in_blocks(work, facts, task, made, target) {
                     *task = better;
                     changed = true;
                 }
@@ -45,10 +45,10 @@ fn walk(work: &Work, facts: &Facts, items: &mut [Item], made: &mut HashMap<Id, T
                 }
             }
             Item::If { then, otherwise, .. } => {
-                changed |= walk(work, facts, then, &mut made.clone());
-                changed |= walk(work, facts, otherwise, &mut made.clone());
+                changed |= walk(work, facts, then, &mut made.clone(), target);
+                changed |= walk(work, facts, otherwise, &mut made.clone(), target);
             }
-            Item::Loop { body, .. } => changed |= walk(work, facts, body, &mut made.clone()),
+            Item::Loop { body, .. } => changed |= walk(work, facts, body, &mut made.clone(), target),
             Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
         }
     }
@@ -85,7 +85,11 @@ fn uses(items: &[Item], see: &mut dyn FnMut(Id)) {
             }
             Item::Bind { from, .. } => see(*from),
             Item::Host { inputs, .. } => {
-                inputs.iter().flatten().for_each(|a| if let Arg::Tensor(id) = a { see(*id) });
+                inputs.iter().flatten().for_each(|a| {
+                    if let Arg::Tensor(id) = a {
+                        see(*id)
+                    }
+                });
             }
             Item::Require { .. } => {}
         }
@@ -109,7 +113,7 @@ fn retain(items: &mut Vec<Item>, keep: &mut dyn FnMut(&Task) -> bool) {
 }
 
 /// The product with what its data was made of, if that is integers with a scale for each block, and its weights can be read in such blocks.
-fn in_blocks(work: &Work, facts: &Facts, task: &Task, made: &HashMap<Id, Task>) -> Option<Task> {
+fn in_blocks(work: &Work, facts: &Facts, task: &Task, made: &HashMap<Id, Task>, target: &TargetDesc) -> Option<Task> {
     let Step::Compute(c) = &task.step else { return None };
     let r = c.reduction.as_ref().filter(|r| is_contraction(c) && r.kind == Reducer::Sum && r.body.dtype() == DType::F32)?;
     let (&[depth], rank) = (r.axes.as_slice(), c.dims.len()) else { return None };
@@ -152,7 +156,7 @@ fn in_blocks(work: &Work, facts: &Facts, task: &Task, made: &HashMap<Id, Task>) 
         Memory::Constant(t) => Some(t),
         _ => None,
     };
-    byte_blocks::weights(&step, &constant)?;
+    byte_blocks::weights(&step, &constant, target)?;
     out.step = Step::Compute(step);
     out.prune();
     Some(out)
@@ -192,9 +196,7 @@ fn rows_of(work: &Work, facts: &Facts, data: Id, made: &HashMap<Id, Task>) -> Op
     let Step::Compute(c) = &task.step else { return None };
     let Kind::Binary(Binary::Mul, a, b) = c.value.kind() else { return None };
     let part = |task: &Task, s: Scalar| match s.kind() {
-        Kind::Read { source, .. } => {
-            Some(Part { source: task.sources[*source as usize], dtype: s.dtype(), index: index_of(s)? })
-        }
+        Kind::Read { source, .. } => Some(Part { source: task.sources[*source as usize], dtype: s.dtype(), index: index_of(s)? }),
         _ => None,
     };
     // A factor that is a cast of signed bytes, in this step or in one of its own.
@@ -219,7 +221,8 @@ fn rows_of(work: &Work, facts: &Facts, data: Id, made: &HashMap<Id, Task>) -> Op
     };
     let rank = blocks.len();
     let inner = Expr::var(rank - 1);
-    let as_made = whole.index.iter().enumerate().all(|(axis, e)| matches!(e.node(), Node::Var(v) if *v as usize == axis) || e.is(0));
+    let as_made =
+        whole.index.iter().enumerate().all(|(axis, e)| matches!(e.node(), Node::Var(v) if *v as usize == axis) || e.is(0));
     let moves = scale.index.iter().any(|e| e.uses_var(rank as u32 - 1));
     let kept = [&whole, &scale].iter().all(|p| facts.made_once(work, p.source));
     (kept && as_made && whole.index.last() == Some(&inner) && !moves && scale.dtype == DType::F32)

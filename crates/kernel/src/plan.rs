@@ -573,11 +573,7 @@ impl fmt::Display for Plan {
                 )
             }
             Plan::ByteBlocks(b) => {
-                write!(
-                    f,
-                    "byte_blocks mr={} nr={} mc={} nc={} m={:?} n={} stored={}",
-                    b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.stored
-                )
+                write!(f, "byte_blocks mr={} nr={} mc={} nc={} m={:?} n={} stored={}", b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.stored)
             }
             Plan::Dots(d) => {
                 write!(f, "dots along={} jam={} lanes={} chunk={}", d.along, d.jam, d.lanes, d.chunk)?;

@@ -14,8 +14,8 @@ use crate::target::TargetDesc;
 use crate::tuning::{Choices, Tunable};
 use crate::work::{Id, Item, Memory, Work};
 use crate::{
-    attention, bands, batch, byte_blocks, chain, copies, fuse, gathered, known, largest, lookups, place, rounded, siblings, split, work,
-    zero_point,
+    attention, bands, batch, byte_blocks, chain, copies, fuse, gathered, known, largest, lookups, place, rounded, siblings,
+    split, work, zero_point,
 };
 use infc_artifact::program::Program;
 use infc_ir::compute::Step::Compute;

@@ -165,6 +165,15 @@ impl Products {
         Some(Products { sum, a, b: vec![], word, kinds: Kinds::SignedUnsigned, flips: [false; 2] })
     }
 
+    /// Are all bytes on the right below 128, so that they may be signed as well?
+    pub fn small(&self) -> bool {
+        let mask = |word: Scalar| match word.kind() {
+            Kind::Binary(Binary::And, _, mask) => mask.as_int(),
+            _ => None,
+        };
+        self.word.and_then(mask).is_some_and(|mask| mask & 0x8080_8080 == 0)
+    }
+
     /// The top bits of the bytes in a word. Where there is no byte, its factor counts nothing: it has to stay zero.
     pub fn top_bits(&self) -> i32 {
         (0..self.a.len()).fold(0u32, |bits, k| bits | 0x80 << (8 * k)) as i32

@@ -1,4 +1,4 @@
-//! Dot products as instructions: the row `byte_dot` as VPDPBUSD (on Arm USDOT), `byte_dot_signed` as SDOT, `byte_pairs` as PMADDWD (SMULL and ADDP), the row `bf16_dot` as VDPBF16PS.
+//! Dot products as instructions: the row `byte_dot` as VPDPBUSD (on Arm USDOT), `byte_dot_signed` as SDOT, `byte_pairs` as PMADDWD (SMULL and ADDP; where bytes are small, PMADDUBSW before it), the row `bf16_dot` as VDPBF16PS.
 //!
 //! The first one writes a step as `sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in i32, where `a0..` are unsigned bytes, side by side and the same for
 //! all lanes, or each in a vector of its own, and `b0..` signed bytes side by side in each lane, four to a lane even where fewer are used; or where `a0..` are
@@ -43,7 +43,9 @@ impl Emit<'_> {
         // Without the instruction a single product is cheaper as it is.
         let least = if self.byte_pairs { 2 } else { 1 };
         for count in (least..=GROUP).rev() {
-            let Some(step) = Products::of(s, count).filter(|p| self.adds(p.kinds)) else { continue };
+            let Some(step) = Products::of(s, count).filter(|p| self.adds(p.kinds) || p.small() && self.byte_dots.1) else {
+                continue;
+            };
             if let Some(word) = step.word {
                 let Some(left) = self.word(&step)? else { continue };
                 let lanes = self.lanes.unwrap_or(1);
@@ -103,7 +105,8 @@ impl Emit<'_> {
 
     fn dot_of(&mut self, step: &Products, left: Val, right: Right) -> Result<Val, Fault> {
         let name = |bits: u32| format!("llvm.x86.avx512.vpdpbusd.{bits}");
-        let pairs = self.byte_pairs;
+        let (pairs, small) = (self.byte_pairs, step.small());
+        let signed_bytes = step.kinds == Kinds::Signed || small && !self.adds(step.kinds);
         self.in_pieces(step.sum, left, right, &mut |f, acc, factor, vector| {
             let vector =
                 if step.flips[1] { f.bin("xor", vector, Val::int(Elem::I32, i64::from(step.top_bits()))) } else { vector };
@@ -112,10 +115,11 @@ impl Emit<'_> {
                 Kinds::SignedUnsigned => (vector, factor),
             };
             match (pairs, f.arch) {
-                _ if step.kinds == Kinds::Signed => {
+                _ if signed_bytes => {
                     let [a, b] = [unsigned, signed].map(|v| as_bytes(f, v));
                     f.intrinsic("llvm.aarch64.neon.sdot", &[acc.ty, a.ty], acc.ty, &[acc, a, b])
                 }
+                (true, Arch::X86) if small => pairs_of_bytes(f, acc, unsigned, signed),
                 (true, _) => pairs_of_words(f, acc, unsigned, signed),
                 (false, Arch::Arm) => {
                     let [unsigned, signed] = [unsigned, signed].map(|v| as_bytes(f, v));
@@ -277,6 +281,20 @@ fn pairs_of_words(f: &mut Fun, acc: Val, factor: Val, vector: Val) -> Val {
     });
     let both = f.bin("add", x, y);
     f.bin("add", acc, both)
+}
+
+/// Four products a lane where those of neighbouring bytes and their sums have 16 bits: PMADDUBSW makes them, and PMADDWD with ones adds both up.
+fn pairs_of_bytes(f: &mut Fun, acc: Val, unsigned: Val, signed: Val) -> Val {
+    let [unsigned, signed] = [unsigned, signed].map(|v| as_bytes(f, v));
+    let (bytes, words) = match acc.ty.lanes {
+        16 => ("llvm.x86.avx512.pmaddubs.w.512", "llvm.x86.avx512.pmaddw.d.512"),
+        8 => ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
+        _ => ("llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd"),
+    };
+    let pairs = f.intrinsic(bytes, &[], Ty::new(Elem::I16, 2 * acc.ty.lanes), &[unsigned, signed]);
+    let ones = f.splat(Val::int(Elem::I16, 1), 2 * acc.ty.lanes);
+    let sums = f.intrinsic(words, &[], acc.ty, &[pairs, ones]);
+    f.bin("add", acc, sums)
 }
 
 /// What PMADDWD does, by SMULL, SMULL2 and ADDP: products of 16 bits, and the sums of neighbouring two.

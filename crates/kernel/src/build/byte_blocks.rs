@@ -60,29 +60,34 @@ fn found(c: &Compute, p: &Parts, weights: &Tensor) -> Option<Found> {
     stored::in_blocks(weights, &index, usize::try_from(c.dims[p.n].known()?).ok()?, &p.k)
 }
 
-/// The weights of such a product, as integers with a scale for each block, if it is one and they are that. `constant`: the data of a source.
-pub fn weights<'a>(c: &Compute, constant: &dyn Fn(usize) -> Option<&'a Tensor>) -> Option<Found> {
+/// The weights of such a product, as integers with a scale for each block, if it is one and they are that. `constant`: the data of a source. Where both factors of an instruction are signed,
+/// weights have less than 8 bits.
+pub fn weights<'a>(c: &Compute, constant: &dyn Fn(usize) -> Option<&'a Tensor>, target: &TargetDesc) -> Option<Found> {
     let p = parts(c)?;
-    let whole = p.k[1].is_multiple_of(LEAST);
-    found(c, &p, constant(p.weights.source)?).filter(|_| whole)
+    let whole = p.k[1].is_multiple_of(LEAST) && p.k[1] <= MOST;
+    let most = if target.byte_dot || target.byte_pairs { 8 } else { 7 };
+    found(c, &p, constant(p.weights.source)?).filter(|f| whole && f.stored.bits() <= most)
 }
 
 /// Least elements of a block, of which each is a multiple: words of the narrowest weights are whole.
 const LEAST: usize = 16;
+
+/// Most elements of a block: its sum stays in 32 bits.
+const MOST: usize = 1 << 15;
 
 /// Rows of a task where their number is open.
 const OPEN_ROWS: usize = 192;
 
 /// The plan, if it is such a product.
 pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<ByteBlocks> {
-    if !(target.byte_dot || target.byte_pairs) || target.block_threads > 0 {
+    if !target.groups_bytes() || target.block_threads > 0 {
         return None;
     }
     let p = parts(c)?;
     let last = (c.dims.len() + 1) as u32;
     let index: Vec<Scalar> = p.whole.index.iter().map(|&e| Scalar::index(e)).collect();
     let side_by_side = operands[p.whole.source].offset(&index)?.affine_in(last)?.0 == 1;
-    let stored = weights(c, &|source| operands[source].constant.as_ref()).filter(|_| side_by_side)?.stored;
+    let stored = weights(c, &|source| operands[source].constant.as_ref(), target).filter(|_| side_by_side)?.stored;
     let open = p.m.iter().any(|&a| c.dims[a].known().is_none());
     let rows: i64 = p.m.iter().map(|&a| guess(c.dims[a])).product();
     let columns = guess(c.dims[p.n]);
@@ -160,7 +165,8 @@ impl Nest<'_> {
     /// The table of the task's rows.
     fn fill(&self, cx: &mut Cx) -> Stmt {
         let [count, size] = self.p.k;
-        let lanes = (0..=4).map(|p| 1usize << p).take_while(|l| *l <= cx.target.lanes(4) && size.is_multiple_of(*l)).last().unwrap_or(1);
+        let lanes =
+            (0..=4).map(|p| 1usize << p).take_while(|l| *l <= cx.target.lanes(4) && size.is_multiple_of(*l)).last().unwrap_or(1);
         let acc = cx.scratch("acc", DType::I32, &[lanes], Space::Reg);
         let (row, block, part, lane) = (cx.var("m"), cx.var("block"), cx.var("k"), cx.var("lane"));
         let zero = cx.put(acc, &[lane], Scalar::int(DType::I32, 0));
@@ -225,12 +231,11 @@ impl Nest<'_> {
         let acc = cx.scratch("acc", DType::F32, &[mr, nr], Space::Reg);
         let part = cx.scratch("part", DType::I32, &[mr, nr], Space::Reg);
         let block = cx.var("block");
-        let at = |row: Expr, v: Expr| {
-            Scalar::read_at(DType::U32, table, &[number, block * (head + words) as i64 + row, v])
-        };
+        let at = |row: Expr, v: Expr| Scalar::read_at(DType::U32, table, &[number, block * (head + words) as i64 + row, v]);
         let clear = self.each(cx, mr, |cx, i, v| vec![cx.put(acc, &[i, v], Scalar::float(DType::F32, 0.0))]);
         let begin = self.each(cx, mr, |cx, i, v| {
-            let start = if stored.zeros == Zeros::Middle { cx.at(self.sums, &[first + i, block]) } else { Scalar::int(DType::I32, 0) };
+            let start =
+                if stored.zeros == Zeros::Middle { cx.at(self.sums, &[first + i, block]) } else { Scalar::int(DType::I32, 0) };
             vec![cx.put(part, &[i, v], start)]
         });
         let word = cx.var("word");

@@ -13,8 +13,8 @@ pub(crate) use self::sizes::cycles;
 pub use self::sizes::{Frame, plan};
 
 use self::copied::Rows;
-pub(super) use self::sizes::{blocks, few_tasks};
 use self::sizes::narrow_factor;
+pub(super) use self::sizes::{blocks, few_tasks};
 use self::taps::{Tap, in_line, taps};
 use super::elementwise::with_accumulator;
 use super::stored::{self, Table};
