@@ -89,6 +89,63 @@ pub fn matmul_nbits(r: &mut Raise) -> Result<(), Fault> {
     }
     let (a, dtype) = (r.input(0)?, r.tensor(0)?.dtype);
     let blocks = depth.div_ceil(block);
+    // How exact a runtime has to be: from 4 on, data may have 8 bits, with a scale for each block. Floats are exact enough for all the others.
+    let in_bytes = accuracy >= 4 && depth == blocks * block && dtype == DType::F32 && r.optional(4).is_none();
+    let a = if in_bytes { rounded_rows(r, a, blocks, block)? } else { a };
+    let weights = match scaled(r, (depth, columns), block, bits as usize) {
+        Some(weights) => r.builder.constant(weights),
+        None => unscaled(r, (depth, columns), block, packed)?,
+    };
+    let mut y = r.node("MatMul", &[], &[a, weights])?;
+    if let Some(bias) = r.optional(5) {
+        y = r.node("Add", &[], &[y, bias])?;
+    }
+    r.results = Some(vec![y]);
+    Ok(())
+}
+
+/// The weights of MatMulNBits as f32 in their order `[K, N]`, if all that they are made of is known. Large models have more of them than fits memory several times, which the steps of
+/// [`unscaled`] take.
+fn scaled(r: &Raise, (depth, columns): (usize, usize), block: usize, bits: usize) -> Option<Tensor> {
+    let (blocks, members) = (depth.div_ceil(block), 8 / bits);
+    let (packed, scales) = (r.constant(1)?, r.constant(2)?);
+    let row = blocks * block * bits / 8;
+    let fits = packed.dtype == DType::U8 && packed.len() == columns * row && (block * bits).is_multiple_of(8);
+    if !fits || scales.dtype != DType::F32 || scales.len() != columns * blocks || r.optional(4).is_some() {
+        return None;
+    }
+    let number = |bytes: &[u8], i: usize| (bytes[i / members] >> (i % members * bits)) & ((1u16 << bits) - 1) as u8;
+    let zeros: Vec<f32> = match (r.optional(3), r.constant(3)) {
+        (None, _) => vec![f32::from(1u8 << (bits - 1)); columns * blocks],
+        (Some(_), Some(t)) if t.dtype == DType::F32 && t.len() == columns * blocks => t.to_vec(),
+        (Some(_), Some(t)) if t.dtype == DType::U8 && t.len() == columns * (blocks * bits).div_ceil(8) => {
+            let rows = t.bytes().chunks((blocks * bits).div_ceil(8));
+            rows.flat_map(|row| (0..blocks).map(|b| f32::from(number(row, b)))).collect()
+        }
+        _ => return None,
+    };
+    let scales = scales.to_vec::<f32>();
+    let mut bytes = vec![0u8; 4 * depth * columns];
+    // A few columns at a time, whose rows of packed numbers are read one after another while neighbours are written side by side.
+    const SIDE: usize = 16;
+    for first in (0..columns).step_by(SIDE) {
+        let last = columns.min(first + SIDE);
+        for k in 0..depth {
+            let to = &mut bytes[4 * (k * columns + first)..4 * (k * columns + last)];
+            for (n, place) in (first..last).zip(to.chunks_exact_mut(4)) {
+                let of_block = n * blocks + k / block;
+                let u = number(&packed.bytes()[n * row..(n + 1) * row], k);
+                let v = (f32::from(u) - zeros[of_block]) * scales[of_block];
+                place.copy_from_slice(&v.to_le_bytes());
+            }
+        }
+    }
+    Some(Tensor::from_bytes(DType::F32, vec![depth, columns], bytes))
+}
+
+/// The same as steps.
+fn unscaled(r: &mut Raise, (depth, columns): (usize, usize), block: usize, packed: DType) -> Result<Value, Fault> {
+    let (dtype, bits, blocks) = (r.tensor(0)?.dtype, i64::from(packed.bits() as u32), depth.div_ceil(block));
     let weights = unpacked(r, 1, packed, &[columns, blocks, block])?;
     let mut weights = cast(r, weights, dtype)?;
     let by_block = [columns as i64, blocks as i64];
@@ -132,16 +189,7 @@ pub fn matmul_nbits(r: &mut Raise) -> Result<(), Fault> {
             columns_up_to(r, weights, blocks * block, depth)?
         }
     };
-    let weights = r.node("Transpose", &[("perm", Attr::Ints(vec![1, 0]))], &[weights])?;
-    // How exact a runtime has to be: from 4 on, data may have 8 bits, with a scale for each block. Floats are exact enough for all the others.
-    let in_bytes = accuracy >= 4 && depth == blocks * block && dtype == DType::F32 && r.optional(4).is_none();
-    let a = if in_bytes { rounded_rows(r, a, blocks, block)? } else { a };
-    let mut y = r.node("MatMul", &[], &[a, weights])?;
-    if let Some(bias) = r.optional(5) {
-        y = r.node("Add", &[], &[y, bias])?;
-    }
-    r.results = Some(vec![y]);
-    Ok(())
+    r.node("Transpose", &[("perm", Attr::Ints(vec![1, 0]))], &[weights])
 }
 
 /// A, its scale and zero point, B with the same, C in products of the scales; scale and zero point of a quantised result.
