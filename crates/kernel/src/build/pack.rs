@@ -115,39 +115,56 @@ pub fn panels(t: &Tensor, index: &[Expr], n: usize, k: &[usize], nr: usize) -> O
             return None;
         }
     }
-    let to_of = |d: usize, j: usize| (j / nr * depth + d) * nr + j % nr;
     let from_of = |d: usize, j: usize| (bases[d] + by_n * j as i64) as usize;
-    let sizes = [depth, n];
+    let sizes = [depth, n, nr];
     match width {
-        1 => copy::<1>(&mut to, from, sizes, to_of, from_of),
-        2 => copy::<2>(&mut to, from, sizes, to_of, from_of),
-        4 => copy::<4>(&mut to, from, sizes, to_of, from_of),
-        8 => copy::<8>(&mut to, from, sizes, to_of, from_of),
-        _ => copy::<16>(&mut to, from, sizes, to_of, from_of),
+        1 => copy::<1>(&mut to, from, sizes, from_of),
+        2 => copy::<2>(&mut to, from, sizes, from_of),
+        4 => copy::<4>(&mut to, from, sizes, from_of),
+        8 => copy::<8>(&mut to, from, sizes, from_of),
+        _ => copy::<16>(&mut to, from, sizes, from_of),
     }
     let dims: Vec<usize> = [tiles].iter().chain(k).chain([&nr]).copied().collect();
     Some(Tensor::from_bytes(t.dtype, dims, to))
 }
 
-/// Copies elements of `WIDTH` bytes from one place to another, in squares whose lines all stay in L1: one of both is transposed.
+/// Copies elements of `WIDTH` bytes into tiles of `nr` columns, in squares whose lines all stay in L1: one of both is transposed. Threads share the tiles of large ones.
 fn copy<const WIDTH: usize>(
     to: &mut [u8],
     from: &[u8],
-    [depth, n]: [usize; 2],
-    to_of: impl Fn(usize, usize) -> usize,
-    from_of: impl Fn(usize, usize) -> usize,
+    [depth, n, nr]: [usize; 3],
+    from_of: impl Fn(usize, usize) -> usize + Sync,
 ) {
     const SQUARE: usize = 64;
     let (to, from) = (to.as_chunks_mut::<WIDTH>().0, from.as_chunks::<WIDTH>().0);
-    for d0 in (0..depth).step_by(SQUARE) {
-        for j0 in (0..n).step_by(SQUARE) {
-            for d in d0..depth.min(d0 + SQUARE) {
-                for j in j0..n.min(j0 + SQUARE) {
-                    to[to_of(d, j)] = from[from_of(d, j)];
+    let part = |to: &mut [[u8; WIDTH]], first: usize, last: usize| {
+        for d0 in (0..depth).step_by(SQUARE) {
+            for j0 in (first..last).step_by(SQUARE) {
+                for d in d0..depth.min(d0 + SQUARE) {
+                    for j in j0..last.min(j0 + SQUARE) {
+                        to[((j - first) / nr * depth + d) * nr + j % nr] = from[from_of(d, j)];
+                    }
                 }
             }
         }
+    };
+    let threads = threads(depth * n);
+    if threads < 2 {
+        return part(to, 0, n);
     }
+    let tiles = n.div_ceil(nr).div_ceil(threads);
+    std::thread::scope(|scope| {
+        for (k, to) in to.chunks_mut((tiles * depth * nr).max(1)).enumerate() {
+            let (part, first) = (&part, k * tiles * nr);
+            scope.spawn(move || part(to, first, n.min(first + tiles * nr)));
+        }
+    });
+}
+
+/// Threads that are worth their start for work on so many elements of a constant, which are independent of each other.
+pub(super) fn threads(elements: usize) -> usize {
+    const EACH: usize = 1 << 18;
+    std::thread::available_parallelism().map_or(1, usize::from).min(elements / EACH)
 }
 
 /// Tiles of a constant factor as matrix instructions want them: `[tile along lines, tile along products, line, product]`, for each element of a batch (the

@@ -135,29 +135,33 @@ const MOST: i32 = 255;
 /// The low byte of a scale.
 const LOW: u32 = 255;
 
+/// 1.5 * 2^23: floats of this size are whole numbers.
+const WHOLE: f32 = 12_582_912.0;
+
 /// The nearest whole number to a multiple of `scale`, without a sign where that is 0. Beyond 2^22 it is another large one.
 fn multiple(v: f32, scale: f32) -> f32 {
-    const WHOLE: f32 = 12_582_912.0; // 1.5 * 2^23: floats of this size are whole numbers
     (v / scale + WHOLE) - WHOLE
 }
 
 /// The least and the greatest multiple of `scale`, if all values are small ones.
 fn multiples(values: &[f32], scale: f32) -> Option<Range> {
-    let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
+    let (mut least, mut most) = (i32::MAX, i32::MIN);
     // No way out within a piece, so that it is done in vectors; the first is short, since most scales fail there.
     let (first, rest) = values.split_at(values.len().min(4));
-    for piece in std::iter::once(first).chain(rest.chunks(28)) {
-        let mut fits = true;
+    for piece in std::iter::once(first).chain(rest.chunks(32)) {
+        let mut wrong = 0u32;
         for &v in piece {
-            let m = multiple(v, scale);
-            fits &= (m.abs() <= MOST as f32) & ((m * scale).to_bits() == v.to_bits());
-            (least, most) = (least.min(m), most.max(m));
+            // The sum's low bits are the whole number, where that is small.
+            let sum = v / scale + WHOLE;
+            let (m, whole) = (sum - WHOLE, sum.to_bits().wrapping_sub(WHOLE.to_bits()) as i32);
+            wrong |= u32::from(m.abs() > MOST as f32) | u32::from(m.is_nan()) | ((m * scale).to_bits() ^ v.to_bits());
+            (least, most) = (least.min(whole), most.max(whole));
         }
-        if !fits || most - least > MOST as f32 {
+        if wrong != 0 || most.wrapping_sub(least) > MOST {
             return None;
         }
     }
-    Some(Range { scale, least: least as i32, most: most as i32 })
+    Some(Range { scale, least, most })
 }
 
 /// Is 1 the greatest common divisor of the multiples?
@@ -296,7 +300,18 @@ fn scales(columns: &[f32], depth: usize, form: Form, block: usize) -> Option<Vec
         };
         column.chunks(size).map(one).collect()
     };
-    Some(columns.chunks(depth).map(of).collect::<Option<Vec<_>>>()?.concat())
+    let some = |columns: &[f32]| Some(columns.chunks(depth).map(of).collect::<Option<Vec<_>>>()?.concat());
+    // Columns know nothing of each other. Large models have very many.
+    let threads = pack::threads(columns.len());
+    if threads < 2 {
+        return some(columns);
+    }
+    let each = (columns.len() / depth).div_ceil(threads) * depth;
+    let found: Vec<Option<Vec<Range>>> = std::thread::scope(|scope| {
+        let running: Vec<_> = columns.chunks(each).map(|part| scope.spawn(move || some(part))).collect();
+        running.into_iter().map(|thread| thread.join().unwrap_or(None)).collect()
+    });
+    Some(found.into_iter().collect::<Option<Vec<_>>>()?.concat())
 }
 
 /// The form of some columns that was thought of from the first one, with the scales of their blocks.
