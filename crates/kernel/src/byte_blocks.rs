@@ -194,7 +194,9 @@ fn rows_of(work: &Work, facts: &Facts, data: Id, made: &HashMap<Id, Task>) -> Op
     }
     let task = made.get(&of).filter(|_| facts.made_once(work, of))?;
     let Step::Compute(c) = &task.step else { return None };
-    let Kind::Binary(Binary::Mul, a, b) = c.value.kind() else { return None };
+    // With the ranges of its axes: neighbours in a block have the same scale.
+    let value = c.simplify().value;
+    let Kind::Binary(Binary::Mul, a, b) = value.kind() else { return None };
     let part = |task: &Task, s: Scalar| match s.kind() {
         Kind::Read { source, .. } => Some(Part { source: task.sources[*source as usize], dtype: s.dtype(), index: index_of(s)? }),
         _ => None,

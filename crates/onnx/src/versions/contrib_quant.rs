@@ -65,11 +65,10 @@ fn rounded_rows(r: &mut Raise, a: Value, blocks: usize, block: usize) -> Result<
     // Blocks of zeros are multiples of anything.
     let least = r.builder.number(DType::F32, f64::from(f32::MIN_POSITIVE));
     let scale = r.node("Max", &[], &[scale, least])?;
-    let multiple = r.node("Div", &[], &[a, scale])?;
-    let multiple = r.node("Round", &[], &[multiple])?;
-    let multiple = cast(r, multiple, DType::I8)?;
-    let multiple = cast(r, multiple, DType::F32)?;
-    let rounded = r.node("Mul", &[], &[multiple, scale])?;
+    let in_blocks = [("axis", Attr::Int(rank as i64)), ("block_size", Attr::Int(block as i64))];
+    let bytes = ("output_dtype", Attr::Int(i64::from(DType::I8.onnx())));
+    let multiple = r.node("QuantizeLinear", &[in_blocks.as_slice(), &[bytes]].concat(), &[a, scale])?;
+    let rounded = r.node("DequantizeLinear", &in_blocks, &[multiple, scale])?;
     let rows: Vec<i64> = vec![0; rank.saturating_sub(1)].into_iter().chain([(blocks * block) as i64]).collect();
     r.reshape(rounded, &rows)
 }
