@@ -169,10 +169,19 @@ impl OpDef for DFT {
 }
 
 impl STFT {
+    /// The signal, and the parts of its elements. ONNX has an axis for them; exporters leave it out where the signal is real, and
+    /// ONNX Runtime takes that.
+    fn signal<'a>(&self, cx: &Ctx<'a>) -> Result<(&'a TensorType, Expr), Fault> {
+        let x = accept(cx, 0, Accept::Float)?;
+        match x.dims[..] {
+            [_, _] => Ok((x, Expr::int(1))),
+            [_, _, parts] if parts.known().is_none_or(|p| p == 1 || p == 2) => Ok((x, parts)),
+            _ => Err(fault!("operand 0 is {x}; it must be [batch, length, 1] (real) or [batch, length, 2] (complex)")),
+        }
+    }
     /// Step between frames and their length.
     fn frames(&self, cx: &Ctx) -> Result<(Expr, Expr), Fault> {
-        let x = accept(cx, 0, Accept::Float)?;
-        expect_rank(cx, 0, 3)?;
+        let (x, _) = self.signal(cx)?;
         let step = scalar_int(cx, 1)?;
         if step.known().is_some_and(|s| s < 1) {
             return Err(fault!("frame_step is {step}"));
@@ -194,9 +203,8 @@ impl STFT {
 
 impl OpDef for STFT {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
-        let x = accept(cx, 0, Accept::Float)?;
+        let (x, _) = self.signal(cx)?;
         if is_data(cx, 1) || is_data(cx, 3) {
-            expect_rank(cx, 0, 3)?;
             let dims = [x.dims[0], new_dim("STFT", 0), new_dim("STFT", 1), Expr::int(2)];
             return Ok(vec![Fact::tensor(x.dtype, dims)]);
         }
@@ -207,11 +215,10 @@ impl OpDef for STFT {
     }
     fn meaning(&self, cx: &Ctx, outs: &[Type]) -> Result<Meaning, Fault> {
         let (step, length) = self.frames(cx)?;
-        let (x, out, n) = (cx.tensor(0)?, Ctx::out(outs, 0)?, cx.inputs.len());
+        let ((x, parts), out, n) = (self.signal(cx)?, Ctx::out(outs, 0)?, cx.inputs.len());
         let wide = x.dtype.accumulator();
-        let parts = x.dims[2];
         let framed = Compute::map(&[x.dims[0], out.dims[1], length, parts], |o| {
-            let v = Scalar::read_at(x.dtype, 0, &[o[0], o[1] * step + o[2], o[3]]).cast(wide);
+            let v = Scalar::read_at(x.dtype, 0, &[o[0], o[1] * step + o[2], o[3]][..x.rank()]).cast(wide);
             match cx.dtype(2) {
                 Ok(d) => v * Scalar::read_at(d, 2, &[o[2]]).cast(wide),
                 Err(_) => v,
@@ -291,5 +298,22 @@ impl OpDef for MelWeightMatrix {
         });
         let steps = [edges, matrix].map(Step::Compute).to_vec();
         Ok(Meaning::Steps { steps, outputs: vec![n as u32 + 1] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::testing::*;
+    use super::*;
+
+    #[test]
+    fn a_signal_without_an_axis_of_parts_is_real() {
+        // Frames 1 2 3 4 and 3 4 5 6: sums, and what goes round once and twice.
+        let ones = f32s(&[4], &[1.0; 4]);
+        let want = [10.0, 0.0, -2.0, 2.0, -2.0, 0.0, 18.0, 0.0, -2.0, 2.0, -2.0, 0.0];
+        for dims in [&[1, 6][..], &[1, 6, 1]] {
+            let signal = f32s(dims, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+            check(STFT { onesided: 1 }, &[signal, Tensor::from_vec([], vec![2i64]), ones.clone()], &[1, 2, 3, 2], &want);
+        }
     }
 }

@@ -132,14 +132,16 @@ impl OpDef for Split {
                 .collect();
         }
         let (axis, pieces) = self.pieces(cx)?;
-        let mut at = 0usize;
+        // Where a piece begins, as long as the lengths before it are known.
+        let mut at = Some(0usize);
         let mut facts = vec![];
         for piece in pieces {
             let mut dims = t.dims.clone();
             dims[axis] = piece;
             let all = cx.fact(0)?.ints.as_ref().filter(|_| t.rank() == 1);
-            let ints = all.zip(small(&dims)).and_then(|(v, n)| v.get(at..at + n).map(<[Expr]>::to_vec));
-            at += small(&dims).unwrap_or(0);
+            let end = at.zip(piece.known()).and_then(|(at, n)| at.checked_add(usize::try_from(n).ok()?));
+            let ints = all.zip(at.zip(end)).and_then(|(v, (at, end))| v.get(at..end).map(<[Expr]>::to_vec));
+            at = end;
             facts.extend(moved(t.dtype, dims, ints));
         }
         Ok(facts)
@@ -234,8 +236,10 @@ impl OpDef for Slice {
     fn infer(&self, cx: &Ctx) -> Result<Vec<Fact>, Fault> {
         if (1..5).any(|i| depends_on_data(cx, i)) {
             let rank = cx.dims(0)?.len();
-            let first = || (0..cx.dims(1).map_or(0, |d| d.first().and_then(|d| d.known()).unwrap_or(0))).collect();
-            let axes = if cx.has(3) { cx.known_ints(3) } else { Ok(first()) }.unwrap_or((0..rank as i64).collect());
+            // Without axes, as many as there are starts; where only a run tells how many, all may be cut.
+            let count = |i: usize| cx.dims(i).ok()?.first()?.known();
+            let first = || Ok((0..count(1).or(count(2)).or(count(4)).unwrap_or(rank as i64)).collect());
+            let axes = if cx.has(3) { cx.known_ints(3) } else { first() }.unwrap_or((0..rank as i64).collect());
             return any_at(cx, "Slice", &axes.into_iter().map(|a| normal_axis(a, rank)).collect::<Result<Vec<_>, _>>()?);
         }
         let cuts = cuts(cx)?;
