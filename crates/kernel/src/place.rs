@@ -288,7 +288,7 @@ fn wish(work: &Work, task: &Task) -> Option<Wish> {
         // The largest index is at the last value of every axis (their coefficients are positive), less the last element.
         let last: Vec<Expr> = extents.iter().map(|&x| x - 1).collect();
         let high = without_division(e.subst(&last) - (d - 1)).range(&Ranges::default()).hi;
-        let rising = (0..extents.len() as u32).all(|v| e.affine_in(v).is_some_and(|(k, _)| k >= 0));
+        let rising = (0..extents.len() as u32).all(|v| rises(e, v));
         if !rising || low < -64 || high > 64 {
             return None;
         }
@@ -298,6 +298,20 @@ fn wish(work: &Work, task: &Task) -> Option<Wish> {
     let few = ty.rank() >= 2 && ty.dims[1].known().is_some_and(|d| d <= FEW_CHANNELS);
     let channels_last = convolution && (ty.dtype.bytes() == 1 || !few);
     Some(Wish { tensor, halo, fill: *fill, channels_last })
+}
+
+/// Does it never fall where a variable rises? So it is with one that counts, and with the group of a channel.
+fn rises(e: Expr, v: u32) -> bool {
+    if let Some((step, _)) = e.affine_in(v) {
+        return step >= 0;
+    }
+    let (terms, _) = e.linear();
+    terms.into_iter().all(|(term, times)| match term.node() {
+        _ if !term.uses_var(v) => true,
+        Node::Var(_) => times >= 0,
+        Node::Div(x, d) => times >= 0 && d.known().is_some_and(|d| d > 0) && rises(*x, v),
+        _ => false,
+    })
 }
 
 /// An upper bound without `d * (x div d)`, which is at most `x`.

@@ -286,7 +286,16 @@ pub(crate) fn prepare(
             let (c, operands) = build::collapse::collapse(c, operands);
             (Compute(c), operands)
         }
-        Compute(c) => (Compute(build::contract::in_memory_order(c, &operands)), operands),
+        Compute(c) => {
+            if target.block_threads == 0
+                && let Some((c, operands)) = build::groups::apart(&c, &operands)
+                && let step = Compute(build::contract::in_memory_order(c, &operands))
+                && let plan @ (Plan::Brgemm(_) | Plan::Matrix(_)) = plan::choose(&step, &operands, target)
+            {
+                return (step, operands, plan);
+            }
+            (Compute(build::contract::in_memory_order(c, &operands)), operands)
+        }
         other => (other, operands),
     };
     let plan = plan::choose(&step, &operands, target);

@@ -26,7 +26,7 @@ use crate::target::{LINE, TargetDesc};
 use crate::zero_point::byte_read;
 use infc_ir::compute::{Compute, Reducer};
 use infc_ir::scalar::{Binary, Kind, Scalar};
-use infc_ir::{DType, Expr};
+use infc_ir::{DType, Expr, Tensor};
 
 /// A factor of the product: the scalar, and the one read in it.
 pub(crate) struct Factor {
@@ -108,6 +108,46 @@ pub(super) fn pack_index(b: &Factor, n: usize, c: &Compute, reduced: usize) -> O
     let index: Vec<Expr> = b.index.iter().map(|e| e.subst(&map)).collect();
     let free = (rank + reduced + 1) as u32;
     (!index.iter().any(|e| e.uses_var(free))).then_some(index)
+}
+
+/// The same for a factor that depends on other output axes too, as the weights of groups do: these axes with their extents, and the index with their values behind those of k.
+fn batch_index(b: &Factor, n: usize, c: &Compute, reduced: usize) -> Option<(Vec<(usize, usize)>, Vec<Expr>)> {
+    let rank = c.dims.len();
+    let axes = (0..rank).filter(|&a| a != n && b.index.iter().any(|e| e.uses_var(a as u32)));
+    let axes = axes.map(|a| Some((a, usize::try_from(c.dims[a].known()?).ok()?))).collect::<Option<Vec<_>>>()?;
+    let place = |a: usize| axes.iter().position(|x| x.0 == a);
+    let map: Vec<Expr> = (0..rank + reduced)
+        .map(|a| match a {
+            _ if a == n => Expr::var(0),
+            _ if a >= rank => Expr::var(1 + a - rank),
+            _ => place(a).map_or(Expr::int(0), |k| Expr::var(1 + reduced + k)),
+        })
+        .collect();
+    let index = b.index.iter().map(|e| e.subst(&map)).collect();
+    Some((axes, index))
+}
+
+/// The panels of a constant factor, those of each element of its batch behind one another.
+fn packed_panels(t: &Tensor, (batch, index): (&[(usize, usize)], &[Expr]), n: usize, k: &[usize], nr: usize) -> Option<Tensor> {
+    let count: usize = batch.iter().map(|b| b.1).product();
+    let mut all: Vec<u8> = vec![];
+    let mut dims = vec![];
+    for number in 0..count {
+        let mut rest = number;
+        let mut values: Vec<Expr> = vec![];
+        for &(_, size) in batch.iter().rev() {
+            values.push(Expr::from(rest % size));
+            rest /= size;
+        }
+        values.reverse();
+        let map: Vec<Expr> = (0..=k.len()).map(Expr::var).chain(values).collect();
+        let index: Vec<Expr> = index.iter().map(|e| e.subst(&map)).collect();
+        let panels = pack::panels(t, &index, n, k, nr)?;
+        all.extend_from_slice(panels.bytes());
+        dims = panels.dims;
+    }
+    *dims.first_mut()? *= count;
+    Some(Tensor::from_bytes(t.dtype, dims, all))
 }
 
 /// Builds the nest.
@@ -279,10 +319,10 @@ fn vector_source(cx: &mut Cx, c: &Compute, p: &Brgemm, b: &Factor, table: Option
             if let Some(table) = table {
                 return Source::Narrow(table);
             }
-            let index = pack_index(b, p.n, c, r.axes.len()).expect("checked by the plan");
+            let (batch, index) = batch_index(b, p.n, c, r.axes.len()).expect("checked by the plan");
             let tensor = cx.operand(b.source).constant.clone().expect("checked by the plan");
             let n = c.dims[p.n].known().expect("checked by the plan") as usize;
-            let packed = pack::panels(&tensor, &index, n, &depth, p.nr).expect("a constant read in bounds");
+            let packed = packed_panels(&tensor, (&batch, &index), n, &depth, p.nr).expect("a constant read in bounds");
             let group = rows::named(p.row).expect("a plan names a row of the table").depth;
             cx.pack(b.source, if group == 1 { packed } else { pack::grouped(&packed, group) });
             Source::Packed(b.source)
@@ -355,6 +395,15 @@ pub(super) fn touched(c: &Compute, m: &[usize], n: usize, cx: &Cx) -> Vec<(u32, 
 }
 
 impl Tile<'_> {
+    /// The number of the panel of packed columns, and of the first and the last one of this element of the batch.
+    fn panel(&self) -> [Expr; 3] {
+        let count = self.columns.div_ceil(Expr::from(self.p.nr));
+        let batch = batch_index(self.b, self.p.n, self.c, self.k_axes().len()).map_or(vec![], |b| b.0);
+        let element = batch.iter().fold(Expr::int(0), |flat, &(axis, size)| flat * size as i64 + self.axes[axis]);
+        let first = element * count;
+        [first + self.n0.div(Expr::from(self.p.nr)), first, first + count - 1]
+    }
+
     fn k_axes(&self) -> &[Expr] {
         &self.c.reduction.as_ref().expect("a contraction reduces").axes
     }
@@ -523,7 +572,7 @@ impl Tile<'_> {
         if steps == 0 || depth * nr * bytes <= cx.target.l1_bytes as i64 * 2 / 3 {
             return vec![];
         }
-        let number = self.n0.div(Expr::from(self.p.nr));
+        let [number, ..] = self.panel();
         let lines = (nr * bytes + LINE - 1) / LINE;
         (0..lines).map(|line| self.fetch(source, group, number, (flat + steps) * nr + line * LINE / bytes)).collect()
     }
@@ -539,9 +588,8 @@ impl Tile<'_> {
             return None;
         }
         let tile = self.m_tile.min(Expr::int(nr / step - 1).max(Expr::int(0)));
-        let columns = Expr::from(self.p.nr);
-        let last = self.columns.div_ceil(columns) - 1;
-        let number = (self.n0.div(columns) + 1).min(last);
+        let [number, _, last] = self.panel();
+        let number = (number + 1).min(last);
         Some(self.fetch(source, group, number, tile * (depth * step) + flat * step))
     }
 
@@ -592,7 +640,7 @@ impl Tile<'_> {
                 if let Some(last) = along.last_mut().filter(|_| group != self.members) {
                     (*last, one) = (last.div(members), last.rem(members));
                 }
-                let tile = self.n0.div(Expr::from(self.p.nr));
+                let [tile, ..] = self.panel();
                 let mut at: Vec<Expr> = [tile].into_iter().chain(along).chain([v]).collect();
                 at.extend((self.members > 1).then_some(one));
                 Scalar::read_at(self.b.read.dtype(), source, &at)

@@ -13,6 +13,7 @@ pub mod contract;
 pub mod decode;
 pub mod dots;
 pub mod elementwise;
+pub mod groups;
 pub mod matrix;
 pub mod network;
 mod online;

@@ -2,7 +2,7 @@
 
 use super::copied::{self, Lines};
 use super::taps::{Tap, share, taps};
-use super::{Factor, LONG, factors, pack_index};
+use super::{Factor, LONG, batch_index, factors, pack_index};
 use crate::build::{Operand, stored};
 use crate::plan::{Brgemm, Panels, guess};
 use crate::rows::{self, Row, Sums};
@@ -109,12 +109,15 @@ impl Frame {
         let lanes = target.lanes(bytes).max(1);
         let panels = |vector: usize, n: usize| {
             let b = &f[vector];
-            if constant(vector) && depth.is_some() && c.dims[n].known().is_some() && pack_index(b, n, c, r.axes.len()).is_some() {
+            let known = constant(vector) && depth.is_some() && c.dims[n].known().is_some();
+            if known && pack_index(b, n, c, r.axes.len()).is_some() {
                 return Some(Panels::Packed);
             }
             let index: Vec<Scalar> = b.index.iter().map(|&e| Scalar::index(e)).collect();
             match operands[b.source].offset(&index)?.affine_in(n as u32)? {
                 (1, _) => Some(Panels::InPlace),
+                // Weights of groups.
+                _ if known && batch_index(b, n, c, r.axes.len()).is_some() => Some(Panels::Packed),
                 _ if depth.is_some_and(|d| d * (8 * lanes * bytes) as i64 <= MOST_COPIED) => Some(Panels::Scratch),
                 _ => None,
             }
