@@ -9,6 +9,7 @@ use infc::{Options, compile, target};
 use infc_ir::interp::Item;
 use infc_ir::{Expr, Graph, Tensor};
 use infc_kernel::loops::Space;
+use infc_kernel::plan::Plan;
 use infc_kernel::target::TargetDesc;
 use tool::kit::*;
 
@@ -98,4 +99,43 @@ fn what_a_product_wrote_row_by_row_stays_channels_last() {
     let rows = strides(&blocks(24), native(0));
     let inner: Vec<_> = rows.iter().filter(|s| !s[1].is(1) && s[2].is(10)).collect();
     assert!(inner.is_empty(), "{inner:?}");
+}
+
+/// Convolutions in groups, with padding and without, in one direction and in two: a product for each group where groups are wide enough, and always the same numbers.
+#[test]
+fn groups_of_channels_are_products() {
+    // Channels, channels of the result, groups, window, and whether groups are products.
+    for (cin, cout, groups, window, products) in
+        [(32, 32, 2, 3, true), (48, 96, 4, 1, true), (24, 24, 3, 3, true), (64, 64, 16, 3, false), (40, 20, 4, 3, false)]
+    {
+        for flat in [false, true] {
+            let space = if flat { vec![23usize] } else { vec![9, 11] };
+            let sizes = vec![window; space.len()];
+            let dims = |first: [usize; 2], rest: &[usize]| first.iter().chain(rest).copied().collect::<Vec<usize>>();
+            let held =
+                vec![constant("w", &numbers(&dims([cout, cin / groups], &sizes), 7)), constant("bias", &numbers(&[cout], 9))];
+            let pads = vec![window as i64 / 2; 2 * space.len()];
+            let nodes = vec![
+                node("c = Conv(x, w, bias)", [int("group", groups as i64), ints("pads", &pads)]),
+                node("r = Relu(c)", []),
+                node("y = Add(r, c)", []),
+            ];
+            let text = space.iter().map(|d| d.to_string()).collect::<Vec<_>>().join(", ");
+            let (from, to) = (format!("x f32[2, {cin}, {text}]"), format!("y f32[2, {cout}, {text}]"));
+            let g = import(&model(18, graph(&[&from], nodes, &[&to], held))).expect("a good model");
+            let x = numbers(&dims([2, cin], &space), 3);
+            let want = run(&g, Backend::Interp, native(4096), &x);
+            for name in ["native", "x86-64-v3", "x86-64-v2"] {
+                let machine = target::find(name).expect("known");
+                let lowered = compile::lower(g.clone(), &Options::for_target(machine.clone())).unwrap_or_else(|e| panic!("{e}"));
+                // With rows: positions by channels of a group, or the other way round.
+                let product = |p: &Plan| matches!(p, Plan::Brgemm(p) if !p.m.is_empty());
+                let planned = lowered.plans.iter().flatten().any(product);
+                assert_eq!(planned, products, "{cin} to {cout} in {groups} groups on {name}");
+                for backend in [Backend::Loops, Backend::Llvm] {
+                    close(&run(&g, backend, machine.clone(), &x), &want);
+                }
+            }
+        }
+    }
 }

@@ -4,10 +4,10 @@
 //! of few channels stay as they are: they would fill no vector.
 
 use super::Operand;
+use infc_ir::Expr;
 use infc_ir::compute::{Compute, Reduction};
 use infc_ir::expr::Node;
 use infc_ir::scalar::{Kind, Scalar};
-use infc_ir::Expr;
 
 /// Least channels of a group: half a vector of 64 bytes.
 const LEAST: i64 = 8;

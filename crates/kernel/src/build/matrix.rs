@@ -196,7 +196,8 @@ pub fn plan(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDesc) 
 
 /// The plan in tiles, if there is one, and its cycles.
 pub fn fitting(c: &Compute, operands: &[Operand], p: &Brgemm, target: &TargetDesc) -> Option<(Matrix, f64)> {
-    let alone = |f: &[Factor; 2]| pack_index(&f[1 - p.broadcast], p.n, c, c.reduction.as_ref().map_or(0, |r| r.axes.len())).is_some();
+    let alone =
+        |f: &[Factor; 2]| pack_index(&f[1 - p.broadcast], p.n, c, c.reduction.as_ref().map_or(0, |r| r.axes.len())).is_some();
     if !target.tiles() || p.panels != Panels::Packed || !factors(c).is_some_and(|f| alone(&f)) {
         return None;
     }
