@@ -1,7 +1,7 @@
 """Makes decoders with weights of 4 bits as the model builder of onnxruntime-genai writes them, with seeded random weights: `narrow.py OUT_DIR`.
 
 Four layers of the sizes of a Llama of a billion parameters: grouped-query attention with rotary embedding over a cache, MatMulNBits in blocks of 32 whose accuracy
-level (4) lets data be rounded to 8 bits. `llama_int4_step` makes one token after 256 others, `llama_int4_prompt` reads 128 tokens.
+level (4) lets data be rounded to 8 bits. `llama_int4_step` makes one token after 256 others, `llama_int4_prompt` reads 128 tokens after 64.
 
 Needs: numpy onnx
 """
@@ -86,7 +86,7 @@ def make(path, tokens, before):
 def main(out):
     out.mkdir(parents=True, exist_ok=True)
     make(out / "llama_int4_step.onnx", 1, 256)
-    make(out / "llama_int4_prompt.onnx", 128, 0)
+    make(out / "llama_int4_prompt.onnx", 128, 64)
 
 
 if __name__ == "__main__":

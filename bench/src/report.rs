@@ -13,9 +13,16 @@ pub struct Engine {
     pub first: Duration,
     /// Steady runs, sorted.
     pub times: Vec<Duration>,
+    /// Its outputs are not those of infc and ONNX Runtime.
+    pub wrong: bool,
 }
 
 impl Engine {
+    /// The median as text, if it is one of the right outputs.
+    fn cell(&self) -> String {
+        if self.wrong { "wrong".to_owned() } else { short(self.median()) }
+    }
+
     /// The median of the steady runs.
     pub fn median(&self) -> Duration {
         self.times[self.times.len() / 2]
@@ -63,7 +70,7 @@ impl Short {
 impl Row {
     /// infc's median by the best peer's.
     fn ratio(&self) -> f64 {
-        let best = self.engines[1..].iter().map(Engine::median).min().unwrap_or_default();
+        let best = self.engines[1..].iter().filter(|e| !e.wrong).map(Engine::median).min().unwrap_or_default();
         self.engines[0].median().as_secs_f64() / best.as_secs_f64()
     }
 }
@@ -88,7 +95,7 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{:20} {:.2} of the best peer:", self.name, self.ratio())?;
         for e in &self.engines {
-            write!(f, "  {} {} ms", e.name, short(e.median()))?;
+            write!(f, "  {} {} ms", e.name, e.cell())?;
         }
         let (compile, difference) = (self.compile.as_secs_f64(), self.difference);
         write!(f, "  (compiled in {compile:.1} s, difference {difference:.1e}")?;
@@ -107,7 +114,7 @@ pub fn json(rows: &[Row], threads: usize) -> serde_json::Value {
     let engine = |e: &Engine| {
         serde_json::json!({
             "name": e.name, "load_ms": ms(e.load), "first_ms": ms(e.first), "min_ms": ms(e.times[0]), "median_ms": ms(e.median()),
-            "p99_ms": ms(e.times[(e.times.len() - 1) * 99 / 100]), "runs": e.times.len(),
+            "p99_ms": ms(e.times[(e.times.len() - 1) * 99 / 100]), "runs": e.times.len(), "wrong": e.wrong,
         })
     };
     let row = |r: &Row| {
@@ -135,13 +142,14 @@ pub fn page(rows: &[Row], threads: usize) -> String {
     let mut side = head(&[&["model"], &names[..], &["infc / best peer"]].concat());
     let mut load = head(&[&["model"], &names[..]].concat());
     for r in rows {
-        let medians: Vec<_> = r.engines.iter().map(|e| short(e.median())).collect();
+        let medians: Vec<_> = r.engines.iter().map(Engine::cell).collect();
         speed += &format!("| {} | {} | {:.2} |\n", r.name, medians.join(" | "), r.ratio());
         let loads: Vec<_> = r.engines.iter().map(|e| short(e.load + e.first)).collect();
         load += &format!("| {} | {} |\n", r.name, loads.join(" | "));
         if let Some((ours, peers)) = r.sessions.split_first() {
-            let rates: Vec<_> = r.sessions.iter().map(|s| rate(s.1)).collect();
-            let best = peers.iter().map(|p| p.1).fold(f64::MIN, f64::max);
+            let wrong = |name: &str| r.engines.iter().any(|e| e.name == name && e.wrong);
+            let rates: Vec<_> = r.sessions.iter().map(|s| if wrong(s.0) { "wrong".to_owned() } else { rate(s.1) }).collect();
+            let best = peers.iter().filter(|p| !wrong(p.0)).map(|p| p.1).fold(f64::MIN, f64::max);
             side += &format!("| {} | {} | {:.2} |\n", r.name, rates.join(" | "), ours.1 / best);
         }
         let cold = r.cold.map_or("-".to_owned(), short);
@@ -169,7 +177,7 @@ pub fn page(rows: &[Row], threads: usize) -> String {
     format!(
         "# Performance\n\nMade by `./x bench` on {}; do not edit. Machine: {}. {threads} thread{s} on pinned cores, batch 1 (or as the name says), f32, random\n\
          inputs; the engines take turns in one process, through their C interfaces, and agree on the outputs (checked\n\
-         before timing; int8: 30 dB to ONNX Runtime, 10 dB to OpenVINO).\n\
+         before timing; int8: 30 dB to ONNX Runtime, 10 dB to OpenVINO; \"wrong\": another result than infc's and ONNX Runtime's).\n\
          Peers: ONNX Runtime {} (all graph optimisations), OpenVINO {} (latency hint, f32).\n\n\
          ## Steady runs: median, ms\n\n{speed}\n## From the file to the first output, in a warm process, ms\n\n\
          infc loads an artifact; the peers load and optimise the ONNX file.\n\n{load}\n{bf16}{side}## Artifacts\n\n\

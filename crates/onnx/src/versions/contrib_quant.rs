@@ -144,7 +144,7 @@ fn scaled(r: &Raise, (depth, columns): (usize, usize), block: usize, bits: usize
 
 /// The same as steps.
 fn unscaled(r: &mut Raise, (depth, columns): (usize, usize), block: usize, packed: DType) -> Result<Value, Fault> {
-    let (dtype, bits, blocks) = (r.tensor(0)?.dtype, i64::from(packed.bits() as u32), depth.div_ceil(block));
+    let (dtype, bits, blocks) = (r.tensor(0)?.dtype, i64::from(packed.bits()), depth.div_ceil(block));
     let weights = unpacked(r, 1, packed, &[columns, blocks, block])?;
     let mut weights = cast(r, weights, dtype)?;
     let by_block = [columns as i64, blocks as i64];
