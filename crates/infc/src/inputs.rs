@@ -1,4 +1,4 @@
-//! Inputs for a run: from files, seeded random numbers, or zeros.
+//! Inputs for a run: from files, seeded random numbers, zeros, or ones (as masks want them).
 
 use crate::cases;
 use crate::npy;
@@ -18,16 +18,19 @@ pub enum Source {
     Random(u64),
     /// Zeros.
     Zeros,
+    /// Ones: true where they are conditions.
+    Ones,
 }
 
 impl Source {
-    /// `random:SEED`, `random`, `zeros`, or else a file.
+    /// `random:SEED`, `random`, `zeros`, `ones`, or else a file.
     pub fn parse(text: &str) -> Result<Source, String> {
         match text.split_once(':') {
             Some(("random", seed)) => Ok(Source::Random(seed.parse().map_err(|_| format!("'{seed}' is no seed"))?)),
             _ if text == "random" => Ok(Source::Random(0)),
             _ if text == "zeros" => Ok(Source::Zeros),
-            _ if text.is_empty() => Err("a file, random:SEED or zeros is needed".to_owned()),
+            _ if text == "ones" => Ok(Source::Ones),
+            _ if text.is_empty() => Err("a file, random:SEED, zeros or ones is needed".to_owned()),
             _ => Ok(Source::File(text.into())),
         }
     }
@@ -36,13 +39,13 @@ impl Source {
 /// The value of an input named `name` of type `ty`; `dims` has the values of symbols for made-up data.
 pub fn make(source: &Source, name: &str, ty: &Type, dims: &BTreeMap<String, i64>) -> Result<Item, Problems> {
     let problem = |f: Fault, help: &str| Problems::one(format!("input '{name}'"), f.0, help);
-    match source {
-        Source::File(path) => read_file(path, ty),
-        Source::Random(seed) => made(ty, dims, |t, sizes| random(t.dtype, sizes, *seed ^ hash(name)))
-            .map_err(|f| problem(f, "give it a file: --input NAME=FILE.npy or FILE.pb")),
-        Source::Zeros => made(ty, dims, |t, sizes| Ok(Tensor::zeros(t.dtype, sizes)))
-            .map_err(|f| problem(f, "give it a file: --input NAME=FILE.npy or FILE.pb")),
-    }
+    let value = match source {
+        Source::File(path) => return read_file(path, ty),
+        Source::Random(seed) => made(ty, dims, |t, sizes| random(t.dtype, sizes, *seed ^ hash(name))),
+        Source::Zeros => made(ty, dims, |t, sizes| Ok(Tensor::zeros(t.dtype, sizes))),
+        Source::Ones => made(ty, dims, |t, sizes| ones(t.dtype, sizes)),
+    };
+    value.map_err(|f| problem(f, "give it a file: --input NAME=FILE.npy or FILE.pb"))
 }
 
 /// Reads a `.npy` or `.pb` file.
@@ -55,7 +58,11 @@ pub fn read_file(path: &Path, ty: &Type) -> Result<Item, Problems> {
             Ok(Item::Tensor(tensor))
         }
         Some("pb") => cases::read_pb(path, ty),
-        _ => Err(Problems::one(path.display().to_string(), "is neither .npy nor .pb", "give one of these, random:SEED or zeros")),
+        _ => Err(Problems::one(
+            path.display().to_string(),
+            "is neither .npy nor .pb",
+            "give one of these, random:SEED, zeros or ones",
+        )),
     }
 }
 
@@ -101,6 +108,16 @@ fn random(dtype: DType, dims: Vec<usize>, seed: u64) -> Result<Tensor, Fault> {
     Ok(Tensor::from_values(dtype, dims, (0..count).map(value)))
 }
 
+fn ones(dtype: DType, dims: Vec<usize>) -> Result<Tensor, Fault> {
+    let one = match dtype.class() {
+        Class::Complex | Class::Text => return Err(fault!("ones of {dtype} cannot be made up")),
+        Class::Float => infc_ir::eval::cast(DType::F64, dtype, 1f64.to_bits()),
+        Class::Signed | Class::Unsigned | Class::Bool => 1,
+    };
+    let count: usize = dims.iter().product();
+    Ok(Tensor::from_values(dtype, dims, std::iter::repeat_n(one, count)))
+}
+
 /// SplitMix64.
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -123,9 +140,21 @@ mod tests {
     fn sources_parse() {
         assert_eq!(Source::parse("random:7"), Ok(Source::Random(7)));
         assert_eq!(Source::parse("zeros"), Ok(Source::Zeros));
+        assert_eq!(Source::parse("ones"), Ok(Source::Ones));
         assert_eq!(Source::parse("a/b.npy"), Ok(Source::File("a/b.npy".into())));
         assert!(Source::parse("random:x").is_err());
         assert!(Source::parse("").is_err());
+    }
+
+    #[test]
+    fn ones_are_one_in_every_dtype() {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64, DType::I64, DType::U8, DType::I4, DType::Bool] {
+            let made = make(&Source::Ones, "x", &Type::tensor(dtype, [Expr::int(3)]), &BTreeMap::new()).unwrap();
+            let t = made.as_tensor().expect("a tensor");
+            let number = |i: usize| if dtype.is_float() { t.float(i) } else { t.value(i) as f64 };
+            assert!((0..3).all(|i| number(i) == 1.0), "{dtype}");
+        }
+        assert!(make(&Source::Ones, "x", &Type::tensor(DType::String, [Expr::int(3)]), &BTreeMap::new()).is_err());
     }
 
     #[test]

@@ -296,7 +296,9 @@ fn wish(work: &Work, task: &Task) -> Option<Wish> {
     }
     let (ty, convolution) = (&work.tensor(tensor).ty, is_convolution(work, task));
     let few = ty.rank() >= 2 && ty.dims[1].known().is_some_and(|d| d <= FEW_CHANNELS);
-    let channels_last = convolution && (ty.dtype.bytes() == 1 || !few);
+    // Behind a transpose the channels may be its last dim already.
+    let channels = index.iter().position(|e| e.uses_var(1) || e.uses_var(c.dims.len() as u32));
+    let channels_last = convolution && channels == Some(1) && (ty.dtype.bytes() == 1 || !few);
     Some(Wish { tensor, halo, fill: *fill, channels_last })
 }
 

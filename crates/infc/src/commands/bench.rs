@@ -18,7 +18,7 @@ pub struct Args {
     /// Threads that work; 0 is one for each CPU [default: what the artifact was compiled for, or 1]
     #[arg(long, value_name = "N", value_parser = super::compile::threads())]
     threads: Option<u32>,
-    /// The value of an input: a .npy file, a .pb file (TensorProto), random:SEED or zeros. Inputs that are not given are random:0.
+    /// The value of an input: a .npy file, a .pb file (TensorProto), random:SEED, zeros or ones. Inputs that are not given are random:0.
     #[arg(short, long = "input", value_name = "NAME=VALUE")]
     inputs: Vec<String>,
     /// How long to run.

@@ -18,7 +18,7 @@ use std::time::Instant;
 pub struct Args {
     /// An artifact (.infc), or an ONNX file that is compiled first.
     model: PathBuf,
-    /// The value of an input: a .npy file, a .pb file (TensorProto), random:SEED or zeros. Inputs that are not given are random:0.
+    /// The value of an input: a .npy file, a .pb file (TensorProto), random:SEED, zeros or ones. Inputs that are not given are random:0.
     #[arg(short, long = "input", value_name = "NAME=VALUE", value_parser = input)]
     inputs: Vec<(String, Source)>,
     /// Store the outputs here, each as NAME.npy (.pb where NumPy has no such dtype).
@@ -37,7 +37,7 @@ pub struct Args {
 /// `NAME=VALUE`.
 pub fn input(text: &str) -> std::result::Result<(String, Source), String> {
     // Names may hold '=' and paths too: the last one that leaves a valid source wins, which for paths without '=' is the only one.
-    let (name, source) = text.rsplit_once('=').ok_or("write NAME=FILE.npy, NAME=random:SEED or NAME=zeros")?;
+    let (name, source) = text.rsplit_once('=').ok_or("write NAME=FILE.npy, NAME=random:SEED, NAME=zeros or NAME=ones")?;
     Ok((name.to_owned(), Source::parse(source)?))
 }
 

@@ -88,6 +88,10 @@ pub fn matmul_nbits(r: &mut Raise) -> Result<(), Fault> {
     }
     let (a, dtype) = (r.input(0)?, r.tensor(0)?.dtype);
     let blocks = depth.div_ceil(block);
+    let all = [columns, blocks, block, bits as usize].into_iter().try_fold(1usize, usize::checked_mul);
+    if all.is_none_or(|n| n > isize::MAX as usize) {
+        return Err(fault!("attributes K ({depth}), N ({columns}) and block_size ({block}) make more weights than memory holds"));
+    }
     // How exact a runtime has to be: from 4 on, data may have 8 bits, with a scale for each block. Floats are exact enough for all the others.
     let in_bytes = accuracy >= 4 && depth == blocks * block && dtype == DType::F32 && r.optional(4).is_none();
     let a = if in_bytes { rounded_rows(r, a, blocks, block)? } else { a };
