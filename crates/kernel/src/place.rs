@@ -178,19 +178,32 @@ fn renamed_channels_last(index: &[Scalar], order: &[usize], dims: &[Expr]) -> bo
     if rank < 4 || index.len() != rank || few {
         return false;
     }
-    // The result's axis that each axis of the source follows; axes of one element follow none.
-    let follows: Option<Vec<Option<usize>>> = index
-        .iter()
-        .map(|i| match i.as_index()?.node() {
-            Node::Var(v) if (*v as usize) < rank => Some(Some(*v as usize)),
-            Node::Const(_) => Some(None),
-            _ => None,
-        })
-        .collect();
+    // The result's axis that each axis of the source follows, in steps or as a picture that is resized; axes of one element follow none.
+    let follows: Option<Vec<Option<usize>>> = index.iter().map(|&i| followed_axis(i, rank)).collect();
     let Some(follows) = follows else { return false };
     let lies: Vec<usize> = order.iter().filter_map(|&j| follows[j]).collect();
     let wanted: Vec<usize> = channels_last(rank).into_iter().filter(|&a| !dims[a].is(1)).collect();
     lies == wanted && !lies.is_sorted()
+}
+
+/// The only axis of a result of so many that an index depends on, if it depends on one; `None` if it depends on several, or on what is summed up.
+fn followed_axis(index: Scalar, rank: usize) -> Option<Option<usize>> {
+    let mut axes = HashSet::new();
+    index.visit(&mut |n| {
+        if let Some(e) = n.as_index() {
+            e.leaves(&mut |leaf| {
+                if let Node::Var(v) = leaf.node() {
+                    axes.insert(*v as usize);
+                }
+            });
+        }
+    });
+    let mut axes = axes.into_iter();
+    match (axes.next(), axes.next()) {
+        (None, _) => Some(None),
+        (Some(a), None) if a < rank => Some(Some(a)),
+        _ => None,
+    }
 }
 
 /// A guarded read of a contraction that a border can replace: which tensor, the border, its value.
