@@ -6,6 +6,7 @@
 //! Knows no operator: it looks at computes only. Class: sums reassociated.
 
 use crate::build::byte_blocks;
+use crate::byte_groups::index_of;
 use crate::fuse::{Facts, is_contraction};
 use crate::target::TargetDesc;
 use crate::work::{Arg, Id, Item, Memory, Task, Work};
@@ -177,13 +178,6 @@ struct Rows {
     block: i64,
 }
 
-fn index_of(read: Scalar) -> Option<Vec<Expr>> {
-    match read.kind() {
-        Kind::Read { index, guard: None, .. } => index.iter().map(|i| i.as_index()).collect(),
-        _ => None,
-    }
-}
-
 /// What the tensor was made of, if that is signed bytes and scales of blocks along a last axis of theirs, which lie behind each other in the tensor's.
 fn rows_of(work: &Work, facts: &Facts, data: Id, made: &HashMap<Id, Task>) -> Option<Rows> {
     let Memory::Alias { of, offset } = work.tensor(data).memory else { return None };
@@ -198,7 +192,9 @@ fn rows_of(work: &Work, facts: &Facts, data: Id, made: &HashMap<Id, Task>) -> Op
     let value = c.simplify().value;
     let Kind::Binary(Binary::Mul, a, b) = value.kind() else { return None };
     let part = |task: &Task, s: Scalar| match s.kind() {
-        Kind::Read { source, .. } => Some(Part { source: task.sources[*source as usize], dtype: s.dtype(), index: index_of(s)? }),
+        Kind::Read { source, guard: None, .. } => {
+            Some(Part { source: task.sources[*source as usize], dtype: s.dtype(), index: index_of(s)? })
+        }
         _ => None,
     };
     // A factor that is a cast of signed bytes, in this step or in one of its own.

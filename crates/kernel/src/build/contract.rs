@@ -95,26 +95,15 @@ const PAGE: i64 = 4096;
 
 /// The index of a constant factor in terms of n (variable 0) and k (variables 1..), if it depends on nothing else.
 pub(super) fn pack_index(b: &Factor, n: usize, c: &Compute, reduced: usize) -> Option<Vec<Expr>> {
-    let rank = c.dims.len();
-    let outside = Expr::var(rank + reduced + 1);
-    let map: Vec<Expr> = (0..rank + reduced)
-        .map(|a| match a {
-            _ if a == n => Expr::var(0),
-            _ if a >= rank => Expr::var(1 + a - rank),
-            _ if c.dims[a].is(1) => Expr::int(0),
-            _ => outside,
-        })
-        .collect();
-    let index: Vec<Expr> = b.index.iter().map(|e| e.subst(&map)).collect();
-    let free = (rank + reduced + 1) as u32;
-    (!index.iter().any(|e| e.uses_var(free))).then_some(index)
+    batch_index(b, n, c, reduced).filter(|(batch, _)| batch.is_empty()).map(|(_, index)| index)
 }
 
 /// The same for a factor that depends on other output axes too, as the weights of groups do: these axes with their extents, and the index with their values behind those of k.
 fn batch_index(b: &Factor, n: usize, c: &Compute, reduced: usize) -> Option<(Vec<(usize, usize)>, Vec<Expr>)> {
     let rank = c.dims.len();
-    let axes = (0..rank).filter(|&a| a != n && b.index.iter().any(|e| e.uses_var(a as u32)));
-    let axes = axes.map(|a| Some((a, usize::try_from(c.dims[a].known()?).ok()?))).collect::<Option<Vec<_>>>()?;
+    let axes = (0..rank).filter(|&a| a != n && !c.dims[a].is(1) && b.index.iter().any(|e| e.uses_var(a as u32)));
+    let axes =
+        axes.map(|a| Some((a, usize::try_from(c.dims[a].known()?).ok().filter(|&n| n > 0)?))).collect::<Option<Vec<_>>>()?;
     let place = |a: usize| axes.iter().position(|x| x.0 == a);
     let map: Vec<Expr> = (0..rank + reduced)
         .map(|a| match a {
