@@ -120,14 +120,17 @@ pub struct Filter {
     pub cond: Scalar,
 }
 
-/// A greedy choice along the last axis: candidates `0..n` in order, each taken if `cond` holds, fewer than `most` are taken, and it
-/// clashes with none taken before. `out[.., 0]` is how many, `out[.., 1..]` which (`i64`); what follows is undefined.
+/// A greedy choice along the last axis: of the candidates `0..n`, those for which `cond` holds in falling order of `key` (NaN first, equal
+/// ones by their number), each taken if fewer than `most` are taken and it clashes with none taken before. `out[.., 0]` is how many,
+/// `out[.., 1..]` which (`i64`); what follows is undefined.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Choice {
     /// Output dims; the last one is the number of candidates plus 1.
     pub dims: Vec<Expr>,
     /// The most that are taken, `i64`, over all axes but the last.
     pub most: Scalar,
+    /// What orders the candidates, `f32`, over all axes.
+    pub key: Scalar,
     /// May the candidate (the last axis variable) be taken?
     pub cond: Scalar,
     /// Does the candidate clash with the earlier one that variable `dims.len()` numbers?
@@ -180,7 +183,7 @@ impl Step {
             Step::Prefix(p) => vec![p.init, p.body],
             Step::Sort(s) => vec![s.key],
             Step::Filter(f) => vec![f.cond],
-            Step::Choice(c) => vec![c.most, c.cond, c.clash],
+            Step::Choice(c) => vec![c.most, c.key, c.cond, c.clash],
         }
     }
     /// Rewrites every scalar in it.
@@ -200,7 +203,9 @@ impl Step {
             Step::Prefix(p) => Step::Prefix(Prefix { init: f(p.init), body: f(p.body), ..p.clone() }),
             Step::Sort(s) => Step::Sort(Sort { key: f(s.key), ..s.clone() }),
             Step::Filter(s) => Step::Filter(Filter { cond: f(s.cond), ..s.clone() }),
-            Step::Choice(c) => Step::Choice(Choice { most: f(c.most), cond: f(c.cond), clash: f(c.clash), dims: c.dims.clone() }),
+            Step::Choice(c) => {
+                Step::Choice(Choice { most: f(c.most), key: f(c.key), cond: f(c.cond), clash: f(c.clash), dims: c.dims.clone() })
+            }
         }
     }
     /// Rewrites source numbers.

@@ -303,9 +303,11 @@ pub fn step(s: &Step, sources: &[Option<TensorType>]) -> Result<(), Fault> {
         Step::Choice(c) => {
             let rank = c.dims.len();
             check("most", c.most, rank.saturating_sub(1), None)?;
+            check("key", c.key, rank, None)?;
             check("condition", c.cond, rank, None)?;
             check("clash", c.clash, rank + 1, None)?;
             same("most", c.most.dtype(), DType::I64)?;
+            same("key", c.key.dtype(), DType::F32)?;
             [c.cond, c.clash].iter().try_for_each(|s| same("condition", s.dtype(), DType::Bool))
         }
     }

@@ -8,12 +8,12 @@ use crate::build::network::Network;
 use crate::build::stored::Stored;
 use crate::build::tile::MMA;
 use crate::build::updates::Updates;
-use crate::build::{Operand, byte_blocks, contract, dots, elementwise, matrix, network, sparse, tile, updates};
+use crate::build::{Operand, byte_blocks, contract, dots, elementwise, matrix, network, sort, sparse, tile, updates};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
 use infc_ir::DType;
 use infc_ir::Expr;
-use infc_ir::compute::{Compute, Reducer, Step};
+use infc_ir::compute::{Compute, Reducer, Sort, Step};
 use infc_ir::expr::Ranges;
 use infc_ir::scalar::{Kind, Scalar};
 use std::fmt;
@@ -50,13 +50,16 @@ pub enum Plan {
     /// A running reduction, one line after another.
     Prefix,
     /// A heap for each line.
-    Sort,
+    Sort {
+        /// Do the keys lie in it, beside the indices?
+        packed: bool,
+    },
     /// Lines in shared memory, each by a block of threads.
     Network(Network),
     /// Positions one after another.
     Filter,
-    /// Candidates one after another.
-    Choice,
+    /// So many candidates side by side, or one after another.
+    Choice(usize),
 }
 
 /// Sizes of a tiled contraction. Axes m are those of the first factor, n of the second; all other parallel axes are batch.
@@ -271,14 +274,16 @@ const TASK_WORK: i64 = 1 << 15;
 
 /// The plan of a step. `operands` are its sources and, last, its result.
 pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
+    let heap = |s: &Sort| Plan::Sort { packed: sort::packs(s) };
     match step {
         Step::Scatter(s) if target.block_threads > 0 => Plan::Updates(updates::plan(s, operands)),
         Step::Scatter(_) => Plan::Scatter,
         Step::Prefix(_) => Plan::Prefix,
-        Step::Sort(s) if target.block_threads > 0 => network::plan(s).map_or(Plan::Sort, Plan::Network),
-        Step::Sort(_) => Plan::Sort,
+        Step::Sort(s) if target.block_threads > 0 => network::plan(s).map_or(heap(s), Plan::Network),
+        Step::Sort(s) => heap(s),
         Step::Filter(_) => Plan::Filter,
-        Step::Choice(_) => Plan::Choice,
+        Step::Choice(_) if target.block_threads > 0 => Plan::Choice(1),
+        Step::Choice(_) => Plan::Choice(target.lanes(DType::I32.bytes())),
         Step::Compute(c) if target.block_threads > 0 => {
             if is_contraction(c)
                 && let Some(plan) = tile::plan(c, operands, target)
@@ -598,10 +603,10 @@ impl fmt::Display for Plan {
             Plan::Scatter => f.write_str("scatter"),
             Plan::Prefix => f.write_str("prefix"),
             Plan::Updates(u) => write!(f, "updates apart={:?} owners={}", u.apart, u.owners),
-            Plan::Sort => f.write_str("sort"),
+            Plan::Sort { packed } => write!(f, "sort packed={packed}"),
             Plan::Network(n) => write!(f, "network size={} kept={}", n.size, n.kept),
             Plan::Filter => f.write_str("filter"),
-            Plan::Choice => f.write_str("choice"),
+            Plan::Choice(lanes) => write!(f, "choice lanes={lanes}"),
         }
     }
 }

@@ -788,12 +788,21 @@ proptest! {
     }
 
     #[test]
-    fn sorting(a in 1usize..4, n in 0usize..20, b in 1usize..4, k in 0usize..20, descending in any::<bool>(), slices in any::<bool>(), seed: u64) {
+    fn sorting(a in 1usize..4, n in 0usize..20, b in 1usize..4, k in 0usize..20, descending in any::<bool>(), slices in any::<bool>(), keys in 0..5, seed: u64) {
         let x = small(&[a, n, b], seed);
         let key = |v: [usize; 3]| {
             let x = read(0, &v.map(Expr::var));
-            // A small number is none.
-            Scalar::select(x.lt(Scalar::float(DType::F32, -3.0)), Scalar::float(DType::F32, f64::NAN), x)
+            let special = |least: f32, value: f64, x: Scalar| {
+                Scalar::select(x.lt(Scalar::float(DType::F32, least.into())), Scalar::float(DType::F32, value), x)
+            };
+            let x = special(-3.0, f64::NAN, special(-2.0, f64::NEG_INFINITY, special(-1.0, -0.0, x)));
+            match keys {
+                0 => x,
+                1 => x.cast(DType::F64),
+                2 => read(0, &v.map(Expr::var)).cast(DType::I8),
+                3 => Scalar::int(DType::I32, i64::from(i32::MIN)) + read(0, &v.map(Expr::var)).cast(DType::I32),
+                _ => Scalar::int(DType::U32, 5) + read(0, &v.map(Expr::var)).cast(DType::U32),
+            }
         };
         let (dims, axis, parts, key) = match slices {
             false => (e(&[a, k.min(n), b]), 1, vec![], key([0, 1, 2])),
@@ -805,15 +814,23 @@ proptest! {
     }
 
     #[test]
-    fn selection(a in 1usize..4, n in 1usize..20, most in -1i64..9, seed: u64) {
-        let target = target(16, 16, false);
+    fn selection(a in 1usize..4, n in 1usize..70, most in -1i64..20, bytes in 2u32..7, seed: u64) {
+        let target = target(1 << bytes, 16, false);
         let sources = [small(&[a, n], seed), small(&[n], seed + 1)];
         let positive = Scalar::float(DType::F32, 0.0).lt(read(0, &[Expr::var(0), Expr::var(1)]));
         let f = Filter::new(&e(&[a, n]), |_| positive);
         check(&Step::Filter(f), &sources[..1], &[plain(2), plain(1)], &[false], &target, None);
+        let bound = read(0, &[Expr::var(0), Expr::int(0)]).cast(DType::I64) * Scalar::index(4);
+        let bounded = Filter::new(&e(&[a, n]), |_| Scalar::index(Expr::var(1)).lt(bound));
+        check(&Step::Filter(bounded), &sources[..1], &[plain(2), plain(1)], &[false], &target, None);
         let at = |v: usize| read(1, &[Expr::var(v)]);
-        let clash = (at(1) - at(2)).lt(Scalar::float(DType::F32, 2.0));
-        let c = Choice { dims: e(&[a, n + 1]), most: Scalar::index(most), cond: positive, clash };
+        // One part of the candidate, one of the taken one, one of their line, and an index of both.
+        let apart = Scalar::index(Expr::var(1) - Expr::var(2)).lt(Scalar::index(Expr::var(0) + 25));
+        let near = (at(1) * at(1) - at(2).max(Scalar::float(DType::F32, 0.0))).le(Scalar::float(DType::F32, 1.0));
+        let clash = near.and(apart).and(read(0, &[Expr::var(0), Expr::int(0)]).lt(at(1)));
+        let key = read(0, &[Expr::var(0), Expr::var(1)]) * at(1);
+        let key = Scalar::select(key.lt(Scalar::float(DType::F32, -9.0)), Scalar::float(DType::F32, f64::NAN), key);
+        let c = Choice { dims: e(&[a, n + 1]), most: Scalar::index(most), key, cond: positive, clash };
         check(&Step::Choice(c), &sources, &[plain(2), plain(1), plain(2)], &[false, false], &target, None);
     }
 }

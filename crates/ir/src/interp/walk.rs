@@ -240,11 +240,19 @@ impl Walker<'_> {
         let mut values = vec![];
         each(lines, &mut |line| {
             let most = self.eval(c.most, line, 0)? as i64;
-            let mut taken: Vec<i64> = vec![];
+            let mut candidates = vec![];
             for candidate in 0..last as i64 - 1 {
                 let axes = [line, &[candidate]].concat();
-                if taken.len() as i64 >= most || self.eval(c.cond, &axes, 0)? == 0 {
-                    continue;
+                if self.eval(c.cond, &axes, 0)? != 0 {
+                    candidates.push((self.eval(c.key, &axes, 0)?, candidate));
+                }
+            }
+            candidates.sort_by(|&(a, _), &(b, _)| ordering(c.key.dtype(), b, a));
+            let mut taken: Vec<i64> = vec![];
+            for (_, candidate) in candidates {
+                let axes = [line, &[candidate]].concat();
+                if taken.len() as i64 >= most {
+                    break;
                 }
                 let mut clashes = false;
                 for &t in &taken {

@@ -79,7 +79,7 @@ impl fmt::Display for Filter {
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "choice{} most {} where {} unless {}", dims(&self.dims), self.most, self.cond, self.clash)
+        write!(f, "choice{} most {} by {} where {} unless {}", dims(&self.dims), self.most, self.key, self.cond, self.clash)
     }
 }
 
@@ -152,8 +152,9 @@ pub fn parse(c: &mut Cursor) -> Result<Step, Problem> {
     if c.eat("choice") {
         let dims = c.exprs()?;
         let most = after(c, "most")?;
+        let key = after(c, "by")?;
         let cond = after(c, "where")?;
-        return Ok(Step::Choice(Choice { dims, most, cond, clash: after(c, "unless")? }));
+        return Ok(Step::Choice(Choice { dims, most, key, cond, clash: after(c, "unless")? }));
     }
     Err(c.expected("'compute', 'scatter', 'prefix', 'sort', 'filter' or 'choice'"))
 }
@@ -198,7 +199,7 @@ mod tests {
                 3 => Step::Prefix(Prefix { dims, axis: 1, reverse: flag, exclusive: !flag, combine, init: b, body: a }),
                 4 => Step::Filter(Filter { over: vec![dims[1]], dims, cond }),
                 5 => Step::Sort(Sort { parts: vec![dims[1]], extent: dims[0], dims, axis: 0, key: a, descending: flag }),
-                _ => Step::Choice(Choice { dims, most: place, cond, clash: cond }),
+                _ => Step::Choice(Choice { dims, most: place, key: a, cond, clash: cond }),
             };
             let text = step.to_string();
             prop_assert_eq!(text.parse::<Step>().map_err(|e| format!("{e}: {text}")), Ok(step));
@@ -219,7 +220,7 @@ mod tests {
             "sort[n, 4] axis 1 descending of [m] by [] b0:f32[i0, i1]",
             "sort[n] axis 0 of [n] by [2, 3] b0:f32[i1, i0, i2]",
             "filter[2*n + 1] over [2, n] b0:bool[i1]",
-            "choice[c, n + 1] most b2:i64[] where b0:bool[i0, i1] unless b1:bool[i1, i2]",
+            "choice[c, n + 1] most b2:i64[] by b3:f32[i0, i1] where b0:bool[i0, i1] unless b1:bool[i1, i2]",
         ] {
             assert_eq!(text.parse::<Step>().unwrap_or_else(|e| panic!("{e}: {text}")).to_string(), text);
         }

@@ -14,6 +14,7 @@ pub mod decode;
 pub mod dots;
 pub mod elementwise;
 pub mod groups;
+pub mod heap;
 pub mod matrix;
 pub mod network;
 mod online;
@@ -163,9 +164,9 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
         (Step::Sort(s), Plan::Network(p)) => network::build(&mut cx, s, p),
         (Step::Scatter(s), Plan::Scatter) => serial::scatter(&mut cx, s),
         (Step::Prefix(p), Plan::Prefix) => serial::prefix(&mut cx, p),
-        (Step::Sort(s), Plan::Sort) => sort::build(&mut cx, s),
+        (Step::Sort(s), Plan::Sort { packed }) => sort::build(&mut cx, s, *packed),
         (Step::Filter(f), Plan::Filter) => select::filter(&mut cx, f),
-        (Step::Choice(c), Plan::Choice) => select::choice(&mut cx, c),
+        (Step::Choice(c), Plan::Choice(lanes)) => select::choice(&mut cx, c, *lanes),
         _ => unreachable!("plan {plan} is not for this step"),
     }
     cx.finish(name)

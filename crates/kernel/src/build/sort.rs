@@ -2,8 +2,10 @@
 //!
 //! The heap holds the best elements met so far as indices, the worst of them at its root; every further element that is better
 //! takes the root's place. In the end the roots are taken out from the last place to the first. Equal keys are told apart by index,
-//! so the order is the one of a stable sort.
+//! so the order is the one of a stable sort. Keys of up to 32 bits lie in the heap beside the indices ([`super::heap`]); others, and compound ones,
+//! are read whenever two elements are compared.
 
+use super::heap::{self, Heap};
 use super::{Cx, for_each};
 use crate::fuse;
 use crate::loops::{LoopKind, Space, Stmt};
@@ -11,13 +13,23 @@ use infc_ir::compute::Sort;
 use infc_ir::scalar::{Binary, Scalar, Unary};
 use infc_ir::{DType, Expr};
 
+/// True if the keys can lie in the heap.
+pub fn packs(s: &Sort) -> bool {
+    s.parts.is_empty() && heap::packs(s.key.dtype(), s.extent)
+}
+
 /// One task for each line.
-pub fn build(cx: &mut Cx, s: &Sort) {
+pub fn build(cx: &mut Cx, s: &Sort, packed: bool) {
     let others: Vec<usize> = (0..s.dims.len()).filter(|&a| a != s.axis).collect();
     let dims: Vec<Expr> = others.iter().map(|&a| s.dims[a]).collect();
     let chunk = cx.chunked(&dims, 1);
     let mut axes = vec![Expr::int(0); s.dims.len()];
     others.iter().zip(&chunk.values).for_each(|(&a, &v)| axes[a] = v);
+    if packed {
+        let body = packed_line(cx, s, &axes);
+        cx.body = chunk.wrap(body);
+        return;
+    }
     let register = |cx: &mut Cx, name: &str| cx.scratch(name, DType::I64, &[1], Space::Reg);
     let line = Line { s, axes, place: register(cx, "place"), child: register(cx, "child"), order: register(cx, "order") };
     let k = s.dims[s.axis];
@@ -54,6 +66,51 @@ pub fn build(cx: &mut Cx, s: &Sort) {
     out.extend(line.sift(cx, Expr::int(0), Scalar::index(end)));
     body.push(each(take, k - 1, out));
     cx.body = chunk.wrap(body);
+}
+
+/// One line, of packed keys.
+fn packed_line(cx: &mut Cx, s: &Sort, axes: &[Expr]) -> Vec<Stmt> {
+    let (line, axis): (Vec<Scalar>, usize) = (axes.iter().map(|&e| Scalar::index(e)).collect(), s.axis);
+    let slot = move |n: Scalar| {
+        let mut index = line.clone();
+        index[axis] = n;
+        index
+    };
+    let packed = |element: Expr| {
+        let mut at = axes.to_vec();
+        at[s.axis] = element;
+        heap::pack(s.key.subst(&at), Scalar::index(element), s.descending)
+    };
+    let (heap, mut body) = Heap::new(cx, false, slot);
+    let k = s.dims[s.axis];
+    if k.is(0) {
+        return vec![];
+    }
+    let (fill, make, rest, take) = (cx.var("fill"), cx.var("make"), cx.var("rest"), cx.var("take"));
+    let each = |var: Expr, extent: Expr, body: Vec<Stmt>| for_each(var, extent, LoopKind::Serial, body);
+    let [zero, size] = [Expr::int(0), k].map(Scalar::index);
+    body.push(each(fill, k, vec![heap.set(cx, Scalar::index(fill), packed(fill))]));
+    let half = k.div(Expr::int(2));
+    let place = Scalar::index(half - 1 - make);
+    let moved = heap.get(cx, place);
+    let sift = heap.sift(cx, place, moved, size);
+    body.push(each(make, half, sift));
+    // A further element comes in if it is better than the worst of them; none is if nothing is asked for.
+    let candidate = cx.local();
+    let value = Scalar::local(DType::I64, candidate);
+    let root = heap.get(cx, zero);
+    let then = heap.sift(cx, zero, value, size);
+    let further =
+        vec![Stmt::Let { local: candidate, value: packed(k + rest) }, Stmt::If { cond: value.lt(root), then, otherwise: vec![] }];
+    body.push(each(rest, (s.extent - k) * k.min(Expr::int(1)), further));
+    let end = Scalar::index(k - 1 - take);
+    let last = cx.local();
+    let mut out = vec![Stmt::Let { local: last, value: heap.get(cx, end) }, heap.set(cx, end, heap::unpack(root))];
+    out.extend(heap.sift(cx, zero, Scalar::local(DType::I64, last), end));
+    body.push(each(take, k - 1, out));
+    let first = heap.set(cx, zero, heap::unpack(root));
+    body.push(Stmt::If { cond: zero.lt(size), then: vec![first], otherwise: vec![] });
+    body
 }
 
 /// What the parts of the nest share.

@@ -292,13 +292,7 @@ impl Lower<'_> {
         at: &mut At,
     ) -> Result<Id, String> {
         let [b, c, n] = self.work.tensor(scores).ty.dims[..] else { return Err("the scores do not have rank 3".into()) };
-        let axes = vars(3);
-        let score = |index: Vec<Scalar>| Scalar::read(DType::F32, 1, index);
-        let key = Scalar::read_at(DType::F32, 0, &axes);
-        let sort = Sort { dims: vec![b, c, n], axis: 2, extent: n, parts: vec![], key, descending: true };
-        let order = self.step(at, Step::Sort(sort), &[scores])?;
-        // Sources: boxes, scores, order, limits.
-        let mut sources = vec![boxes, scores, order];
+        let mut sources = vec![boxes, scores];
         let mut limit = |cx: &mut Self, k: usize| {
             limits[k].map(|id| {
                 sources.push(id);
@@ -308,16 +302,14 @@ impl Lower<'_> {
         };
         let most = limit(self, 0).unwrap_or(Scalar::index(0));
         let threshold = limit(self, 1).unwrap_or(Scalar::float(DType::F32, 0.0));
-        let least = limit(self, 2);
-        let candidate = |place: usize| Scalar::read_at(DType::I64, 2, &[var(0), var(1), var(place)]);
+        let key = Scalar::read_at(DType::F32, 1, &vars(3));
+        let cond = limit(self, 2).map_or(Scalar::always(), |least| least.lt(key));
         let corners = |place: usize| {
-            let part = |k: i64| Scalar::read(DType::F32, 0, [Scalar::index(var(0)), candidate(place), Scalar::index(k)]);
+            let part = |k: i64| Scalar::read_at(DType::F32, 0, &[var(0), var(place), Expr::int(k)]);
             corners([part(0), part(1), part(2), part(3)], center)
         };
-        let cond =
-            least.map_or(Scalar::always(), |l| l.lt(score(vec![Scalar::index(var(0)), Scalar::index(var(1)), candidate(2)])));
         let clash = overlap(corners(3), corners(2), threshold);
-        let choice = Choice { dims: vec![b, c, n + 1], most, cond, clash };
+        let choice = Choice { dims: vec![b, c, n + 1], most, key, cond, clash };
         let chosen = self.step(at, Step::Choice(choice), &sources)?;
         let taken = Filter::new(&[b, c, n], |axes| {
             Scalar::index(axes[2]).lt(Scalar::read_at(DType::I64, 0, &[axes[0], axes[1], Expr::int(0)]))
@@ -326,11 +318,10 @@ impl Lower<'_> {
         self.count(at, out.dims[0], found, b * c * n);
         let (rest, slot) = divided(number(0, var(0) + 1), n);
         let (batch, class) = divided(rest, c);
-        let place = Scalar::read(DType::I64, 1, [batch, class, slot + Scalar::index(1)]);
-        let which = Scalar::read(DType::I64, 2, [batch, class, place]);
+        let which = Scalar::read(DType::I64, 1, [batch, class, slot + Scalar::index(1)]);
         let column =
             |k: i64, value: Scalar, other: Scalar| Scalar::select(Scalar::index(var(1)).eq_to(Scalar::index(k)), value, other);
-        self.map_step(at, &out.dims, &[found, chosen, order], column(0, batch, column(1, class, which)))
+        self.map_step(at, &out.dims, &[found, chosen], column(0, batch, column(1, class, which)))
     }
 }
 
