@@ -79,6 +79,8 @@ pub struct Brgemm {
     pub mc: usize,
     /// Columns of a task.
     pub nc: usize,
+    /// What of k a panel has at a time, if not all of it.
+    pub kc: Option<Kc>,
     /// How the vector factor is brought into panels.
     pub panels: Panels,
     /// Does each task copy its rows of the broadcast factor, with neighbours along k side by side?
@@ -87,6 +89,16 @@ pub struct Brgemm {
     pub stored: Option<Stored>,
     /// The row of [`crate::rows::ROWS`] that adds the products up.
     pub row: &'static str,
+}
+
+/// Blocks along k: all rows of a task pass one before the next one comes, and their sums wait in scratch memory. A block has one value of each reduction axis
+/// before `axis`, `size` neighbours along that, and all values of those behind it; the order of the products of a sum stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kc {
+    /// The reduction axis.
+    pub axis: usize,
+    /// Its values in a block, a divisor of its extent.
+    pub size: i64,
 }
 
 /// Sizes of a product of bytes in blocks along k.
@@ -556,6 +568,7 @@ impl fmt::Display for Plan {
                     b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels, b.row
                 )?;
                 f.write_str(if b.copied { " rows=Scratch" } else { "" })?;
+                b.kc.map_or(Ok(()), |kc| write!(f, " kc={} of axis {}", kc.size, kc.axis))?;
                 b.stored.map_or(Ok(()), |s| write!(f, " stored={s}"))
             }
             Plan::Matrix(p) => {

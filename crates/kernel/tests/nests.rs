@@ -153,6 +153,9 @@ fn check_against(
         other => (other.clone(), operands),
     };
     let plan = plan.unwrap_or_else(|| plan::choose(&step, &operands, target));
+    for parts in in_parts(&step, &plan) {
+        check_against(&step, sources, layouts, constant, target, Some(parts), want);
+    }
     let (at, got) = run_plan(&step, &operands, &plan, sources, &layouts_of, want, target);
     let w = want.dtype.bytes();
     // What follows the chosen positions is undefined; the interpreter says -1 there.
@@ -160,6 +163,23 @@ fn check_against(
     for (k, &a) in at.iter().enumerate().filter(|&(k, _)| !open || want.to_ints()[k] >= 0) {
         assert_eq!(&got[a..a + w], &want.bytes()[k * w..(k + 1) * w], "element {k} of {:?}; plan {plan}", want.dims);
     }
+}
+
+/// The plans of a product that take k in two blocks or more, if `plan` is one that takes it whole.
+fn in_parts(step: &Step, plan: &Plan) -> Vec<Plan> {
+    let (Step::Compute(Compute { reduction: Some(r), .. }), Plan::Brgemm(p)) = (step, plan) else { return vec![] };
+    let row = infc_kernel::rows::named(p.row).expect("a plan names a row");
+    if p.kc.is_some() || p.panels != plan::Panels::Packed || p.stored.is_some() || p.copied || row.block > 1 {
+        return vec![];
+    }
+    let extents: Vec<i64> = r.axes.iter().map(|e| e.known().expect("known dims")).collect();
+    let mut all = vec![];
+    for (axis, &extent) in extents.iter().enumerate() {
+        let whole = |size: i64| axis + 1 < extents.len() || size % row.depth as i64 == 0;
+        let sizes = (1..=extent).filter(|&size| extent % size == 0 && whole(size) && (axis > 0 || size < extent));
+        all.extend(sizes.map(|size| Plan::Brgemm(plan::Brgemm { kc: Some(plan::Kc { axis, size }), ..p.clone() })));
+    }
+    all
 }
 
 /// Runs the nest of a plan: where the elements of the result are, and its memory. `layouts_of` are the operands as the data lies.
@@ -484,7 +504,7 @@ proptest! {
         let nr = 4 * nv;
         let all = [plan::Panels::Packed, plan::Panels::InPlace, plan::Panels::Scratch];
         for (panels, row) in all.into_iter().flat_map(|p| infc_kernel::rows::ROWS.iter().filter(|r| r.depth == 1).map(move |r| (p, r.name))) {
-            let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * mb, nc: nr * nb, panels, copied: false, stored: None, row };
+            let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * mb, nc: nr * nb, kc: None, panels, copied: false, stored: None, row };
             let n_axis_exists = n > 1 && m > 1;
             if n_axis_exists {
                 check(&matmul(m, 5, n, false), &tensors, &[plain(2), plain(2), plain(1), plain(2)], &[false, true, false], &target, Some(Plan::Brgemm(p)));

@@ -20,7 +20,7 @@ use super::elementwise::with_accumulator;
 use super::stored::{self, Table};
 use super::{Cx, Operand, for_each, matrix, pack};
 use crate::loops::{LoopKind, Space, Stmt};
-use crate::plan::{Brgemm, Matrix, Panels, guess};
+use crate::plan::{Brgemm, Kc, Matrix, Panels, guess};
 use crate::rows::{self, Row, Sums};
 use crate::target::{LINE, TargetDesc};
 use crate::zero_point::byte_read;
@@ -169,8 +169,25 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
         Source::Scratch(panel, _) => Some(panel),
         _ => None,
     };
-    let mut nest =
-        Tile { c, p, a, b, axes, m_dims, rows, columns, m_block, m0: m_block, m_tile: tile, n0, taps, source, copied, members };
+    let mut nest = Tile {
+        c,
+        p,
+        a,
+        b,
+        axes,
+        m_dims,
+        rows,
+        columns,
+        m_block,
+        m0: m_block,
+        m_tile: tile,
+        n0,
+        part: None,
+        taps,
+        source,
+        copied,
+        members,
+    };
     let mut all = scratch.map(|panel| Stmt::Alloc { buffer: panel }).into_iter().collect::<Vec<_>>();
     all.push(nest.columns(cx, n_tile));
     for plan in &few {
@@ -227,6 +244,7 @@ pub(super) fn short(cx: &mut Cx, c: &Compute, p: &Matrix, f: &[Factor; 2], axes:
         nr,
         mc: p.rows.next_multiple_of(mr),
         nc: p.nc,
+        kc: None,
         panels: Panels::Packed,
         copied: false,
         stored: None,
@@ -250,6 +268,7 @@ pub(super) fn short(cx: &mut Cx, c: &Compute, p: &Matrix, f: &[Factor; 2], axes:
         m0: zero,
         m_tile: zero,
         n0,
+        part: None,
         taps,
         source,
         copied,
@@ -335,6 +354,8 @@ struct Tile<'a> {
     /// Number of the row tile in the task.
     m_tile: Expr,
     n0: Expr,
+    /// The block along k, and its number.
+    part: Option<(Kc, Expr)>,
     /// Axes of k along which a tile may meet zeros only.
     taps: Vec<Tap>,
     source: Source,
@@ -413,9 +434,6 @@ impl Tile<'_> {
 
     /// All row tiles of one column tile. `tail`: the last columns are missing.
     fn column(&mut self, cx: &mut Cx, tail: bool) -> Vec<Stmt> {
-        let m_tile = cx.var("m_tile");
-        self.m_tile = m_tile;
-        self.m0 = self.m_block + m_tile * self.p.mr as i64;
         let mut body = vec![];
         if let Source::Scratch(panel, table) = self.source {
             body.push(match table {
@@ -423,9 +441,50 @@ impl Tile<'_> {
                 None => self.fill_panel(cx, panel, tail),
             });
         }
-        let rows = inside(self.m0, self.rows, self.p.mc, self.tile(cx, tail));
-        body.push(for_each(m_tile, Expr::from(self.p.mc / self.p.mr), LoopKind::Serial, rows));
+        if let Some(kc) = self.p.kc {
+            body.extend(self.column_in_parts(cx, kc, tail));
+            return body;
+        }
+        body.push(self.pass(cx, &|this, cx| this.tile(cx, tail)));
         body
+    }
+
+    /// What `body` makes of a row tile, for all of the task.
+    fn pass(&mut self, cx: &mut Cx, body: &dyn Fn(&Self, &mut Cx) -> Vec<Stmt>) -> Stmt {
+        let m_tile = cx.var("m_tile");
+        (self.m_tile, self.m0) = (m_tile, self.m_block + m_tile * self.p.mr as i64);
+        let body = inside(self.m0, self.rows, self.p.mc, body(self, cx));
+        for_each(m_tile, Expr::from(self.p.mc / self.p.mr), LoopKind::Serial, body)
+    }
+
+    /// The same with a block along k at a time, whose part of the panel stays near while all row tiles pass.
+    fn column_in_parts(&mut self, cx: &mut Cx, kc: Kc, tail: bool) -> Vec<Stmt> {
+        let dtype = self.c.reduction.as_ref().expect("a contraction reduces").body.dtype();
+        let row = rows::named(self.p.row).expect("a plan names a row of the table");
+        let tiles = self.p.mc / self.p.mr;
+        let sums = cx.scratch("sums", dtype, &[tiles, self.p.mr, self.p.nr], Space::Tile);
+        let start = self.pass(cx, &|this, cx| {
+            vec![this.each(cx, 0, |cx, i, v| cx.put(sums, &[this.m_tile, i, v], this.start(dtype, tail, i, v)))]
+        });
+        let block = cx.var("k_block");
+        let before = self.parts(kc);
+        self.part = Some((kc, block));
+        let add = self.pass(cx, &|this, cx| {
+            let acc = cx.scratch("acc", dtype, &[this.p.mr, this.p.nr], Space::Reg);
+            let load = this.each(cx, 0, |cx, i, v| cx.put(acc, &[i, v], cx.at(sums, &[this.m_tile, i, v])));
+            let sum = this.steps(cx, row, acc, tail);
+            let save = this.each(cx, 0, |cx, i, v| cx.put(sums, &[this.m_tile, i, v], cx.at(acc, &[i, v])));
+            [vec![Stmt::Alloc { buffer: acc }, load], sum, vec![save]].concat()
+        });
+        self.part = None;
+        let finish = self.pass(cx, &|this, cx| vec![this.finish(cx, tail, &|cx, i, v| cx.at(sums, &[this.m_tile, i, v]))]);
+        vec![Stmt::Alloc { buffer: sums }, start, for_each(block, before, LoopKind::Serial, vec![add]), finish]
+    }
+
+    /// Number of blocks along k.
+    fn parts(&self, kc: Kc) -> Expr {
+        let axes = self.k_axes();
+        Expr::product(axes[..kc.axis].iter().copied()) * axes[kc.axis].div(Expr::from(kc.size))
     }
 
     /// Number of row `i` of the tile; a row beyond the last stands for the last.
@@ -479,6 +538,20 @@ impl Tile<'_> {
             let end = (Expr::int(tap.size - 1) - low).div(step) + 1;
             let (_, all) = ranges[tap.k];
             ranges[tap.k] = (begin, (end.min(all) - begin).max(Expr::int(0)));
+        }
+        let Some((kc, block)) = self.part else { return ranges };
+        let mut dims = self.k_axes()[..=kc.axis].to_vec();
+        dims[kc.axis] = dims[kc.axis].div(Expr::from(kc.size));
+        for (k, at) in Expr::delinearise(block, &dims).into_iter().enumerate() {
+            let size = if k == kc.axis { kc.size } else { 1 };
+            let first = at * size;
+            ranges[k] = if self.taps.iter().any(|tap| tap.k == k) {
+                let (begin, count) = ranges[k];
+                let low = begin.max(first);
+                (low, ((begin + count).min(first + size) - low).max(Expr::int(0)))
+            } else {
+                (first, Expr::int(size))
+            };
         }
         ranges
     }
@@ -578,6 +651,12 @@ impl Tile<'_> {
         }
         let tile = self.m_tile.min(Expr::int(nr / step - 1).max(Expr::int(0)));
         let [number, _, last] = self.panel();
+        if let Some((kc, block)) = self.part {
+            // The next block, of this panel or of the one behind it.
+            let size = depth / self.parts(kc).known()?;
+            let next = ((block + 1) * (size * nr)).min((last - number + 1) * (depth * nr) - size * nr);
+            return Some(self.fetch(source, group, number, next + tile * (size * step) + (flat - block * size) * step));
+        }
         let number = (number + 1).min(last);
         Some(self.fetch(source, group, number, tile * (depth * step) + flat * step))
     }
@@ -667,39 +746,43 @@ impl Tile<'_> {
 
     /// One register tile: clear, accumulate over k, finish and store.
     fn tile(&self, cx: &mut Cx, tail: bool) -> Vec<Stmt> {
-        let (mr, nr) = (Expr::from(self.p.mr), Expr::from(self.p.nr));
         let dtype = self.c.reduction.as_ref().expect("a contraction reduces").body.dtype();
         let row = rows::named(self.p.row).expect("a plan names a row of the table");
         // Sums that blocks are added to are used once a block: they leave the registers to those of the blocks.
         let space = if row.block > 1 { Space::Tile } else { Space::Reg };
         let acc = cx.scratch("acc", dtype, &[self.p.mr, self.p.nr], space);
-        let two = |cx: &mut Cx| (cx.var("m"), cx.var("n"));
-        let (value, start) = self.started(dtype, tail);
-        let clear = self.each(cx, 0, |cx, i, v| {
-            let start = start.map_or(Scalar::number(dtype, 0.0), |s| {
-                let mut axes = self.row(i);
-                axes[self.p.n] = self.n0 + v;
-                s.subst(&axes)
-            });
-            cx.put(acc, &[i, v], start)
-        });
-
+        let clear = self.each(cx, 0, |cx, i, v| cx.put(acc, &[i, v], self.start(dtype, tail, i, v)));
         let sum = if row.block > 1 { self.blocks(cx, row, acc, tail) } else { self.steps(cx, row, acc, tail) };
+        let finish = self.finish(cx, tail, &|cx, i, v| cx.at(acc, &[i, v]));
+        let ends = if tail { vec![] } else { self.ends(cx) };
+        [vec![Stmt::Alloc { buffer: acc }], ends, vec![clear], sum, vec![finish]].concat()
+    }
 
-        let (i, v) = two(cx);
+    /// What the sum in row `i` and column `v` of the tile starts from.
+    fn start(&self, dtype: DType, tail: bool, i: Expr, v: Expr) -> Scalar {
+        self.started(dtype, tail).1.map_or(Scalar::number(dtype, 0.0), |s| {
+            let mut axes = self.row(i);
+            axes[self.p.n] = self.n0 + v;
+            s.subst(&axes)
+        })
+    }
+
+    /// Stores what becomes of the tile's sums.
+    fn finish(&self, cx: &mut Cx, tail: bool, sum: &dyn Fn(&Cx, Expr, Expr) -> Scalar) -> Stmt {
+        let (i, v) = (cx.var("m"), cx.var("n"));
         let mut axes = self.row(i);
         axes[self.p.n] = self.n0 + v;
-        let value = with_accumulator(value.subst(&axes), cx.at(acc, &[i, v]));
+        let of_sum = sum(cx, i, v);
+        let (value, _) = self.started(of_sum.dtype(), tail);
+        let value = with_accumulator(value.subst(&axes), of_sum);
         let mut store = vec![cx.store_out(&axes, value)];
         if tail {
             let cond = Scalar::index(self.n0 + v).lt(Scalar::index(self.columns));
             store = vec![Stmt::If { cond, then: store, otherwise: vec![] }];
         }
-        let vectors = vec![for_each(v, nr, LoopKind::Vector, store)];
+        let vectors = vec![for_each(v, Expr::from(self.p.nr), LoopKind::Vector, store)];
         let rows = inside(self.m0 + i, self.rows, self.p.mr, vectors);
-        let finish = for_each(i, mr, LoopKind::Unroll, rows);
-        let ends = if tail { vec![] } else { self.ends(cx) };
-        [vec![Stmt::Alloc { buffer: acc }], ends, vec![clear], sum, vec![finish]].concat()
+        for_each(i, Expr::from(self.p.mr), LoopKind::Unroll, rows)
     }
 
     /// What `body` makes of a row and a column of the tile, for each of its sums: rows unrolled, columns in vectors of `lanes`, or in one where that is 0.
@@ -721,11 +804,15 @@ impl Tile<'_> {
     fn steps(&self, cx: &mut Cx, row: &Row, acc: u32, tail: bool) -> Vec<Stmt> {
         let steps = cx.vars(&["k"], self.k_axes().len());
         let ranges = self.k_ranges();
-        let k: Vec<Expr> = steps.iter().zip(&ranges).map(|(&v, r)| r.0 + v).collect();
         let group = match self.source {
             Source::Narrow(table) => table.stored.members() as i64,
             _ => row.depth as i64,
         };
+        let mut first: Vec<Expr> = ranges.iter().map(|r| r.0).collect();
+        if let Some(last) = first.last_mut().filter(|_| group > 1) {
+            *last = last.div(Expr::int(group));
+        }
+        let k: Vec<Expr> = steps.iter().zip(first).map(|(&v, first)| first + v).collect();
         let sum = self.each(cx, 0, |cx, i, v| {
             let (left, right): (Vec<Scalar>, Vec<Scalar>) =
                 (0..group).map(|j| self.factors_at(cx, &k, (i, v), (j, group), tail)).unzip();
