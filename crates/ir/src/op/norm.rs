@@ -175,13 +175,16 @@ impl OpDef for GroupNormalization {
         Ok(Meaning::decompose(move |b, v| {
             let [x, scale, bias] = [0, 1, 2].map(|i| v[i].expect("arity"));
             let dtype = b.tensor(x)?.dtype;
-            let shape = b.op(Shape { start: 0, end: None }, &[x])?;
+            // By channels first, and then by groups: large tensors keep their axes, and so whatever order they lie in.
             let wide = cast_to(b, x, stash)?;
-            let wide = reshape(b, wide, &[0, groups, -1])?;
-            let (_, d, variance) = centred(b, wide, &[2])?;
+            let mean = mean_of_groups(b, wide, groups, rank)?;
+            let mean = each_channel(b, mean, x, groups, rank)?;
+            let d = b.op(Sub {}, &[wide, mean])?;
+            let squares = b.op(Mul {}, &[d, d])?;
+            let variance = mean_of_groups(b, squares, groups, rank)?;
             let inverse = inverse_root(b, variance, epsilon)?;
+            let inverse = each_channel(b, inverse, x, groups, rank)?;
             let y = b.op(Mul {}, &[d, inverse])?;
-            let y = b.op(Reshape { allowzero: true }, &[y, shape])?;
             let mut y = cast_to(b, y, dtype)?;
             for (op, operand) in [(Op::from(Mul {}), scale), (Op::from(Add {}), bias)] {
                 let operand = per_channel(b, operand, rank)?;
@@ -190,6 +193,23 @@ impl OpDef for GroupNormalization {
             Ok(vec![y])
         }))
     }
+}
+
+/// The mean of each group of channels, `[N, groups, 1]`.
+fn mean_of_groups(b: &mut Builder, x: Value, groups: i64, rank: usize) -> Result<Value, Fault> {
+    let of_channels = if rank > 2 { reduce_mean(b, x, &trailing(2, rank)?)? } else { x };
+    let by_group = reshape(b, of_channels, &[0, groups, -1])?;
+    reduce_mean(b, by_group, &[2])
+}
+
+/// A value of each group, `[N, groups, 1]`, for each channel of `x`, as it broadcasts to `x`.
+fn each_channel(b: &mut Builder, v: Value, x: Value, groups: i64, rank: usize) -> Result<Value, Fault> {
+    let dims = b.tensor(x)?.dims.clone();
+    let size = sizes_of(b, &[dims[0], Expr::int(groups), dims[1].div(Expr::int(groups))])?;
+    let all = b.op(Expand {}, &[v, size])?;
+    let mut shape = vec![1; rank];
+    (shape[0], shape[1]) = (0, -1);
+    reshape(b, all, &shape)
 }
 
 // ---- statistics over trailing axes ----

@@ -1,11 +1,12 @@
 //! Normalisations written out.
 //!
 //! The core `d / sqrt(mean(d^2) + eps)` becomes a normalisation with scale 1; a multiplication and an addition after it become its
-//! scale and bias by rules of their own.
+//! scale and bias by rules of their own. So does the normalisation of groups of channels that is written as one of instances between
+//! two reshapes.
 
 use crate::rewrite::{Replacement, Site};
 use infc_ir::graph::Node;
-use infc_ir::op::{LayerNormalization, RMSNormalization};
+use infc_ir::op::{GroupNormalization, LayerNormalization, RMSNormalization};
 use infc_ir::{DType, Op, Tensor, Value};
 
 pub(super) fn rule(site: &mut Site) -> Replacement {
@@ -17,6 +18,11 @@ pub(super) fn rule(site: &mut Site) -> Replacement {
     }
     if let Some(values) = spread(site)? {
         return Ok(Some(values));
+    }
+    for rule in [groups, of_groups] {
+        if let Some(values) = rule(site)? {
+            return Ok(Some(values));
+        }
     }
     core(site)
 }
@@ -222,4 +228,83 @@ fn after(site: &Site, is: impl Fn(&Op) -> bool) -> Option<(Node, Value)> {
         let dims = &site.graph.ty(c).as_tensor()?.dims;
         (site.graph.constant(c).is_some() && dims[..] == ty.dims[first..]).then_some((n, c))
     })
+}
+
+/// InstanceNormalization of `[N, groups, rest]` between a reshape from `[N, C, ...]` and one back: GroupNormalization, whose scale and bias are those of the groups.
+fn groups(site: &mut Site) -> Replacement {
+    let Some((op, x, of_groups, nodes)) = find_groups(site) else { return Ok(None) };
+    nodes.into_iter().for_each(|n| site.absorb(n));
+    site.build(|b| {
+        let [scale, bias] = of_groups.map(|t| b.constant(t));
+        b.op(op, &[x, scale, bias])
+    })
+    .map(|v| Some(vec![v]))
+}
+
+fn find_groups(site: &Site) -> Option<(GroupNormalization, Value, [Tensor; 2], Vec<Node>)> {
+    let Op::Reshape(_) = site.op() else { return None };
+    let (norm, data) = site.inner(site.input(0)?)?;
+    let Op::InstanceNormalization(op) = &data.op else { return None };
+    let (cut, shaped) = site.inner(data.operand(0)?)?;
+    let Op::Reshape(_) = &shaped.op else { return None };
+    let x = shaped.operand(0)?;
+    let (ty, grouped) = (site.graph.ty(x).as_tensor()?, site.graph.ty(data.operand(0)?).as_tensor()?);
+    let back = site.graph.ty(site.output()).as_tensor()?;
+    if ty.rank() < 3 || back.dims != ty.dims || grouped.rank() != 3 || grouped.dims[0] != ty.dims[0] {
+        return None;
+    }
+    let (channels, groups) = (ty.dims[1].known()?, grouped.dims[1].known()?);
+    if groups < 1 || channels < 1 || channels % groups != 0 {
+        return None;
+    }
+    // A group's number for each of its channels.
+    let each = (channels / groups) as usize;
+    let spread = |v: Value| {
+        let t = site.graph.constant(v)?;
+        let all = (0..groups as usize * each).map(|c| t.float(c / each).to_bits());
+        Some(Tensor::from_values(t.dtype, [channels as usize], all))
+    };
+    let stash_type = i64::from(ty.dtype.accumulator().onnx());
+    let op = GroupNormalization { epsilon: op.epsilon, num_groups: groups, stash_type };
+    Some((op, x, [spread(data.operand(1)?)?, spread(data.operand(2)?)?], vec![norm, cut]))
+}
+
+/// A group normalisation with scale 1 and bias 0, times or plus a constant for each channel.
+fn of_groups(site: &mut Site) -> Replacement {
+    let Some((op, inputs, n)) = find_of_groups(site) else { return Ok(None) };
+    site.absorb(n);
+    let (x, scale, bias) = inputs;
+    site.build(|b| {
+        let [scale, bias] = [scale, bias].map(|t| b.constant(t));
+        b.op(op, &[x, scale, bias])
+    })
+    .map(|v| Some(vec![v]))
+}
+
+fn find_of_groups(site: &Site) -> Option<(GroupNormalization, (Value, Tensor, Tensor), Node)> {
+    let times = match site.op() {
+        Op::Mul(_) => true,
+        Op::Add(_) => false,
+        _ => return None,
+    };
+    let (a, b) = (site.input(0)?, site.input(1)?);
+    let (n, data, c) = [(a, b), (b, a)].into_iter().find_map(|(v, c)| {
+        let (n, data) = site.inner(v)?;
+        matches!(data.op, Op::GroupNormalization(_)).then_some((n, data, c))
+    })?;
+    let Op::GroupNormalization(op) = &data.op else { return None };
+    let (x, scale, bias) = (data.operand(0)?, data.operand(1)?, data.operand(2)?);
+    let plain = site.scalar(bias) == Some(0.0) && (!times || site.scalar(scale) == Some(1.0));
+    let (ty, constant) = (site.graph.ty(x).as_tensor()?, site.graph.constant(c)?);
+    let missing = ty.rank().checked_sub(constant.dims.len())?;
+    let channels = ty.dims[1].known()? as usize;
+    let of = |axis: usize| if axis < missing { 1 } else { constant.dims[axis - missing] };
+    let by_channel = (0..ty.rank()).all(|axis| of(axis) == if axis == 1 { channels } else { 1 });
+    if !plain || !by_channel || constant.dtype != ty.dtype {
+        return None;
+    }
+    let all = Tensor::from_values(constant.dtype, [channels], (0..channels).map(|i| constant.float(i).to_bits()));
+    let (scale, bias) = (site.graph.constant(scale)?.clone(), site.graph.constant(bias)?.clone());
+    let (scale, bias) = if times { (all, bias) } else { (scale, all) };
+    Some((op.clone(), (x, scale, bias), n))
 }
