@@ -240,7 +240,7 @@ pub(crate) fn same_sums(a: &Plan, b: &Plan) -> bool {
         (Plan::Sparse(a), Plan::Sparse(b)) => (a.form, a.lanes, a.window) == (b.form, b.lanes, b.window),
         (Plan::Dots(a), Plan::Dots(b)) => a.lanes == b.lanes,
         (Plan::RowReduce(a), Plan::RowReduce(b)) => a.lanes == b.lanes,
-        (Plan::Elementwise(_), Plan::Elementwise(_)) => true,
+        (Plan::Elementwise(_) | Plan::Turned(_), Plan::Elementwise(_) | Plan::Turned(_)) => true,
         _ => false,
     }
 }

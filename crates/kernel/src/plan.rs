@@ -7,8 +7,9 @@ use crate::attention::Way;
 use crate::build::network::Network;
 use crate::build::stored::Stored;
 use crate::build::tile::MMA;
+use crate::build::turned::Turned;
 use crate::build::updates::Updates;
-use crate::build::{Operand, byte_blocks, contract, dots, elementwise, matrix, network, sort, sparse, tile, updates};
+use crate::build::{Operand, byte_blocks, contract, dots, elementwise, matrix, network, sort, sparse, tile, turned, updates};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
 use infc_ir::DType;
@@ -33,6 +34,8 @@ pub enum Plan {
     Dots(Dots),
     /// Every element on its own, vectors along one output axis.
     Elementwise(Elementwise),
+    /// Squares of what lies along another axis than the result.
+    Turned(Turned),
     /// A reduction with vectors along its last axis.
     RowReduce(RowReduce),
     /// A contraction in tiles of blocks of threads, through memory that they share.
@@ -332,7 +335,10 @@ pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
             if let Some(plan) = row_reduce(c, operands, target.lanes(widest(c))) {
                 return Plan::RowReduce(plan);
             }
-            Plan::Elementwise(elementwise(c, operands, target))
+            match turned::plan(c, operands, target) {
+                Some(plan) => Plan::Turned(plan),
+                None => Plan::Elementwise(elementwise(c, operands, target)),
+            }
         }
     }
 }
@@ -358,7 +364,7 @@ fn threads(c: &Compute, operands: &[Operand]) -> Threads {
 }
 
 /// Output axes, outermost first: by falling stride; unit axes first of all.
-fn in_memory_order(c: &Compute, operands: &[Operand]) -> Vec<usize> {
+pub(crate) fn in_memory_order(c: &Compute, operands: &[Operand]) -> Vec<usize> {
     let out = &operands[operands.len() - 1];
     let mut order: Vec<usize> = (0..c.dims.len()).collect();
     order.sort_by_key(|&a| (if c.dims[a].is(1) { 0 } else { 1 }, std::cmp::Reverse(stride_rank(out, a)), a));
@@ -600,6 +606,14 @@ impl fmt::Display for Plan {
             Plan::Elementwise(e) => {
                 write!(f, "elementwise order={:?} lanes={} jam={} chunk={}", e.order, e.lanes, e.jam, e.chunk)?;
                 e.taps.map_or(Ok(()), |k| write!(f, " taps={k}"))
+            }
+            Plan::Turned(t) => {
+                let [down, across] = t.size;
+                write!(
+                    f,
+                    "turned order={:?} along={} squares={down}x{across} lanes={} chunk={}",
+                    t.order, t.along, t.lanes, t.chunk
+                )
             }
             Plan::RowReduce(r) => write!(f, "row_reduce lanes={} chunk={}", r.lanes, r.chunk),
             Plan::Tile(t) => {

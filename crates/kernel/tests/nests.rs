@@ -790,6 +790,30 @@ proptest! {
     }
 
     #[test]
+    fn turned_tensors(a in 8usize..40, n in 1usize..3, b in 8usize..40, bytes in 2u32..7, kind in 0usize..5, halo in any::<bool>(), last in any::<bool>(), seed: u64) {
+        let target = target(1 << bytes, 32, true);
+        let dtype = [DType::F32, DType::U8, DType::F64, DType::F16, DType::I64][kind];
+        let data = |dims: &[usize], seed: u64| {
+            let values = small(dims, seed);
+            let bits = (0..values.len()).map(|i| if dtype.is_float() { values.float(i).to_bits() } else { (values.float(i) + 4.0) as u64 });
+            Tensor::from_values(dtype, dims, bits)
+        };
+        // x as it lies along b, y turned, a vector for each neighbour of the result, and a sum of all in the order of memory `last` or the other one.
+        let sources = [data(&[a, n, b], seed), data(&[n, b, a], seed + 1), data(&[a], seed + 2), data(&[b, n, a], seed + 3)];
+        let c = Compute::map(&e(&[n, b, a]), |i| {
+            let read = |source: usize, at: &[Expr]| Scalar::read_at(dtype, source, at);
+            read(0, &[i[2], i[0], i[1]]) * read(2, &[i[2]]) + read(1, i) + read(3, &[i[1], i[0], i[2]])
+        });
+        let border = if halo { vec![(1, 2), (0, 0), (2, 1)] } else { vec![(0, 0); 3] };
+        let order = if last { vec![0, 2, 1] } else { vec![0, 1, 2] };
+        let layouts = [plain(3), plain(3), plain(1), plain(3), Layout { order, halo: border }];
+        let step = Step::Compute(c.simplify());
+        for constant in [[false; 4], [false, false, true, false], [false, true, false, true]] {
+            check(&step, &sources, &layouts, &constant, &target, None);
+        }
+    }
+
+    #[test]
     fn scatter_and_prefix(n in 1usize..9, m in 1usize..5, reverse in any::<bool>(), exclusive in any::<bool>(), seed: u64) {
         let target = target(16, 16, false);
         let x = small(&[n, m], seed);
@@ -853,6 +877,22 @@ proptest! {
         let c = Choice { dims: e(&[a, n + 1]), most: Scalar::index(most), key, cond: positive, clash };
         check(&Step::Choice(c), &sources, &[plain(2), plain(1), plain(2)], &[false, false], &target, None);
     }
+}
+
+#[test]
+fn what_lies_along_another_axis_is_turned() {
+    let chosen = |read: &dyn Fn(&[Expr]) -> Scalar, dims: [usize; 2]| {
+        let [a, b] = dims;
+        let c = Compute::map(&e(&[b, a]), |i| read(i));
+        let operands = [operand(&small(&[a, b], 1), &plain(2), false), operand(&small(&[b, a], 1), &plain(2), false)];
+        plan::choose(&Step::Compute(c.simplify()), &operands, &target(64, 32, true))
+    };
+    let across = |i: &[Expr]| read(0, &[i[1], i[0]]);
+    assert!(matches!(chosen(&across, [100, 40]), Plan::Turned(p) if p.size == [16, 32] && p.whole == 0));
+    assert!(matches!(chosen(&across, [12, 400]), Plan::Turned(p) if p.size == [8, 64] && p.whole == 1));
+    assert!(matches!(chosen(&across, [3, 400]), Plan::Elementwise(_)));
+    let both = |i: &[Expr]| read(0, &[i[1], i[0]]) + read(0, &[i[1], Expr::int(0)]);
+    assert!(!matches!(chosen(&both, [100, 40]), Plan::Turned(_)), "one lies along neither axis");
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub mod stored;
 pub mod strips;
 pub mod threads;
 pub mod tile;
+pub mod turned;
 pub mod updates;
 
 use crate::attention::{Attention, Way};
@@ -157,6 +158,7 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
         (Step::Compute(c), Plan::ByteBlocks(p)) => byte_blocks::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Dots(p)) => dots::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Elementwise(p)) => elementwise::build(&mut cx, c, p),
+        (Step::Compute(c), Plan::Turned(p)) => turned::build(&mut cx, c, p),
         (Step::Compute(c), Plan::RowReduce(p)) => row_reduce::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Tile(p)) => tile::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Threads(p)) => threads::build(&mut cx, c, p),
