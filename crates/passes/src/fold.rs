@@ -67,6 +67,7 @@ fn branch(site: &mut Site) -> Replacement {
     let body = std::mem::take(&mut site.graph.regions[region.index()].nodes);
     let params = site.graph.region(region).params.clone();
     let results = site.graph.region(region).results.clone();
+    site.take_sizes(&results);
     site.inline(body, params.into_iter().zip(operands));
     Ok(Some(results))
 }

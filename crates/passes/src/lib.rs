@@ -19,6 +19,7 @@ mod rewrite;
 mod shape;
 pub mod taps;
 pub mod transposed;
+mod unroll;
 
 pub use manager::{Class, Options, PASSES, Pass, PassReport, Report, pass, pipeline, run, simplify, streaming};
 pub use rewrite::Context;

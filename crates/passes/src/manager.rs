@@ -48,6 +48,12 @@ pub static PASSES: &[Pass] = &[
     Pass { name: "dce", doc: "Removes what no output needs", class: Class::Exact, run: crate::dce::run },
     Pass { name: "cse", doc: "Computes equal things once", class: Class::Exact, run: crate::cse::run },
     Pass {
+        name: "unroll",
+        doc: "Writes out loops whose rounds are known, where that makes sizes known",
+        class: Class::Exact,
+        run: crate::unroll::run,
+    },
+    Pass {
         name: "canon",
         doc: "Brings arithmetic, views and padding into one form by small exact rules",
         class: Class::Exact,
@@ -115,6 +121,7 @@ pub fn pipeline() -> Vec<&'static str> {
         "fold",
         "cse",
         "dce",
+        "unroll",
         "canon",
         "fold",
         "recognise",

@@ -3,6 +3,7 @@
 //! What the walk takes care of, so that rules need not: the origin of new nodes, names of model outputs, the limit on rewrites,
 //! use counts, and facts of nodes whose operands changed. New nodes are visited by the rule, too.
 
+use crate::shape::{learn, outer_symbols, substitute};
 use infc_ir::fault;
 use infc_ir::graph::{Def, Graph, Node, NodeData, Region, Source, Value};
 use infc_ir::op::{Builder, Identity, infer};
@@ -114,6 +115,25 @@ impl Site<'_> {
     pub fn inline(&mut self, nodes: Vec<Node>, params: impl IntoIterator<Item = (Value, Value)>) {
         self.inlined = nodes;
         self.forward.extend(params);
+    }
+    /// Sizes that only the node's results have are called everywhere what they are in the values that take their place: these may come
+    /// from a body, where other values have the same sizes.
+    pub fn take_sizes(&mut self, values: &[Value]) {
+        let outer = outer_symbols(self.graph, self.node);
+        let outputs = self.data().outputs.clone();
+        let mut sizes = HashMap::new();
+        for (&old, &new) in outputs.iter().zip(values) {
+            learn(&mut sizes, &outer, self.graph.ty(old), self.graph.ty(new));
+        }
+        if !sizes.is_empty() {
+            substitute(self.graph, &sizes);
+        }
+        for (old, &new) in outputs.into_iter().zip(values) {
+            // Elements of sequences have no sizes of their own to keep.
+            if self.graph.ty(new).as_tensor().is_none() {
+                self.graph.values[old.index()].ty = self.graph.ty(new).clone();
+            }
+        }
     }
     /// Replaces the node by one operator with one result.
     pub fn replace(&mut self, op: impl Into<Op>, inputs: &[Value]) -> Replacement {
@@ -258,6 +278,10 @@ impl Walk<'_> {
         self.uses.resize(g.values.len(), 0);
         for &n in built {
             g.node(n).inputs.iter().flatten().for_each(|v| self.uses[v.index()] += 1);
+            for &r in &g.node(n).regions {
+                g.region(r).results.iter().for_each(|v| self.uses[v.index()] += 1);
+                self.count_uses(g, &g.region(r).nodes);
+            }
         }
     }
 

@@ -76,6 +76,45 @@ pub fn bound_symbols(g: &Graph) -> BTreeSet<&'static str> {
     symbols
 }
 
+/// Symbols that mean the same before a node, in its bodies and after it: those of the inputs and of its operands.
+pub fn outer_symbols(g: &Graph, n: Node) -> BTreeSet<&'static str> {
+    let mut symbols = input_symbols(g);
+    for &v in g.node(n).inputs.iter().flatten() {
+        let mut see = |d: Expr| d.leaves(&mut |leaf| symbols.extend(symbol(leaf)));
+        g.ty(v).each_dim(&mut see);
+        g.value(v).ints.iter().flatten().for_each(|&e| see(e));
+    }
+    symbols
+}
+
+/// The symbol that an expression is.
+pub fn symbol(e: Expr) -> Option<&'static str> {
+    if let ExprNode::Sym(s) = e.node() { Some(*s) } else { None }
+}
+
+/// Two types of one value: a dim that is a symbol, and not one of `outer`, stands for what the dim is in the other type.
+pub fn learn(sizes: &mut HashMap<&'static str, Expr>, outer: &BTreeSet<&'static str>, old: &Type, new: &Type) {
+    let (Type::Tensor(old), Type::Tensor(new)) = (old, new) else { return };
+    for (&o, &n) in old.dims.iter().zip(&new.dims) {
+        let Some(s) = symbol(o).filter(|s| !outer.contains(s) && o != n) else { continue };
+        if sizes.get(s).is_none_or(|e| e.known().is_none() && n.known().is_some()) {
+            sizes.insert(s, n);
+        }
+    }
+}
+
+/// Puts expressions in place of symbols, in all types and integers that are known.
+pub fn substitute(g: &mut Graph, sizes: &HashMap<&'static str, Expr>) {
+    let leaf = |l: Expr| symbol(l).and_then(|s| sizes.get(s)).copied().unwrap_or(l);
+    for v in &mut g.values {
+        v.ty = v.ty.map_dims(&|d| d.map(&leaf));
+        v.ints.iter_mut().flatten().for_each(|e| *e = e.map(&leaf));
+    }
+    for r in &mut g.requires {
+        (r.left, r.right) = (r.left.map(&leaf), r.right.map(&leaf));
+    }
+}
+
 /// Replaces symbols of the inputs' dims by numbers everywhere; counts the values that mention them. Inference is not run again.
 pub fn bind(g: &mut Graph, dims: &[(String, i64)]) -> Result<usize, Problems> {
     let known = input_symbols(g);

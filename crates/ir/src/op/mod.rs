@@ -285,33 +285,93 @@ pub fn normal_axis(axis: i64, rank: usize) -> Result<usize, Fault> {
     }
 }
 
-/// The broadcast of dims by ONNX's multidirectional rule. Two different symbols are taken to be equal or 1. That not one of
-/// them is 0 and the other 1 is taken for granted of sizes of inputs; where data tells them, the result is empty then.
+/// The broadcast of dims by ONNX's multidirectional rule. Two different symbols are taken to be equal or 1; an axis of 1 is as empty
+/// as what it is broadcast to.
 pub fn broadcast(shapes: &[&[Expr]]) -> Result<Vec<Expr>, Fault> {
     let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
     let mut out = vec![Expr::int(1); rank];
     for s in shapes {
         for (o, &d) in out[rank - s.len()..].iter_mut().zip(*s) {
-            if !o.is(1) && !d.is(1) {
-                sizes::must_broadcast(*o, d, &|| format!("shapes {shapes:?} must broadcast"));
-            }
-            *o = match (o.known(), d.known()) {
+            let joined = match (o.known(), d.known()) {
                 (Some(1), _) => d,
                 (_, Some(1)) => *o,
                 (Some(a), Some(b)) if a != b => return Err(fault!("shapes {shapes:?} do not broadcast: {a} against {b}")),
                 (Some(_), _) => *o,
                 (_, Some(_)) => d,
-                _ if *o == d => d,
-                _ if told_by_data(*o) || told_by_data(d) => (*o).max(d) * (*o).min(d).min(1.into()),
-                _ => {
-                    let text = || format!("shapes {shapes:?} must not broadcast an axis of 1 to an empty one");
-                    sizes::must_equal((*o).min(1.into()), d.min(1.into()), &text);
-                    (*o).max(d)
-                }
+                _ => joined(*o, d),
             };
+            if !o.is(1) && !d.is(1) && !goes_with(*o, d) {
+                sizes::must_broadcast(*o, d, &|| format!("shapes {shapes:?} must broadcast"));
+            }
+            *o = joined;
         }
     }
     Ok(out)
+}
+
+/// Is one size joined from the other, so that they broadcast?
+fn goes_with(a: Expr, b: Expr) -> bool {
+    let (a, b) = (joined_from(a), joined_from(b));
+    a.iter().all(|e| b.contains(e)) || b.iter().all(|e| a.contains(e))
+}
+
+/// The dim of a broadcast of two symbolic ones: the larger one, or 0 if one of them is. What is joined twice is the same.
+fn joined(a: Expr, b: Expr) -> Expr {
+    if a == b {
+        return a;
+    }
+    let all = [joined_from(a), joined_from(b)].concat();
+    // n and min(n, 512) are equal, or the latter is 1: otherwise they do not broadcast.
+    let part = |e: &Expr| match e.node() {
+        crate::expr::Node::Min(x, y) => [(*x, *y), (*y, *x)].into_iter().any(|(x, y)| all.contains(&x) && at_least_one(y)),
+        _ => false,
+    };
+    join_all(&mut all.iter().copied().filter(|e| !part(e)).collect())
+}
+
+fn at_least_one(e: Expr) -> bool {
+    e.range(&crate::expr::Ranges::default()).lo >= 1
+}
+
+fn join_all(sizes: &mut Vec<Expr>) -> Expr {
+    sizes.sort_unstable();
+    sizes.dedup();
+    if let [one] = sizes[..] {
+        return one;
+    }
+    // Only those that no other one makes unnecessary, for one form whatever comes first.
+    let of = |sizes: &[Expr], pick: fn(Expr, Expr) -> Expr| {
+        let needed = |a: &Expr| !sizes.iter().any(|&b| b != *a && pick(*a, b) == b);
+        sizes.iter().copied().filter(needed).reduce(pick).unwrap_or(Expr::int(1))
+    };
+    of(sizes, Expr::max) * of(&[&sizes[..], &[Expr::int(1)]].concat(), Expr::min)
+}
+
+/// The sizes that a dim is joined from: itself if it is not.
+fn joined_from(e: Expr) -> Vec<Expr> {
+    use crate::expr::Node;
+    /// The operands of nested `max`, or of nested `min`.
+    fn operands(e: Expr, of_max: bool, out: &mut Vec<Expr>) {
+        match e.node() {
+            Node::Max(a, b) if of_max => [*a, *b].into_iter().for_each(|e| operands(e, of_max, out)),
+            Node::Min(a, b) if !of_max => [*a, *b].into_iter().for_each(|e| operands(e, of_max, out)),
+            _ => out.push(e),
+        }
+    }
+    let mut ways = vec![(e, Expr::int(1))];
+    if let Node::Product(factors) = e.node()
+        && let [x, y] = factors[..]
+    {
+        ways.extend([(x, y), (y, x)]);
+    }
+    let of = |(most, least)| {
+        let mut sizes = vec![];
+        operands(most, true, &mut sizes);
+        operands(least, false, &mut sizes);
+        sizes.retain(|s| !s.is(1));
+        (join_all(&mut sizes) == e).then_some(sizes)
+    };
+    ways.into_iter().filter_map(of).max_by_key(Vec::len).unwrap_or(vec![e])
 }
 
 /// The index of an operand of `dims` that is broadcast to a result with axes `axes`.
@@ -502,4 +562,38 @@ pub fn signature(graph: &Graph, r: Region) -> Signature {
 /// The allowed number of operands or results as a range.
 pub fn arity((least, most): (usize, usize)) -> RangeInclusive<usize> {
     least..=most
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_axis_of_one_is_as_empty_as_the_other() {
+        let e = |t: &str| t.parse::<Expr>().unwrap();
+        let of = |dims: &[&str]| {
+            let dims: Vec<[Expr; 1]> = dims.iter().map(|d| [e(d)]).collect();
+            broadcast(&dims.iter().map(|d| &d[..]).collect::<Vec<_>>()).map(|d| d[0])
+        };
+        let sizes = |m: i64, n: i64, k: i64| {
+            move |l: Expr| [("m", m), ("n", n), ("k", k)].into_iter().find(|(s, _)| l == Expr::sym(s)).map(|x| x.1)
+        };
+        let two = of(&["m", "n"]).unwrap();
+        for (m, n, want) in [(1, 5, 5), (5, 1, 5), (5, 5, 5), (1, 0, 0), (0, 1, 0), (0, 0, 0), (1, 1, 1)] {
+            assert_eq!(two.eval(&sizes(m, n, 1)), Some(want), "{m} {n}");
+        }
+        // What is joined once more stays as it is, in whatever order.
+        let three = of(&["m", "n", "k"]).unwrap();
+        assert_eq!(of(&["n", "m"]), Ok(two));
+        assert_eq!(of(&["k", "n", "1", "m", "n", "k"]), Ok(three));
+        assert_eq!(joined(joined(two, e("n")), joined(e("k"), two)), three);
+        let longer = of(&["n + 1", "m + 1"]).unwrap();
+        assert_eq!(longer, e("max(n + 1, m + 1)"));
+        assert_eq!(joined(joined(longer, e("m")), e("n + 1")), joined(e("m"), longer));
+        assert_eq!(of(&["n", "min(n, 512)", "m"]), of(&["m", "n"]));
+        assert_eq!(of(&["min(n, 512)", "n"]), Ok(e("n")));
+        assert!(goes_with(two, e("n")) && !goes_with(two, e("k")) && !goes_with(e("n"), e("min(n, 512)")));
+        assert_eq!(of(&["n", "4"]), Ok(e("4")));
+        assert!(of(&["3", "4"]).is_err());
+    }
 }

@@ -1,8 +1,9 @@
 //! Canonical forms: small directional rules, each with its law. All are exact: NaN stays NaN, zeros keep their sign.
 //!
-//! `arith` has the rules of arithmetic, `view` those of data movement, `window` those of padding.
+//! `arith` has the rules of arithmetic, `view` those of data movement, `window` those of padding, `sequence` those of sequences.
 
 mod arith;
+mod sequence;
 mod view;
 
 mod window;
@@ -29,7 +30,10 @@ fn rule(site: &mut Site, symbols: &BTreeSet<&'static str>) -> Replacement {
     if let Some(values) = view::rule(site, symbols)? {
         return Ok(Some(values));
     }
-    window::rule(site)
+    if let Some(values) = window::rule(site)? {
+        return Ok(Some(values));
+    }
+    sequence::rule(site)
 }
 
 impl Site<'_> {
