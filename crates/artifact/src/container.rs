@@ -149,6 +149,7 @@ impl Artifact<'_> {
             let align = match (kind, required) {
                 _ if pieces.iter().all(|p| p.is_empty()) => ALIGN,
                 (Kind::Code, Some(r)) => page(&r.arch),
+                (Kind::Constants, _) => crate::abi::CONSTANTS_ALIGN as u64,
                 (Kind::HostCode, Some(r)) => r.host.as_ref().map_or(ALIGN, |host| page(&host.arch)),
                 _ => ALIGN,
             };

@@ -310,7 +310,7 @@ impl Constants {
             *offset = match known.iter().find(|&&at| self.bytes[at as usize..].starts_with(constant)) {
                 Some(&at) => at,
                 None => {
-                    self.bytes.resize(self.bytes.len().next_multiple_of(infc_artifact::abi::ALIGN), 0);
+                    self.bytes.resize(infc_artifact::abi::place_constant(self.bytes.len(), constant.len()), 0);
                     let at = self.bytes.len() as u64;
                     self.bytes.extend_from_slice(constant);
                     known.push(at);

@@ -99,7 +99,7 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<By
     let mr = if open { most } else { (rows.max(1) + tiles - 1) / tiles } as usize;
     let nr = vectors * lanes;
     let [depth, l2] = [(p.k[0] * p.k[1]) as i64, target.l2_bytes as i64];
-    let (mut mc, nc) = blocks((rows, columns, depth, 1), depth, (mr, nr), 1, l2);
+    let (mut mc, nc) = blocks((rows, columns, depth, 1), (depth, depth), (mr, nr), 1, l2);
     if open {
         let fit = (l2 / 2 / depth.max(1)) as usize;
         mc = OPEN_ROWS.min(fit).max(mc).next_multiple_of(mr);

@@ -4,7 +4,7 @@ use super::{Emit, declare};
 use crate::build::Operand;
 use crate::loops::Access;
 use crate::work::{Id, Memory, SlotMemory};
-use infc_artifact::abi::ALIGN;
+use infc_artifact::abi::place_constant;
 use infc_artifact::memory;
 use infc_artifact::program::{self as art, Place, Size, SlotPlace, View};
 use infc_ir::{Expr, Tensor};
@@ -46,7 +46,7 @@ impl Emit<'_> {
         });
         let data = &mut self.out.constants;
         for (b, t) in self.constants.iter().filter(|(b, _)| used.contains(b)) {
-            data.resize(data.len().next_multiple_of(ALIGN), 0);
+            data.resize(place_constant(data.len(), t.bytes().len()), 0);
             let size = Size::constant(t.bytes().len() as i64);
             self.out.program.buffers[*b as usize] = art::Buffer { bytes: size, place: Place::Constant(data.len() as u64) };
             data.extend_from_slice(t.bytes());

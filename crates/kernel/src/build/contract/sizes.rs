@@ -305,14 +305,18 @@ impl Frame {
     pub fn with(&self, [mr, nr, mc, nc]: [usize; 4]) -> Brgemm {
         let Frame { broadcast, n, panels, stored, .. } = *self;
         let copied = self.copied.is_some();
-        let kc = self.kc(nr).filter(|_| mr < mc);
+        let kc = self.kc(mr, nr).filter(|_| mr < mc);
         Brgemm { broadcast, n, m: self.m.clone(), mr, nr, mc, nc, kc, panels, copied, stored, row: self.row.name }
     }
 
     /// Blocks along k, if panels of so many columns take more of L2 than leaves room for the rows of a task: the largest ones of which L2 holds [`NEAR`].
-    fn kc(&self, nr: usize) -> Option<Kc> {
+    fn kc(&self, mr: usize, nr: usize) -> Option<Kc> {
         let step = nr as i64 * self.vector_bytes;
-        let plain = self.panels == Panels::Packed && self.stored.is_none() && self.copied.is_none() && self.row.block == 1;
+        let plain = self.rows > mr as i64
+            && self.panels == Panels::Packed
+            && self.stored.is_none()
+            && self.copied.is_none()
+            && self.row.block == 1;
         if !plain || self.l2_bytes == 0 || self.depth * step <= self.l2_bytes * 2 / 5 {
             return None;
         }
@@ -383,7 +387,7 @@ impl Frame {
         // Where there is but one tile of rows, each panel is read once, and nothing is to be gained.
         let near = panel <= self.l1_bytes / 2 || self.l2_bytes == 0 || mr as i64 >= self.rows;
         let step = (nr as i64 * self.vector_bytes * self.row.depth as i64) as f64;
-        let stream = match self.kc(nr) {
+        let stream = match self.kc(mr, nr) {
             _ if near => 0.0,
             // It comes from far once for all rows of a task.
             Some(_) => step / self.near + step / rate * mr as f64 / self.blocks(mr, nr).0 as f64,
@@ -405,13 +409,13 @@ impl Frame {
     /// Rows and columns of a task.
     fn blocks(&self, mr: usize, nr: usize) -> (usize, usize) {
         let size = (self.rows, self.columns, self.depth, self.batch);
-        let (mut mc, nc) = match self.kc(nr) {
+        let (mut mc, nc) = match self.kc(mr, nr) {
             // The sums of a row lie in L2 too.
             Some(kc) => {
-                let size = (self.rows, self.columns, self.products(kc), self.batch);
-                blocks(size, self.row_bytes + nr as i64 * self.bytes, (mr, nr), self.bytes, self.l2_bytes)
+                let row = self.row_bytes + nr as i64 * self.bytes;
+                blocks(size, (self.products(kc), row), (mr, nr), self.bytes, self.l2_bytes)
             }
-            None => blocks(size, self.row_bytes, (mr, nr), self.bytes, self.l2_bytes),
+            None => blocks(size, (self.depth, self.row_bytes), (mr, nr), self.bytes, self.l2_bytes),
         };
         if !self.copies(mc) {
             // As few rows as have a line.
@@ -583,17 +587,17 @@ pub(in crate::build) fn few_tasks(size: (i64, i64, i64), mc: usize, nc: usize) -
     tasks(size, mc, nc) < MANY_TASKS
 }
 
-/// Rows and columns of a task. The loop over columns is the outer one: a panel of b stays in L2 while all rows of the task pass, so
+/// Rows and columns of a task. The loop over columns is the outer one: a panel of b, or so many `products` of it, stays in L2 while all rows of the task pass, so
 /// the more rows a task has, the less often b comes from memory; a's block (`row` bytes a row) shall stay in L2 beside it, unless that leaves
 /// too few rows. Large products have at least eight tasks.
 pub(in crate::build) fn blocks(
     (rows, columns, depth, batch): (i64, i64, i64, i64),
-    row: i64,
+    (products, row): (i64, i64),
     (mr, nr): (usize, usize),
     bytes: i64,
     l2_bytes: i64,
 ) -> (usize, usize) {
-    let room = l2_bytes * 3 / 4 - depth * nr as i64 * bytes;
+    let room = l2_bytes * 3 / 4 - products * nr as i64 * bytes;
     let mut mc = up((room / row.max(1)).max(FEWEST_ROWS), mr).min(up(rows, mr));
     let mut nc = up(columns, nr);
     let work = batch * rows * columns * depth;
