@@ -6,10 +6,11 @@ use crate::loops::{Space, Stmt};
 use infc_ir::scalar::{Binary, Scalar, Unary};
 use infc_ir::{DType, Expr};
 
-/// True if keys of `dtype` can be packed with the numbers of so many elements. A line of 2^32 elements would have 32 GiB of positions, so a size that only
+/// True if keys of `dtype`, f32 or integers of as many bits, can be packed with the numbers of so many elements. A line of 2^32 elements would have 32 GiB of positions, so a size that only
 /// the data tells is taken to be smaller.
 pub fn packs(dtype: DType, elements: Expr) -> bool {
-    dtype.bytes() <= 4 && dtype != DType::String && elements.known().is_none_or(|n| n < 1 << 32)
+    let fits = dtype == DType::F32 || (dtype.int_range().is_some() && dtype.bytes() <= 4);
+    fits && elements.known().is_none_or(|n| n < 1 << 32)
 }
 
 /// The `element` (i64) with its `key`; what comes first is the least. NaN is above all numbers.
