@@ -588,7 +588,7 @@ pub(in crate::build) fn few_tasks(size: (i64, i64, i64), mc: usize, nc: usize) -
 }
 
 /// Rows and columns of a task. The loop over columns is the outer one: a panel of b, or so many `products` of it, stays in L2 while all rows of the task pass, so
-/// the more rows a task has, the less often b comes from memory; a's block (`row` bytes a row) shall stay in L2 beside it, unless that leaves
+/// the more rows a task has, the less often b comes from memory, unless all of b is short; a's block (`row` bytes a row) shall stay in L2 beside it, unless that leaves
 /// too few rows. Large products have at least eight tasks.
 pub(in crate::build) fn blocks(
     (rows, columns, depth, batch): (i64, i64, i64, i64),
@@ -600,6 +600,10 @@ pub(in crate::build) fn blocks(
     let room = l2_bytes * 3 / 4 - products * nr as i64 * bytes;
     let mut mc = up((room / row.max(1)).max(FEWEST_ROWS), mr).min(up(rows, mr));
     let mut nc = up(columns, nr);
+    // Where all panels stay in L2 anyway, what is read and written comes and goes row by row.
+    if depth * columns * bytes <= l2_bytes / 4 && rows * (columns * bytes + row) > l2_bytes {
+        mc = mc.min(up(FEWEST_ROWS, mr));
+    }
     let work = batch * rows * columns * depth;
     let few = |mc: usize, nc: usize| few_tasks((rows, columns, batch), mc, nc);
     while work > 1 << 21 && few(mc, nc) && mc as i64 >= 2 * FEWEST_ROWS {
