@@ -410,8 +410,8 @@ fn sorting_takes_a_block_for_each_line() {
         assert!(plans[0].starts_with("network size=2048"), "{plans:?}");
     }
     // Short lines, and more than shared memory holds: the heap.
-    assert!(exact(&top("f32", "3, 10", "3, 4", 4, 1, 1), 0, &input).contains(&"sort".to_owned()));
-    assert!(exact(&top("f32", "5000", "2000", 2000, 0, 1), 0, &input).contains(&"sort".to_owned()));
+    assert!(exact(&top("f32", "3, 10", "3, 4", 4, 1, 1), 0, &input).contains(&"sort packed=true".to_owned()));
+    assert!(exact(&top("f32", "5000", "2000", 2000, 0, 1), 0, &input).contains(&"sort packed=true".to_owned()));
 }
 
 #[test]
