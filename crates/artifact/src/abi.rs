@@ -20,12 +20,15 @@ pub const CONSTANTS_ALIGN: usize = 512;
 /// Constants of more bytes are taken to be read from memory in each run.
 const LARGE: usize = 1 << 20;
 
-/// Where a constant of so many bytes lies if those before it end at `end`: at a multiple of [`ALIGN`], and a large one 128 bytes before a multiple of 512. Panels of weights for one row
-/// are read 512 bytes a step, and at this distance from pages a core fetches them best. (Granite Rapids, a token of a decoder of 536 MB in f32: 28 ms, at the other seven places 32 to 34;
+/// Bytes of a large constant before a multiple of [`CONSTANTS_ALIGN`].
+const BEFORE: usize = 128;
+
+/// Where a constant of so many bytes lies if those before it end at `end`: at a multiple of [`ALIGN`], and a large one so many bytes before a multiple of [`CONSTANTS_ALIGN`]. Panels of weights for one row
+/// are read 512 bytes a step, and at this distance from pages a core fetches them best. (Granite Rapids, a token of a decoder of 536 MB in f32: 28 ms, at the other seven places 31 to 35;
 /// a loop of those reads alone: 18 to 20 GB/s and 15.)
 pub fn place_constant(end: usize, bytes: usize) -> usize {
     match bytes > LARGE {
-        true => (end + 128).next_multiple_of(CONSTANTS_ALIGN) - 128,
+        true => (end + BEFORE).next_multiple_of(CONSTANTS_ALIGN) - BEFORE,
         false => end.next_multiple_of(ALIGN),
     }
 }

@@ -285,7 +285,7 @@ pub struct Threads {
 }
 
 /// Elements' work that makes a task worth the trouble.
-const TASK_WORK: i64 = 1 << 15;
+pub(crate) const TASK_WORK: i64 = 1 << 15;
 
 /// The plan of a step. `operands` are its sources and, last, its result.
 pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
@@ -611,8 +611,8 @@ impl fmt::Display for Plan {
                 let [down, across] = t.size;
                 write!(
                     f,
-                    "turned order={:?} along={} squares={down}x{across} lanes={} chunk={}",
-                    t.order, t.along, t.lanes, t.chunk
+                    "turned order={:?} along={} whole={} squares={down}x{across} lanes={} chunk={}",
+                    t.order, t.along, t.whole, t.lanes, t.chunk
                 )
             }
             Plan::RowReduce(r) => write!(f, "row_reduce lanes={} chunk={}", r.lanes, r.chunk),

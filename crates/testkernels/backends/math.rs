@@ -336,7 +336,7 @@ fn functions_of_f32() {
         hold(op.name(), DType::F32, b.single, &worst(DType::F32, &body, &rows, &|r| reference(op, r[0])));
         // An emulator is slow: of another architecture one machine, on fewer of them.
         let other = hosts().into_iter().find(|h| here().iter().all(|l| l.target().arch != h.target().arch));
-        for (machines, step) in [(here(), 509), (other.into_iter().collect(), 1 << 13)] {
+        for (machines, step) in [(here(), 256), (other.into_iter().collect(), 1 << 13)] {
             let functions: Vec<Function> = machines.iter().map(|h| Function::new(h, DType::F32, 1, &body)).collect();
             let found = sweep(op, &functions, 77, step, (1 << 32) / step, b.limits[0]);
             let found: Vec<_> = functions.into_iter().map(|f| f.machine()).zip(found).collect();

@@ -3,7 +3,7 @@
 
 use super::{Cx, Operand, for_each, pack};
 use crate::loops::{LoopKind, Space, Stmt};
-use crate::plan::{guess, in_memory_order, widest};
+use crate::plan::{TASK_WORK, guess, in_memory_order, widest};
 use crate::target::TargetDesc;
 use infc_ir::Expr;
 use infc_ir::compute::Compute;
@@ -32,8 +32,6 @@ const MOST: usize = 4;
 const SHORT: i64 = 8;
 /// Bytes of a square's row.
 const ROW: usize = 256;
-/// Elements' work that makes a task worth the trouble.
-const TASK_WORK: i64 = 1 << 15;
 
 /// The reads of a value that lie along `along` and not along `inner`, in the order in which they are met; `None` if there is one that cannot be turned.
 fn turned(c: &Compute, operands: &[Operand], inner: usize) -> Option<(usize, Vec<Scalar>)> {
