@@ -30,7 +30,7 @@ pub struct Tolerance {
 /// precisions have three bits more, 18 dB.
 pub fn signal_needed(math: Math) -> Option<f64> {
     match math {
-        Math::F32 => None,
+        Math::F32 | Math::Winograd => None,
         Math::Bf16 => Some(20.0),
         Math::Tf32 | Math::F16 => Some(38.0),
     }

@@ -237,6 +237,7 @@ pub(crate) fn same_sums(a: &Plan, b: &Plan) -> bool {
     match (a, b) {
         (Plan::Brgemm(a), Plan::Brgemm(b)) => a.row == b.row,
         (Plan::Matrix(a), Plan::Matrix(b)) => (a.row, a.products) == (b.row, b.products),
+        (Plan::Winograd(a), Plan::Winograd(b)) => (a.row, a.outputs) == (b.row, b.outputs),
         (Plan::Sparse(a), Plan::Sparse(b)) => (a.form, a.lanes, a.window) == (b.form, b.lanes, b.window),
         (Plan::Dots(a), Plan::Dots(b)) => a.lanes == b.lanes,
         (Plan::RowReduce(a), Plan::RowReduce(b)) => a.lanes == b.lanes,

@@ -1,6 +1,6 @@
 //! What a step costs: arithmetic and bytes. For people and for models of time.
 
-use crate::build::{Operand, contract, sparse};
+use crate::build::{Operand, contract, sparse, winograd};
 use crate::plan::Plan;
 use crate::target::TargetDesc;
 use infc_ir::Expr;
@@ -39,6 +39,7 @@ pub fn done(operations: Expr, step: &Step, plan: &Plan, operands: &[Operand], ta
     let Some(r) = &c.reduction else { return operations };
     let share = match plan {
         Plan::Brgemm(p) => contract::Frame::of(c, operands, target, Some(p)).map_or(1.0, |f| f.share(p.mr)),
+        Plan::Winograd(p) => winograd::share(c, p),
         Plan::Sparse(p) => sparse::share(c, operands, p),
         _ => 1.0,
     };

@@ -9,7 +9,7 @@ use crate::build::stored::Stored;
 use crate::build::tile::MMA;
 use crate::build::turned::Turned;
 use crate::build::updates::Updates;
-use crate::build::{Operand, byte_blocks, contract, dots, elementwise, matrix, network, sort, sparse, tile, turned, updates};
+use crate::build::{Operand, byte_blocks, contract, dots, elementwise, matrix, network, sort, sparse, tile, turned, updates, winograd};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
 use infc_ir::DType;
@@ -24,6 +24,8 @@ use std::fmt;
 pub enum Plan {
     /// A contraction in register tiles.
     Brgemm(Brgemm),
+    /// A convolution by minimal filtering.
+    Winograd(Winograd),
     /// A contraction in tiles of the core's matrix unit.
     Matrix(Matrix),
     /// A contraction of few rows with a constant that is mostly 0.
@@ -90,6 +92,35 @@ pub struct Brgemm {
     pub copied: bool,
     /// The narrow form in which a constant vector factor lies, if it does.
     pub stored: Option<Stored>,
+    /// The row of [`crate::rows::ROWS`] that adds the products up.
+    pub row: &'static str,
+}
+
+/// Sizes of a convolution by minimal filtering (`build::winograd`), on the axes of a [`Brgemm`] with packed panels; rows are tiles.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Winograd {
+    /// Results of a tile along each axis of the window: 2 or 4.
+    pub outputs: usize,
+    /// The factor (0 or 1) that is the picture.
+    pub broadcast: usize,
+    /// The output axis that is n.
+    pub n: usize,
+    /// Output axes that together are m, outermost first.
+    pub m: Vec<usize>,
+    /// Those of them that tiles have `outputs` of, one or two.
+    pub lines: Vec<usize>,
+    /// The reduction axes of the window, in the order of `lines`.
+    pub taps: Vec<usize>,
+    /// The reduction axis of channels.
+    pub channels: usize,
+    /// Rows of a register tile.
+    pub mr: usize,
+    /// Columns of a register tile.
+    pub nr: usize,
+    /// Rows of a task.
+    pub mc: usize,
+    /// Columns of a task.
+    pub nc: usize,
     /// The row of [`crate::rows::ROWS`] that adds the products up.
     pub row: &'static str,
 }
@@ -327,6 +358,9 @@ pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
             if is_contraction(c)
                 && let Some(plan) = contract::plan(c, operands, target)
             {
+                if let Some(plan) = winograd::plan(c, operands, &plan, target) {
+                    return Plan::Winograd(plan);
+                }
                 return match matrix::plan(c, operands, &plan, target) {
                     Some(plan) => Plan::Matrix(plan),
                     None => Plan::Brgemm(plan),
@@ -576,6 +610,13 @@ impl fmt::Display for Plan {
                 f.write_str(if b.copied { " rows=Scratch" } else { "" })?;
                 b.kc.map_or(Ok(()), |kc| write!(f, " kc={} of axis {}", kc.size, kc.axis))?;
                 b.stored.map_or(Ok(()), |s| write!(f, " stored={s}"))
+            }
+            Plan::Winograd(w) => {
+                write!(
+                    f,
+                    "winograd outputs={} axes={} mr={} nr={} mc={} nc={} m={:?} n={} broadcast={} row={}",
+                    w.outputs, w.lines.len(), w.mr, w.nr, w.mc, w.nc, w.m, w.n, w.broadcast, w.row
+                )
             }
             Plan::Matrix(p) => {
                 let [down, across] = p.tiles;

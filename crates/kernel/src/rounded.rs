@@ -53,7 +53,7 @@ impl Form {
             Math::Bf16 => target.bf16_dot.then_some(BF16),
             Math::F16 if target.tile_f16 => Some(F16_PAIRS),
             Math::F16 => target.f16_fma.then_some(F16_BLOCKS),
-            Math::F32 | Math::Tf32 => None,
+            Math::F32 | Math::Tf32 | Math::Winograd => None,
         }
     }
     /// An f32, rounded.

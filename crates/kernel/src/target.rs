@@ -143,18 +143,26 @@ pub enum Math {
     Bf16,
     /// Factors rounded to f16.
     F16,
+    /// f32, with convolutions of 3 x 3 by minimal filtering: fewer products, in other sums.
+    Winograd,
 }
 
 impl Math {
     /// All of them, with their names.
-    pub const ALL: [(Math, &str); 4] = [(Math::F32, "f32"), (Math::Tf32, "tf32"), (Math::Bf16, "bf16"), (Math::F16, "f16")];
+    pub const ALL: [(Math, &str); 5] = [
+        (Math::F32, "f32"),
+        (Math::Tf32, "tf32"),
+        (Math::Bf16, "bf16"),
+        (Math::F16, "f16"),
+        (Math::Winograd, "winograd"),
+    ];
 }
 
 impl Math {
     /// The dtype of 16 bits that has all that factors are rounded to, if there is one.
     pub fn narrow(self) -> Option<DType> {
         match self {
-            Math::F32 | Math::Tf32 => None,
+            Math::F32 | Math::Tf32 | Math::Winograd => None,
             Math::Bf16 => Some(DType::BF16),
             Math::F16 => Some(DType::F16),
         }
@@ -187,6 +195,7 @@ impl TargetDesc {
             Math::Bf16 => self.block_threads > 0 || self.bf16_dot,
             Math::F16 => self.block_threads > 0 || self.f16_fma || self.tile_f16,
             Math::Tf32 => self.block_threads > 0,
+            Math::Winograd => self.block_threads == 0,
         }
     }
     /// Has it tiles for any products?

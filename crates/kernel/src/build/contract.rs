@@ -14,7 +14,7 @@ pub use self::sizes::{Frame, plan};
 
 use self::copied::Rows;
 use self::sizes::narrow_factor;
-pub(super) use self::sizes::{blocks, few_tasks};
+pub(super) use self::sizes::{blocks, few_tasks, rounds};
 use self::taps::{Tap, in_line, taps};
 use super::elementwise::with_accumulator;
 use super::stored::{self, Table};

@@ -30,6 +30,7 @@ pub mod threads;
 pub mod tile;
 pub mod turned;
 pub mod updates;
+pub mod winograd;
 
 use crate::attention::{Attention, Way};
 use crate::loops::{Access, Axes, BoxCopy, Boxes, Buffer, Kernel, LoopKind, Space, Stmt};
@@ -153,6 +154,7 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
     let mut cx = Cx::new(operands, target);
     match (step, plan) {
         (Step::Compute(c), Plan::Brgemm(p)) => contract::build(&mut cx, c, p),
+        (Step::Compute(c), Plan::Winograd(p)) => winograd::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Matrix(p)) => matrix::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Sparse(p)) => sparse::build(&mut cx, c, p),
         (Step::Compute(c), Plan::ByteBlocks(p)) => byte_blocks::build(&mut cx, c, p),
@@ -178,6 +180,7 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
 pub(crate) fn product_cycles(c: &Compute, operands: &[Operand], plan: &Plan, target: &TargetDesc) -> Option<f64> {
     match plan {
         Plan::Brgemm(p) => Some(contract::cycles(c, p, target)),
+        Plan::Winograd(p) => winograd::cycles(c, p, target),
         Plan::Matrix(p) => matrix::cycles(c, operands, p),
         _ => None,
     }

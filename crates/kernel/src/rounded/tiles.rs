@@ -276,7 +276,7 @@ fn pays_step(work: &Work, root: Id, f: &Family) -> bool {
 fn rounded(t: &Tensor, math: Math) -> Tensor {
     let values = t.to_vec::<f32>().into_iter();
     match math {
-        Math::F32 | Math::Tf32 => tf32::tensor(t),
+        Math::F32 | Math::Tf32 | Math::Winograd => tf32::tensor(t),
         Math::F16 => Tensor::from_vec(t.dims.clone(), values.map(half::f16::from_f32).collect::<Vec<_>>()),
         Math::Bf16 => Tensor::from_vec(t.dims.clone(), values.map(half::bf16::from_f32).collect::<Vec<_>>()),
     }

@@ -558,7 +558,7 @@ fn fewest(tiles: &[([usize; 2], f64)]) -> Option<[usize; 2]> {
 }
 
 /// Cycles of one round of the k loop, over all tiles.
-fn rounds((rows, columns): (i64, i64), (mr, nr): (usize, usize), vectors: usize, row: &Row) -> f64 {
+pub(in crate::build) fn rounds((rows, columns): (i64, i64), (mr, nr): (usize, usize), vectors: usize, row: &Row) -> f64 {
     let tiles = (rows.max(1) as f64 / mr as f64).ceil() * (columns.max(1) as f64 / nr as f64).ceil();
     let steps = mr as f64 * (vectors as f64 / row.per_cycle + row.broadcast);
     let loads = (mr + vectors) as f64 / 2.0;
