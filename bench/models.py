@@ -44,6 +44,31 @@ class Writer(nn.Module):
         return self.gpt(input_ids=input_ids, use_cache=False).logits
 
 
+def twice(before, after):
+    """Two convolutions as U-Nets have them."""
+    of = lambda width: [nn.Conv2d(width, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*of(before), *of(after))
+
+
+class Segmenter(nn.Module):
+    """A U-Net of four levels, 32 to 256 channels, that enlarges by nearest neighbours."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.ModuleList([twice(3, 32), twice(32, 64), twice(64, 128), twice(128, 256)])
+        self.up = nn.ModuleList([twice(384, 128), twice(192, 64), twice(96, 32)])
+        self.head = nn.Conv2d(32, 2, 1)
+
+    def forward(self, x):
+        kept = []
+        for level in self.down:
+            x = level(nn.functional.max_pool2d(x, 2) if kept else x)
+            kept.append(x)
+        for level, other in zip(self.up, kept[-2::-1]):
+            x = level(torch.cat([nn.functional.interpolate(x, scale_factor=2.0), other], 1))
+        return self.head(x)
+
+
 class Layer(nn.Module):
     """A layer of a decoder: attention over what is kept and one token more, then a gated MLP."""
 
@@ -94,8 +119,8 @@ def tabular():
     return nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1), nn.Sigmoid())
 
 
-def picture(batch=1):
-    return {"x": torch.randn(batch, 3, 224, 224)}
+def picture(batch=1, size=224):
+    return {"x": torch.randn(batch, 3, size, size)}
 
 
 def tokens(count, batch=1):
@@ -114,6 +139,8 @@ MODELS = {
     "bert_base_s128": (Encoder, lambda: tokens(128)),
     "lstm_kws": (Keywords, lambda: {"x": torch.randn(1, 98, 40)}),
     "resnet50_batch8": (torchvision.models.resnet50, lambda: picture(8)),
+    "resnet18": (torchvision.models.resnet18, picture),
+    "unet_256": (Segmenter, lambda: picture(1, 256)),
     "mobilenet_v2_batch8": (torchvision.models.mobilenet_v2, lambda: picture(8)),
     "bert_base_s128_batch8": (Encoder, lambda: tokens(128, 8)),
     "fraud_mlp": (tabular, lambda: {"x": torch.randn(1, 30)}),

@@ -11,8 +11,9 @@ use engines::Loaded;
 use infc::compare::{self, Tolerance};
 use infc::inputs::{self, Source};
 use infc_ir::interp::Item;
+use infc_kernel::plan::Plan;
 use infc_kernel::target::Math;
-use report::{Engine, Row, Short};
+use report::{Engine, Filtered, Row, Short};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -140,6 +141,7 @@ fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Resu
         Some(library) => in_bf16(model, &options, (&graph, &given, &exact), library, args)?,
         None => None,
     };
+    let filtered = by_filtering(model, &options, (&graph, &given, &exact), args, env)?;
     let sessions = sessions::side_by_side(model, &artifact, args)?;
     let size = compiled.artifact.len() as u64;
     Ok(Row {
@@ -153,6 +155,7 @@ fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Resu
         engines,
         cold,
         bf16,
+        filtered,
     })
 }
 
@@ -184,6 +187,36 @@ fn in_bf16(
     let times = alternate(&mut loaded, args.seconds / 2.0)?;
     let median = |t: &[Duration]| t[t.len() / 2];
     Ok(Some(Short { medians: [median(&times[0]), median(&times[1])], sqnr }))
+}
+
+/// The model with its convolutions by minimal filtering, beside all peers: `None` where it has none that this is for.
+fn by_filtering(
+    model: &Path,
+    options: &infc::Options,
+    (graph, given, exact): (&infc_ir::Graph, &engines::Inputs, &[infc_ir::Tensor]),
+    args: &Args,
+    env: &ort::environment::Environment,
+) -> Result<Option<Filtered>> {
+    let mut options = options.clone();
+    options.target.math = Math::Winograd;
+    let plans = infc::compile::lower(graph.clone(), &options)?.plans;
+    if !plans.iter().any(|p| matches!(p, Some(Plan::Winograd(_)))) {
+        return Ok(None);
+    }
+    let compiled = infc::compile::compile_file(model, &options)?;
+    let folder = tempfile::tempdir()?;
+    let artifact = folder.path().join("model.infc");
+    std::fs::write(&artifact, &compiled.artifact)?;
+    let mut loaded =
+        vec![engines::infc(&artifact, given, args.threads)?, engines::onnx_runtime(env, model, given, args.threads)?];
+    if let Some(library) = &args.openvino {
+        loaded.push(engines::openvino(library, model, given, args.threads, Some("f32"))?);
+    }
+    loaded.iter_mut().try_for_each(|l| l.engine.run())?;
+    let sqnr = sqnr(exact, &loaded[0].engine.outputs()?);
+    let times = alternate(&mut loaded, args.seconds / 2.0)?;
+    let medians = times.iter().map(|t| t[t.len() / 2]).collect();
+    Ok(Some(Filtered { medians, sqnr, size: compiled.artifact.len() as u64 }))
 }
 
 /// The least signal-to-noise ratio of outputs in f32, in dB, against those of f32 arithmetic; infinite where all are the same.

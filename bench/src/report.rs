@@ -51,6 +51,26 @@ pub struct Row {
     pub cold: Option<Duration>,
     /// With products in bf16.
     pub bf16: Option<Short>,
+    /// With convolutions by minimal filtering.
+    pub filtered: Option<Filtered>,
+}
+
+/// infc with convolutions by minimal filtering, beside its peers.
+pub struct Filtered {
+    /// Medians of steady runs, infc first.
+    pub medians: Vec<Duration>,
+    /// Signal-to-noise ratio against plain sums in f32, in dB.
+    pub sqnr: f64,
+    /// Bytes of the artifact.
+    pub size: u64,
+}
+
+impl Filtered {
+    /// infc's median by the best peer's.
+    fn ratio(&self) -> f64 {
+        let best = self.medians[1..].iter().min().copied().unwrap_or_default();
+        self.medians[0].as_secs_f64() / best.as_secs_f64()
+    }
 }
 
 /// infc with products in bf16, and OpenVINO as it runs by itself.
@@ -105,6 +125,9 @@ impl fmt::Display for Row {
         if let Some(s) = &self.bf16 {
             write!(f, ", in bf16 {:.2}: {} and {} ms", s.ratio(), short(s.medians[0]), short(s.medians[1]))?;
         }
+        if let Some(s) = &self.filtered {
+            write!(f, ", by minimal filtering {:.2}: {} ms, {:.0} dB", s.ratio(), short(s.medians[0]), s.sqnr)?;
+        }
         write!(f, ")")
     }
 }
@@ -124,6 +147,9 @@ pub fn json(rows: &[Row], threads: usize) -> serde_json::Value {
             "sessions_per_second": r.sessions.iter().map(|(n, v)| (n.to_string(), (*v).into())).collect::<serde_json::Map<_, _>>(),
             "bf16": r.bf16.as_ref().map(|s| serde_json::json!({
                 "ratio": s.ratio(), "median_ms": s.medians.map(ms), "sqnr_db": s.sqnr.map(|x| x.is_finite().then_some(x)),
+            })),
+            "filtered": r.filtered.as_ref().map(|s| serde_json::json!({
+                "ratio": s.ratio(), "median_ms": s.medians.iter().copied().map(ms).collect::<Vec<_>>(), "sqnr_db": s.sqnr, "artifact_bytes": s.size,
             })),
             "engines": r.engines.iter().map(engine).collect::<Vec<_>>(),
         })
@@ -169,6 +195,19 @@ pub fn page(rows: &[Row], threads: usize) -> String {
              least signal-to-noise ratio of an output against f32 (random weights and inputs are the worst case).\n\n{names}{bf16}\n"
         );
     }
+    let mut filtered = String::new();
+    for (r, s) in rows.iter().filter_map(|r| Some((r, r.filtered.as_ref()?))) {
+        let medians: Vec<_> = s.medians.iter().copied().map(short).collect();
+        let larger = s.size as f64 / r.size as f64;
+        filtered += &format!("| {} | {} | {:.2} | {:.0} | {larger:.2} |\n", r.name, medians.join(" | "), s.ratio(), s.sqnr);
+    }
+    if !filtered.is_empty() {
+        let names = head(&[&["model"], &names[..], &["infc / best peer", "infc, dB", "artifact"]].concat());
+        filtered = format!(
+            "## Convolutions by minimal filtering\n\ninfc with `--math winograd` (`docs/numerics.md`), the models that have windows of 3 for it; the peers as above. Medians of steady\n\
+             runs in ms, the least signal-to-noise ratio of an output against plain sums in f32 (whose own noise is of that size), and how many times as large the artifact is.\n\n{names}{filtered}\n"
+        );
+    }
     let side = match rows.iter().any(|r| !r.sessions.is_empty()) {
         true => format!("## Sessions side by side, one on each core: runs a second of all together\n\n{side}\n"),
         false => String::new(),
@@ -180,7 +219,7 @@ pub fn page(rows: &[Row], threads: usize) -> String {
          before timing; int8: 30 dB to ONNX Runtime, 10 dB to OpenVINO; \"wrong\": another result than infc's and ONNX Runtime's).\n\
          Peers: ONNX Runtime {} (all graph optimisations), OpenVINO {} (latency hint, f32).\n\n\
          ## Steady runs: median, ms\n\n{speed}\n## From the file to the first output, in a warm process, ms\n\n\
-         infc loads an artifact; the peers load and optimise the ONNX file.\n\n{load}\n{bf16}{side}## Artifacts\n\n\
+         infc loads an artifact; the peers load and optimise the ONNX file.\n\n{load}\n{filtered}{bf16}{side}## Artifacts\n\n\
          Cold start: a process is started, maps the artifact, runs it once and ends; less the steady median. Largest difference: of any output\n\
          element to ONNX Runtime's.\n\n{start}",
         today(),

@@ -289,7 +289,7 @@ fn the_command_line_tells_what_it_does() {
     check(
         &["compile", &file, "--target", &dir.write("own.toml", text), "-o", &dir.path("no.infc")],
         3,
-        &["no instructions for products in bf16"],
+        &["takes no products in that way: bf16"],
     );
     assert_eq!(dir.files(), ["f16.infc", "model.infc", "own.toml"]);
 }

@@ -8,7 +8,8 @@
 //!
 //! The loop is the program's: its steps are those of before on rows of tensors. At the top and the bottom of a picture windows meet the border, and
 //! the last rows may be fewer: these rounds stand before and behind the loop, with sizes of their own.
-//! Class: exact. A step whose sums would be added up in another order for fewer rows stays outside. Sizes that are symbols stay whole.
+//! Class: exact. A step whose sums would be added up in another order for fewer rows stays outside (but minimal filtering, whose tiles begin with the band: a sum may be made at
+//! another place of its tile). Sizes that are symbols stay whole.
 
 use crate::attention::Attentions;
 use crate::batch::{same_sums, touch_counts};

@@ -9,7 +9,9 @@ use crate::build::stored::Stored;
 use crate::build::tile::MMA;
 use crate::build::turned::Turned;
 use crate::build::updates::Updates;
-use crate::build::{Operand, byte_blocks, contract, dots, elementwise, matrix, network, sort, sparse, tile, turned, updates, winograd};
+use crate::build::{
+    Operand, byte_blocks, contract, dots, elementwise, matrix, network, sort, sparse, tile, turned, updates, winograd,
+};
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
 use infc_ir::DType;
@@ -615,7 +617,16 @@ impl fmt::Display for Plan {
                 write!(
                     f,
                     "winograd outputs={} axes={} mr={} nr={} mc={} nc={} m={:?} n={} broadcast={} row={}",
-                    w.outputs, w.lines.len(), w.mr, w.nr, w.mc, w.nc, w.m, w.n, w.broadcast, w.row
+                    w.outputs,
+                    w.lines.len(),
+                    w.mr,
+                    w.nr,
+                    w.mc,
+                    w.nc,
+                    w.m,
+                    w.n,
+                    w.broadcast,
+                    w.row
                 )
             }
             Plan::Matrix(p) => {

@@ -92,7 +92,7 @@ pub fn lower_beside(
     choices: &Choices,
 ) -> Result<Lowered, Problems> {
     if !target.takes(target.math) {
-        let message = format!("it has no instructions for products in {}", target.math.name());
+        let message = format!("it takes no products in that way: {}", target.math.name());
         return Err(Problems::one(
             format!("target '{}'", target.name),
             message,

@@ -149,13 +149,8 @@ pub enum Math {
 
 impl Math {
     /// All of them, with their names.
-    pub const ALL: [(Math, &str); 5] = [
-        (Math::F32, "f32"),
-        (Math::Tf32, "tf32"),
-        (Math::Bf16, "bf16"),
-        (Math::F16, "f16"),
-        (Math::Winograd, "winograd"),
-    ];
+    pub const ALL: [(Math, &str); 5] =
+        [(Math::F32, "f32"), (Math::Tf32, "tf32"), (Math::Bf16, "bf16"), (Math::F16, "f16"), (Math::Winograd, "winograd")];
 }
 
 impl Math {

@@ -236,7 +236,10 @@ fn minimal_filtering_gives_sums_of_windows() {
             &e(&[batch, columns, h, w]),
             &e(&[channels, kh, kw]),
             Reducer::Sum,
-            |o, r| read(0, &[o[0], r[0], o[2] + r[1] - (kh / 2) as i64, o[3] + r[2] - (kw / 2) as i64]) * read(1, &[o[1], r[0], r[1], r[2]]),
+            |o, r| {
+                read(0, &[o[0], r[0], o[2] + r[1] - (kh / 2) as i64, o[3] + r[2] - (kw / 2) as i64])
+                    * read(1, &[o[1], r[0], r[1], r[2]])
+            },
             |o, acc| Scalar::binary(Binary::Max, acc + read(2, &[o[1]]), Scalar::float(DType::F32, -20.0)) + read(3, o),
         );
         let tensors = [
@@ -257,7 +260,8 @@ fn minimal_filtering_gives_sums_of_windows() {
                 plain_or_last,
             ];
             for target in [target(64, 32, true), target(32, 16, false), target(16, 32, true)] {
-                let mut operands: Vec<Operand> = tensors.iter().zip(&layouts).enumerate().map(|(i, (t, l))| operand(t, l, i == 1)).collect();
+                let mut operands: Vec<Operand> =
+                    tensors.iter().zip(&layouts).enumerate().map(|(i, (t, l))| operand(t, l, i == 1)).collect();
                 let result = Tensor::zeros(DType::F32, [batch, columns, h, w]);
                 operands.push(operand(&result, &layouts[4], false));
                 let layouts_of = operands.clone();
@@ -267,8 +271,10 @@ fn minimal_filtering_gives_sums_of_windows() {
                 let Step::Compute(inner) = &c else { unreachable!("a compute") };
                 let want = reference(&tensors, [kh, kw]);
                 for outputs in winograd::OUTPUTS {
-                    let (_, chosen) = winograd::plan_of(inner, &operands, &contraction, outputs, &target).expect("a convolution of this kind");
-                    let small_blocks = plan::Winograd { mr: 2, nr: target.lanes(4), mc: 4, nc: target.lanes(4), ..chosen.clone() };
+                    let (_, chosen) =
+                        winograd::plan_of(inner, &operands, &contraction, outputs, &target).expect("a convolution of this kind");
+                    let small_blocks =
+                        plan::Winograd { mr: 2, nr: target.lanes(4), mc: 4, nc: target.lanes(4), ..chosen.clone() };
                     for p in [chosen, small_blocks].map(Plan::Winograd) {
                         let (at, got) = run_plan(&c, &operands, &p, &tensors, &layouts_of, &result, &target);
                         for (i, &a) in at.iter().enumerate() {

@@ -79,7 +79,7 @@ pub struct How {
     /// Give a symbolic dim a value; NAME<=SIZE leaves it open up to a size, for C code.
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim_or_bound)]
     dims: Vec<Dim>,
-    /// Take products of f32 in fewer bits, with sums in f32: bf16 on x86-64-v4-bf16 and what has more, f16 on x86-64-v4-fp16 and what has more and on aarch64-dotprod and -i8mm, tf32, bf16 or f16 on GPUs [default: f32]
+    /// Take products of f32 in fewer bits, with sums in f32: bf16 on x86-64-v4-bf16 and what has more, f16 on x86-64-v4-fp16 and what has more and on aarch64-dotprod and -i8mm, tf32, bf16 or f16 on GPUs. Or take fewer of them: winograd, on CPUs, makes convolutions with windows of 3 by minimal filtering, all in f32 [default: f32]
     #[arg(long, value_name = "KIND", value_parser = math)]
     math: Option<Math>,
     /// For CPUs: keep quantised weights in as few bits as they have, also where widening them in each run costs time
@@ -309,10 +309,10 @@ fn dim_or_bound(text: &str) -> std::result::Result<Dim, String> {
 /// Tells a machine in what precision to take products of f32; an error if it has no instructions for that.
 pub fn set_math(machine: &mut TargetDesc, math: Math) -> std::result::Result<(), Failure> {
     if !machine.takes(math) {
-        let message = format!("--math {}: target '{}' has no instructions for such products", math.name(), machine.name);
+        let message = format!("--math {}: target '{}' takes no products in that way", math.name(), machine.name);
         let all = target::machines();
         let able: Vec<&str> = all.iter().filter(|m| m.takes(math)).map(|m| m.name.as_str()).collect();
-        return Err(Failure::usage(message, format!("leave it out, or name a target that has them: {}", able.join(", "))));
+        return Err(Failure::usage(message, format!("leave it out, or name a target that does: {}", able.join(", "))));
     }
     machine.math = math;
     Ok(())

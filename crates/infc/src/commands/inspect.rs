@@ -152,7 +152,10 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
         say!("threads: {}", if threads == 0 { "one for each CPU".to_owned() } else { threads.to_string() });
     }
     if let Some(math) = &manifest.math {
-        say!("products of f32: factors rounded to {math}");
+        match math.as_str() {
+            "winograd" => say!("products of f32: convolutions with windows of 3 by minimal filtering"),
+            _ => say!("products of f32: factors rounded to {math}"),
+        }
     }
     if !manifest.dims.is_empty() {
         say!("dims: {}", manifest.dims.join(", "));

@@ -56,7 +56,7 @@ pub struct Args {
     /// Run the code on another computer: the words that start infc-worker there, of the same version: 'ssh board infc-worker', 'qemu-aarch64 ./infc-worker'
     #[arg(long, value_name = "COMMAND", conflicts_with = "artifact")]
     on: Option<String>,
-    /// Take products of f32 in fewer bits, as `infc compile --math` does: bf16, tf32 or f16 [default: f32]. With --artifact, what it was
+    /// Take products of f32 in fewer bits, or fewer of them, as `infc compile --math` does: bf16, tf32, f16 or winograd [default: f32]. With --artifact, what it was
     /// compiled with: it decides how close outputs have to be.
     #[arg(long, value_name = "KIND", value_parser = super::compile::math)]
     math: Option<Math>,
