@@ -496,8 +496,14 @@ impl Tile<'_> {
     /// Axis values of row `i` of the tile.
     fn row(&self, i: Expr) -> Vec<Expr> {
         let mut axes = self.axes.clone();
-        for (&x, v) in self.p.m.iter().zip(Expr::delinearise(self.row_number(i), &self.m_dims)) {
+        // Rows in one line are steps from the first one: their addresses are one and constants.
+        let line = in_line(self.p.mr as i64, self.m_dims.last().and_then(|d| d.known()));
+        let number = if line { self.m0 } else { self.row_number(i) };
+        for (&x, v) in self.p.m.iter().zip(Expr::delinearise(number, &self.m_dims)) {
             axes[x] = v;
+        }
+        if let Some(&x) = self.p.m.last().filter(|_| line) {
+            axes[x] = axes[x] + i;
         }
         axes
     }
