@@ -49,6 +49,8 @@ pub struct Frame {
     /// Are rows of the broadcast factor windows that overlap, over more than L2 holds, and vectors of 64 bytes? Steps of narrower ones are too short for
     /// tiles that are lower (5 % slower).
     windows: bool,
+    /// Of windows, whose rows have addresses of their own where they lie in several lines: elements of a line, and rounds of the loops over k around the innermost one.
+    crossed: Option<(i64, f64)>,
     /// Bytes of an element of the other factor.
     vector_bytes: i64,
     l1_bytes: i64,
@@ -98,6 +100,13 @@ const BEGIN: f64 = 50.0;
 /// accesses at once. Measured for windows of 3 x 3 over 128 and 64 channels: tiles of 14 x 32 take 30.5 cycles for 28, of 6 x 64 25.2 for 24, of 4 x 64 16.4 for 16.
 const BEHIND: f64 = 0.22;
 const FOLLOWED: f64 = 3.0;
+
+/// Cycles of a row of a tile of windows whose rows lie in several lines, for its address; and of each row beyond so many in each round of the loops around the innermost one, since its
+/// address is in memory. Measured for windows of 3 x 3 over 3 channels of 256 x 256 pixels (Zen 5, tiles of 32 columns): of 14 rows 490 to 910 cycles instead of 378, of 13 rows 500 to
+/// 650 instead of 351, of 6 rows 191 instead of 162, of 8, which divide a line, 226 instead of 216.
+const ADDRESS: f64 = 4.0;
+const ADDRESSES: usize = 10;
+const SPILLED: f64 = 6.0;
 
 impl Frame {
     /// `None` if the contraction has no n axis or its vector factor cannot be brought into panels. `planned`: its plan, if there is one, which knows how its weights are stored.
@@ -249,6 +258,8 @@ impl Frame {
         let row_bytes = depth.min(shared.max(1)) * bytes as i64;
         let all = a.dims.iter().map(|&d| guess(d)).product::<i64>() * a.dtype.bytes() as i64;
         let windows = shared < depth && all > target.l2_bytes as i64 && target.l2_bytes > 0 && target.vector_bytes >= 64;
+        let around = r.axes.iter().rev().skip(1).map(|&e| guess(e)).product::<i64>() as f64;
+        let crossed = (shared < depth && m.len() > 1).then(|| (lines.last().copied().unwrap_or(1), around));
         let batch = (0..c.dims.len()).filter(|a| *a != n && !m.contains(a)).map(|a| guess(c.dims[a])).product();
         let registers = target.vector_registers as usize;
         let [l1_bytes, l2_bytes, l3_bytes] = [target.l1_bytes, target.l2_bytes, target.l3_bytes].map(|bytes| bytes as i64);
@@ -277,6 +288,7 @@ impl Frame {
             most,
             row_bytes,
             windows,
+            crossed,
             vector_bytes,
             l1_bytes,
             l2_bytes,
@@ -397,8 +409,14 @@ impl Frame {
         let rounds = self.depth as f64 / self.row.depth as f64;
         let far = self.rows * self.columns * self.batch * self.bytes > self.l2_bytes && self.l2_bytes > 0;
         let begin = if far && (mr * vectors) as f64 * rounds < LONG as f64 { mr as f64 * BEGIN / rounds } else { 0.0 };
+        let addresses = match self.crossed {
+            Some((line, around)) if line % mr as i64 != 0 => {
+                (mr as f64 * ADDRESS + mr.saturating_sub(ADDRESSES) as f64 * SPILLED * around) / rounds
+            }
+            _ => 0.0,
+        };
         let round = if self.windows { 0.1 + BEHIND * (mr as f64 - FOLLOWED).max(0.0) } else { 1.0 };
-        tiles * (steps.max(loads).max(stream).max(self.row.latency) + round + begin) * shares[mr - 1]
+        tiles * (steps.max(loads).max(stream).max(self.row.latency) + round + begin + addresses) * shares[mr - 1]
     }
 
     /// Tasks of blocks of so many rows and columns.
