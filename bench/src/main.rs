@@ -84,8 +84,33 @@ fn main() -> Result<()> {
         std::fs::write(path, serde_json::to_string_pretty(&report::json(&rows, args.threads))?)?;
     }
     if let Some(path) = &args.page {
-        std::fs::write(path, report::page(&rows, args.threads))?;
+        write_page(path, &rows, args.threads)?;
     }
+    Ok(())
+}
+
+/// Writes the page. One that is there of another kind of machine stays, under the name of its target: `performance-x86-64-v3.md`.
+fn write_page(path: &Path, rows: &[Row], threads: usize) -> Result<()> {
+    let name =
+        |target: &str| path.with_file_name(format!("{}-{target}.md", path.file_stem().unwrap_or_default().to_string_lossy()));
+    let target = infc::Options::native()?.target.name;
+    if let Ok(before) = std::fs::read_to_string(path)
+        && let Some(other) = report::target_of(&before).filter(|&t| t != target)
+    {
+        std::fs::write(name(other), before)?;
+    }
+    // This page takes the place of an earlier one of the same kind of machine.
+    if name(&target).exists() {
+        std::fs::remove_file(name(&target))?;
+    }
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let prefix = name("").file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let mut others: Vec<String> = std::fs::read_dir(folder)?
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .filter(|n| n.starts_with(&prefix) && n.ends_with(".md"))
+        .collect();
+    others.sort();
+    std::fs::write(path, report::page(rows, threads, &others))?;
     Ok(())
 }
 

@@ -157,8 +157,13 @@ pub fn json(rows: &[Row], threads: usize) -> serde_json::Value {
     serde_json::json!({ "machine": machine(), "date": today(), "threads": threads, "models": rows.iter().map(row).collect::<Vec<_>>() })
 }
 
-/// The page; made from figures only.
-pub fn page(rows: &[Row], threads: usize) -> String {
+/// The target that a page was made for.
+pub fn target_of(page: &str) -> Option<&str> {
+    page.split_once("compiled for ")?.1.split_once(". ").map(|p| p.0)
+}
+
+/// The page; made from figures only. `others`: pages of other machines, beside it.
+pub fn page(rows: &[Row], threads: usize, others: &[String]) -> String {
     let names: Vec<_> = rows.first().map(|r| r.engines.iter().map(|e| e.name).collect()).unwrap_or_default();
     let head = |n: &[&str]| format!("| {} |\n|---{}|\n", n.join(" | "), "|--:".repeat(n.len() - 1));
     let mut speed = head(&[&["model"], &names[..], &["infc / best peer"]].concat());
@@ -212,12 +217,17 @@ pub fn page(rows: &[Row], threads: usize) -> String {
         true => format!("## Sessions side by side, one on each core: runs a second of all together\n\n{side}\n"),
         false => String::new(),
     };
+    let others: Vec<String> = others.iter().map(|o| format!("[{o}]({o})")).collect();
+    let others = match others.is_empty() {
+        true => String::new(),
+        false => format!("Other machines, perhaps by earlier versions: {}.\n", others.join(", ")),
+    };
     let s = if threads == 1 { "" } else { "s" };
     format!(
         "# Performance\n\nMade by `./x bench` on {}; do not edit. Machine: {}. {threads} thread{s} on pinned cores, batch 1 (or as the name says), f32, random\n\
          inputs; the engines take turns in one process, through their C interfaces, and agree on the outputs (checked\n\
          before timing; int8: 30 dB to ONNX Runtime, 10 dB to OpenVINO; \"wrong\": another result than infc's and ONNX Runtime's).\n\
-         Peers: ONNX Runtime {} (all graph optimisations), OpenVINO {} (latency hint, f32).\n\n\
+         Peers: ONNX Runtime {} (all graph optimisations), OpenVINO {} (latency hint, f32).\n{others}\n\
          ## Steady runs: median, ms\n\n{speed}\n## From the file to the first output, in a warm process, ms\n\n\
          infc loads an artifact; the peers load and optimise the ONNX file.\n\n{load}\n{filtered}{bf16}{side}## Artifacts\n\n\
          Cold start: a process is started, maps the artifact, runs it once and ends; less the steady median. Largest difference: of any output\n\
