@@ -253,9 +253,11 @@ fn frame(c: &Compute, operands: &[Operand], p: &Brgemm) -> Option<Frame> {
     if !plain || p.panels != Panels::Packed || p.stored.is_some() || p.copied {
         return None;
     }
-    pack_index(b, p.n, c, r.axes.len())?;
-    operands[b.source].constant.as_ref()?;
-    Some(Frame { axes: axes(c, a, p, operands)?, row })
+    let (index, constant) = (pack_index(b, p.n, c, r.axes.len())?, operands[b.source].constant.as_ref()?);
+    let axes = axes(c, a, p, operands)?;
+    let sizes = [c.dims[p.n].known()?, r.axes[axes.channels].known()?];
+    Places::of(constant, &index, (axes.channels, &axes.taps), sizes)?;
+    Some(Frame { axes, row })
 }
 
 /// The plan for tiles of so many results along each axis, with the cycles that it is predicted to take; `None` if it is no convolution of this kind.
@@ -299,38 +301,58 @@ pub fn share(c: &Compute, p: &Winograd) -> f64 {
     p.lines.iter().map(|&x| of(x)).product()
 }
 
-/// The values of windows at all points, in panels: `out[tile, point, channel, column]`, zeros beyond the last column. `index` is that of [`pack_index`].
-fn weights(t: &Tensor, index: &[Expr], p: &Winograd, [columns, channels]: [usize; 2], filters: &[Filter; 2]) -> Tensor {
+/// Where the weights of windows lie in their tensor: the first one, and steps along columns, channels and both axes of a window, in elements.
+struct Places {
+    start: i64,
+    columns: i64,
+    channels: i64,
+    taps: [i64; 2],
+}
+
+impl Places {
+    /// `index` is that of [`pack_index`]; `channels` and `taps` are axes of the reduction. `None` if they are in no such order, or outside of the tensor.
+    fn of(t: &Tensor, index: &[Expr], (channels, taps): (usize, &[usize]), sizes: [i64; 2]) -> Option<Places> {
+        let strides: Vec<i64> = (0..t.dims.len()).map(|a| t.dims[a + 1..].iter().product::<usize>() as i64).collect();
+        let mut offset = index.iter().zip(&strides).fold(Expr::int(0), |sum, (&e, &s)| sum + e * s);
+        let mut step = |v: usize| {
+            let (step, rest) = offset.affine_in(v as u32)?;
+            offset = rest;
+            Some(step)
+        };
+        let (columns, channels) = (step(0)?, step(1 + channels)?);
+        let first = step(1 + taps[0])?;
+        let taps = [first, taps.get(1).map_or(Some(0), |&k| step(1 + k))?];
+        // Axes of one element stay.
+        let start = offset.subst(&[Expr::int(0); 16]).known()?;
+        let last = WINDOW as i64 - 1;
+        let ends = [(columns, sizes[0] - 1), (channels, sizes[1] - 1), (taps[0], last), (taps[1], last)];
+        let reach = |sign: i64| ends.iter().map(|&(step, most)| (sign * step).max(0) * most).sum::<i64>();
+        let inside = start - reach(-1) >= 0 && start + reach(1) < t.len() as i64;
+        inside.then_some(Places { start, columns, channels, taps })
+    }
+}
+
+/// The values of windows at all points, in panels: `out[tile, point, channel, column]`, zeros beyond the last column.
+fn weights(t: &Tensor, places: &Places, nr: usize, [columns, channels]: [usize; 2], filters: &[Filter; 2]) -> Tensor {
     let from: Vec<f32> = t.to_vec();
-    let strides: Vec<i64> = (0..t.dims.len()).map(|a| t.dims[a + 1..].iter().product::<usize>() as i64).collect();
-    let mut offset = index.iter().zip(&strides).fold(Expr::int(0), |sum, (&e, &s)| sum + e * s);
-    let mut step = |v: usize| {
-        let (step, rest) = offset.affine_in(v as u32).expect("weights lie in a tensor");
-        offset = rest;
-        step
-    };
-    let [by_column, by_channel] = [step(0), step(1 + p.channels)];
-    let by_tap: Vec<i64> = p.taps.iter().map(|k| step(1 + k)).collect();
-    let (by_line, along) = (by_tap[0], by_tap.get(1).copied().unwrap_or(0));
-    // Axes of one element stay.
-    let start = offset.subst(&[Expr::int(0); 16]).known().expect("the start of a tensor");
-    let (points, tiles) = (filters.each_ref().map(|f| f.window.len()), columns.div_ceil(p.nr));
-    let mut out = vec![0f32; tiles * points[0] * points[1] * channels * p.nr];
+    let (points, tiles) = (filters.each_ref().map(|f| f.window.len()), columns.div_ceil(nr));
+    let mut out = vec![0f32; tiles * points[0] * points[1] * channels * nr];
     for column in 0..columns {
         for channel in 0..channels {
-            let at = start + by_column * column as i64 + by_channel * channel as i64;
-            let window = |i: usize, j: usize| f64::from(from[(at + by_line * i as i64 + along * j as i64) as usize]);
+            let at = places.start + places.columns * column as i64 + places.channels * channel as i64;
+            let window =
+                |i: usize, j: usize| f64::from(from[(at + places.taps[0] * i as i64 + places.taps[1] * j as i64) as usize]);
             for (i, first) in filters[0].window.iter().enumerate() {
                 for (j, second) in filters[1].window.iter().enumerate() {
                     let line = |k: usize| second.iter().enumerate().map(|(l, g)| g * window(k, l)).sum::<f64>();
                     let value: f64 = first.iter().enumerate().map(|(k, g)| g * line(k)).sum();
-                    let place = ((column / p.nr * points[0] + i) * points[1] + j) * channels + channel;
-                    out[place * p.nr + column % p.nr] = value as f32;
+                    let place = ((column / nr * points[0] + i) * points[1] + j) * channels + channel;
+                    out[place * nr + column % nr] = value as f32;
                 }
             }
         }
     }
-    Tensor::from_vec([tiles, points[0] * points[1], channels, p.nr], out)
+    Tensor::from_vec([tiles, points[0] * points[1], channels, nr], out)
 }
 
 /// What a task computes with.
@@ -366,7 +388,8 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Winograd) {
     let (columns, channels) = (known(c.dims[p.n]), known(r.axes[p.channels]));
     let index = pack_index(b, p.n, c, r.axes.len()).expect("checked by the plan");
     let constant = cx.operand(b.source).constant.clone().expect("checked by the plan");
-    cx.pack(b.source, weights(&constant, &index, p, [columns as usize, channels as usize], &filters));
+    let places = Places::of(&constant, &index, (p.channels, &p.taps), [columns, channels]).expect("checked by the plan");
+    cx.pack(b.source, weights(&constant, &places, p.nr, [columns as usize, channels as usize], &filters));
     let tiles = |x: usize| if p.lines.contains(&x) { c.dims[x].div_ceil(Expr::from(p.outputs)) } else { c.dims[x] };
     let m_dims: Vec<Expr> = p.m.iter().map(|&x| tiles(x)).collect();
     let rows = Expr::product(m_dims.iter().copied());
