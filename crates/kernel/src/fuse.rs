@@ -81,6 +81,16 @@ impl Facts {
         self.uses.get(&t).copied().unwrap_or(0)
     }
 
+    /// Do others see its memory?
+    pub(crate) fn pinned(&self, t: Id) -> bool {
+        self.pinned.contains(&t)
+    }
+
+    /// How many steps write it.
+    pub(crate) fn makers(&self, t: Id) -> usize {
+        self.defs.get(&t).copied().unwrap_or(0)
+    }
+
     /// Made once, by a step, and seen only by reads of steps.
     pub(crate) fn private(&self, work: &Work, t: Id) -> bool {
         self.made_once(work, t) && !self.pinned.contains(&t)

@@ -18,7 +18,7 @@
 pub mod tiles;
 
 use crate::byte_groups::{filled, index_of, neighbours, source_of};
-use crate::fuse::is_contraction;
+use crate::fuse::{Facts, is_contraction};
 use crate::place::{channels_last, is_convolution};
 use crate::rows::{SMALL, flushed};
 use crate::target::{Math, TargetDesc};
@@ -67,7 +67,68 @@ pub fn round(work: &mut Work, target: &TargetDesc) {
     let Some(form) = Form::of(target) else { return };
     let mut items = std::mem::take(&mut work.items);
     walk(work, form, &mut items, &mut HashMap::new());
+    let facts = Facts::of(work, &items);
+    parts(work, form, &facts, &mut items);
     work.items = items;
+}
+
+/// What only a rounding step reads, and others have put together from parts (a concatenation), is rounded part by part: each is stored once, in fewer bits.
+fn parts(work: &mut Work, form: Form, facts: &Facts, items: &mut Vec<Item>) {
+    for item in items.iter_mut() {
+        match item {
+            Item::If { then, otherwise, .. } => {
+                parts(work, form, facts, then);
+                parts(work, form, facts, otherwise);
+            }
+            Item::Loop { body, .. } => parts(work, form, facts, body),
+            Item::Task(_) | Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
+        }
+    }
+    let mut at = 0;
+    while at < items.len() {
+        match makers_of_parts(work, form, facts, &items[..=at]) {
+            Some(makers) => {
+                let Item::Task(rounding) = items.remove(at) else { unreachable!("it is a step") };
+                let Step::Compute(c) = &rounding.step else { unreachable!("it is a rounding step") };
+                let whole = c.value;
+                for maker in makers {
+                    let Item::Task(task) = &mut items[maker] else { unreachable!("it is a step") };
+                    let Step::Compute(c) = &mut task.step else { unreachable!("checked before") };
+                    let value = c.value;
+                    c.value = whole.rewrite(&mut |n| if matches!(n.kind(), Kind::Read { .. }) { value } else { n });
+                    let part = &mut work.tensors[task.out.index()];
+                    part.ty.dtype = form.dtype;
+                    if let Memory::Window { of, .. } = &mut part.memory {
+                        *of = rounding.out;
+                    }
+                }
+            }
+            None => at += 1,
+        }
+    }
+}
+
+/// The places of the steps that make the parts of what the last one rounds, if nothing else sees it or them.
+fn makers_of_parts(work: &Work, form: Form, facts: &Facts, items: &[Item]) -> Option<Vec<usize>> {
+    let (Item::Task(last), before) = items.split_last()? else { return None };
+    let (Step::Compute(c), [x]) = (&last.step, last.sources.as_slice()) else { return None };
+    let read = Scalar::read_at(DType::F32, 0, &(0..c.dims.len()).map(Expr::var).collect::<Vec<_>>());
+    let rounds = c.reduction.is_none() && (c.value == form.round(read) || c.value == read.cast(form.dtype));
+    let inside = matches!(work.tensor(*x).memory, Memory::Temp) && matches!(work.tensor(last.out).memory, Memory::Temp);
+    let alone = facts.readers(*x) == 1 && facts.makers(*x) == 0 && facts.makers(last.out) == 1;
+    let seen = work.shared.contains(x) || work.output_tensors().any(|id| id == *x);
+    let others = work.tensors.iter().any(|t| matches!(t.memory, Memory::Alias { of, .. } if of == *x));
+    if !rounds || !inside || !alone || seen || others {
+        return None;
+    }
+    let of = |t: &Id| matches!(work.tensor(*t).memory, Memory::Window { of, .. } if of == *x);
+    let all: Vec<Id> = (0..work.tensors.len() as u32).map(Id).filter(of).collect();
+    let maker = |part: &Id| {
+        let plain = |item: &Item| matches!(item, Item::Task(t) if t.out == *part && matches!(t.step, Step::Compute(_)));
+        let once = facts.makers(*part) == 1 && facts.readers(*part) == 0 && !facts.pinned(*part);
+        before.iter().position(plain).filter(|_| once)
+    };
+    all.iter().map(maker).collect::<Option<Vec<_>>>().filter(|makers| !makers.is_empty())
 }
 
 /// What is rounded already, by the tensor that was rounded.
