@@ -131,15 +131,9 @@ fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Resu
     let start = Instant::now();
     let compiled = infc::compile::compile_file(model, &options)?;
     let compile = start.elapsed();
-    let folder = tempfile::tempdir()?;
-    let artifact = folder.path().join("model.infc");
-    std::fs::write(&artifact, &compiled.artifact)?;
+    let (_folder, artifact) = stored(&compiled.artifact)?;
 
-    let mut loaded =
-        vec![engines::infc(&artifact, &given, args.threads)?, engines::onnx_runtime(env, model, &given, args.threads)?];
-    if let Some(library) = &args.openvino {
-        loaded.push(engines::openvino(library, model, &given, args.threads, Some("f32"))?);
-    }
+    let mut loaded = all_engines(&artifact, model, &given, args, env)?;
     let mut first = vec![];
     for l in &mut loaded {
         let start = Instant::now();
@@ -184,6 +178,29 @@ fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Resu
     })
 }
 
+/// An artifact in a folder of its own, which is there as long as it is held.
+fn stored(artifact: &[u8]) -> Result<(tempfile::TempDir, PathBuf)> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("model.infc");
+    std::fs::write(&path, artifact)?;
+    Ok((folder, path))
+}
+
+/// infc with the artifact, and its peers with the model in f32.
+fn all_engines(
+    artifact: &Path,
+    model: &Path,
+    given: &engines::Inputs,
+    args: &Args,
+    env: &ort::environment::Environment,
+) -> Result<Vec<Loaded>> {
+    let mut loaded = vec![engines::infc(artifact, given, args.threads)?, engines::onnx_runtime(env, model, given, args.threads)?];
+    if let Some(library) = &args.openvino {
+        loaded.push(engines::openvino(library, model, given, args.threads, Some("f32"))?);
+    }
+    Ok(loaded)
+}
+
 /// The model with products in bf16, beside OpenVINO as it runs by itself: `None` for models in integers, and where this machine has no products of bf16.
 fn in_bf16(
     model: &Path,
@@ -200,9 +217,7 @@ fn in_bf16(
     let mut options = options.clone();
     options.target.math = Math::Bf16;
     let compiled = infc::compile::compile_file(model, &options)?;
-    let folder = tempfile::tempdir()?;
-    let artifact = folder.path().join("model.infc");
-    std::fs::write(&artifact, &compiled.artifact)?;
+    let (_folder, artifact) = stored(&compiled.artifact)?;
     let mut loaded =
         [engines::infc(&artifact, given, args.threads)?, engines::openvino(library, model, given, args.threads, None)?];
     loaded.iter_mut().try_for_each(|l| l.engine.run())?;
@@ -229,14 +244,8 @@ fn by_filtering(
         return Ok(None);
     }
     let compiled = infc::compile::compile_file(model, &options)?;
-    let folder = tempfile::tempdir()?;
-    let artifact = folder.path().join("model.infc");
-    std::fs::write(&artifact, &compiled.artifact)?;
-    let mut loaded =
-        vec![engines::infc(&artifact, given, args.threads)?, engines::onnx_runtime(env, model, given, args.threads)?];
-    if let Some(library) = &args.openvino {
-        loaded.push(engines::openvino(library, model, given, args.threads, Some("f32"))?);
-    }
+    let (_folder, artifact) = stored(&compiled.artifact)?;
+    let mut loaded = all_engines(&artifact, model, given, args, env)?;
     loaded.iter_mut().try_for_each(|l| l.engine.run())?;
     let sqnr = sqnr(exact, &loaded[0].engine.outputs()?);
     let times = alternate(&mut loaded, args.seconds / 2.0)?;

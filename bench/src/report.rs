@@ -66,9 +66,10 @@ pub struct Filtered {
 }
 
 impl Filtered {
-    /// infc's median by the best peer's.
-    fn ratio(&self) -> f64 {
-        let best = self.medians[1..].iter().min().copied().unwrap_or_default();
+    /// infc's median by that of the best peer with the right outputs; `engines` are those of the row.
+    fn ratio(&self, engines: &[Engine]) -> f64 {
+        let peers = self.medians.iter().zip(engines).skip(1).filter(|(_, e)| !e.wrong);
+        let best = peers.map(|(t, _)| *t).min().unwrap_or_default();
         self.medians[0].as_secs_f64() / best.as_secs_f64()
     }
 }
@@ -126,7 +127,7 @@ impl fmt::Display for Row {
             write!(f, ", in bf16 {:.2}: {} and {} ms", s.ratio(), short(s.medians[0]), short(s.medians[1]))?;
         }
         if let Some(s) = &self.filtered {
-            write!(f, ", by minimal filtering {:.2}: {} ms, {:.0} dB", s.ratio(), short(s.medians[0]), s.sqnr)?;
+            write!(f, ", by minimal filtering {:.2}: {} ms, {:.0} dB", s.ratio(&self.engines), short(s.medians[0]), s.sqnr)?;
         }
         write!(f, ")")
     }
@@ -149,7 +150,7 @@ pub fn json(rows: &[Row], threads: usize) -> serde_json::Value {
                 "ratio": s.ratio(), "median_ms": s.medians.map(ms), "sqnr_db": s.sqnr.map(|x| x.is_finite().then_some(x)),
             })),
             "filtered": r.filtered.as_ref().map(|s| serde_json::json!({
-                "ratio": s.ratio(), "median_ms": s.medians.iter().copied().map(ms).collect::<Vec<_>>(), "sqnr_db": s.sqnr, "artifact_bytes": s.size,
+                "ratio": s.ratio(&r.engines), "median_ms": s.medians.iter().copied().map(ms).collect::<Vec<_>>(), "sqnr_db": s.sqnr, "artifact_bytes": s.size,
             })),
             "engines": r.engines.iter().map(engine).collect::<Vec<_>>(),
         })
@@ -202,9 +203,11 @@ pub fn page(rows: &[Row], threads: usize, others: &[String]) -> String {
     }
     let mut filtered = String::new();
     for (r, s) in rows.iter().filter_map(|r| Some((r, r.filtered.as_ref()?))) {
-        let medians: Vec<_> = s.medians.iter().copied().map(short).collect();
+        let cell = |(t, e): (&Duration, &Engine)| if e.wrong { "wrong".to_owned() } else { short(*t) };
+        let medians: Vec<_> = s.medians.iter().zip(&r.engines).map(cell).collect();
         let larger = s.size as f64 / r.size as f64;
-        filtered += &format!("| {} | {} | {:.2} | {:.0} | {larger:.2} |\n", r.name, medians.join(" | "), s.ratio(), s.sqnr);
+        filtered +=
+            &format!("| {} | {} | {:.2} | {:.0} | {larger:.2} |\n", r.name, medians.join(" | "), s.ratio(&r.engines), s.sqnr);
     }
     if !filtered.is_empty() {
         let names = head(&[&["model"], &names[..], &["infc / best peer", "infc, dB", "artifact"]].concat());

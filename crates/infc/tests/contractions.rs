@@ -9,6 +9,7 @@ use infc_ir::{Graph, Tensor};
 use infc_kernel::plan::Plan;
 use infc_kernel::target::Math;
 use tool::kit::*;
+use tool::{Folder, check};
 
 /// Numbers from -1 to 1 that look random.
 fn numbers(dims: &[usize], seed: u32) -> Tensor {
@@ -116,6 +117,25 @@ fn infinities_stay_near() {
             );
         }
     }
+}
+
+/// An artifact says that it has them; a GPU is refused, and leaves nothing behind.
+#[test]
+fn the_command_line_tells_of_minimal_filtering() {
+    let dir = Folder::new();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/models/glyphs_cnn/model.onnx");
+    let out = dir.path("a.infc");
+    check(&["compile", file, "--math", "winograd", "-o", &out], 0, &["a.infc"]);
+    check(&["inspect", &out], 0, &["convolutions with windows of 3 by minimal filtering"]);
+    check(&["verify", file, "--math", "winograd"], 0, &["1 passed"]);
+    check(&["compile", file, "--math", "wino", "-o", &dir.path("no.infc")], 2, &["f32, tf32, bf16, f16, winograd"]);
+    #[cfg(feature = "ptx")]
+    check(
+        &["compile", file, "--target", "nvidia-sm80", "--math", "winograd", "-o", &dir.path("no.infc")],
+        2,
+        &["'nvidia-sm80' takes no products in that way", "x86-64-v2"],
+    );
+    assert_eq!(dir.files(), ["a.infc"]);
 }
 
 /// Sums so long that panels leave no room in L2 are made in blocks along k, in the order in which they are.

@@ -83,7 +83,7 @@ pub struct TargetDesc {
     /// Bytes of shared memory that a block may have. What is beyond 48 KiB, which every GPU gives without being asked, is asked for at the launch.
     #[serde(default = "shared_bytes")]
     pub shared_bytes: u64,
-    /// In what products of f32 may be taken: `tf32`, `bf16` or `f16` for the matrix instructions of GPUs, `bf16` where there is `bf16_dot`,
+    /// How products of f32 may be taken: in `tf32`, `bf16` or `f16` for the matrix instructions of GPUs, `bf16` where there is `bf16_dot`,
     /// `f16` where there is `f16_fma` or `tile_f16`.
     #[serde(default)]
     pub math: Math,
@@ -130,7 +130,7 @@ fn l3_rate() -> u32 {
     16
 }
 
-/// The precision of products of f32.
+/// How products of f32 are taken: their precision, or fewer of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Math {

@@ -306,7 +306,7 @@ fn dim_or_bound(text: &str) -> std::result::Result<Dim, String> {
     }
 }
 
-/// Tells a machine in what precision to take products of f32; an error if it has no instructions for that.
+/// Tells a machine how to take products of f32; an error if it cannot take them so.
 pub fn set_math(machine: &mut TargetDesc, math: Math) -> std::result::Result<(), Failure> {
     if !machine.takes(math) {
         let message = format!("--math {}: target '{}' takes no products in that way", math.name(), machine.name);
@@ -335,7 +335,7 @@ fn small_help() -> String {
     format!("leave it out, or name a target whose kernels widen narrow weights: {}", able.join(", "))
 }
 
-/// A precision by its name.
+/// A way to take products by its name.
 pub fn math(text: &str) -> std::result::Result<Math, String> {
     let known = || Math::ALL.map(|m| m.1).join(", ");
     Math::ALL.iter().find(|m| m.1 == text).map(|m| m.0).ok_or_else(|| format!("write one of {}", known()))

@@ -23,7 +23,8 @@ use std::path::PathBuf;
 /// Equal means: dtype and shape exact, NaN equals NaN, infinities by sign, |got - want| <= atol + rtol * |want|. Where that does not
 /// hold, an output that a quantiser produced may be one step off in at most 1 % of its elements, and a float output downstream
 /// of integer arithmetic must have an SQNR of at least 40 dB and the same top-1; one of random numbers the same statistics. With --math, float
-/// outputs need an SQNR of at least 20 dB (bf16) or 38 dB (tf32, f16), and a top-1 that is the same but for numbers closer than the noise.
+/// outputs need an SQNR of at least 20 dB (bf16) or 38 dB (tf32, f16), and a top-1 that is the same but for numbers closer than the noise; with
+/// --math winograd numbers are compared as without.
 #[derive(clap::Args)]
 pub struct Args {
     /// Folders with model.onnx and test_data_set_*/{input,output}_*.pb, folders of such folders, or ONNX files.

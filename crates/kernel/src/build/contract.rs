@@ -14,7 +14,7 @@ pub use self::sizes::{Frame, plan};
 
 use self::copied::Rows;
 use self::sizes::narrow_factor;
-pub(super) use self::sizes::{blocks, few_tasks, rounds};
+pub(super) use self::sizes::{MOST_ROWS, MOST_VECTORS, blocks, few_tasks, rounds};
 use self::taps::{Tap, in_line, taps};
 use super::elementwise::with_accumulator;
 use super::stored::{self, Table};
@@ -90,8 +90,8 @@ pub fn in_memory_order(mut c: Compute, operands: &[Operand]) -> Compute {
 /// Steps of a tile's sums from which on there is time to fetch something.
 const LONG: i64 = 1024;
 
-/// Bytes of a page.
-const PAGE: i64 = 4096;
+/// Bytes of a page: what the machine fetches ahead by itself ends there.
+pub(super) const PAGE: i64 = 4096;
 
 /// The index of a constant factor in terms of n (variable 0) and k (variables 1..), if it depends on nothing else.
 pub(super) fn pack_index(b: &Factor, n: usize, c: &Compute, reduced: usize) -> Option<Vec<Expr>> {

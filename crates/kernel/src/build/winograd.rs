@@ -9,7 +9,7 @@
 //! A task evaluates some tiles with all their channels in scratch memory, then makes the products and the results of so many columns at a time.
 //! Sums are other ones than those of the convolution: an infinity or a NaN in a picture spoils all results of its tiles.
 
-use super::contract::{Factor, factors, few_tasks, grid, inside, pack_index, rounds};
+use super::contract::{Factor, MOST_ROWS, MOST_VECTORS, PAGE, factors, few_tasks, grid, inside, pack_index, rounds};
 use super::elementwise::with_accumulator;
 use super::{Cx, Operand, contract, for_each};
 use crate::loops::{LoopKind, Space, Stmt};
@@ -22,10 +22,6 @@ use infc_ir::{DType, Expr, Tensor};
 
 /// Elements of a window along an axis.
 const WINDOW: usize = 3;
-
-/// Most rows and vectors of a register tile.
-const MOST_ROWS: usize = 14;
-const MOST_VECTORS: usize = 8;
 
 /// Results of a tile along an axis, of the algorithms that there are.
 pub const OUTPUTS: [usize; 2] = [2, 4];
@@ -105,9 +101,6 @@ const FAR: [f64; 2] = [16.0, 12.0];
 
 /// As many tiles may a task have, whatever L2 holds: panels come from beyond it once for each task.
 const FEWEST_TILES: i64 = 24;
-
-/// Bytes of a page: what the machine fetches by itself ends there.
-const PAGE: i64 = 4096;
 
 /// Most parts of rows and of columns that are tried as tasks.
 const MOST_PARTS: usize = 16;

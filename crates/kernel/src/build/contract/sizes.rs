@@ -72,10 +72,10 @@ const NEAR: i64 = 8;
 const LEAST_KC: i64 = 128;
 
 /// Most rows of a tile.
-const MOST_ROWS: usize = 14;
+pub(in crate::build) const MOST_ROWS: usize = 14;
 
 /// Most vectors of a row of a tile.
-const MOST_VECTORS: usize = 8;
+pub(in crate::build) const MOST_VECTORS: usize = 8;
 
 /// What half a vector costs of a whole one: half of it where units are half as wide, all of it where they are not.
 const HALF: f64 = 0.7;
