@@ -163,9 +163,11 @@ pub fn find(name: &str) -> Result<TargetDesc, Problems> {
     }
     let wrong = |message: String, help: &str| Err(Problems::one(name, message, help));
     #[cfg(feature = "llvm")]
-    if machine.plugin.is_none() && machine.backend == "llvm" && infc_cpu_llvm::Arch::named(&machine.arch).is_none() {
-        let help = format!("it makes code for {}", infc_cpu_llvm::Arch::names().join(" and "));
-        return wrong(format!("the llvm backend makes no code for '{}'", machine.arch), &help);
+    if machine.plugin.is_none()
+        && machine.backend == "llvm"
+        && let Err(e) = infc_cpu_llvm::Arch::of(&machine)
+    {
+        return wrong(e.0, "docs/add-a-target.md lists what is known of machines");
     }
     if machine.plugin.is_none() && machine.backend == "cranelift" && !["x86_64", "aarch64"].contains(&machine.arch.as_str()) {
         return wrong(

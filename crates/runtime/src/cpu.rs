@@ -37,6 +37,7 @@ pub fn has(feature: &str) -> bool {
 pub fn knows(arch: &str, feature: &str) -> bool {
     match arch {
         "aarch64" => arm::NAMES.contains(&feature),
+        "riscv64" => riscv::names().any(|f| f == feature),
         _ if arch == ARCH => imp::known().any(|f| f == feature),
         // Features of other architectures are not listed here.
         _ => true,
@@ -203,7 +204,97 @@ mod imp {
     }
 }
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+/// Extensions of 64-bit RISC-V.
+mod riscv {
+    /// LLVM's names, each with its bit in the answer of Linux's `riscv_hwprobe` for the key `IMA_EXT_0`. Those without one are there on every machine that this runtime
+    /// can be built for, or tell how long vectors are.
+    const EXTENSIONS: &[(&str, Option<u32>)] = &[
+        ("m", None),
+        ("a", None),
+        ("f", None),
+        ("d", None),
+        ("c", None),
+        ("v", Some(2)),
+        ("zvl128b", None),
+        ("zvl256b", None),
+        ("zvl512b", None),
+        ("zvl1024b", None),
+        ("zba", Some(3)),
+        ("zbb", Some(4)),
+        ("zbs", Some(5)),
+        ("zfh", Some(27)),
+        ("zfhmin", Some(28)),
+        ("zvfh", Some(30)),
+        ("zvfhmin", Some(31)),
+        ("zfa", Some(32)),
+        ("zicond", Some(35)),
+    ];
+
+    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+        EXTENSIONS.iter().map(|e| e.0)
+    }
+
+    #[cfg(target_arch = "riscv64")]
+    pub(super) fn has(feature: &str) -> bool {
+        let Some((name, bit)) = EXTENSIONS.iter().find(|e| e.0 == feature) else { return false };
+        match (bit, name.strip_prefix("zvl").and_then(|n| n.strip_suffix('b'))) {
+            (Some(bit), _) => probed() >> bit & 1 == 1,
+            (None, Some(bits)) => has("v") && bits.parse().is_ok_and(|bits: usize| 8 * vector_bytes() >= bits),
+            (None, None) => true,
+        }
+    }
+
+    /// What the kernel says of all CPUs. One from before Linux 6.4 tells of vectors alone, by the letter V in its auxiliary vector.
+    #[cfg(all(target_arch = "riscv64", feature = "std"))]
+    fn probed() -> u64 {
+        #[repr(C)]
+        struct Pair {
+            key: i64,
+            value: u64,
+        }
+        const SYS_RISCV_HWPROBE: libc::c_long = 258;
+        const IMA_EXT_0: i64 = 4;
+        let mut pair = Pair { key: IMA_EXT_0, value: 0 };
+        // Safety: the kernel writes to the one pair that it is told of.
+        let answer = unsafe { libc::syscall(SYS_RISCV_HWPROBE, &raw mut pair, 1usize, 0usize, core::ptr::null::<u8>(), 0u32) };
+        if answer == 0 && pair.key == IMA_EXT_0 {
+            return pair.value;
+        }
+        // Safety: reads what the kernel gave the process when it began.
+        let letters = unsafe { libc::getauxval(libc::AT_HWCAP) } as u64;
+        (letters >> (b'V' - b'A') & 1) << 2
+    }
+
+    /// Without an operating system to ask.
+    #[cfg(all(target_arch = "riscv64", not(feature = "std")))]
+    fn probed() -> u64 {
+        0
+    }
+
+    /// Bytes of a vector register of a machine with vectors.
+    #[cfg(target_arch = "riscv64")]
+    fn vector_bytes() -> usize {
+        let bytes: usize;
+        // Safety: reads the register `vlenb`, which there is with vectors; by its number, since the assembler may not know the extension.
+        unsafe { core::arch::asm!("csrr {}, 0xc22", out(reg) bytes, options(nomem, nostack, preserves_flags)) };
+        bytes
+    }
+}
+
+#[cfg(target_arch = "riscv64")]
+mod imp {
+    use super::riscv;
+    use alloc::vec::Vec;
+
+    pub(super) fn missing<'a>(features: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+        features.filter(|f| !riscv::has(f)).collect()
+    }
+    pub(super) fn known() -> impl Iterator<Item = &'static str> {
+        riscv::names()
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 mod imp {
     use alloc::vec::Vec;
 
@@ -236,6 +327,7 @@ mod tests {
         assert!(!has("avx1024") && !knows(ARCH, "avx1024") && knows(ARCH, "avx2"));
         assert!(features().contains(&"sse2") && features().iter().all(|f| has(f) && knows(ARCH, f)));
         assert!(knows("aarch64", "i8mm") && !knows("aarch64", "avx2") && !has("i8mm"));
+        assert!(knows("riscv64", "zvl256b") && !knows("riscv64", "zvl300b") && !has("v"));
     }
 
     #[test]

@@ -420,7 +420,7 @@ impl Exec<'_> {
 pub(crate) struct FloatMode {
     #[cfg(target_arch = "x86_64")]
     saved: u32,
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
     saved: u64,
 }
 
@@ -447,7 +447,14 @@ impl Default for FloatMode {
             }
             FloatMode { saved }
         }
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        #[cfg(target_arch = "riscv64")]
+        {
+            let saved: u64;
+            // Safety: reads the rounding mode and sets it to the nearest.
+            unsafe { core::arch::asm!("fsrm {}, zero", out(reg) saved, options(nomem, nostack, preserves_flags)) };
+            FloatMode { saved }
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
         FloatMode {}
     }
 }
@@ -463,6 +470,11 @@ impl Drop for FloatMode {
         // Safety: writes what was read before.
         unsafe {
             core::arch::asm!("msr fpcr, {}", in(reg) self.saved, options(nomem, nostack, preserves_flags));
+        }
+        #[cfg(target_arch = "riscv64")]
+        // Safety: writes what was read before.
+        unsafe {
+            core::arch::asm!("fsrm {}", in(reg) self.saved, options(nomem, nostack, preserves_flags));
         }
     }
 }

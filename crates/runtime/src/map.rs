@@ -69,7 +69,20 @@ fn fetch_anew(code: &[u8]) {
     unsafe { core::arch::asm!("dsb ish", "isb", options(nostack, preserves_flags)) };
 }
 
-#[cfg(not(target_arch = "aarch64"))]
+/// By the kernel, since the instruction for it is for one core alone, and threads move between them.
+#[cfg(target_arch = "riscv64")]
+fn fetch_anew(code: &[u8]) {
+    const SYS_RISCV_FLUSH_ICACHE: libc::c_long = 259;
+    let range = code.as_ptr_range();
+    // Safety: this system call changes no memory; the range is mapped.
+    let done = unsafe { libc::syscall(SYS_RISCV_FLUSH_ICACHE, range.start, range.end, 0) };
+    if done != 0 {
+        // Safety: has this core fetch instructions anew; where the kernel knows nothing of it, as in an emulator, that is all there is to do.
+        unsafe { core::arch::asm!("fence.i", options(nostack, preserves_flags)) };
+    }
+}
+
+#[cfg(not(any(target_arch = "aarch64", target_arch = "riscv64")))]
 fn fetch_anew(_: &[u8]) {}
 
 /// Code from memory: written to fresh pages, which then become read-execute.

@@ -442,11 +442,13 @@ fn parts_of_what_is_empty_are_empty() {
     assert_eq!(run(&mut session(&program), &[("x", &[0], &[])]), Ok(vec![vec![]]));
 }
 
-/// Subnormal results and operands are zeros; and the bits that arithmetic sets by itself.
+/// Subnormal results and operands are zeros (on RISC-V, which has no such mode: numbers are rounded up); and the bits that arithmetic sets by itself.
 #[cfg(target_arch = "x86_64")]
 const FLUSH: u64 = 0x9fc0;
 #[cfg(target_arch = "aarch64")]
 const FLUSH: u64 = 1 << 24;
+#[cfg(target_arch = "riscv64")]
+const FLUSH: u64 = 3;
 const FLAGS: u64 = if cfg!(target_arch = "x86_64") { 0x3f } else { 0 };
 
 /// Sets the control register of floating-point arithmetic of this thread; what it was.
@@ -463,6 +465,13 @@ fn set_float_mode(new: u64) -> u64 {
         let old: u64;
         // Safety: reads and writes a register.
         unsafe { std::arch::asm!("mrs {}, fpcr", "msr fpcr, {}", out(reg) old, in(reg) new) };
+        old
+    }
+    #[cfg(target_arch = "riscv64")]
+    {
+        let old: u64;
+        // Safety: writes the register and gives what was in it.
+        unsafe { std::arch::asm!("fsrm {}, {}", out(reg) old, in(reg) new) };
         old
     }
 }

@@ -1,6 +1,7 @@
 //! Runs kernels of architectures that this computer is not: a small program (`runner.c`) under QEMU, one for each thread of the tests.
 
 use infc_kernel::backend::Code;
+use infc_kernel::target::TargetDesc;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -15,13 +16,50 @@ struct Tools {
     arch: &'static str,
     emulator: &'static str,
     compiler: &'static str,
+    /// Its first major version that runs vector code without fault.
+    version: u32,
+    /// What the emulator is told of a machine with these features.
+    arguments: fn(&[String]) -> Vec<String>,
 }
 
-const TOOLS: &[Tools] = &[Tools { arch: "aarch64", emulator: "qemu-aarch64", compiler: "aarch64-linux-gnu-gcc" }];
+/// QEMU 7 ends at VFCVT.RTZ where it is the first instruction on floats of a block.
+const TOOLS: &[Tools] = &[
+    Tools { arch: "aarch64", emulator: "qemu-aarch64", compiler: "aarch64-linux-gnu-gcc", version: 5, arguments: |_| vec![] },
+    Tools { arch: "riscv64", emulator: "qemu-riscv64", compiler: "riscv64-linux-gnu-gcc", version: 8, arguments: riscv },
+];
 
-/// Is this architecture emulated in tests?
+/// A CPU that has what the machine has, and nothing else of what machines may have.
+fn riscv(features: &[String]) -> Vec<String> {
+    const OPTIONAL: [&str; 8] = ["v", "zba", "zbb", "zbs", "zicond", "zfa", "zfhmin", "zvfhmin"];
+    let has = |name: &str| features.iter().any(|f| f == name);
+    let bits = features.iter().filter_map(|f| f.strip_prefix("zvl")?.strip_suffix('b')?.parse().ok()).max().unwrap_or(128);
+    let parts = OPTIONAL.iter().map(|name| format!(",{name}={}", has(name)));
+    vec!["-cpu".to_owned(), format!("rv64{},vlen={bits}", parts.collect::<String>())]
+}
+
+/// Is this architecture emulated in tests? RISC-V is not where the environment says so, for want of an emulator (`./x test` tells of it).
 pub fn covers(arch: &str) -> bool {
-    arch != std::env::consts::ARCH && TOOLS.iter().any(|t| t.arch == arch)
+    let left_out = arch == "riscv64" && std::env::var_os("INFC_WITHOUT_RISCV").is_some();
+    arch != std::env::consts::ARCH && TOOLS.iter().any(|t| t.arch == arch) && !left_out
+}
+
+impl Tools {
+    /// The emulator's program, which the environment may name: `QEMU_RISCV64`.
+    fn program(&self) -> String {
+        std::env::var(self.emulator.to_uppercase().replace('-', "_")).unwrap_or_else(|_| self.emulator.to_owned())
+    }
+
+    /// Panics where the emulator is missing or too old.
+    fn check(&self) {
+        let program = self.program();
+        let output = Command::new(&program).arg("--version").output();
+        let output = output.unwrap_or_else(|e| panic!("{program}: {e} (Debian, Ubuntu: apt-get install qemu-user)"));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let version = text.split_whitespace().skip_while(|w| *w != "version").nth(1);
+        let major: Option<u32> = version.and_then(|v| v.split('.').next()?.parse().ok());
+        let least = self.version;
+        assert!(major.is_some_and(|m| m >= least), "{program} is too old, {least} is needed: {text}");
+    }
 }
 
 struct Process {
@@ -38,14 +76,15 @@ impl Drop for Process {
 }
 
 thread_local! {
-    static PROCESSES: RefCell<HashMap<&'static str, Process>> = RefCell::default();
+    static PROCESSES: RefCell<HashMap<(&'static str, Vec<String>), Process>> = RefCell::default();
 }
 
 /// Runs kernel `index` of the code for all its tasks; a panic says what is missing.
-pub fn call(arch: &str, code: &Code, index: usize, buffers: &mut [Vec<u8>], extents: &[i64], tasks: i64) -> u64 {
-    let tools = TOOLS.iter().find(|t| t.arch == arch).unwrap_or_else(|| panic!("no emulator for {arch}"));
+pub fn call(target: &TargetDesc, code: &Code, index: usize, buffers: &mut [Vec<u8>], extents: &[i64], tasks: i64) -> u64 {
+    let tools = TOOLS.iter().find(|t| t.arch == target.arch).unwrap_or_else(|| panic!("no emulator for {}", target.arch));
+    let arguments = (tools.arguments)(&target.features);
     PROCESSES.with_borrow_mut(|all| {
-        let process = all.entry(tools.arch).or_insert_with(|| start(tools));
+        let process = all.entry((tools.arch, arguments.clone())).or_insert_with(|| start(tools, &arguments));
         match ask(process, code, index, buffers, extents, tasks) {
             Ok(status) => status,
             Err(e) => {
@@ -81,10 +120,11 @@ fn ask(
     Ok(u64::from_le_bytes(status))
 }
 
-fn start(tools: &Tools) -> Process {
-    let program = compiled(tools);
-    let child = Command::new(tools.emulator).arg(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let mut child = child.unwrap_or_else(|e| panic!("{}: {e} (Debian, Ubuntu: apt-get install qemu-user)", tools.emulator));
+fn start(tools: &Tools, arguments: &[String]) -> Process {
+    tools.check();
+    let (emulator, program) = (tools.program(), compiled(tools));
+    let child = Command::new(&emulator).args(arguments).arg(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut child = child.unwrap_or_else(|e| panic!("{emulator}: {e}"));
     let (requests, answers) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
     Process { child, requests, answers }
 }
@@ -105,7 +145,7 @@ fn compiled(tools: &Tools) -> PathBuf {
     compiler.args(["-std=gnu99", "-O1", "-static", "-x", "c", "-", "-o"]).arg(&own).stdin(Stdio::piped());
     let mut child = compiler
         .spawn()
-        .unwrap_or_else(|e| panic!("{}: {e} (Debian, Ubuntu: apt-get install gcc-aarch64-linux-gnu)", tools.compiler));
+        .unwrap_or_else(|e| panic!("{}: {e} (Debian, Ubuntu: apt-get install gcc-{}-linux-gnu)", tools.compiler, tools.arch));
     child.stdin.take().expect("piped").write_all(RUNNER.as_bytes()).expect("the compiler reads");
     assert!(child.wait().expect("it was started").success(), "{} cannot compile the runner", tools.compiler);
     std::fs::rename(&own, &program).expect("the folder of the tests can be written");

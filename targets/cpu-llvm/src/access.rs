@@ -287,6 +287,8 @@ impl Emit<'_> {
     /// The same integers, but LLVM does not see how they were made. Where it knows that one lane alone is stored, LLVM 22 stores what a narrow integer was truncated from, with all
     /// its bytes, over what lies behind it.
     fn as_it_is(&mut self, v: Val) -> Val {
+        // Without vector registers there are no masked stores: LLVM makes one of each lane beforehand.
+        let Some(class) = self.vector_class else { return v };
         let most = self.pieces(v.ty);
         let whole = Ty::new(v.ty.elem, most.lanes.max(128 / v.ty.elem.bits()));
         let parts: Vec<Val> = (0..v.ty.lanes / most.lanes)
@@ -294,8 +296,7 @@ impl Emit<'_> {
                 let part = self.lanes_of(v, i * most.lanes, most.lanes);
                 let wide = self.lanes_of_any(part, whole.lanes);
                 let wide = self.f.t(wide);
-                let hidden =
-                    self.f.inst(whole, format_args!("call {whole} asm \"\", \"={},0\"({wide})", self.arch.vector_class()));
+                let hidden = self.f.inst(whole, format_args!("call {whole} asm \"\", \"={class},0\"({wide})"));
                 self.lanes_of(hidden, 0, most.lanes)
             })
             .collect();

@@ -11,26 +11,39 @@ pub enum Arch {
     X86,
     /// 64-bit Arm with NEON.
     Arm,
+    /// 64-bit RISC-V with the standard extensions of general-purpose processors (RV64GC).
+    Riscv,
 }
 
 impl Arch {
-    /// That of a machine.
+    /// All of them.
+    pub const ALL: [Arch; 3] = [Arch::X86, Arch::Arm, Arch::Riscv];
+
+    /// That of a machine, if this backend has instructions for all that the machine is said to have.
     pub fn of(target: &TargetDesc) -> Result<Arch, Fault> {
-        Arch::named(&target.arch)
-            .ok_or_else(|| fault!("the llvm backend makes no code for '{}', but for {}", target.arch, Arch::names().join(", ")))
+        let Some(arch) = Arch::named(&target.arch) else {
+            return Err(fault!("the llvm backend makes no code for '{}', but for {}", target.arch, Arch::names().join(", ")));
+        };
+        let lacks = arch.lacks(target);
+        if lacks.is_empty() {
+            Ok(arch)
+        } else {
+            Err(fault!("the llvm backend has no instructions of {} for {}", target.arch, lacks.join(", ")))
+        }
     }
     /// The one that a machine file calls so.
-    pub fn named(name: &str) -> Option<Arch> {
-        [Arch::X86, Arch::Arm].into_iter().find(|a| a.name() == name)
+    fn named(name: &str) -> Option<Arch> {
+        Arch::ALL.into_iter().find(|a| a.name() == name)
     }
     /// The names of all of them.
     pub fn names() -> Vec<&'static str> {
-        vec![Arch::X86.name(), Arch::Arm.name()]
+        Arch::ALL.iter().map(|a| a.name()).collect()
     }
     fn name(self) -> &'static str {
         match self {
             Arch::X86 => "x86_64",
             Arch::Arm => "aarch64",
+            Arch::Riscv => "riscv64",
         }
     }
     /// LLVM's triple.
@@ -38,6 +51,7 @@ impl Arch {
         match self {
             Arch::X86 => "x86_64-unknown-linux-gnu",
             Arch::Arm => "aarch64-unknown-linux-gnu",
+            Arch::Riscv => "riscv64-unknown-linux-gnu",
         }
     }
     /// The CPU that LLVM tunes for. A machine of one's own gets the general tuning; its features say what there is beyond a level.
@@ -45,18 +59,61 @@ impl Arch {
         let levels: &[&str] = match self {
             Arch::X86 => &["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64"],
             Arch::Arm => &["generic"],
+            Arch::Riscv => &["generic-rv64"],
         };
         levels.iter().find(|level| machine.starts_with(**level)).unwrap_or(&levels[levels.len() - 1])
     }
-    /// The class of vector registers in inline assembly.
-    pub fn vector_class(self) -> char {
+    /// The class of the machine's vector registers in inline assembly, if it has some.
+    pub fn vector_class(self, target: &TargetDesc) -> Option<&'static str> {
         match self {
-            Arch::X86 => 'x',
-            Arch::Arm => 'w',
+            Arch::X86 => Some("x"),
+            Arch::Arm => Some("w"),
+            Arch::Riscv => target.features.iter().any(|f| f == "v").then_some("^vr"),
         }
     }
-    /// Does every machine of it convert vectors between f16 and f32?
-    pub fn converts_halves(self) -> bool {
-        self == Arch::Arm
+    /// What LLVM is told beside a machine's features. Linkers of RISC-V move code to make it shorter, unless it says that it does not count on that; nothing here does.
+    pub fn options(self) -> &'static [&'static str] {
+        match self {
+            Arch::X86 | Arch::Arm => &[],
+            Arch::Riscv => &["-relax"],
+        }
+    }
+    /// Lines of a module that name the calling convention, where LLVM's own choice is not that of Linux.
+    pub fn convention(self) -> &'static str {
+        match self {
+            Arch::X86 | Arch::Arm => "",
+            Arch::Riscv => "!llvm.module.flags = !{!0}\n!0 = !{i32 1, !\"target-abi\", !\"lp64d\"}\n",
+        }
+    }
+    /// Do its conversions from floats to integers saturate, with zero or a limit for NaN?
+    pub fn saturates(self) -> bool {
+        self != Arch::X86
+    }
+    /// Does the machine convert vectors between f16 and f32?
+    pub fn converts_halves(self, target: &TargetDesc) -> bool {
+        let has = |names: &[&str]| names.iter().all(|n| target.features.iter().any(|f| f == n));
+        match self {
+            Arch::X86 => has(&["f16c"]),
+            Arch::Arm => true,
+            Arch::Riscv => has(&["zfhmin", "zvfhmin"]),
+        }
+    }
+    /// What the machine is said to have and this backend has no instruction for on this architecture, by the keys of machine files.
+    fn lacks(self, target: &TargetDesc) -> Vec<&'static str> {
+        let x86 = self == Arch::X86;
+        let arm = self == Arch::Arm;
+        let all = [
+            ("byte_dot", target.byte_dot, x86 || arm),
+            ("byte_dot_signed", target.byte_dot_signed, arm),
+            ("byte_pairs", target.byte_pairs, x86 || arm),
+            ("bf16_dot", target.bf16_dot, x86),
+            ("f16_fma", target.f16_fma, x86 || arm),
+            ("tile_bf16", target.tile_bf16, x86),
+            ("tile_f16", target.tile_f16, x86),
+            ("tile_bytes", target.tile_bytes, x86),
+            ("widens_f16", target.widens_f16, self.converts_halves(target)),
+            ("lookup", target.lookup > 0, x86),
+        ];
+        all.into_iter().filter(|(_, said, has)| *said && !has).map(|(key, ..)| key).collect()
     }
 }

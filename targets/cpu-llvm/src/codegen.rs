@@ -79,7 +79,8 @@ fn written(module: &Module, machine: &TargetMachine) -> Result<Vec<u8>, Fault> {
 
 /// LLVM's object of a module that is no set of kernels.
 pub fn plain_object(text: &str, target: &TargetDesc) -> Result<Vec<u8>, Fault> {
-    let text = format!("target triple = \"{}\"\n\n{text}", Arch::of(target)?.triple());
+    let arch = Arch::of(target)?;
+    let text = format!("target triple = \"{}\"\n\n{text}{}", arch.triple(), arch.convention());
     with_module(&text, target, true, written)
 }
 
@@ -144,6 +145,7 @@ fn module_text(kernels: &[Kernel], target: &TargetDesc) -> Result<(String, Vec<u
     let wide = if target.vector_bytes >= 64 { "\"prefer-vector-width\"=\"512\" \"min-legal-vector-width\"=\"512\" " } else { "" };
     let common = "nounwind \"no-builtins\" \"no-jump-tables\"=\"true\" \"no-stack-arg-probe\"";
     text += &format!("attributes #0 = {{ {common} {wide}}}\nattributes #1 = {{ {common} noinline {wide}}}\n");
+    text += arch.convention();
     Ok((text, scratch))
 }
 
@@ -163,6 +165,9 @@ fn with_module<T>(
         }
         if library::has(Arch::Arm).is_ok() {
             Target::initialize_aarch64(&config);
+        }
+        if library::has(Arch::Riscv).is_ok() {
+            Target::initialize_riscv(&config);
         }
     });
     let context = Context::create();
@@ -187,7 +192,8 @@ fn machine(target: &TargetDesc) -> Result<TargetMachine, Fault> {
     let triple = TargetTriple::create(arch.triple());
     let llvm = Target::from_triple(&triple).map_err(|e| fault!("LLVM: {e}"))?;
     let cpu = arch.cpu(&target.name);
-    let features: Vec<String> = target.features.iter().map(|f| format!("+{f}")).collect();
+    let mut features: Vec<String> = target.features.iter().map(|f| format!("+{f}")).collect();
+    features.extend(arch.options().iter().map(|&o| o.to_owned()));
     llvm.create_target_machine(&triple, cpu, &features.join(","), OptimizationLevel::Aggressive, RelocMode::PIC, CodeModel::Small)
         .ok_or_else(|| fault!("LLVM has no machine '{}'", target.name))
 }

@@ -53,6 +53,7 @@ pub fn driver(program: &Program, name: &str, arch: Arch, scratch: u64, constants
     text += match arch {
         Arch::X86 => "declare void @llvm.x86.sse.stmxcsr(ptr)\ndeclare void @llvm.x86.sse.ldmxcsr(ptr)\n",
         Arch::Arm => "declare i64 @llvm.aarch64.get.fpcr()\ndeclare void @llvm.aarch64.set.fpcr(i64)\n",
+        Arch::Riscv => "",
     };
     Ok(Driver { text, messages: emit.messages, state_bytes })
 }
@@ -181,6 +182,11 @@ impl Emit<'_> {
                 self.line("store i64 %fpcr, ptr %mode");
                 self.line("call void @llvm.aarch64.set.fpcr(i64 0)");
             }
+            // The rounding mode; there is nothing else to choose.
+            Arch::Riscv => {
+                self.line("%frm = call i64 asm sideeffect \"fsrm $0, zero\", \"=r\"()");
+                self.line("store i64 %frm, ptr %mode");
+            }
         }
         self.line(&format!("%scratch = getelementptr i8, ptr %arena, i64 {}", self.scratch));
         self.ports()?;
@@ -193,6 +199,10 @@ impl Emit<'_> {
             Arch::Arm => {
                 self.line("%before = load i64, ptr %mode");
                 self.line("call void @llvm.aarch64.set.fpcr(i64 %before)");
+            }
+            Arch::Riscv => {
+                self.line("%before = load i64, ptr %mode");
+                self.line("call void asm sideeffect \"fsrm $0\", \"r\"(i64 %before)");
             }
         }
         self.line("%result = load i32, ptr %status");

@@ -49,7 +49,8 @@ pub(crate) const LANE: u32 = u32::MAX;
 
 /// The state of emitting one kernel.
 pub(crate) struct Emit<'a> {
-    pub arch: Arch,
+    /// What inline assembly calls the vector registers, if there are any.
+    pub vector_class: Option<&'static str>,
     pub f: Fun,
     pub kernel: &'a Kernel,
     pub vars: HashMap<u32, Var>,
@@ -96,10 +97,10 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
     let arch = Arch::of(target)?;
     let mut f = Fun::new(arch);
     f.fma = target.fma;
-    f.f16c = arch.converts_halves() || target.features.iter().any(|x| x == "f16c");
+    f.f16c = arch.converts_halves(target);
     f.f16_fma = target.f16_fma;
     let mut e = Emit {
-        arch,
+        vector_class: arch.vector_class(target),
         f,
         kernel,
         vars: HashMap::new(),

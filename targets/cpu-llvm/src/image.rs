@@ -3,7 +3,9 @@
 use infc_ir::{Fault, fault};
 use object::elf;
 use object::read::elf::ElfFile64;
-use object::{LittleEndian, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SectionIndex, SectionKind};
+use object::{
+    Architecture, LittleEndian, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SectionIndex, SectionKind,
+};
 use std::collections::HashMap;
 
 /// A laid out object.
@@ -36,6 +38,8 @@ pub fn link(object: &[u8], start: u64) -> Result<Image, Fault> {
         at.insert(section.index(), bytes.len() as u64);
         bytes.extend_from_slice(data);
     }
+    let architecture = object::Object::architecture(&file);
+    let highs = if architecture == Architecture::Riscv64 { high_parts(&file, &at) } else { HashMap::new() };
     for section in file.sections() {
         let Some(&base) = at.get(&section.index()) else { continue };
         for (offset, relocation) in section.relocations() {
@@ -51,19 +55,24 @@ pub fn link(object: &[u8], start: u64) -> Result<Image, Fault> {
                 return Err(fault!("relocation {kind:?} of '{name}' is none of ELF"));
             };
             let place = base + offset;
-            let word = place as usize..place as usize + 4;
-            let word = bytes.get_mut(word).ok_or_else(|| fault!("relocation {kind:?} of '{name}' lies behind its section"))?;
             let [to, from] = [target + symbol.address(), place].map(|p| (start + p) as i64);
-            let old = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
-            let new = match object::Object::architecture(&file) {
-                object::Architecture::X86_64 => x86(r_type, to + relocation.addend() - from),
-                object::Architecture::Aarch64 => arm(r_type, old, to + relocation.addend(), from),
-                _ => None,
+            let to = to + relocation.addend();
+            let (new, size) = match (architecture, word_at(&bytes, place)) {
+                (_, None) => return Err(fault!("relocation {kind:?} of '{name}' lies behind its section")),
+                (Architecture::X86_64, _) => (x86(r_type, to - from).map(u64::from), 4),
+                (Architecture::Aarch64, Some(old)) => (arm(r_type, old, to, from).map(u64::from), 4),
+                (Architecture::Riscv64, _) if r_type == elf::R_RISCV_CALL_PLT => (call(word_pair(&bytes, place), to - from), 8),
+                (Architecture::Riscv64, Some(old)) => {
+                    // The low part of a distance is told by the place of the instruction that has its high part.
+                    let high = highs.get(&(target + symbol.address())).copied();
+                    (riscv(r_type, old, to - from, high).map(u64::from), 4)
+                }
+                _ => (None, 4),
             };
             let new = new.ok_or_else(|| {
                 fault!("relocation {kind:?} of '{name}' cannot be resolved in an image of {} bytes", start + place)
             })?;
-            word.copy_from_slice(&new.to_le_bytes());
+            bytes[place as usize..place as usize + size].copy_from_slice(&new.to_le_bytes()[..size]);
         }
     }
     let mut entries = HashMap::new();
@@ -75,6 +84,33 @@ pub fn link(object: &[u8], start: u64) -> Result<Image, Fault> {
         }
     }
     Ok(Image { bytes, entries })
+}
+
+fn word_at(bytes: &[u8], place: u64) -> Option<u32> {
+    let word = bytes.get(place as usize..place as usize + 4)?;
+    Some(u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+}
+
+/// Two instructions that follow each other.
+fn word_pair(bytes: &[u8], place: u64) -> Option<[u32; 2]> {
+    Some([word_at(bytes, place)?, word_at(bytes, place + 4)?])
+}
+
+/// RISC-V: the distances whose high parts are in instructions of the image, by the places of those.
+fn high_parts(file: &ElfFile64<'_, LittleEndian>, at: &HashMap<SectionIndex, u64>) -> HashMap<u64, i64> {
+    let mut highs = HashMap::new();
+    for section in file.sections() {
+        let Some(&base) = at.get(&section.index()) else { continue };
+        for (offset, relocation) in section.relocations() {
+            let RelocationFlags::Elf { r_type: elf::R_RISCV_PCREL_HI20 } = relocation.flags() else { continue };
+            let RelocationTarget::Symbol(index) = relocation.target() else { continue };
+            let Ok(symbol) = file.symbol_by_index(index) else { continue };
+            let Some(&target) = symbol.section_index().and_then(|s| at.get(&s)) else { continue };
+            let to = (target + symbol.address()) as i64 + relocation.addend();
+            highs.insert(base + offset, to - (base + offset) as i64);
+        }
+    }
+    highs
 }
 
 /// The word of a relocation of x86-64 by a distance; nothing if the kind is no distance, or it is too far.
@@ -111,6 +147,32 @@ fn arm(kind: elf::RelocationType, old: u32, to: i64, from: i64) -> Option<u32> {
     }
 }
 
+/// AUIPC's 20 bits of a distance; the 12 bits that an instruction after it adds are signed.
+fn upper(distance: i64) -> Option<u32> {
+    i32::try_from(distance + 0x800).ok().map(|d| d as u32 & !0xfff)
+}
+
+/// The instruction (or word of data) `old` with a distance in it, by the "RISC-V ELF Specification"; `high` is the distance whose high part is in the instruction that the symbol names.
+fn riscv(kind: elf::RelocationType, old: u32, distance: i64, high: Option<i64>) -> Option<u32> {
+    match kind {
+        elf::R_RISCV_PCREL_HI20 => Some(old | upper(distance)?),
+        elf::R_RISCV_PCREL_LO12_I => Some(old | (high? as u32) << 20),
+        elf::R_RISCV_PCREL_LO12_S => {
+            let low = high? as u32;
+            Some(old | (low >> 5 & 0x7f) << 25 | (low & 0x1f) << 7)
+        }
+        elf::R_RISCV_32_PCREL => i32::try_from(distance).ok().map(|d| d as u32),
+        _ => None,
+    }
+}
+
+/// AUIPC and JALR to a function so far away.
+fn call(old: Option<[u32; 2]>, distance: i64) -> Option<u64> {
+    let [auipc, jalr] = old?;
+    let (first, second) = (auipc | upper(distance)?, jalr | (distance as u32) << 20);
+    Some(u64::from(second) << 32 | u64::from(first))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,5 +196,22 @@ mod tests {
             (x86(elf::R_X86_64_PC32, -4), x86(elf::R_X86_64_PC32, 1 << 32), x86(elf::R_X86_64_64, 0)),
             (Some(u32::MAX - 3), None, None)
         );
+    }
+
+    #[test]
+    fn relocations_of_riscv_by_hand() {
+        let kind = |kind, old, distance, high| riscv(kind, old, distance, high);
+        // auipc a0, 0: 0x1800 is two pages less 0x800, which the next instruction takes away again.
+        assert_eq!(kind(elf::R_RISCV_PCREL_HI20, 0x0000_0517, 0x1800, None), Some(0x0000_2517));
+        assert_eq!(kind(elf::R_RISCV_PCREL_HI20, 0x0000_0517, -0x1000, None), Some(0xffff_f517));
+        assert_eq!(kind(elf::R_RISCV_PCREL_HI20, 0x0000_0517, 1 << 31, None), None);
+        // addi a0, a0, -0x800; sw a1, 0x123(a0).
+        assert_eq!(kind(elf::R_RISCV_PCREL_LO12_I, 0x0005_0513, 0, Some(0x1800)), Some(0x8005_0513));
+        assert_eq!(kind(elf::R_RISCV_PCREL_LO12_S, 0x00b5_2023, 0, Some(0x5123)), Some(0x12b5_21a3));
+        assert_eq!(kind(elf::R_RISCV_PCREL_LO12_I, 0x0005_0513, 0, None), None);
+        // auipc ra, 0; jalr ra, ra.
+        let there = |distance| call(Some([0x0000_0097, 0x0000_80e7]), distance);
+        assert_eq!(there(0x1234), Some(0x2340_80e7_0000_1097));
+        assert_eq!((there(-4), there(1 << 31)), (Some(0xffc0_80e7_0000_0097), None));
     }
 }

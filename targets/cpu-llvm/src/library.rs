@@ -64,6 +64,7 @@ pub fn has(arch: Arch) -> Result<(), String> {
     let part = match arch {
         Arch::X86 => "LLVMInitializeX86",
         Arch::Arm => "LLVMInitializeAArch64",
+        Arch::Riscv => "LLVMInitializeRISCV",
     };
     let table = table().as_ref().map_err(Clone::clone)?;
     let lacks = NAMES.iter().zip(table).any(|(name, &address)| name.starts_with(part) && address == 0);
@@ -129,6 +130,12 @@ functions! {
     LLVMInitializeAArch64Target();
     LLVMInitializeAArch64TargetInfo();
     LLVMInitializeAArch64TargetMC();
+    LLVMInitializeRISCVAsmParser();
+    LLVMInitializeRISCVAsmPrinter();
+    LLVMInitializeRISCVDisassembler();
+    LLVMInitializeRISCVTarget();
+    LLVMInitializeRISCVTargetInfo();
+    LLVMInitializeRISCVTargetMC();
     LLVMInitializeX86AsmParser();
     LLVMInitializeX86AsmPrinter();
     LLVMInitializeX86Disassembler();

@@ -3,7 +3,7 @@
 use infc_kernel::target::TargetDesc;
 
 /// The machine files, for each architecture from the least to the most capable.
-const FILES: [&str; 12] = [
+const FILES: [&str; 16] = [
     include_str!("../machines/x86-64-v2.toml"),
     include_str!("../machines/x86-64-v3.toml"),
     include_str!("../machines/x86-64-v3-vnni.toml"),
@@ -16,6 +16,10 @@ const FILES: [&str; 12] = [
     include_str!("../machines/aarch64.toml"),
     include_str!("../machines/aarch64-dotprod.toml"),
     include_str!("../machines/aarch64-i8mm.toml"),
+    include_str!("../machines/riscv64.toml"),
+    include_str!("../machines/riscv64-v.toml"),
+    include_str!("../machines/riscv64-v256.toml"),
+    include_str!("../machines/riscv64-rva23.toml"),
 ];
 
 /// All machines, for each architecture from the least to the most capable.
@@ -117,7 +121,11 @@ mod tests {
                 "x86-64-v4-amx-fp16",
                 "aarch64",
                 "aarch64-dotprod",
-                "aarch64-i8mm"
+                "aarch64-i8mm",
+                "riscv64",
+                "riscv64-v",
+                "riscv64-v256",
+                "riscv64-rva23"
             ]
         );
         assert_eq!(super::machine("x86-64-v3").unwrap().lanes(4), 8);

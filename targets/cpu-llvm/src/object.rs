@@ -8,7 +8,9 @@ use infc_ir::{Fault, fault};
 use infc_kernel::backend::Code;
 use object::read::elf::ElfFile64;
 use object::write::{Object, Relocation, SectionId, Symbol, SymbolFlags, SymbolId, SymbolSection};
-use object::{Architecture, BinaryFormat, Endianness, LittleEndian, SectionIndex, SectionKind, SymbolKind, SymbolScope};
+use object::{
+    Architecture, BinaryFormat, Endianness, FileFlags, LittleEndian, SectionIndex, SectionKind, SymbolKind, SymbolScope,
+};
 use object::{Object as _, ObjectSection, ObjectSymbol, RelocationTarget};
 use std::collections::HashMap;
 
@@ -30,8 +32,13 @@ pub fn object(code: &Code, names: &[&str], constants: &[u8], arch: Arch, driver:
         Arch::X86 => (Architecture::X86_64, 64),
         // Its code knows the low bits of addresses by their place in a page.
         Arch::Arm => (Architecture::Aarch64, 4096),
+        Arch::Riscv => (Architecture::Riscv64, 64),
     };
     let mut out = Object::new(BinaryFormat::Elf, architecture, Endianness::Little);
+    if arch == Arch::Riscv {
+        // Linkers refuse to mix calling conventions. As LLVM does.
+        out.flags = driver_flags(driver)?;
+    }
     let mut known = HashMap::new();
     let text = out.add_section(vec![], b".text.infc".to_vec(), SectionKind::Text);
     out.append_section_data(text, &code.image, page);
@@ -49,6 +56,11 @@ pub fn object(code: &Code, names: &[&str], constants: &[u8], arch: Arch, driver:
     // Without it linkers make the stack executable.
     out.add_section(vec![], b".note.GNU-stack".to_vec(), SectionKind::Other);
     out.write().map_err(|e| fault!("the object file: {e}"))
+}
+
+/// What the header of LLVM's object says of its code.
+fn driver_flags(driver: &[u8]) -> Result<FileFlags, Fault> {
+    Ok(ElfFile64::<LittleEndian>::parse(driver).map_err(|e| fault!("LLVM's object file: {e}"))?.flags())
 }
 
 fn local(name: &str, section: SectionId, (value, size): (u64, u64), kind: SymbolKind) -> Symbol {
@@ -95,7 +107,7 @@ fn add(out: &mut Object<'_>, driver: &ElfFile64<'_, LittleEndian>, known: &mut H
     let mut symbols = HashMap::new();
     for symbol in driver.symbols() {
         let name = symbol.name().map_err(|e| fault!("{e}"))?;
-        // Arm's marks of where code and data begin: nobody refers to them.
+        // Marks of Arm and RISC-V of where code and data begin: nobody refers to them.
         if name.starts_with('$') {
             continue;
         }
@@ -105,7 +117,9 @@ fn add(out: &mut Object<'_>, driver: &ElfFile64<'_, LittleEndian>, known: &mut H
             (_, Some(id)) if symbol.kind() == SymbolKind::Section => out.section_symbol(id),
             (_, Some(id)) => {
                 let scope = if symbol.is_global() { SymbolScope::Dynamic } else { SymbolScope::Compilation };
-                let symbol = Symbol { scope, ..local(name, id, (symbol.address(), symbol.size()), symbol.kind()) };
+                // Places in code that relocations of RISC-V name have no kind.
+                let kind = if symbol.kind() == SymbolKind::Unknown { SymbolKind::Label } else { symbol.kind() };
+                let symbol = Symbol { scope, ..local(name, id, (symbol.address(), symbol.size()), kind) };
                 out.add_symbol(symbol)
             }
             (None, None) if LIBRARY.contains(&name) => out.add_symbol(Symbol {

@@ -441,14 +441,14 @@ fn from_int(f: &mut Fun, from: DType, to: DType, v: Val) -> Result<Val, Fault> {
     })
 }
 
-/// Truncates and saturates; NaN gives 0. (LLVM's saturating conversions are instructions of Arm; for x86 they do one lane at a time.)
+/// Truncates and saturates; NaN gives 0. (LLVM's saturating conversions are few instructions on Arm and RISC-V; for x86 they do one lane at a time.)
 fn to_int(f: &mut Fun, to: DType, v: Val) -> Result<Val, Fault> {
     if to == DType::Bool {
         return Ok(f.cmp("fcmp une", v, zero(v)));
     }
     let elem = value_elem(to)?;
     let (lo, hi) = to.int_range().expect("an integer");
-    if f.arch == Arch::Arm {
+    if f.arch.saturates() {
         let (wide, op) = match to.bits() < 32 {
             true => (Elem::I32, "llvm.fptosi.sat"),
             false => (elem, if to.is_signed() { "llvm.fptosi.sat" } else { "llvm.fptoui.sat" }),
@@ -482,7 +482,7 @@ fn to_int(f: &mut Fun, to: DType, v: Val) -> Result<Val, Fault> {
 
 /// `to_int` of `min(max(v, 0), hi)` to unsigned integers of 16 bits at most: NaN becomes 0 by the maximum already.
 pub fn clamped_to_int(f: &mut Fun, to: DType, v: Val, hi: f64) -> Result<Val, Fault> {
-    if f.arch == Arch::Arm {
+    if f.arch.saturates() {
         let ty = v.ty.with(Elem::I32);
         let r = f.intrinsic("llvm.fptosi.sat", &[ty, v.ty], ty, &[v]);
         return Ok(clamped_integer(f, r, 0, hi as i64, value_elem(to)?));

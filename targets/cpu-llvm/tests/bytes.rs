@@ -92,6 +92,11 @@ fn unsigned() -> impl Strategy<Value = u8> {
     prop_oneof![Just(255), Just(0), Just(128), any::<u8>()]
 }
 
+/// The machines that add up products of bytes in groups.
+fn grouping() -> Vec<Llvm> {
+    hosts().into_iter().filter(|l| l.target().groups_bytes()).collect()
+}
+
 fn signed() -> impl Strategy<Value = i8> {
     prop_oneof![Just(-128), Just(127), Just(-1), any::<i8>()]
 }
@@ -106,7 +111,7 @@ proptest! {
         let (x, w) = (&xs[..m * k], &ws[..k * n]);
         let sum = |i: usize, j: usize| (0..k).map(|q| i32::from(x[i * k + q]) * i32::from(w[q * n + j])).sum::<i32>();
         let want: Vec<i32> = (0..m * n).map(|at| sum(at / n, at % n)).collect();
-        for llvm in hosts() {
+        for llvm in grouping() {
             let (nest, row) = product(m, k, n, w, llvm.target());
             let tiles = llvm.target().tile_bytes && row == "amx_u8s8";
             prop_assert!(tiles || row == row_of(llvm.target()), "{}", row);
@@ -163,7 +168,7 @@ proptest! {
         let sum = |i: usize, j: usize| (0..k).map(|q| i32::from(w[i * k + q]) * i32::from(x[at(q, j)])).sum::<i32>();
         let want: Vec<i32> = (0..m * n).map(|at| sum(at / n, at % n)).collect();
         let weights: Vec<u8> = w.iter().map(|&b| b as u8).collect();
-        for llvm in hosts() {
+        for llvm in grouping() {
             let (nest, p) = pointwise([m, k, n], w, (last, flip), llvm.target());
             // Few rows take data that lies in place as it is.
             let (row, target) = (row_of(llvm.target()), llvm.target());
@@ -224,7 +229,7 @@ proptest! {
             (0..k).map(|q| i32::from(x[at(q)]) * i32::from(weights[o * k + q])).sum::<i32>()
         };
         let want: Vec<i32> = (0..lines * w * n).map(|at| sum(at / n, at % n)).collect();
-        for llvm in hosts() {
+        for llvm in grouping() {
             let (nest, p) = crosswise([h, w, k, n], gap, weights, llvm.target());
             let (row, target) = (row_of(llvm.target()), llvm.target());
             let grouped = k % 4 == 0 && w >= 8;
@@ -273,7 +278,7 @@ proptest! {
         let (x, w) = (&xs[..(h + k - 1) * c], &ws[..k * c]);
         let sum = |y: usize, j: usize| (0..k).map(|q| i32::from(x[(y + q) * c + j]) * i32::from(w[q * c + j])).sum::<i32>();
         let want: Vec<i32> = (0..h * c).map(|at| sum(at / c, at % c)).collect();
-        for llvm in hosts() {
+        for llvm in grouping() {
             let (nest, taps) = depthwise([h, c, k], w, llvm.target());
             prop_assert_eq!(taps, Some(0), "{}", llvm.target().name);
             let packed = nest.packed.iter().find(|p| p.source == 1).expect("weights in groups").tensor.bytes().to_vec();
@@ -300,7 +305,7 @@ fn groups_are_copied_as_words() {
 
 #[test]
 fn machines_without_the_instruction_multiply_pairs_of_words() {
-    for llvm in hosts().into_iter().filter(|l| !l.target().tile_bytes) {
+    for llvm in grouping().into_iter().filter(|l| !l.target().tile_bytes) {
         let (nest, _) = product(28, 64, 64, &[1; 64 * 64], llvm.target());
         let asm = llvm.emit_text(std::slice::from_ref(&nest.kernel), "asm").expect("text");
         let names = |l: &str| l.trim_start().trim_start_matches("{vex}").trim_start().trim_start_matches('v').to_owned();
@@ -320,4 +325,15 @@ fn machines_without_avx512_take_the_short_form() {
     let lines: Vec<&str> = asm.lines().filter(|l| l.contains("vpdpbusd")).collect();
     // LLVM marks the VEX form; the other one would need AVX-512.
     assert!(row == "byte_dot" && lines.len() >= 8 && lines.iter().all(|l| l.contains("{vex}") && l.contains("%ymm")), "{asm}");
+}
+
+#[test]
+fn machines_without_groups_widen_as_they_multiply() {
+    for name in ["riscv64-v", "riscv64-v256", "riscv64-rva23"] {
+        let llvm = Llvm::named(name).expect("a machine of this backend");
+        let (nest, row) = product(28, 64, 64, &[1; 64 * 64], llvm.target());
+        let asm = llvm.emit_text(std::slice::from_ref(&nest.kernel), "asm").expect("text");
+        let count = asm.lines().filter(|l| l.contains("vwmacc.vx")).count();
+        assert!(row == "mul_add" && count >= 8, "{asm}");
+    }
 }

@@ -24,9 +24,9 @@ pub fn here() -> Vec<Cranelift> {
 
 /// Runs kernel `index` of the code for all its tasks.
 pub fn call(machine: &Cranelift, code: &Code, index: usize, buffers: &mut [Vec<u8>], extents: &[i64], tasks: i64) -> u64 {
-    let arch = &machine.target().arch;
-    if emulate::covers(arch) {
-        return emulate::call(arch, code, index, buffers, extents, tasks);
+    let target = machine.target();
+    if emulate::covers(&target.arch) {
+        return emulate::call(target, code, index, buffers, extents, tasks);
     }
     let mut map = memmap2::MmapMut::map_anon(code.image.len()).unwrap();
     map.copy_from_slice(&code.image);

@@ -35,9 +35,9 @@ pub fn here() -> Vec<Llvm> {
 
 /// Runs kernel `index` of the code for all its tasks.
 pub fn call(llvm: &Llvm, code: &Code, index: usize, buffers: &mut [Vec<u8>], extents: &[i64], tasks: i64) -> u64 {
-    let arch = &llvm.target().arch;
-    if emulate::covers(arch) {
-        return emulate::call(arch, code, index, buffers, extents, tasks);
+    let target = llvm.target();
+    if emulate::covers(&target.arch) {
+        return emulate::call(target, code, index, buffers, extents, tasks);
     }
     let mut map = memmap2::MmapMut::map_anon(code.image.len()).unwrap();
     map.copy_from_slice(&code.image);

@@ -1,4 +1,4 @@
-//! Code for 64-bit Arm on a computer of another architecture: programs run in an emulator (`qemu-aarch64`), and what goes wrong on the way to another computer is told.
+//! Code for 64-bit Arm and 64-bit RISC-V on a computer of another architecture: programs run in an emulator, and what goes wrong on the way to another computer is told.
 #![cfg(all(feature = "llvm", target_arch = "x86_64", target_os = "linux"))]
 
 #[path = "../../onnx/tests/kit/mod.rs"]
@@ -47,10 +47,60 @@ fn example(name: &str) -> String {
     Path::new(ROOT).join("examples/models").join(name).join("model.onnx").to_string_lossy().into_owned()
 }
 
-#[cfg(feature = "cranelift")]
-const MACHINES: &[&str] = &["aarch64", "aarch64-dotprod", "aarch64-i8mm", "cranelift-aarch64"];
-#[cfg(not(feature = "cranelift"))]
-const MACHINES: &[&str] = &["aarch64", "aarch64-dotprod", "aarch64-i8mm"];
+/// Machines of an architecture, and what runs programs for them here.
+struct Elsewhere {
+    compiler: &'static str,
+    emulator: String,
+    arguments: &'static [&'static str],
+    machines: &'static [&'static str],
+    /// C code that sets the control register of floats from `flush`, and reads it to `after`; a value that changes results, and the one that does not.
+    set: &'static str,
+    get: &'static str,
+    modes: [u64; 2],
+}
+
+/// RISC-V is left out where the environment says so, for want of an emulator that runs its vectors (`./x test` tells of it).
+fn elsewhere() -> Vec<Elsewhere> {
+    let riscv = std::env::var("QEMU_RISCV64").unwrap_or("qemu-riscv64".to_owned());
+    let arm = Elsewhere {
+        compiler: "aarch64-linux-gnu-gcc",
+        emulator: "qemu-aarch64".to_owned(),
+        arguments: &[],
+        machines: if cfg!(feature = "cranelift") {
+            &["aarch64", "aarch64-dotprod", "aarch64-i8mm", "cranelift-aarch64"]
+        } else {
+            &["aarch64", "aarch64-dotprod", "aarch64-i8mm"]
+        },
+        // Subnormal numbers are zeros.
+        set: "msr fpcr, %0",
+        get: "mrs %0, fpcr",
+        modes: [1 << 24, 0],
+    };
+    let of_riscv = |arguments, machines| Elsewhere {
+        compiler: "riscv64-linux-gnu-gcc",
+        emulator: riscv.clone(),
+        arguments,
+        machines,
+        // Results are rounded up.
+        set: "fsrm %0",
+        get: "frrm %0",
+        modes: [3, 0],
+    };
+    let mut all = vec![arm];
+    if std::env::var_os("INFC_WITHOUT_RISCV").is_none() {
+        all.push(of_riscv(&["-cpu", "rv64,v=false,zba=false,zbb=false,zbs=false,zfa=false"], &["riscv64"]));
+        all.push(of_riscv(&["-cpu", "rv64,v=true,vlen=128,zba=false,zbb=false,zbs=false,zfa=false"], &["riscv64-v"]));
+        all.push(of_riscv(&["-cpu", "max,vlen=256"], &["riscv64-v256", "riscv64-rva23"]));
+    }
+    all
+}
+
+impl Elsewhere {
+    /// Runs a program of the folder in the emulator; its output.
+    fn emulated(&self, dir: &Folder, program: &str, args: &[&str]) -> String {
+        dir.run(&self.emulator, &[self.arguments, &[program], args].concat(), 0)
+    }
+}
 
 /// Programs of several machines give what an artifact gives here, but for the order of sums.
 #[test]
@@ -66,11 +116,12 @@ fn programs_of_the_example_models() {
         folder("here");
         compiled(&["-o", "m.infc"]);
         dir.infc(&["run", "m.infc", "--output-dir", "here", "--input", "input=random:7"], 0);
-        for machine in MACHINES {
+        let all = elsewhere();
+        for (there, machine) in all.iter().flat_map(|e| e.machines.iter().map(move |m| (e, *m))) {
             folder(machine);
             let text = compiled(&["--emit", "exe", "--target", machine, "-o", "program"]);
             assert!(text.contains(machine), "{text}");
-            dir.run("qemu-aarch64", &["./program", "--output-dir", machine, "input=random:7"], 0);
+            there.emulated(&dir, "./program", &["--output-dir", machine, "input=random:7"]);
             let mut compared = 0;
             for file in fs::read_dir(dir.path("here")).expect("readable").flatten() {
                 let read =
@@ -87,23 +138,24 @@ fn programs_of_the_example_models() {
     }
 }
 
-/// A caller that flushes subnormal numbers to zero finds that set afterwards, and it does not matter between.
+/// A caller that has chosen another mode for floats finds that set afterwards, and it does not matter between.
 const MODES: &str = r#"
-#include "halves.h"
+#include "fifths.h"
 #include <stdio.h>
 #include <string.h>
-static unsigned char arena[HALVES_ARENA_BYTES + 64] __attribute__((aligned(64)));
+static unsigned char arena[FIFTHS_ARENA_BYTES + 64] __attribute__((aligned(64)));
 int main(void) {
-    unsigned long flush = 1ul << 24, after;
-    float x[4] = {1e-38f, 2e-38f, -4e-39f, 1.0f}, y[4] = {9, 9, 9, 9};
+    unsigned long mode = MODE, after;
+    float x[4] = {1e-38f, 2e-38f, -4e-39f, 1.1f}, y[4] = {9, 9, 9, 9};
     unsigned bits[4];
     const void *in[1] = {x};
     void *out[1] = {y};
     int status;
-    __asm__ volatile("msr fpcr, %0" : : "r"(flush));
-    status = halves_run((const halves_inputs *)(const void *)in, (const halves_outputs *)(void *)out, arena);
-    __asm__ volatile("mrs %0, fpcr" : "=r"(after));
-    __asm__ volatile("msr fpcr, %0" : : "r"(0ul));
+    __asm__ volatile(SET : : "r"(mode));
+    status = fifths_run((const fifths_inputs *)(const void *)in, (const fifths_outputs *)(void *)out, arena);
+    __asm__ volatile(GET : "=r"(after));
+    mode = USUAL;
+    __asm__ volatile(SET : : "r"(mode));
     memcpy(bits, y, sizeof bits);
     printf("%d %lx %x %x %x %x", status, after, bits[0], bits[1], bits[2], bits[3]);
     return 0;
@@ -113,15 +165,23 @@ int main(void) {
 #[test]
 fn the_float_environment_of_the_caller_is_kept() {
     let dir = Folder::new();
-    let quarter = constant("quarter", &Tensor::from_vec([1], vec![0.25f32]));
-    let model = model(17, graph(&["x f32[4]"], vec![node("y = Mul(x, quarter)", [])], &["y f32[4]"], vec![quarter]));
-    fs::write(dir.path("halves.onnx"), model.encode_to_vec()).expect("writable");
+    // By a fifth: there is something to round, up or to the nearest, among normal and among subnormal numbers.
+    let fifth = constant("fifth", &Tensor::from_vec([1], vec![0.2f32]));
+    let model = model(17, graph(&["x f32[4]"], vec![node("y = Mul(x, fifth)", [])], &["y f32[4]"], vec![fifth]));
+    fs::write(dir.path("fifths.onnx"), model.encode_to_vec()).expect("writable");
     fs::write(dir.path("main.c"), MODES).expect("writable");
-    let want: Vec<String> = [1e-38f32, 2e-38, -4e-39, 1.0].iter().map(|x| format!("{:x}", (x * 0.25).to_bits())).collect();
-    for machine in MACHINES {
-        dir.infc(&["compile", "halves.onnx", "--emit", "staticlib", "--target", machine, "-o", "libhalves.a"], 0);
-        dir.run("aarch64-linux-gnu-gcc", &["-std=gnu99", "-static", "-O1", "main.c", "-L.", "-lhalves", "-o", "main"], 0);
-        assert_eq!(dir.run("qemu-aarch64", &["./main"], 0), format!("0 1000000 {}", want.join(" ")), "{machine}");
+    let want: Vec<String> = [1e-38f32, 2e-38, -4e-39, 1.1].iter().map(|x| format!("{:x}", (x * 0.2).to_bits())).collect();
+    for there in elsewhere() {
+        let quoted = |name: &str, text: &str| format!("-D{name}=\"{text}\"");
+        let [mode, usual] = there.modes;
+        let defined =
+            [quoted("SET", there.set), quoted("GET", there.get), format!("-DMODE={mode}ul"), format!("-DUSUAL={usual}ul")];
+        for machine in there.machines {
+            dir.infc(&["compile", "fifths.onnx", "--emit", "staticlib", "--target", machine, "-o", "libfifths.a"], 0);
+            let flags = ["-std=gnu99", "-static", "-O1", "main.c", "-L.", "-lfifths", "-o", "main"];
+            dir.run(there.compiler, &[&flags, &defined.each_ref().map(String::as_str)[..]].concat(), 0);
+            assert_eq!(there.emulated(&dir, "./main", &[]), format!("0 {mode:x} {}", want.join(" ")), "{machine}");
+        }
     }
 }
 
