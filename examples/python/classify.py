@@ -1,7 +1,7 @@
 """Compiles a trained network, has it read a letter from an image, and times it.
 
-    pip install target/wheels/infc-*.whl     # made by `./x wheel`
-    python examples/python/classify.py [MODEL_FOLDER]
+pip install target/wheels/infc-*.whl     # made by `./x wheel`
+python examples/python/classify.py [MODEL_FOLDER]
 """
 
 import sys

@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from typing import Any, Union
 from collections.abc import Mapping, Sequence
+from typing import Any, Union
 
 from ._library import Error
 from ._session import Model

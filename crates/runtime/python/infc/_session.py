@@ -5,9 +5,9 @@ from __future__ import annotations
 import operator
 import os
 import threading
+from collections.abc import Iterable, Mapping, Sequence
 from ctypes import addressof, byref, c_int64, c_size_t, c_uint64, c_void_p, sizeof
 from typing import Any, NamedTuple
-from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -75,6 +75,14 @@ def _ports(model: int | None, kind: str) -> list[tuple[int, Port]]:
     return ports
 
 
+def _text(value: str | bytes) -> bytes:
+    """Text for C."""
+    data = os.fsencode(value)
+    if b"\0" in data:
+        raise ValueError(f"{value!r} has a zero byte in it")
+    return data
+
+
 class Model:
     """A compiled model: a file, which is mapped and must not be changed while it is open, or the bytes of one.
 
@@ -84,7 +92,7 @@ class Model:
 
     def __init__(self, model: str | os.PathLike[str] | bytes | bytearray | memoryview, variant: str | None = None) -> None:
         lib = library()
-        chosen = None if variant is None else variant.encode()
+        chosen = None if variant is None else _text(variant)
         if isinstance(model, (bytes, bytearray, memoryview)):
             data = np.frombuffer(model, np.uint8)
             self.path: str | None = None
@@ -92,7 +100,7 @@ class Model:
             self._handle: Handle | None = Handle(lib.infc_model_load_variant, lib.infc_model_close, data.ctypes.data, data.nbytes, chosen)
         else:
             self.path = os.fsdecode(model)
-            self._handle = Handle(lib.infc_model_open_variant, lib.infc_model_close, os.fsencode(model), chosen)
+            self._handle = Handle(lib.infc_model_open_variant, lib.infc_model_close, _text(os.fsdecode(model)), chosen)
         pointer = self._handle.pointer
         self.variant: str = text(lib.infc_model_variant(pointer))
         inputs, outputs = _ports(pointer, "input"), _ports(pointer, "output")

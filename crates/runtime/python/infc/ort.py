@@ -7,14 +7,15 @@ There are `InferenceSession` with `run`, `get_inputs`, `get_outputs`, `get_provi
 an error, never ignored. Execution providers: infc runs models on the CPU, so `providers` may be None or name "CPUExecutionProvider" alone.
 A list with others is an error too, although onnxruntime would take the next one that it has.
 
-An ONNX model is compiled each time that a session is made (`infc.load`); give a path of an artifact (`infc.compile`) to do so once.
+An ONNX model is compiled each time that a session is made (`infc.load`); give a path of an artifact (`infc.compile`) to do so once. Runs of one session
+from several threads take turns.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 

@@ -5,9 +5,8 @@ import functools
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 import infc
+import numpy as np
 
 EXAMPLES = Path(__file__).resolve().parents[4] / "examples" / "models"
 TRAINED = ["digits_mlp", "glyphs_cnn", "language_gru", "snippets_transformer"]

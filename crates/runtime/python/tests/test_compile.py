@@ -7,9 +7,8 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
-
 import infc
+import numpy as np
 from kit import EXAMPLES, FOLDER, stored, trained
 
 DIGITS = EXAMPLES / "digits_mlp" / "model.onnx"

@@ -2,10 +2,9 @@
 
 import unittest
 
-import numpy as np
-
 import infc
 import infc.ort as ort
+import numpy as np
 from kit import EXAMPLES, F32, by_hand, model, stored, trained
 
 DIGITS = EXAMPLES / "digits_mlp" / "model.onnx"

@@ -9,9 +9,8 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
-
 import infc
+import numpy as np
 from kit import BF16, BOOL, DTYPES, EXAMPLES, F32, FOLDER, I64, TRAINED, by_hand, model, stored, trained
 
 # s is the sum of all x so far.
@@ -318,6 +317,8 @@ class Errors(unittest.TestCase):
         self.fails(infc.Status.USAGE, "at most 1024", infc.Model(by_hand(PICK)).session, threads=5000)
         self.fails(infc.Status.USAGE, "threads is -1", infc.Model(by_hand(PICK)).session, threads=-1)
         self.fails(infc.Status.USAGE, "no variant 'x'", infc.Model, by_hand(PICK), "x")
+        with self.assertRaisesRegex(ValueError, "zero byte"):
+            infc.Model(by_hand(PICK) + "\0")
         # The session goes on.
         self.assertEqual(session.run({"x": x, "i": first})["y"].tolist(), [0])
 
