@@ -33,6 +33,11 @@ __all__ = [
     "CompileError", "Error", "InferenceSession", "Memory", "Model", "Port", "Session", "Status", "compile", "compiler", "load",
 ]  # fmt: skip
 
+# Names as users know them, in messages.
+for public in (CompileError, Error, Memory, Model, Port, Session, Status):
+    public.__module__ = "infc"
+del public
+
 
 def __getattr__(name: str) -> Any:
     # What costs time at import, and that most programs do not ask for.

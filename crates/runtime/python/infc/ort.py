@@ -58,7 +58,7 @@ class NodeArg:
         self.type: str = f"tensor({_TYPES.get(port.dtype.name, port.dtype.name)})"
         """As onnxruntime writes it: 'tensor(float)'."""
         self.shape: list[int | str] = list(port.dims)
-        """Sizes, and text where a size is known only at run time."""
+        """Sizes, and text where a size is known only at run time, also where the model has no name for it."""
 
     def __repr__(self) -> str:
         return f"NodeArg(name={self.name!r}, type={self.type!r}, shape={self.shape!r})"

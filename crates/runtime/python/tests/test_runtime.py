@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import sys
 import threading
 import tracemalloc
@@ -331,6 +332,10 @@ class Errors(unittest.TestCase):
 
         with mock.patch.object(_library, "_loaded", None), mock.patch.dict(os.environ, {"INFC_RUNTIME": "/no/library.so"}):
             self.fails(infc.Status.IO, "/no/library.so", infc.Model, trained("digits_mlp"))
+
+    def test_names(self):
+        error = pickle.loads(pickle.dumps(infc.Error(infc.Status.RUN, "text")))
+        self.assertEqual((str(error), error.status, type(error).__module__), ("text", infc.Status.RUN, "infc"))
 
     def test_version(self):
         self.assertRegex(infc.__version__, r"^\d+\.\d+\.\d+")
