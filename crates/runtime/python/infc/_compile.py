@@ -1,11 +1,11 @@
-"""The compiler: runs the program `infc`, and opens what it made."""
+"""The compiler: runs the program `infc`, and opens what it made.
+
+Functions import what they need themselves: a program that only runs artifacts does not pay for it.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
@@ -55,6 +55,8 @@ def compiler() -> str:
             return path
     if told:
         raise CompileError(f"the environment says {VARIABLE}={told}, which is no program")
+    import shutil
+
     found = shutil.which("infc")
     if found is None:
         raise CompileError(f"no compiler: the program infc is neither in this package nor on PATH, and {VARIABLE} names none")
@@ -77,6 +79,9 @@ def compile(
     is None), `dims` gives values to symbolic dims, `threads` is how many sessions are to use unless told, `math` as for `--math`. `args` are
     further arguments of `infc compile`: `args=["--state", "OUT=IN"]`. What the compiler refuses is a `CompileError`.
     """
+    import subprocess
+    import tempfile
+
     if isinstance(model, Bytes):
         if output is None:
             raise ValueError("a model that is bytes has no name: say where the output goes")
@@ -122,6 +127,8 @@ def load(model: Path | bytes, variant: str | None = None, **options: Any) -> Mod
         if options:
             raise ValueError(f"an artifact is compiled already: {', '.join(options)} cannot be chosen any more")
         return Model(model, variant)
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="infc-") as folder:
         opened = Model(compile(model, os.path.join(folder, "model.infc"), **options), variant)
     opened.path = None if isinstance(model, Bytes) else os.fsdecode(model)
