@@ -19,7 +19,7 @@ ROOT = HERE.parent.parent.parent
 MACHINES = {"Advanced Micro Devices X86-64": "x86_64", "AArch64": "aarch64"}
 # What every manylinux system has (PEP 600): nothing else may be linked.
 LIBRARIES = re.compile(r"(libc|libm|libgcc_s|libdl|libpthread|librt|ld-linux-[\w-]+)\.so\.\d+")
-PYTHONS = [f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 15)]
+PYTHONS = [f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 14)]
 
 
 def needs(file: Path) -> tuple:
