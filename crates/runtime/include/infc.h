@@ -79,6 +79,9 @@ const char *infc_model_variant(const infc_model *model);
 /* Loads an artifact from memory, which may be freed afterwards. */
 infc_status infc_model_load(const void *bytes, size_t length, infc_model **model);
 
+/* The same, for the variant of this name; NULL is the best one that this machine can run. */
+infc_status infc_model_load_variant(const void *bytes, size_t length, const char *variant, infc_model **model);
+
 /* Closes a model; sessions that use it keep what they need. Null is fine. */
 void infc_model_close(infc_model *model);
 
@@ -117,7 +120,8 @@ void infc_session_destroy(infc_session *session);
 infc_status infc_set_input(infc_session *session, size_t input, int32_t dtype, const int64_t *dims, size_t rank, const void *data,
                            size_t bytes);
 
-/* The session's memory for an input of these dims, to be written in place instead of infc_set_input. */
+/* The session's memory for an input of these dims, to be written in place instead of infc_set_input. It stays the input's, also for
+ * further runs, until the input is set or its memory is asked for again, or, for an input with state, until the next run. */
 infc_status infc_input_memory(infc_session *session, size_t input, const int64_t *dims, size_t rank, void **data, size_t *bytes);
 
 /* Runs the model on the inputs that were set. */

@@ -214,6 +214,28 @@ pub unsafe extern "C" fn infc_model_load(bytes: *const c_void, length: usize, mo
     })
 }
 
+/// Loads the variant of this name from memory.
+///
+/// # Safety
+/// As above.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn infc_model_load_variant(
+    bytes: *const c_void,
+    length: usize,
+    variant: *const c_char,
+    model: *mut *mut CModel,
+) -> i32 {
+    call(|| {
+        // Safety: by the caller.
+        let (bytes, model) = unsafe { (list(bytes.cast::<u8>(), length, "bytes")?, get_mut(model, "model")?) };
+        *model = null_mut();
+        // Safety: by the caller.
+        let variant = if variant.is_null() { None } else { Some(unsafe { text(variant, "variant") }?) };
+        *model = c_model(Model::from_bytes_variant(bytes, variant)?)?;
+        Ok(())
+    })
+}
+
 /// Frees a model.
 ///
 /// # Safety

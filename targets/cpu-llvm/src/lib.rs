@@ -67,7 +67,8 @@ pub fn check_text(text: &str) -> Result<(), String> {
 
 /// LLVM must be there before any code is generated.
 fn library() -> Result<(), Problems> {
-    let help = "install LLVM (Debian, Ubuntu: apt-get install llvm-22, or the version that this compiler was built for)";
+    let help = "install LLVM (Debian, Ubuntu: apt-get install llvm-22, or the version that this compiler was built for), or take a --target of \
+                another backend: `infc targets`";
     library::load().map_err(|e| Problems::one("LLVM", e, help))
 }
 

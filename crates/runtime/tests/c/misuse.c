@@ -40,6 +40,19 @@ int main(int argc, char **argv) {
   EXPECT(infc_model_load(NULL, 10, &model) == INFC_ERROR_USAGE);
   EXPECT(infc_model_load("hello", 5, NULL) == INFC_ERROR_USAGE);
   EXPECT(infc_model_load("hello", 5, &model) == INFC_ERROR_ARTIFACT && model == NULL);
+  EXPECT(infc_model_load_variant(NULL, 10, "kit", &model) == INFC_ERROR_USAGE && model == NULL);
+  EXPECT(infc_model_load_variant("hello", 5, "kit", NULL) == INFC_ERROR_USAGE);
+  EXPECT(infc_model_load_variant("hello", 5, "kit", &model) == INFC_ERROR_ARTIFACT && model == NULL);
+  static char file[1 << 20];
+  FILE *artifact = fopen(argv[1], "rb");
+  size_t length = artifact ? fread(file, 1, sizeof file, artifact) : 0;
+  if (artifact) fclose(artifact);
+  EXPECT(infc_model_load_variant(file, length, "other", &model) == INFC_ERROR_USAGE && model == NULL);
+  EXPECT(infc_model_load_variant(file, length, "kit", &model) == INFC_OK && strcmp(infc_model_variant(model), "kit") == 0);
+  infc_model_close(model);
+  EXPECT(infc_model_load_variant(file, length, NULL, &model) == INFC_OK && strcmp(infc_model_variant(model), "kit") == 0);
+  infc_model_close(model);
+  model = NULL;
   infc_model_close(NULL);
   infc_session_destroy(NULL);
 
