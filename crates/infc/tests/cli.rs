@@ -263,11 +263,15 @@ fn artifacts_that_do_not_fit_are_refused() {
     let board = "name = \"board\"\nbackend = \"llvm\"\ndoc = \"\"\narch = \"sparc64\"\nfeatures = [\"vis3\"]\nvector_bytes = 16\n\
                  vector_registers = 32\nfma = true\nl1_bytes = 32768\nl2_bytes = 1\nl3_bytes = 1\n";
     let machine = dir.write("board.toml", board);
-    check(&["compile", &model, "--target", &machine], 3, &["board.toml", "no code for 'sparc64'", "x86_64 and aarch64"]);
+    check(&["compile", &model, "--target", &machine], 3, &["board.toml", "no code for 'sparc64'", "x86_64, aarch64, riscv64"]);
     for arch in ["aarch64", "x86_64"] {
         let machine = dir.write("board.toml", board.replace("sparc64", arch));
         check(&["compile", &model, "--target", &machine], 3, &["board.toml", "features vis3"]);
     }
+    // Instructions that the backend does not have for that architecture.
+    let board = board.replace("sparc64", "riscv64").replace("vis3", "v") + "byte_dot = true\nlookup = 2\n";
+    let machine = dir.write("board.toml", board);
+    check(&["compile", &model, "--target", &machine], 3, &["board.toml", "no instructions of riscv64 for byte_dot, lookup"]);
     check(&["compile", &model, "--target", &dir.write("bad.toml", "name = 3")], 3, &["bad.toml"]);
     check(&["compile", &model, "--target", &dir.path("gone.toml")], 4, &["gone.toml"]);
 }

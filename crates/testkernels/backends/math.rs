@@ -191,18 +191,31 @@ fn worst(
     rows: &[Vec<f64>],
     want: &dyn Fn(&[f64]) -> f64,
 ) -> Vec<(String, Worst)> {
-    let functions: Vec<Function> = hosts().iter().map(|h| Function::new(h, dtype, rows[0].len(), body)).collect();
+    let functions = different(hosts().iter().map(|h| Function::new(h, dtype, rows[0].len(), body)));
     let mut worst = vec![Worst::default(); functions.len()];
     for block in rows.chunks(BLOCK) {
         let exact: Vec<f64> = block.iter().map(|r| want(r)).collect();
         let columns: Vec<Vec<f64>> = (0..rows[0].len()).map(|c| block.iter().map(|r| r[c]).collect()).collect();
-        for (f, w) in functions.iter().zip(&mut worst) {
+        for ((f, _), w) in functions.iter().zip(&mut worst) {
             for ((row, got), &exact) in block.iter().zip(f.call(&columns)).zip(&exact) {
                 w.see(dtype, row, got, exact);
             }
         }
     }
-    functions.into_iter().map(|f| f.machine()).zip(worst).collect()
+    functions.into_iter().map(|f| f.1).zip(worst).collect()
+}
+
+/// Those whose code is not the same as that of an earlier one, byte by byte; each with the names of all machines that have its code.
+fn different(all: impl Iterator<Item = Function>) -> Vec<(Function, String)> {
+    let mut kept: Vec<(Function, String)> = vec![];
+    for f in all {
+        let name = f.machine();
+        match kept.iter_mut().find(|(k, _)| k.machine.target().arch == f.machine.target().arch && k.code == f.code) {
+            Some((_, names)) => *names += &format!(", {name}"),
+            None => kept.push((f, name)),
+        }
+    }
+    kept
 }
 
 fn hold(name: &str, dtype: DType, bound: f64, found: &[(String, Worst)]) {
