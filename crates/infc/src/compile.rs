@@ -142,6 +142,9 @@ pub struct Manifest {
     /// Nodes and operators that were asked for to run on it.
     #[prost(string, repeated, tag = "10")]
     pub on_host: Vec<String>,
+    /// What made the machine code, where it is no part of the compiler: `LLVM 22.1.8`.
+    #[prost(string, optional, tag = "11")]
+    pub generator: Option<String>,
 }
 
 /// What a launch is for, for people: the debug text of an artifact is JSON, a list of these for each variant.
@@ -415,7 +418,21 @@ fn manifest(model: &str, options: &Options) -> Manifest {
         host: options.host.as_ref().map(|h| h.target.name.clone()),
         on_host: options.host.as_ref().map_or(vec![], |h| h.named.clone()),
         math: Some(options.target.math).filter(|&m| m != Math::F32).map(|m| m.name().to_owned()),
+        generator: generator(options),
     }
+}
+
+/// Another LLVM makes other bytes of the same model.
+#[cfg(feature = "llvm")]
+fn generator(options: &Options) -> Option<String> {
+    let mut targets = [&options.target].into_iter().chain(&options.more).chain(options.host.as_ref().map(|h| &h.target));
+    let used = targets.any(|t| t.backend == "llvm" && t.plugin.is_none());
+    infc_cpu_llvm::llvm().ok().filter(|_| used).map(|found| found.version)
+}
+
+#[cfg(not(feature = "llvm"))]
+fn generator(_: &Options) -> Option<String> {
+    None
 }
 
 /// Launches in a list of steps and in the lists of its steps.

@@ -117,8 +117,7 @@ pub const DEFAULT_HOST: &str = if cfg!(feature = "llvm") { "x86-64-v3" } else { 
 pub fn find_host(name: &str) -> Result<TargetDesc, Problems> {
     let at = format!("--host {name}");
     if !machines().iter().any(is_cpu) {
-        let help =
-            "take an infc that was built with one (feature `cranelift`, `llvm22` or `llvm19`), or leave all steps to the GPU";
+        let help = "take an infc that was built with one (feature `cranelift` or `llvm`), or leave all steps to the GPU";
         return Err(Problems::one(at, "this infc was built without a code generator for CPUs", help));
     }
     let mut found = find_cpus(name).map_err(|mut problems| {

@@ -411,3 +411,27 @@ fn convert_keeps_what_a_model_means() {
         check(&["verify", &dir.path("m")], 0, &["1 passed, 0 failed"]);
     }
 }
+
+#[cfg(feature = "llvm")]
+#[test]
+fn the_llvm_that_is_used() {
+    let (dir, model) = (Folder::new(), examples().join("digits_mlp/model.onnx").display().to_string());
+    let text = |out: std::process::Output| [out.stdout, out.stderr].map(|b| String::from_utf8_lossy(&b).into_owned()).concat();
+    // What is named is taken, or nothing.
+    for (file, words) in [("/nowhere/libLLVM.so", "cannot open"), ("libc.so.6", "does not tell its version")] {
+        let named = ("INFC_LLVM", file);
+        let out = infc_where(named, &["compile", &model, "-o", &dir.path("x.infc")]);
+        assert_eq!(out.status.code(), Some(3));
+        let said = text(out);
+        assert!([file, words, "version 19 to 22", "INFC_LLVM"].iter().all(|w| said.contains(w)), "{said}");
+        let said = text(infc_where(named, &["targets"]));
+        assert!(said.contains("the llvm backend makes no code here") && said.contains(words), "{said}");
+        let backend = ["compile", &model, "--target", "cranelift-x86-64-v3", "-o", &dir.path("c.infc")];
+        #[cfg(feature = "cranelift")]
+        assert_eq!(infc_where(named, &backend).status.code(), Some(0));
+    }
+    let found = infc_cpu_llvm::llvm().expect("there is one");
+    check(&["targets"], 0, &[&format!("code of the llvm backend is made by {} ({})", found.version, found.file)]);
+    check(&["compile", &model, "-o", &dir.path("x.infc")], 0, &[]);
+    check(&["inspect", &dir.path("x.infc")], 0, &[&format!("with {} for", found.version)]);
+}

@@ -287,7 +287,6 @@ impl Emit<'_> {
     /// The same integers, but LLVM does not see how they were made. Where it knows that one lane alone is stored, LLVM 22 stores what a narrow integer was truncated from, with all
     /// its bytes, over what lies behind it.
     fn as_it_is(&mut self, v: Val) -> Val {
-        // Without vector registers there are no masked stores: LLVM makes one of each lane beforehand.
         let Some(class) = self.vector_class else { return v };
         let most = self.pieces(v.ty);
         let whole = Ty::new(v.ty.elem, most.lanes.max(128 / v.ty.elem.bits()));

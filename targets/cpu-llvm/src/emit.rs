@@ -49,7 +49,7 @@ pub(crate) const LANE: u32 = u32::MAX;
 
 /// The state of emitting one kernel.
 pub(crate) struct Emit<'a> {
-    /// What inline assembly calls the vector registers, if there are any.
+    /// What inline assembly calls the vector registers, where it is needed.
     pub vector_class: Option<&'static str>,
     pub f: Fun,
     pub kernel: &'a Kernel,
@@ -100,7 +100,7 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
     f.f16c = arch.converts_halves(target);
     f.f16_fma = target.f16_fma;
     let mut e = Emit {
-        vector_class: arch.vector_class(target),
+        vector_class: arch.vector_class(),
         f,
         kernel,
         vars: HashMap::new(),

@@ -30,6 +30,7 @@ mod ops;
 mod quantised;
 
 pub use arch::Arch;
+pub use library::{Found, found as llvm};
 pub use machines::{machine, machines, supported};
 
 use infc_artifact::abi::ALIGN;
@@ -67,8 +68,8 @@ pub fn check_text(text: &str) -> Result<(), String> {
 
 /// LLVM must be there before any code is generated.
 fn library() -> Result<(), Problems> {
-    let help = "install LLVM (Debian, Ubuntu: apt-get install llvm-22, or the version that this compiler was built for), or take a --target of \
-                another backend: `infc targets`";
+    let help = "install LLVM's library, version 19 to 22 (Debian, Ubuntu: apt-get install libllvm22, or libllvm19), name its file in INFC_LLVM, or \
+                take a --target of another backend: `infc targets`";
     library::load().map_err(|e| Problems::one("LLVM", e, help))
 }
 

@@ -141,13 +141,14 @@ fn print_artifact(reader: &Reader, args: &Args) -> std::result::Result<(), Failu
         say!(
             "{}",
             serde_json::json!({
-                "model": manifest.model, "compiler": manifest.compiler, "target": manifest.target, "dims": manifest.dims,
+                "model": manifest.model, "compiler": manifest.compiler, "generator": manifest.generator, "target": manifest.target, "dims": manifest.dims,
                 "states": manifest.states, "threads": manifest.threads, "math": manifest.math, "passes": manifest.passes, "constant_bytes": constants, "variants": json,
             })
         );
         return Ok(());
     }
-    say!("model '{}', compiled by infc {} for {}", manifest.model, manifest.compiler, manifest.target);
+    let with = manifest.generator.as_ref().map_or(String::new(), |g| format!(" with {g}"));
+    say!("model '{}', compiled by infc {}{with} for {}", manifest.model, manifest.compiler, manifest.target);
     if let Some(threads) = manifest.threads {
         say!("threads: {}", if threads == 0 { "one for each CPU".to_owned() } else { threads.to_string() });
     }

@@ -17,6 +17,18 @@ pub struct Args {
     json: bool,
 }
 
+/// The LLVM that the backend of this name uses, or why it has none.
+#[cfg(feature = "llvm")]
+fn llvm() -> Option<std::result::Result<String, String>> {
+    Some(infc_cpu_llvm::llvm().map(|found| format!("{} ({})", found.version, found.file)))
+}
+
+/// This build has no such backend.
+#[cfg(not(feature = "llvm"))]
+fn llvm() -> Option<std::result::Result<String, String>> {
+    None
+}
+
 /// Prints them.
 pub fn run(args: &Args) -> Result {
     let native = target::native().ok().map(|t| t.name);
@@ -31,7 +43,11 @@ pub fn run(args: &Args) -> Result {
             .collect();
         let parts = infc_stream::machine::machines();
         let backends: Vec<_> = Backend::ALL.iter().map(|b| b.name()).collect();
-        say!("{}", serde_json::json!({ "targets": targets, "native": native, "backends": backends, "parts": parts }));
+        let llvm = llvm().and_then(|found| found.ok());
+        say!(
+            "{}",
+            serde_json::json!({ "targets": targets, "native": native, "backends": backends, "parts": parts, "llvm": llvm })
+        );
         return Ok(Exit::Ok);
     }
     let machines = target::machines();
@@ -47,6 +63,11 @@ pub fn run(args: &Args) -> Result {
     say!("streaming designs in HLS C++, --target fpga-hls --machine PART:");
     for m in infc_stream::machine::machines() {
         say!("  {:10} {}", m.name, m.doc);
+    }
+    match llvm() {
+        Some(Ok(found)) => say!("code of the llvm backend is made by {found}"),
+        Some(Err(e)) => say!("the llvm backend makes no code here: {e}"),
+        None => {}
     }
     say!("backends of `infc verify`:");
     Backend::ALL.iter().for_each(|b| say!("  {:9} {}", b.name(), b.doc()));

@@ -23,6 +23,11 @@ pub fn infc(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_infc")).args(args).output().expect("the command line runs")
 }
 
+/// The same with a variable of the environment.
+pub fn infc_where((name, value): (&str, &str), args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_infc")).args(args).env(name, value).output().expect("the command line runs")
+}
+
 /// Runs, checks the exit code and that the output (both streams) has all parts.
 #[track_caller]
 pub fn check(args: &[&str], exit: i32, parts: &[&str]) -> String {

@@ -17,7 +17,8 @@ What goes wrong is an `infc.Error` with a `status` (`infc.Status`), or an `infc.
 
 The package is Python alone over the runtime's C interface. Its library lies beside it, or INFC_RUNTIME names it; the compiler is the
 program `infc` that came with the package, unless INFC names another one; without either, the one on PATH. The compiler needs LLVM's
-library for the targets that use it (`libllvm22` of Debian or apt.llvm.org), and nothing for those whose names begin with `cranelift-`:
+library for the targets that use it (version 19 to 22: `libllvm19` or `libllvm22` of Debian and Ubuntu, or what INFC_LLVM names), and nothing
+for those whose names begin with `cranelift-`:
 `infc.compile(model, target="cranelift-x86-64-v3")`. To run what was compiled takes neither.
 """
 
