@@ -24,6 +24,9 @@ pub struct TargetDesc {
     pub vector_bytes: u32,
     /// Number of vector registers.
     pub vector_registers: u32,
+    /// One instruction works on 2, 4 or 8 vector registers that follow each other (LMUL of RISC-V).
+    #[serde(default)]
+    pub joined_registers: bool,
     /// Registers that products leave to elements of the broadcast factor on their way from memory, where instructions take none from memory themselves; 0
     /// where they do.
     #[serde(default)]

@@ -22,6 +22,7 @@ fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc {
         features: vec![],
         vector_bytes,
         vector_registers,
+        joined_registers: false,
         broadcast_registers: 0,
         fma,
         byte_dot: false,

@@ -4,9 +4,11 @@
 mod support;
 
 use infc_cpu_llvm::Llvm;
-use infc_ir::{DType, Expr, Scalar};
+use infc_ir::compute::{Compute, Reducer, Step};
+use infc_ir::{DType, Expr, Scalar, Tensor};
 use infc_kernel::backend::Backend;
 use infc_kernel::loops::{Access, Kernel, LoopKind, Space, Stmt};
+use infc_kernel::plan::{self, Plan};
 use support::*;
 
 /// `out[mr, nr] = a[mr, depth] * b[depth, nr]` for one tile.
@@ -36,16 +38,16 @@ fn tile(mr: i64, nr: i64, fma: bool) -> Kernel {
 }
 
 /// The lines between the label that a backward jump goes to and that jump, of the innermost loop with the most instructions
-/// that match `word`.
-fn hot_loop(asm: &str, word: &str) -> Vec<String> {
+/// that match `word`. `jump` begins the names of conditional jumps.
+fn hot_loop(asm: &str, word: &str, jump: char) -> Vec<String> {
     let lines: Vec<&str> = asm.lines().map(str::trim).collect();
     let mut best: Vec<String> = vec![];
     let count = |l: &[String]| l.iter().filter(|x| x.starts_with(word)).count();
-    for (end, line) in lines.iter().enumerate().filter(|(_, l)| l.starts_with('j')) {
+    for (end, line) in lines.iter().enumerate().filter(|(_, l)| l.starts_with(jump)) {
         let label = format!("{}:", line.split_whitespace().last().unwrap());
         let Some(start) = lines[..end].iter().rposition(|l| l.starts_with(&label)) else { continue };
         let body: Vec<String> = lines[start..end].iter().map(|l| l.replace('\t', " ")).collect();
-        let inner = body.iter().filter(|l| l.starts_with('j')).count() == 0;
+        let inner = body.iter().filter(|l| l.starts_with(jump)).count() == 0;
         if inner && count(&body) > count(&best) {
             best = body;
         }
@@ -59,7 +61,7 @@ fn a_tile_keeps_its_sums_in_registers() {
         [("x86-64-v3", 6, 16, 8), ("x86-64-v3", 4, 24, 8), ("x86-64-v4", 14, 32, 16), ("x86-64-v4", 8, 48, 16)]
     {
         let asm = Llvm::named(machine).unwrap().emit_text(&[tile(mr, nr, true)], "asm").unwrap();
-        let hot = hot_loop(&asm, "vfmadd");
+        let hot = hot_loop(&asm, "vfmadd", 'j');
         let fma = hot.iter().filter(|l| l.starts_with("vfmadd")).count() as i64;
         assert_eq!(fma, mr * nr / vector, "{machine} {mr}x{nr}:\n{}", hot.join("\n"));
         let spills: Vec<_> = hot.iter().filter(|l| l.contains("rsp") || l.contains("rbp")).collect();
@@ -81,5 +83,32 @@ fn a_tile_computes_the_product() {
             let want: f32 = (0..depth).map(|k| a[at / nr * depth + k] * b[k * nr + at % nr]).sum();
             assert_eq!(got, want.max(0.0));
         }
+    }
+}
+
+/// A row of 2 or 4 vectors is one multiply-add, whose broadcast factor is in a register of floats; a whole product gets tiles of such rows.
+#[test]
+fn a_tile_of_riscv_joins_registers() {
+    for (machine, mr, nr) in [("riscv64-v", 14, 8), ("riscv64-v", 6, 16), ("riscv64-v256", 14, 16), ("riscv64-rva23", 7, 8)] {
+        let asm = Llvm::named(machine).unwrap().emit_text(&[tile(mr, nr, true)], "asm").unwrap();
+        let hot = hot_loop(&asm, "vfmacc.vf", 'b');
+        let fma = hot.iter().filter(|l| l.starts_with("vfmacc.vf")).count() as i64;
+        assert_eq!(fma, mr, "{machine} {mr}x{nr}:\n{}", hot.join("\n"));
+        let moved: Vec<_> = hot.iter().filter(|l| l.contains("sp)") || l.starts_with("vmv")).collect();
+        assert!(moved.is_empty(), "{machine} {mr}x{nr} spills or copies: {moved:?}");
+    }
+    let target = Llvm::named("riscv64-v").unwrap().target().clone();
+    for (m, n) in [(49, 512), (196, 256), (5, 60), (1, 100), (3136, 24)] {
+        let weights = Tensor::from_vec([64, n], vec![1f32; 64 * n]);
+        let operands = [operand(&[m, 64], None), operand(&[64, n], Some(weights)), operand(&[m, n], None)];
+        let product = Compute::reduce(
+            &[m, n].map(Expr::from),
+            &[Expr::from(64usize)],
+            Reducer::Sum,
+            |o, r| Scalar::read_at(DType::F32, 0, &[o[0], r[0]]) * Scalar::read_at(DType::F32, 1, &[r[0], o[1]]),
+            |_, acc| acc,
+        );
+        let Plan::Brgemm(plan) = plan::choose(&Step::Compute(product), &operands, &target) else { panic!("{m} x {n}") };
+        assert!((plan.nr / target.lanes(4)).is_power_of_two(), "{m} x {n}: {plan:?}");
     }
 }
