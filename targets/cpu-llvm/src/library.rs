@@ -141,7 +141,7 @@ macro_rules! functions {
             #[unsafe(no_mangle)]
             unsafe extern "C" fn $name($($arg: $ty),*) $(-> $out)? {
                 type Function = unsafe extern "C" fn($($ty),*) $(-> $out)?;
-                // Safety: `resolve` found the function of this name at this address.
+                // Safety: `opened` found the function of this name at this address.
                 let function = unsafe { std::mem::transmute::<usize, Function>(address(Number::$name as usize)) };
                 // Safety: by the caller.
                 unsafe { function($($arg),*) }
