@@ -131,7 +131,7 @@ fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Resu
     let start = Instant::now();
     let compiled = infc::compile::compile_file(model, &options)?;
     let compile = start.elapsed();
-    let (_folder, artifact) = stored(&compiled.artifact)?;
+    let (_folder, artifact) = stored(&compiled.artifact.to_bytes())?;
 
     let mut loaded = all_engines(&artifact, model, &given, args, env)?;
     let mut first = vec![];
@@ -162,7 +162,7 @@ fn bench(model: &Path, args: &Args, env: &ort::environment::Environment) -> Resu
     };
     let filtered = by_filtering(model, &options, (&graph, &given, &exact), args, env)?;
     let sessions = sessions::side_by_side(model, &artifact, args)?;
-    let size = compiled.artifact.len() as u64;
+    let size = compiled.artifact.to_bytes().len() as u64;
     Ok(Row {
         name,
         sessions,
@@ -217,7 +217,7 @@ fn in_bf16(
     let mut options = options.clone();
     options.target.math = Math::Bf16;
     let compiled = infc::compile::compile_file(model, &options)?;
-    let (_folder, artifact) = stored(&compiled.artifact)?;
+    let (_folder, artifact) = stored(&compiled.artifact.to_bytes())?;
     let mut loaded =
         [engines::infc(&artifact, given, args.threads)?, engines::openvino(library, model, given, args.threads, None)?];
     loaded.iter_mut().try_for_each(|l| l.engine.run())?;
@@ -244,13 +244,13 @@ fn by_filtering(
         return Ok(None);
     }
     let compiled = infc::compile::compile_file(model, &options)?;
-    let (_folder, artifact) = stored(&compiled.artifact)?;
+    let (_folder, artifact) = stored(&compiled.artifact.to_bytes())?;
     let mut loaded = all_engines(&artifact, model, given, args, env)?;
     loaded.iter_mut().try_for_each(|l| l.engine.run())?;
     let sqnr = sqnr(exact, &loaded[0].engine.outputs()?);
     let times = alternate(&mut loaded, args.seconds / 2.0)?;
     let medians = times.iter().map(|t| t[t.len() / 2]).collect();
-    Ok(Some(Filtered { medians, sqnr, size: compiled.artifact.len() as u64 }))
+    Ok(Some(Filtered { medians, sqnr, size: compiled.artifact.to_bytes().len() as u64 }))
 }
 
 /// The least signal-to-noise ratio of outputs in f32, in dB, against those of f32 arithmetic; infinite where all are the same.

@@ -309,5 +309,5 @@ impl<'a> Cuts<'a> {
 fn native(mut lowered: Lowered, chain: &Chain) -> Result<Box<dyn Engine>, Problems> {
     let code = (chain.emit)(&lowered.kernels)?;
     replay::place(&mut lowered.program, &code);
-    loaded(&replay::artifact(&lowered.program, &code, &lowered.constants, chain.options), chain.options)
+    loaded(&replay::artifact(&lowered.program, &code, &lowered.constants.to_vec(), chain.options), chain.options)
 }

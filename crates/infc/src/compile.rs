@@ -8,7 +8,7 @@ use infc_artifact::program::{Kernel, Place, Program, SlotPlace, Step, each_step}
 use infc_ir::{Graph, Problem, Problems};
 use infc_kernel::backend::Code;
 use infc_kernel::plan::Plan;
-use infc_kernel::program::{self, HostSide, Launch, Lowered};
+use infc_kernel::program::{self, Constants, HostSide, Launch, Lowered, key};
 use infc_kernel::target::{Math, TargetDesc};
 use infc_kernel::tuning::Choices;
 use prost::Message;
@@ -80,12 +80,34 @@ impl Options {
 /// What a compilation made and what it took.
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    /// The artifact file.
-    pub artifact: Vec<u8>,
+    /// The artifact file, in its parts.
+    pub artifact: Parts,
     /// Numbers about it.
     pub report: Report,
     /// What was lowered: steps, loop nests, plans. Its constants are in the artifact only.
     pub lowered: Lowered,
+}
+
+/// An artifact before it is written: weights that are stored as the model has them are still where they are there.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    manifest: Vec<u8>,
+    variants: Vec<Variant>,
+    constants: Constants,
+    debug: Vec<u8>,
+}
+
+impl Parts {
+    /// Writes the file in pieces.
+    pub fn write<E>(&self, sink: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let Parts { manifest, variants, constants, debug } = self;
+        Artifact { manifest, variants, constants: &constants.pieces(), debug }.write(sink)
+    }
+    /// The whole file in memory.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let Parts { manifest, variants, constants, debug } = self;
+        Artifact { manifest, variants, constants: &constants.pieces(), debug }.to_bytes()
+    }
 }
 
 /// Numbers about a compilation.
@@ -215,7 +237,7 @@ fn compile_from(graph: &Graph, options: &Options, mut clock: Clock) -> Result<Co
     let (mut lowered, variant) = variant(graph, &options.target, options, &mut clock)?;
     let mut variants = vec![variant];
     let mut all_notes = vec![notes(&lowered)];
-    let mut constants = Constants::of(&lowered.program, std::mem::take(&mut lowered.constants));
+    let mut constants = Shared::of(&lowered.program, std::mem::take(&mut lowered.constants));
     for target in &options.more {
         let (mut other, mut variant) = self::variant(graph, target, options, &mut clock)?;
         constants.add(&mut other.program, &other.constants);
@@ -225,20 +247,17 @@ fn compile_from(graph: &Graph, options: &Options, mut clock: Clock) -> Result<Co
     }
     let debug = if options.notes { serde_json::to_vec(&all_notes).expect("plain data") } else { vec![] };
     let manifest = manifest(&graph.name, options).encode_to_vec();
-    let mut report = Report {
+    let report = Report {
         target: target_names(options),
         kernels: lowered.kernels.len() + lowered.host_kernels.len(),
         launches: launches(&lowered.program.steps),
         code_bytes: variants.iter().map(|v| (v.code.len() + v.host_code.len()) as u64).sum(),
-        constant_bytes: constants.bytes.len() as u64,
+        constant_bytes: constants.all.len() as u64,
         arena_bytes: lowered.program.arena,
         host: beside::lines(&lowered.program),
-        stages: vec![],
+        stages: clock.stages,
     };
-    let artifact =
-        Artifact { manifest: &manifest, variants: &variants, constants: &[&constants.bytes], debug: &debug }.to_bytes();
-    clock.stage("write");
-    report.stages = clock.stages;
+    let artifact = Parts { manifest, variants, constants: constants.all, debug };
     Ok(Compiled { artifact, report, lowered })
 }
 
@@ -289,46 +308,36 @@ fn lower_for(graph: &Graph, target: &TargetDesc, options: &Options) -> Result<Lo
 }
 
 /// The constants of all variants of an artifact, equal ones stored once.
-struct Constants {
-    bytes: Vec<u8>,
-    /// Where constants of this hash and length are.
+struct Shared {
+    all: Constants,
+    /// Where constants of this key are.
     known: HashMap<(u64, usize), Vec<u64>>,
 }
 
-impl Constants {
+impl Shared {
     /// Those of the first variant, where they are.
-    fn of(program: &Program, bytes: Vec<u8>) -> Constants {
-        let mut constants = Constants { bytes, known: HashMap::new() };
+    fn of(program: &Program, all: Constants) -> Shared {
+        let mut known: HashMap<(u64, usize), Vec<u64>> = HashMap::new();
         each_constant(&mut program.clone(), &mut |offset, length| {
-            let key = hash(&constants.bytes[*offset as usize..][..length]);
-            constants.known.entry(key).or_default().push(*offset);
+            known.entry(key(all.bytes(*offset, length))).or_default().push(*offset);
         });
-        constants
+        Shared { all, known }
     }
     /// Adds those of a further variant, and tells its program where they are now.
-    fn add(&mut self, program: &mut Program, bytes: &[u8]) {
+    fn add(&mut self, program: &mut Program, constants: &Constants) {
         each_constant(program, &mut |offset, length| {
-            let constant = &bytes[*offset as usize..][..length];
-            let known = self.known.entry(hash(constant)).or_default();
-            *offset = match known.iter().find(|&&at| self.bytes[at as usize..].starts_with(constant)) {
+            let constant = constants.bytes(*offset, length);
+            let known = self.known.entry(key(constant)).or_default();
+            *offset = match known.iter().find(|&&at| self.all.bytes(at, length) == constant) {
                 Some(&at) => at,
                 None => {
-                    self.bytes.resize(infc_artifact::abi::place_constant(self.bytes.len(), constant.len()), 0);
-                    let at = self.bytes.len() as u64;
-                    self.bytes.extend_from_slice(constant);
+                    let at = if length == 0 { self.all.len() as u64 } else { self.all.push(constants.at(*offset)) };
                     known.push(at);
                     at
                 }
             };
         });
     }
-}
-
-fn hash(bytes: &[u8]) -> (u64, usize) {
-    use std::hash::{DefaultHasher, Hasher};
-    let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
-    (hasher.finish(), bytes.len())
 }
 
 /// The offset of each constant of a program, with its length.

@@ -162,7 +162,7 @@ pub fn prepare(graph: Graph, backend: Backend, options: &Options) -> Result<Box<
 /// Compiled and loaded as the runtime does it.
 fn native(graph: Graph, options: &Options) -> Result<Box<dyn Engine>, Problems> {
     let compiled = compile::compile(graph, options)?;
-    loaded(&compiled.artifact, options)
+    loaded(&compiled.artifact.to_bytes(), options)
 }
 
 /// An artifact, loaded where compiled code is to run.

@@ -16,7 +16,7 @@ pub struct Compiler {
 
 impl Executor for Compiler {
     fn load(&self, graph: &Graph) -> Result<Box<dyn Runner>, Problems> {
-        let artifact = compile::compile(graph.clone(), &self.options)?.artifact;
+        let artifact = compile::compile(graph.clone(), &self.options)?.artifact.to_bytes();
         let model = Model::from_bytes(&artifact).map_err(|e| Problems::one("the artifact just made", e.to_string(), ""))?;
         let native = Native::new(model, infc_runtime::Options::default())?;
         Ok(Box::new(Running { native, bytes: artifact.len() as u64 }))

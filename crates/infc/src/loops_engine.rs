@@ -78,7 +78,7 @@ impl Loops {
         let value = |slot: &Slot| match slot.place {
             SlotPlace::Input(i) => host::to_host(&inputs[i as usize]).map(Some).map_err(|f| internal(f.0)),
             SlotPlace::Constant { offset, bytes } => {
-                let bytes = &self.lowered.constants[offset as usize..(offset + bytes) as usize];
+                let bytes = self.lowered.constants.bytes(offset, bytes as usize);
                 Value::decode(bytes).map(Some).map_err(|f| internal(f.0))
             }
             SlotPlace::Output(_) | SlotPlace::Temp => Ok(None),
@@ -104,7 +104,7 @@ impl Loops {
             }
             memory.push(match buffer.place {
                 Place::Input(i) => inputs[i as usize].as_tensor().map_or(vec![], |t| t.bytes().to_vec()),
-                Place::Constant(at) => self.lowered.constants[at as usize..][..bytes].to_vec(),
+                Place::Constant(at) => self.lowered.constants.bytes(at, bytes).to_vec(),
                 Place::State(n) => match self.states.get(n as usize) {
                     Some(kept) if kept.len() == bytes => kept.clone(),
                     _ => vec![0; bytes],

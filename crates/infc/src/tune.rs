@@ -366,8 +366,8 @@ impl Timer for Stopwatch {
         let mut longest = Duration::ZERO;
         for build in builds {
             let numbers = launch_numbers(&build.lowered.program);
-            let model =
-                Model::from_bytes(&build.artifact).map_err(|e| Problems::one("the artifact just made", e.to_string(), ""))?;
+            let model = Model::from_bytes(&build.artifact.to_bytes())
+                .map_err(|e| Problems::one("the artifact just made", e.to_string(), ""))?;
             let options = infc_runtime::Options { threads: Some(1), profile: true, ..infc_runtime::Options::default() };
             let mut native = Native::new(model, options)?;
             let got = native.run(&self.inputs)?;

@@ -438,8 +438,10 @@ fn any_number_of_threads_gives_the_same_bits() {
     let s = Shape { heads: 3, queries: 100, keys: 333, symbolic: [true; 2], ..plain() };
     let graph = parse(&s.graph());
     let inputs = random(&graph, &s, &none);
-    let artifact =
-        compile::compile(graph, &Options::native().expect("a known machine")).unwrap_or_else(|e| panic!("{e}")).artifact;
+    let artifact = compile::compile(graph, &Options::native().expect("a known machine"))
+        .unwrap_or_else(|e| panic!("{e}"))
+        .artifact
+        .to_bytes();
     let run = |threads| {
         let model = infc_runtime::Model::from_bytes(&artifact).expect("the artifact just made");
         let options = infc_runtime::Options { threads: Some(threads), ..Default::default() };

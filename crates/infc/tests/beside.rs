@@ -246,7 +246,7 @@ fn sessions_run_side_by_side() {
     }
     let graph = import(&mixed()).expect("a good model");
     let made = compile::compile(graph.clone(), &options(&["Softmax", "Tanh"])).expect("compiles");
-    let model = Model::from_bytes(&made.artifact).expect("loads");
+    let model = Model::from_bytes(&made.artifact.to_bytes()).expect("loads");
     std::thread::scope(|scope| {
         for t in 0..3usize {
             let (model, graph) = (model.clone(), graph.clone());
@@ -327,7 +327,8 @@ fn wrong_options_are_told() {
 
 /// The artifact of a model with softmax on the host, written anew with other parts.
 fn changed(change: impl Fn(&mut Variant)) -> Vec<u8> {
-    let made = compile::compile(import(&mixed()).expect("a good model"), &options(&["Softmax"])).expect("compiles").artifact;
+    let made =
+        compile::compile(import(&mixed()).expect("a good model"), &options(&["Softmax"])).expect("compiles").artifact.to_bytes();
     let reader = Reader::open(&made).expect("an artifact just made");
     let bytes = |kind| reader.bytes(reader.section(kind, 0).expect("complete"));
     let requirements = reader.requirements()[0].clone();

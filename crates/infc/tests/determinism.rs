@@ -63,7 +63,8 @@ fn example_models() {
 #[test]
 fn real_models() {
     let options = infc::Options::native().expect("this machine is supported");
-    let compile = |path: &std::path::Path| infc::compile_file(path, &options).unwrap_or_else(|p| panic!("{p}")).artifact;
+    let compile =
+        |path: &std::path::Path| infc::compile_file(path, &options).unwrap_or_else(|p| panic!("{p}")).artifact.to_bytes();
     for path in shared_models() {
         let folder = path.parent().expect("a folder");
         let case = cases::find(folder).expect("a model").remove(0);

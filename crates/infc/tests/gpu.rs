@@ -321,7 +321,8 @@ fn a_run_that_fails_gives_no_output_and_leaves_no_error() {
         let [_, mut interp] = both(&m);
         let made = compile::compile(graph, &options()).expect("compiles");
         let mut session =
-            Session::new(Model::from_bytes(&made.artifact).expect("loads"), infc_runtime::Options::default()).expect("a session");
+            Session::new(Model::from_bytes(&made.artifact.to_bytes()).expect("loads"), infc_runtime::Options::default())
+                .expect("a session");
         let outputs = session.model().outputs().len();
         for (round, indices) in
             [vec![1i64, 3], vec![2, 9], vec![0, 1], vec![4], vec![-5, 0, 0], vec![-4, 3, 2]].into_iter().enumerate()
@@ -374,7 +375,8 @@ fn states_go_from_run_to_run() {
     let options = Options { states: vec![("y".into(), "s".into())], ..options() };
     let made = compile::compile(import(&m).expect("a good model"), &options).expect("compiles");
     let mut session =
-        Session::new(Model::from_bytes(&made.artifact).expect("loads"), infc_runtime::Options::default()).expect("a session");
+        Session::new(Model::from_bytes(&made.artifact.to_bytes()).expect("loads"), infc_runtime::Options::default())
+            .expect("a session");
     let x: Vec<u8> = [1f32, 2.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
     session.set_input("x", TensorRef { dtype: infc_runtime::DType(1), dims: &[3], bytes: &x }).expect("fits");
     for round in [1, 2, 3, 4, 1, 2] {
@@ -428,7 +430,7 @@ fn memory_of_callers_and_of_the_session_give_the_same() {
     );
     let options = Options { states: vec![("y".into(), "s".into())], ..options() };
     let made = compile::compile(import(&m).expect("a good model"), &options).expect("compiles");
-    let model = Model::from_bytes(&made.artifact).expect("loads");
+    let model = Model::from_bytes(&made.artifact.to_bytes()).expect("loads");
     let mut session = Session::new(model, infc_runtime::Options::default()).expect("a session");
     let floats = |n: usize, factor: usize| -> Vec<f32> { (0..n).map(|i| (i % 97 * factor) as f32).collect() };
     let bytes = |v: &[f32]| -> Vec<u8> { v.iter().flat_map(|v| v.to_le_bytes()).collect() };

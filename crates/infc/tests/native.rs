@@ -262,7 +262,7 @@ fn the_driver_does_what_the_runtime_does() {
             program: program.clone(),
             kernels: vec![],
             plans: vec![],
-            constants: vec![],
+            constants: Default::default(),
             launches: vec![],
             tunables: vec![],
             host_kernels: vec![],

@@ -79,7 +79,7 @@ fn steady_runs_of_models_allocate_nothing() {
     for case in &found {
         let graph = infc_onnx::import(&case.model).expect("imports");
         let values = values(&graph, case);
-        let artifact = infc::compile::compile(graph, &options).unwrap_or_else(|p| panic!("{p}")).artifact;
+        let artifact = infc::compile::compile(graph, &options).unwrap_or_else(|p| panic!("{p}")).artifact.to_bytes();
         let model = Model::from_bytes(&artifact).expect("loads");
         // Routines of the host make values.
         if !model.program().host_nodes().is_empty() {

@@ -91,7 +91,7 @@ fn verified(machine: &TargetDesc, folders: &[PathBuf]) -> Vec<(String, String)> 
                 max_mflop: None,
                 jobs: 1,
                 dims: BTreeMap::new(),
-                artifact: Some(loaded(&compiled.artifact)),
+                artifact: Some(loaded(&compiled.artifact.to_bytes())),
                 compile: options,
             };
             // With its own dims only the sets that have them.
@@ -199,7 +199,8 @@ fn both(graph: &Graph, machine: &TargetDesc, x: Tensor) -> (Tensor, String) {
     let compiled = compile::compile(graph.clone(), &options).unwrap_or_else(|e| panic!("{e}"));
     let plans: Vec<String> = compiled.lowered.plans.iter().flatten().map(|p| p.to_string()).collect();
     let x = [Item::Tensor(x)];
-    let mut native = Native::new(loaded(&compiled.artifact), infc_runtime::Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    let mut native =
+        Native::new(loaded(&compiled.artifact.to_bytes()), infc_runtime::Options::default()).unwrap_or_else(|e| panic!("{e}"));
     let got = native.run(&x).unwrap_or_else(|e| panic!("{e}"));
     let loops = prepare(graph.clone(), Backend::Loops, &options).and_then(|mut e| e.run(&x)).unwrap_or_else(|e| panic!("{e}"));
     let [got, loops] = [got, loops].map(|v| v[0].as_tensor().expect("a tensor").clone());
@@ -341,8 +342,8 @@ fn signed_bytes_in_tiles() {
         assert!(plans.iter().any(|p| p.ends_with(&format!("row={row}"))), "{k}: {plans:#?}");
         let x = [Item::Tensor(x)];
         let want = prepare(graph, Backend::Interp, &options).and_then(|mut e| e.run(&x)).unwrap_or_else(|e| panic!("{e}"));
-        let mut native =
-            Native::new(loaded(&compiled.artifact), infc_runtime::Options::default()).unwrap_or_else(|e| panic!("{e}"));
+        let mut native = Native::new(loaded(&compiled.artifact.to_bytes()), infc_runtime::Options::default())
+            .unwrap_or_else(|e| panic!("{e}"));
         let got = native.run(&x).unwrap_or_else(|e| panic!("{e}"));
         let values = |items: &[Item]| items[0].as_tensor().expect("a tensor").to_ints();
         assert_eq!(values(&got), values(&want), "{k}");
@@ -361,11 +362,13 @@ fn an_artifact_has_tiles_beside_other_variants() {
     let graph = infc_onnx::import(&folder.join("model.onnx")).expect("a good model");
     let options = Options { more: all.split_off(1), ..Options::for_target(all.remove(0)) };
     let compiled = compile::compile(graph, &options).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(loaded(&compiled.artifact).requirements().name, "x86-64-v4-amx");
+    assert_eq!(loaded(&compiled.artifact.to_bytes()).requirements().name, "x86-64-v4-amx");
     if !infc_runtime::cpu::has("amx-tile") {
-        let model = Model::from_bytes(&compiled.artifact).expect("another variant runs here");
+        let model = Model::from_bytes(&compiled.artifact.to_bytes()).expect("another variant runs here");
         assert_ne!(model.requirements().name, "x86-64-v4-amx");
-        let Err(e) = Model::from_bytes_variant(&compiled.artifact, Some("x86-64-v4-amx")) else { panic!("no tiles here") };
+        let Err(e) = Model::from_bytes_variant(&compiled.artifact.to_bytes(), Some("x86-64-v4-amx")) else {
+            panic!("no tiles here")
+        };
         assert!(["this CPU lacks ", "amx-tile"].iter().all(|w| e.to_string().contains(w)), "{e}");
     }
 }

@@ -1,9 +1,13 @@
 //! From a graph to a program: the road through work list, fusion, placement, plans and builders, down to steps and buffers.
 
 mod buffers;
+mod constants;
 mod ports;
 mod sizes;
 mod steps;
+
+pub use buffers::key;
+pub use constants::Constants;
 
 use crate::attention::Attentions;
 use crate::build::{self, Operand};
@@ -33,7 +37,7 @@ pub struct Lowered {
     /// The plan of each kernel, for people (`None` for borders).
     pub plans: Vec<Option<Plan>>,
     /// Bytes of all constants, at the offsets that the program names.
-    pub constants: Vec<u8>,
+    pub constants: Constants,
     /// What each launch is for, in the order of the steps, those inside branches and loops where they stand.
     pub launches: Vec<Launch>,
     /// Steps whose plans may have other sizes, if [`Choices::list`] asks for them or there are choices.
@@ -192,7 +196,7 @@ fn emit(
             program: Program::default(),
             kernels: vec![],
             plans: vec![],
-            constants: vec![],
+            constants: Constants::default(),
             launches: vec![],
             tunables: vec![],
             host_kernels: vec![],

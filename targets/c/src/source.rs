@@ -90,7 +90,7 @@ pub fn source(lowered: &Lowered, options: &Options) -> Result<Source, Problems> 
     let name = &options.name;
     let fail = |e: Fault| problem(format!("C code '{name}'"), &e);
     let (arrays, constants) = match options.weights {
-        Weights::Arrays => weights(program, &lowered.kernels, &lowered.constants).map_err(fail)?,
+        Weights::Arrays => weights(program, &lowered.kernels, &lowered.constants.to_vec()).map_err(fail)?,
         Weights::Apart => (String::new(), vec![None; program.buffers.len()]),
     };
     let scratch = functions.iter().map(|f| f.scratch).max().unwrap_or(0);
@@ -136,7 +136,7 @@ pub fn source(lowered: &Lowered, options: &Options) -> Result<Source, Problems> 
         symbols: program.symbols.len(),
         input_bytes: given(program).map(|p| program.buffers[p.buffer as usize].bytes.clone()).collect(),
         output_ranks: program.outputs.iter().map(|p| p.dims.len()).collect(),
-        weights: (options.weights == Weights::Apart).then(|| lowered.constants.clone()),
+        weights: (options.weights == Weights::Apart).then(|| lowered.constants.to_vec()),
         dims: interface.dims.clone(),
         arena_bytes: interface.arena_bytes,
         state_bytes,

@@ -651,7 +651,7 @@ fn constant_product(dtype: DType, math: Math, [m, k, n]: [i64; 3], constant: usi
     for (to, view) in got.iter_mut().zip(buffers) {
         if let Place::Constant(at) = lowered.program.buffers[view.buffer as usize].place {
             let len = to.len();
-            to.copy_from_slice(&lowered.constants[at as usize..][..len]);
+            to.copy_from_slice(lowered.constants.bytes(at, len));
         }
     }
     let number = |d: DType, bytes: &[u8]| {

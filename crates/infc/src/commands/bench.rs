@@ -1,6 +1,6 @@
 //! `infc bench`: how long loading and running take, and how much memory.
 
-use super::compile::{How, write_file};
+use super::compile::{How, write_artifact};
 use super::model;
 use super::run;
 use crate::say;
@@ -174,7 +174,7 @@ fn compile_then_bench(args: &Args) -> Result {
     let here = |e: std::io::Error| Failure::io(&args.model, &e);
     let folder = tempfile::tempdir().map_err(here)?;
     let artifact = folder.path().join("model.infc");
-    write_file(&artifact, &compiled.artifact)?;
+    write_artifact(&artifact, &compiled.artifact)?;
     let mut command = Command::new(std::env::current_exe().map_err(here)?);
     command.arg("bench").arg(&artifact).arg(format!("--seconds={}", args.seconds)).arg(format!("--runs={}", args.runs));
     command.args(args.threads.map(|n| format!("--threads={n}")));

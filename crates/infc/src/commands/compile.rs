@@ -4,15 +4,16 @@ use super::{fpga, tune};
 use crate::say;
 use crate::term::{self, Exit, Failure, Result};
 use clap::ValueEnum;
-use infc::compile::{self, Compiled, Options, Report};
+use infc::compile::{self, Compiled, Options, Parts, Report};
 use infc::tune::Summary;
 use infc::{native, target};
 use infc_ir::{Graph, Problems};
 use infc_kernel::target::{Math, TargetDesc};
 use infc_runtime::variant;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Compile a model
 #[derive(clap::Args)]
@@ -493,9 +494,11 @@ pub fn compile(model: &Path, options: &Options) -> std::result::Result<Compiled,
 fn artifact(args: &Args, options: &Options, tuned: Option<&Summary>) -> Result {
     let out = args.output.clone().unwrap_or_else(|| beside(&args.model, "", ".infc"));
     super::files::not_the_model(&out, &args.model)?;
-    let compiled = compile(&args.model, options)?;
-    write_file(&out, &compiled.artifact)?;
-    report(args, &compiled.report, &[(out, compiled.artifact.len())], tuned);
+    let mut compiled = compile(&args.model, options)?;
+    let start = Instant::now();
+    let size = write_artifact(&out, &compiled.artifact)?;
+    compiled.report.stages.push(("write", start.elapsed()));
+    report(args, &compiled.report, &[(out, size)], tuned);
     Ok(Exit::Ok)
 }
 
@@ -623,14 +626,38 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> std::result::Result<(), Failure>
 
 /// Writes files (path, bytes, rights) whole or none of them: to temporary ones beside them, which are renamed when all are written.
 pub fn write_files<B: AsRef<[u8]>>(files: &[(PathBuf, B, u32)]) -> std::result::Result<(), Failure> {
+    let put = |bytes: &B, file: &mut fs::File| file.write_all(bytes.as_ref());
+    write_each(&files.iter().map(|(path, bytes, mode)| (path.as_path(), bytes, *mode)).collect::<Vec<_>>(), &put)
+}
+
+/// Writes an artifact, whole or not at all; how large it is.
+pub fn write_artifact(path: &Path, artifact: &Parts) -> std::result::Result<usize, Failure> {
+    let size = std::cell::Cell::new(0);
+    let put = |artifact: &Parts, file: &mut fs::File| {
+        let mut file = std::io::BufWriter::with_capacity(1 << 16, file);
+        artifact.write(&mut |piece| {
+            size.set(size.get() + piece.len());
+            file.write_all(piece)
+        })?;
+        file.flush()
+    };
+    write_each(&[(path, artifact, 0o644)], &put)?;
+    Ok(size.get())
+}
+
+/// Writes files of which `put` puts in what is to be in them.
+fn write_each<C: ?Sized>(
+    files: &[(&Path, &C, u32)],
+    put: &dyn Fn(&C, &mut fs::File) -> std::io::Result<()>,
+) -> std::result::Result<(), Failure> {
     let mut written = vec![];
     // A pipe or a device is written to; a file that was renamed to it would replace it.
     let special = |path: &Path| fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir());
-    for (path, bytes, _) in files.iter().filter(|f| special(&f.0)) {
-        fs::write(path, bytes.as_ref()).map_err(|e| Failure::io(path, &e))?;
+    for (path, content, _) in files.iter().filter(|f| special(f.0)) {
+        fs::File::create(path).and_then(|mut file| put(content, &mut file)).map_err(|e| Failure::io(path, &e))?;
     }
-    let files: Vec<_> = files.iter().filter(|f| !special(&f.0)).collect();
-    for (path, bytes, mode) in &files {
+    let files: Vec<_> = files.iter().filter(|f| !special(f.0)).collect();
+    for (path, content, mode) in &files {
         if path.is_dir() {
             return Err(Failure::io(path, &std::io::ErrorKind::IsADirectory.into()));
         }
@@ -642,7 +669,7 @@ pub fn write_files<B: AsRef<[u8]>>(files: &[(PathBuf, B, u32)]) -> std::result::
         }
         let write = || -> std::io::Result<tempfile::NamedTempFile> {
             let mut file = tempfile::Builder::new().prefix(".infc-").tempfile_in(folder)?;
-            std::io::Write::write_all(&mut file, bytes.as_ref())?;
+            put(content, file.as_file_mut())?;
             // A temporary file is private; the result gets the rights that a new file would have.
             #[cfg(unix)]
             {

@@ -40,7 +40,7 @@ pub fn load(path: &Path, how: &How, threads: Option<u32>) -> std::result::Result
         open(path, how)?
     } else {
         let compiled = compile::compile(path, &how.options()?)?;
-        Model::from_bytes(&compiled.artifact).map_err(|e| runtime_problem(path, &e))?
+        Model::from_bytes(&compiled.artifact.to_bytes()).map_err(|e| runtime_problem(path, &e))?
     };
     let mut engine = Native::new(model, options)?;
     if is_artifact(path)? {

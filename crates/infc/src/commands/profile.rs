@@ -244,7 +244,7 @@ fn compiled(args: &Args, given: &[(String, Source)]) -> std::result::Result<Load
     let inputs = run::values(&ports, given, &args.how)?;
     let symbols = engine::symbols_of(&graph, &inputs).into_iter().map(|(name, size)| (name.to_owned(), size)).collect();
     let compiled = compile::compile(&args.model, &how)?;
-    let model = Model::from_bytes(&compiled.artifact).map_err(|e| runtime_problem(&args.model, &e))?;
+    let model = Model::from_bytes(&compiled.artifact.to_bytes()).map_err(|e| runtime_problem(&args.model, &e))?;
     let native = Native::new(model, session_options(args))?;
     let notes = Some(infc::compile::notes(&compiled.lowered));
     Ok(Loaded { native, inputs, symbols, program: compiled.lowered.program, notes, target: how.target })

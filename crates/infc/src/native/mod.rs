@@ -63,7 +63,7 @@ pub fn compile(graph: Graph, options: &Options, name: &str) -> Result<Native, Pr
     report.stages.push(("lower", start.elapsed()));
     let start = Instant::now();
     let backend = target::backend(&options.target)?;
-    let object = backend.emit_object(&lowered.program, &lowered.kernels, &lowered.constants, name)?;
+    let object = backend.emit_object(&lowered.program, &lowered.kernels, &lowered.constants.to_vec(), name)?;
     report.stages.push(("code", start.elapsed()));
     report.kernels = lowered.kernels.len();
     report.launches = compile::launches(&lowered.program.steps);

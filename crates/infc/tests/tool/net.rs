@@ -142,7 +142,7 @@ pub fn run(graph: &Graph, backend: Backend, machine: TargetDesc, input: &Item) -
 pub fn run_threads(graph: &Graph, machine: TargetDesc, input: &Item, threads: usize) -> Vec<(Vec<usize>, Vec<u8>)> {
     let compiled = infc::compile(graph.clone(), &Options::for_target(machine)).unwrap_or_else(|e| panic!("{e}"));
     let options = infc_runtime::Options { threads: Some(threads), profile: true, ..infc_runtime::Options::default() };
-    let mut engine = Native::new(Model::from_bytes(&compiled.artifact).expect("loads"), options).expect("a session");
+    let mut engine = Native::new(Model::from_bytes(&compiled.artifact.to_bytes()).expect("loads"), options).expect("a session");
     let mut out = || bits(&engine.run(std::slice::from_ref(input)).unwrap_or_else(|e| panic!("{e}")));
     let first = out();
     assert_eq!(first, out(), "the second run differs");

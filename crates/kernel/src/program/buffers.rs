@@ -4,12 +4,25 @@ use super::{Emit, declare};
 use crate::build::Operand;
 use crate::loops::Access;
 use crate::work::{Id, Memory, SlotMemory};
-use infc_artifact::abi::place_constant;
 use infc_artifact::memory;
 use infc_artifact::program::{self as art, Place, Size, SlotPlace, View};
 use infc_ir::{Expr, Tensor};
 use std::collections::HashSet;
-use std::hash::{Hash, Hasher};
+use std::hash::Hasher;
+
+/// What equal bytes have in common: a hash of some of them, and how many there are. Those of large constants are not read in full for it, since those that share a key are compared.
+pub fn key(bytes: &[u8]) -> (u64, usize) {
+    const BLOCK: usize = 256;
+    const BLOCKS: usize = 256;
+    let mut hasher = std::hash::DefaultHasher::new();
+    if bytes.len() <= 2 * BLOCK * BLOCKS {
+        hasher.write(bytes);
+    } else {
+        let step = (bytes.len() - BLOCK) / (BLOCKS - 1);
+        (0..BLOCKS).for_each(|k| hasher.write(&bytes[k * step..][..BLOCK]));
+    }
+    (hasher.finish(), bytes.len())
+}
 
 impl Emit<'_> {
     pub(super) fn add_buffer(&mut self, id: Id, place: Place) -> u32 {
@@ -25,9 +38,7 @@ impl Emit<'_> {
     /// The buffer of a constant; equal bytes share one.
     pub(super) fn constant(&mut self, t: &Tensor) -> u32 {
         let bytes = t.bytes();
-        let mut hasher = std::hash::DefaultHasher::new();
-        bytes.hash(&mut hasher);
-        let same = self.equal.entry((hasher.finish(), bytes.len())).or_default();
+        let same = self.equal.entry(key(bytes)).or_default();
         if let Some(&i) = same.iter().find(|&&i| self.constants[i].1.bytes() == bytes) {
             return self.constants[i].0;
         }
@@ -46,16 +57,14 @@ impl Emit<'_> {
         });
         let data = &mut self.out.constants;
         for (b, t) in self.constants.iter().filter(|(b, _)| used.contains(b)) {
-            data.resize(place_constant(data.len(), t.bytes().len()), 0);
             let size = Size::constant(t.bytes().len() as i64);
-            self.out.program.buffers[*b as usize] = art::Buffer { bytes: size, place: Place::Constant(data.len() as u64) };
-            data.extend_from_slice(t.bytes());
+            self.out.program.buffers[*b as usize] = art::Buffer { bytes: size, place: Place::Constant(data.push(t)) };
         }
         for (slot, made) in self.work.slots.iter().zip(&mut self.out.program.slots) {
             if let SlotMemory::Constant(value) = &slot.memory {
                 let value = value.encode();
-                made.place = SlotPlace::Constant { offset: data.len() as u64, bytes: value.len() as u64 };
-                data.extend(value);
+                let bytes = value.len() as u64;
+                made.place = SlotPlace::Constant { offset: data.append(&Tensor::from_vec([value.len()], value)), bytes };
             }
         }
     }

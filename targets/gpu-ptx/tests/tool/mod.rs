@@ -37,7 +37,7 @@ pub fn run(lowered: &Lowered, target: &TargetDesc, inputs: &[Tensor], loops: boo
     for (m, b) in memory.iter_mut().zip(&p.buffers) {
         match b.place {
             Place::Input(i) => *m = inputs[i as usize].bytes().to_vec(),
-            Place::Constant(at) => m.copy_from_slice(&lowered.constants[at as usize..][..size(b)]),
+            Place::Constant(at) => m.copy_from_slice(lowered.constants.bytes(at, size(b))),
             _ => {}
         }
     }
