@@ -36,13 +36,14 @@ pub fn native() -> Result<TargetDesc, Problems> {
 
 /// The most capable one of a code generator's machines that this computer is.
 fn native_of(generator: &str) -> Option<TargetDesc> {
+    // As the runtime sees it, which has to load the code.
     #[cfg(feature = "cpu")]
     let allowed = |m: &TargetDesc| infc_runtime::variant::check(&requirements(m)).is_ok();
     match generator {
         #[cfg(feature = "llvm")]
-        "llvm" => infc_cpu_llvm::machines().into_iter().rev().find(|m| infc_cpu_llvm::supported(m) && allowed(m)),
+        "llvm" => infc_cpu_llvm::machines().into_iter().rev().find(allowed),
         #[cfg(feature = "cranelift")]
-        "cranelift" => infc_cpu_cranelift::machines().into_iter().rev().find(|m| infc_cpu_cranelift::supported(m) && allowed(m)),
+        "cranelift" => infc_cpu_cranelift::machines().into_iter().rev().find(allowed),
         _ => None,
     }
 }
