@@ -44,9 +44,14 @@ pub fn covers(arch: &str) -> bool {
 }
 
 impl Tools {
-    /// The emulator's program, which the environment may name: `QEMU_RISCV64`.
+    /// The variable of the environment that may name the emulator: `QEMU_RISCV64`.
+    fn variable(&self) -> String {
+        self.emulator.to_uppercase().replace('-', "_")
+    }
+
+    /// The emulator's program.
     fn program(&self) -> String {
-        std::env::var(self.emulator.to_uppercase().replace('-', "_")).unwrap_or_else(|_| self.emulator.to_owned())
+        std::env::var(self.variable()).unwrap_or_else(|_| self.emulator.to_owned())
     }
 
     /// Panics where the emulator is missing or too old.
@@ -58,7 +63,11 @@ impl Tools {
         let version = text.split_whitespace().skip_while(|w| *w != "version").nth(1);
         let major: Option<u32> = version.and_then(|v| v.split('.').next()?.parse().ok());
         let least = self.version;
-        assert!(major.is_some_and(|m| m >= least), "{program} is too old, {least} is needed: {text}");
+        let variable = self.variable();
+        assert!(
+            major.is_some_and(|m| m >= least),
+            "{program} is too old, {least} is needed: {text}\n{variable} names another one; `./x test` gets one, if need be"
+        );
     }
 }
 
