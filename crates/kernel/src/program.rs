@@ -6,8 +6,7 @@ mod ports;
 mod sizes;
 mod steps;
 
-pub use buffers::key;
-pub use constants::Constants;
+pub use constants::{Constants, key};
 
 use crate::attention::Attentions;
 use crate::build::{self, Operand};

@@ -1,6 +1,6 @@
 //! Where tensors of a program lie: buffers, constants, and the arena by their lives.
 
-use super::{Emit, declare};
+use super::{Emit, declare, key};
 use crate::build::Operand;
 use crate::loops::Access;
 use crate::work::{Id, Memory, SlotMemory};
@@ -8,21 +8,6 @@ use infc_artifact::memory;
 use infc_artifact::program::{self as art, Place, Size, SlotPlace, View};
 use infc_ir::{Expr, Tensor};
 use std::collections::HashSet;
-use std::hash::Hasher;
-
-/// What equal bytes have in common: a hash of some of them, and how many there are. Those of large constants are not read in full for it, since those that share a key are compared.
-pub fn key(bytes: &[u8]) -> (u64, usize) {
-    const BLOCK: usize = 256;
-    const BLOCKS: usize = 256;
-    let mut hasher = std::hash::DefaultHasher::new();
-    if bytes.len() <= 2 * BLOCK * BLOCKS {
-        hasher.write(bytes);
-    } else {
-        let step = (bytes.len() - BLOCK) / (BLOCKS - 1);
-        (0..BLOCKS).for_each(|k| hasher.write(&bytes[k * step..][..BLOCK]));
-    }
-    (hasher.finish(), bytes.len())
-}
 
 impl Emit<'_> {
     pub(super) fn add_buffer(&mut self, id: Id, place: Place) -> u32 {

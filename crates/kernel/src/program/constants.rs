@@ -2,6 +2,21 @@
 
 use infc_artifact::abi::place_constant;
 use infc_ir::Tensor;
+use std::hash::Hasher;
+
+/// What equal bytes have in common: a hash of some of them, and how many there are. Those of large constants are not read in full for it, since those that share a key are compared.
+pub fn key(bytes: &[u8]) -> (u64, usize) {
+    const BLOCK: usize = 256;
+    const BLOCKS: usize = 256;
+    let mut hasher = std::hash::DefaultHasher::new();
+    if bytes.len() <= 2 * BLOCK * BLOCKS {
+        hasher.write(bytes);
+    } else {
+        let step = (bytes.len() - BLOCK) / (BLOCKS - 1);
+        (0..BLOCKS).for_each(|k| hasher.write(&bytes[k * step..][..BLOCK]));
+    }
+    (hasher.finish(), bytes.len())
+}
 
 /// Constants at the offsets that a program names. What they are made of is shared with whoever has it too.
 #[derive(Clone, Debug, Default)]
