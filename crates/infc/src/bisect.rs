@@ -233,6 +233,8 @@ impl<'a> Cuts<'a> {
                 Backend::Cranelift => native(lowered, self.chain)?.run(self.inputs)?,
                 Backend::Plugin => native(lowered, self.chain)?.run(self.inputs)?,
                 Backend::C => CEngine::new(lowered, &self.chain.options.target).run(self.inputs)?,
+                #[cfg(feature = "llvm")]
+                Backend::Wasm => crate::web_engine::WebEngine::new(lowered, self.chain.options).run(self.inputs)?,
                 #[cfg(feature = "ptx")]
                 Backend::Ptx | Backend::Gpu => {
                     crate::ptx_engine::prepare(lowered, &self.chain.options.target)?.run(self.inputs)?
@@ -263,6 +265,10 @@ impl<'a> Cuts<'a> {
             Backend::Plugin => self.kernel(count).unwrap_or_else(|problems| (("passes", "plugin"), format!(" ({problems})"))),
             Backend::C if self.fault_of(count, Backend::Loops).is_some() => (("passes", "loops"), String::new()),
             Backend::C => (("loops", "c"), String::new()),
+            #[cfg(feature = "llvm")]
+            Backend::Wasm if self.fault_of(count, Backend::Loops).is_some() => (("passes", "loops"), String::new()),
+            #[cfg(feature = "llvm")]
+            Backend::Wasm => (("loops", "wasm"), String::new()),
             #[cfg(feature = "ptx")]
             Backend::Ptx | Backend::Gpu if self.fault_of(count, Backend::Loops).is_some() => (("passes", "loops"), String::new()),
             #[cfg(feature = "ptx")]

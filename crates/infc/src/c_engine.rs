@@ -5,12 +5,12 @@
 
 use crate::engine::Engine;
 use crate::loops_engine::{bind, check_inputs};
-use infc_artifact::program::{Program, SymbolSource};
-use infc_c::layout::{self, Bounds};
+use infc_artifact::program::Program;
 use infc_c::load::{FLAGS, Model};
 use infc_c::{Options, Style, Weights};
 use infc_ir::interp::Item;
 use infc_ir::{DType, Problems, Tensor};
+use infc_kernel::bounded::{self, Bounds, given as given_symbols};
 use infc_kernel::program::Lowered;
 use infc_kernel::target::TargetDesc;
 
@@ -40,8 +40,7 @@ impl CEngine {
     /// Compiles for dims up to these.
     fn compile(&self, dims: &[i64]) -> Result<Model, Problems> {
         let program = &self.lowered.program;
-        let mut bounds: Bounds = given_symbols(program).zip(dims).map(|(s, &n)| (program.symbols[s].name.clone(), n)).collect();
-        bound_the_rest(program, &mut bounds)?;
+        let bounds = bounds(program, dims)?;
         let weights = if self.lowered.constants.len() > LARGE { Weights::Apart } else { Weights::Arrays };
         let options =
             Options { name: "model".to_owned(), model: "model".to_owned(), weights, openmp: false, style: self.style, bounds };
@@ -50,23 +49,24 @@ impl CEngine {
     }
 }
 
-/// The symbols that a run is given, in the order of its parameters.
-fn given_symbols(program: &Program) -> impl Iterator<Item = usize> {
-    program.symbols.iter().enumerate().filter(|(_, s)| matches!(s.source, SymbolSource::Input { .. })).map(|(i, _)| i)
+/// Bounds for a program: these dims, and for sizes that only data tells the largest power of two with which there is memory enough.
+pub(crate) fn bounds(program: &Program, dims: &[i64]) -> Result<Bounds, Problems> {
+    let mut bounds: Bounds = given_symbols(program).zip(dims).map(|(s, &n)| (program.symbols[s].name.clone(), n)).collect();
+    bound_the_rest(program, &mut bounds)?;
+    Ok(bounds)
 }
 
-/// Bounds for sizes that only data tells: the largest power of two with which there is memory enough.
 fn bound_the_rest(program: &Program, bounds: &mut Bounds) -> Result<(), Problems> {
-    let open = layout::unbounded(program, bounds);
+    let open = bounded::unbounded(program, bounds);
     if open.is_empty() {
         return Ok(());
     }
     let mut most = MOST;
     loop {
         bounds.extend(open.iter().map(|&s| (program.symbols[s].name.clone(), most)));
-        let small = layout::layout(program, bounds).is_ok_and(|l| l.bytes.iter().sum::<u64>() <= MEMORY);
+        let small = bounded::layout(program, bounds).is_ok_and(|l| l.bytes.iter().sum::<u64>() <= MEMORY);
         if small || most == 1 {
-            return layout::layout(program, bounds).map(drop);
+            return bounded::layout(program, bounds).map(drop);
         }
         most /= 2;
     }

@@ -31,6 +31,9 @@ pub enum Backend {
     Plugin,
     /// C code, compiled by the system's C compiler. Where the target is none of the C backend's, its first machine is taken.
     C,
+    /// WebAssembly by LLVM, run by Node.js. Where the target is no machine of WebAssembly, the one with vectors is taken.
+    #[cfg(feature = "llvm")]
+    Wasm,
     /// PTX, run by an interpreter of PTX. Where the target is none of the PTX backend's, its first machine is taken.
     #[cfg(feature = "ptx")]
     Ptx,
@@ -50,6 +53,8 @@ impl Backend {
         #[cfg(feature = "cranelift")]
         Backend::Cranelift,
         Backend::C,
+        #[cfg(feature = "llvm")]
+        Backend::Wasm,
         #[cfg(feature = "ptx")]
         Backend::Ptx,
     ];
@@ -65,6 +70,8 @@ impl Backend {
             Backend::Cranelift => "cranelift",
             Backend::Plugin => "plugin",
             Backend::C => "c",
+            #[cfg(feature = "llvm")]
+            Backend::Wasm => "wasm",
             #[cfg(feature = "ptx")]
             Backend::Ptx => "ptx",
             #[cfg(feature = "ptx")]
@@ -83,6 +90,8 @@ impl Backend {
             Backend::Cranelift => "machine code by Cranelift, for which nothing has to be installed, loaded in the same way",
             Backend::Plugin => "code by the plugin that the machine file names, loaded from the bytes of the artifact",
             Backend::C => "C code, compiled by the system's C compiler (CC, CFLAGS), called through its header",
+            #[cfg(feature = "llvm")]
+            Backend::Wasm => "WebAssembly by LLVM, run by Node.js (NODE) through the script that loads it",
             #[cfg(feature = "ptx")]
             Backend::Ptx => "PTX for NVIDIA GPUs, run by an interpreter that checks every access (slow)",
             #[cfg(feature = "ptx")]
@@ -98,9 +107,27 @@ impl Backend {
             #[cfg(feature = "cranelift")]
             Backend::Cranelift => crate::target::default_of("cranelift"),
             Backend::C => Some(infc_c::default_machine()),
+            #[cfg(feature = "llvm")]
+            Backend::Wasm => infc_cpu_llvm::machine("wasm32-simd"),
             #[cfg(feature = "ptx")]
             Backend::Ptx | Backend::Gpu => Some(infc_gpu_ptx::default_machine()),
         }
+    }
+    /// Does it run code for a machine?
+    pub fn takes(self, machine: &TargetDesc) -> bool {
+        #[cfg(feature = "llvm")]
+        if machine.backend == "llvm" && crate::native::is_web(machine) != (self == Backend::Wasm) {
+            return self.machine().is_none();
+        }
+        self.machine().is_none_or(|own| own.backend == machine.backend)
+    }
+    /// Are there routines of the host for strings, sequences and the like? Code without the runtime has none.
+    pub fn has_host(self) -> bool {
+        #[cfg(feature = "llvm")]
+        if self == Backend::Wasm {
+            return false;
+        }
+        self != Backend::C
     }
     /// What runs the code of a code generator; the loops where this build has none of it.
     pub fn of_generator(name: &str) -> Backend {
@@ -120,6 +147,10 @@ impl Backend {
     }
     /// What runs code for a machine.
     pub fn of_machine(machine: &TargetDesc) -> Backend {
+        #[cfg(feature = "llvm")]
+        if crate::native::is_web(machine) {
+            return Backend::Wasm;
+        }
         if machine.plugin.is_some() { Backend::Plugin } else { Backend::of_generator(&machine.backend) }
     }
 }
@@ -148,6 +179,11 @@ pub fn prepare(graph: Graph, backend: Backend, options: &Options) -> Result<Box<
         Backend::C => {
             let options = options_of(backend, options);
             Box::new(CEngine::new(compile::lower(graph, &options)?, &options.target))
+        }
+        #[cfg(feature = "llvm")]
+        Backend::Wasm => {
+            let options = options_of(backend, options);
+            Box::new(crate::web_engine::WebEngine::new(compile::lower(graph, &options)?, &options))
         }
         #[cfg(feature = "ptx")]
         Backend::Ptx => {
@@ -183,7 +219,7 @@ pub(crate) fn loaded(artifact: &[u8], options: &Options) -> Result<Box<dyn Engin
 /// another one.
 pub fn options_of(backend: Backend, options: &Options) -> Options {
     let target = match backend.machine() {
-        Some(machine) if options.target.backend != machine.backend => machine,
+        Some(machine) if !backend.takes(&options.target) => machine,
         _ => options.target.clone(),
     };
     Options { target, ..options.clone() }

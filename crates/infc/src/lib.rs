@@ -27,6 +27,8 @@ pub mod replay;
 pub mod target;
 pub mod tune;
 pub mod verify;
+#[cfg(feature = "llvm")]
+pub mod web_engine;
 
 pub use compile::{Compiled, Options, compile, compile_file};
 pub use infc_compress::npy;

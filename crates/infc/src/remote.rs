@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Elsewhere {
     command: Vec<String>,
+    /// What it is called in errors, and what to do where it cannot be started.
+    name: String,
+    help: String,
     /// Workers that have nothing to do.
     idle: Mutex<Vec<Worker>>,
 }
@@ -39,14 +42,21 @@ impl Drop for Worker {
 impl Elsewhere {
     /// By a command whose words are separated by spaces; one worker is started at once, so that a command that does not work is an error now.
     pub fn new(command: &str) -> Result<Arc<Elsewhere>, Problems> {
-        let here = Elsewhere { command: command.split_whitespace().map(str::to_owned).collect(), idle: Mutex::default() };
+        let words: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+        let help = "give the words that start infc-worker on the other computer: --on 'ssh board infc-worker'";
+        Elsewhere::with(words.clone(), format!("--on '{}'", words.join(" ")), help.to_owned())
+    }
+
+    /// The same by the words of the command, with what it is called in errors and what to do where it cannot be started.
+    pub fn with(command: Vec<String>, name: String, help: String) -> Result<Arc<Elsewhere>, Problems> {
+        let here = Elsewhere { command, name, help, idle: Mutex::default() };
         let worker = here.start()?;
         here.put_back(worker);
         Ok(Arc::new(here))
     }
 
     fn problem(&self, message: impl Into<String>, help: &str) -> Problems {
-        Problems::one(format!("--on '{}'", self.command.join(" ")), message.into(), help)
+        Problems::one(self.name.clone(), message.into(), help)
     }
 
     fn lost(&self, worker: &mut Worker, e: Option<io::Error>) -> Problems {
@@ -67,7 +77,7 @@ impl Elsewhere {
     }
 
     fn start(&self) -> Result<Worker, Problems> {
-        let help = "give the words that start infc-worker on the other computer: --on 'ssh board infc-worker'";
+        let help = &self.help;
         let Some((program, arguments)) = self.command.split_first() else {
             return Err(self.problem("no command is given", help));
         };

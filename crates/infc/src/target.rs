@@ -25,6 +25,10 @@ pub const GENERATORS: [&str; 2] = ["llvm", "cranelift"];
 
 /// Is it a CPU that machine code is made for?
 pub fn is_cpu(machine: &TargetDesc) -> bool {
+    #[cfg(feature = "llvm")]
+    if crate::native::is_web(machine) {
+        return false;
+    }
     GENERATORS.contains(&machine.backend.as_str()) || machine.plugin.is_some()
 }
 

@@ -263,9 +263,9 @@ fn what_c_code_cannot_be_is_told() {
     refused(&["--emit", "c", "-o", &out, "--target", "x86-64-v2"], 2, &["the llvm backend", "c99, c99-simd, c99-vector"]);
     refused(&["--emit", "obj", "--target", "c99", "--dim", "batch=1"], 3, &["prints C code, no machine code", "--emit c"]);
     refused(&["--emit", "infc", "--target", "c99"], 3, &["prints C code, no machine code"]);
-    refused(&["--dim", "batch<=3"], 2, &["bounds are for C code", "--dim batch=3"]);
+    refused(&["--dim", "batch<=3"], 2, &["bounds are for code whose memory is of fixed size", "--dim batch=3"]);
     refused(&["--dim", "batch<="], 2, &["is no size"]);
-    refused(&["--weights", "bin"], 2, &["--weights, --openmp, --no-libm and --index are for C code"]);
+    refused(&["--weights", "bin"], 2, &["--weights is for C code and modules of WebAssembly"]);
     refused(&["--emit", "c", "--dim", "batch=1", "-o", "/proc/no/folder"], 4, &["/proc/no/folder"]);
     let strings = graph(
         &["x string[2]"],

@@ -23,13 +23,15 @@ fn run(body: &str, backend: Backend, inputs: &[Item]) -> Result<(Vec<Item>, Vec<
 }
 
 fn compiled() -> impl Iterator<Item = Backend> {
-    Backend::ALL.iter().copied().filter(|b| !matches!(b, Backend::Interp | Backend::Passes | Backend::C))
+    Backend::ALL.iter().copied().filter(|b| b.has_host() && !matches!(b, Backend::Interp | Backend::Passes))
 }
 
-/// C code has no host: it is refused.
+/// C code and WebAssembly have no host: it is refused.
 fn refused(body: &str, inputs: &[Item]) {
-    let error = run(body, Backend::C, inputs).expect_err("needs a host");
-    assert!(error.contains("'node'") && error.contains("C code does not have"), "{error}");
+    for (backend, what) in [(Backend::C, "C code"), (Backend::Wasm, "code without the runtime")] {
+        let error = run(body, backend, inputs).expect_err("needs a host");
+        assert!(error.contains("'node'") && error.contains(&format!("{what} does not have")), "{error}");
+    }
 }
 
 /// All backends agree with the interpreter, and compiled code runs these operators on the host.
@@ -37,7 +39,7 @@ fn refused(body: &str, inputs: &[Item]) {
 fn agree(body: &str, inputs: &[Item], host: &[&str]) {
     let want = run(body, Backend::Interp, inputs).unwrap_or_else(|e| panic!("{e}\n{body}")).0;
     refused(body, inputs);
-    for &backend in Backend::ALL.iter().filter(|&&b| b != Backend::C) {
+    for &backend in Backend::ALL.iter().filter(|b| b.has_host()) {
         let (got, nodes) = run(body, backend, inputs).unwrap_or_else(|e| panic!("{} of {body}: {e}", backend.name()));
         assert_eq!(got, want, "{} of {body}", backend.name());
         if compiled().any(|b| b == backend) {

@@ -254,7 +254,9 @@ fn the_driver_does_what_the_runtime_does() {
         if !required {
             program.steps.pop();
         }
-        let object = infc::target::backend(target).expect("a backend").emit_object(&program, &[], &[], "p").expect("an object");
+        let layout = infc_kernel::bounded::layout(&program, &Default::default()).expect("all sizes are known");
+        let backend = infc::target::backend(target).expect("a backend");
+        let object = backend.emit_object(&program, &layout, &[], &[], "p").expect("an object");
         fs::write(dir.path("p.o"), object.bytes).expect("writable");
         dir.run("cc", &format!("{STRICT} main.c p.o -o main"), 0);
         // The driver in C is another one for the same steps.
@@ -275,7 +277,7 @@ fn the_driver_does_what_the_runtime_does() {
             weights: infc_c::Weights::Arrays,
             openmp: false,
             style: infc_c::Style::default(),
-            bounds: infc_c::layout::Bounds::new(),
+            bounds: Default::default(),
         };
         let source = infc_c::source(&lowered, &options).expect("C code");
         fs::write(dir.path("p.c"), source.c).expect("writable");
@@ -497,6 +499,78 @@ fn printed_levels_read_back() {
     }
 }
 
+/// Reads `in.bin`, runs with the dims of the command line, and writes `out.bin`; prints the status, its text, and the dims of the output.
+const OPEN_MAIN: &str = r#"#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "open.h"
+static unsigned char memory[OPEN_ARENA_BYTES + OPEN_ALIGN];
+int main(int count, char **a) {
+    static OPEN_IN_INPUT_TYPE in[OPEN_IN_INPUT_COUNT];
+    static OPEN_OUT_LOGITS_TYPE out[OPEN_OUT_LOGITS_COUNT];
+    void *arena = memory + (OPEN_ALIGN - (uintptr_t)memory % OPEN_ALIGN);
+    int64_t dims[OPEN_OUT_LOGITS_RANK] = {-1, -1};
+    open_inputs inputs;
+    open_outputs outputs;
+    int32_t status;
+    FILE *file = fopen("in.bin", "rb");
+    size_t bytes = file ? fread(in, 1, sizeof in, file) : 0;
+    if (!file || count != 4) return 9;
+    fclose(file);
+    memset(memory, 0xa5, sizeof memory);
+    inputs.input = in;
+    outputs.logits = out;
+    outputs.logits_dims = atoi(a[3]) ? dims : NULL;
+    status = open_run(&inputs, &outputs, atoll(a[1]), atoll(a[2]), arena);
+    printf("%d %s %d %d", (int)status, open_message(status), (int)dims[0], (int)dims[1]);
+    file = fopen("out.bin", "wb");
+    if (!file || fwrite(out, 1, sizeof out, file) != sizeof out || fclose(file)) return 9;
+    return bytes == 0;
+}
+"#;
+
+#[test]
+fn open_dims_are_parameters_of_objects() {
+    let dir = Folder::new();
+    fs::write(dir.path("main.c"), OPEN_MAIN).expect("writable");
+    let model = example("language_gru");
+    for cpu in cpus() {
+        dir.infc(&format!("compile {} -o open.infc {cpu}", model.display()), 0);
+        dir.infc(&format!("compile {} --emit obj -o open.o {cpu} --dim batch<=3 --dim length<=9", model.display()), 0);
+        dir.run("cc", &format!("{STRICT} main.c open.o -o main"), 0);
+        for (batch, length) in [(2, 5), (3, 9), (1, 1), (3, 2)] {
+            let letters: Vec<i64> = (0..batch * length).map(|k| (k * 7 + 3) % 20).collect();
+            let t = Tensor::from_vec([batch as usize, length as usize], letters);
+            dir.npy("in.npy", &t);
+            fs::write(dir.path("in.bin"), t.bytes()).expect("writable");
+            let text = dir.run(dir.path("main"), &format!("{batch} {length} 1"), 0);
+            assert_eq!(text, format!("0 done {batch} 20"), "{cpu}");
+            dir.infc("run open.infc --input input=in.npy --output-dir .", 0);
+            let want = fs::read(dir.path("logits.npy")).expect("stored");
+            let got = fs::read(dir.path("out.bin")).expect("written");
+            let bytes = batch as usize * 20 * 4;
+            assert_eq!(got[..bytes], want[want.len() - bytes..], "{cpu} {batch} {length}");
+        }
+        // Nobody has to take the dims, and too many elements are told.
+        assert_eq!(dir.run(dir.path("main"), "2 3 0", 0), "0 done -1 -1");
+        for dims in ["4 2", "1 10", "-1 2"] {
+            let text = dir.run(dir.path("main"), &format!("{dims} 1"), 0);
+            assert_eq!(text, "-2 a dim is below 0 or more than there is memory for -1 -1", "{cpu} {dims}");
+        }
+    }
+}
+
+#[test]
+fn sizes_that_only_data_tells_are_bounded_in_programs() {
+    let dir = Folder::new();
+    let nodes = vec![node("k = NonZero(x)", []), node("u = Unique(x)", []), node("y = Cast(k)", [int("to", 1)])];
+    let path = dir.model(&model(17, graph(&["x f32[a, 3]"], nodes, &["y f32[2, found]", "u f32[m]"], vec![])));
+    dir.npy("x.npy", &Tensor::from_vec([2, 3], vec![0f32, 1.0, 0.0, 2.0, 0.0, 2.0]));
+    same_as_artifact(&dir, &path, "--dim a=2", "x=x.npy");
+    let text = dir.run(dir.path("prog"), "x=x.npy", 0);
+    assert!(text.contains("y: f32[2, 3] = 0 1 1 1 0 2") && text.contains("u: f32[3] = 0 1 2"), "{text}");
+}
+
 #[test]
 fn what_an_object_cannot_be_is_told_in_full() {
     let dir = Folder::new();
@@ -508,9 +582,11 @@ fn what_an_object_cannot_be_is_told_in_full() {
         parts.iter().for_each(|p| assert!(text.contains(p), "{args}: '{p}' is not in:\n{text}"));
         assert_eq!(dir.files(), ["model.onnx"]);
     };
-    refused("--emit obj -o m.o", 3, &["2 of them have none: a, b", "--dim a=SIZE --dim b=SIZE", "--emit infc"]);
+    refused("--emit obj -o m.o", 3, &["dim 'a'", "dim 0 of input 'x'", "--dim 'b<=SIZE', or --dim b=SIZE"]);
+    refused("--emit exe -o m", 3, &["2 of them have none: a, b", "--dim a=SIZE --dim b=SIZE", "--emit infc"]);
     refused("--emit exe -o m --dim a=2", 3, &["none: b"]);
-    refused("--emit obj -o m.o --dim a=2 --dim b=3", 3, &["NonZero 'n_n' (opset 17)", "Unique 'n_u' (opset 17)", "--emit infc"]);
+    refused("--emit exe -o m --dim a<=2", 2, &["bounds are for code whose memory is of fixed size", "--dim a=2"]);
+    refused("--emit obj -o m.o --dim c<=2 --dim a=2 --dim b=2", 3, &["bound 'c'", "the model has no such dim"]);
     refused("--emit obj -o model.onnx --dim a=2 --dim b=3", 2, &["is the model itself"]);
     let good = example("digits_mlp").display().to_string();
     let text = dir.infc(&format!("compile {good} --dim batch=1 --emit obj -o no/such/folder/x.o"), 4);

@@ -1,5 +1,6 @@
 //! The door between the kernel level and a code generator.
 
+use crate::bounded::Layout;
 use crate::loops::Kernel;
 use crate::target::TargetDesc;
 use infc_artifact::program::Program;
@@ -20,12 +21,12 @@ pub struct Code {
 /// memory of the caller.
 ///
 /// ```c
-/// int32_t NAME_run(const void *const *inputs, void *const *outputs, void *state, void *arena); /* no `state` without states */
+/// int32_t NAME_run(const void *const *inputs, void *const *outputs, int64_t DIM..., void *state, void *arena); /* no `state` without states */
 /// const char *NAME_message(int32_t status);
 /// void NAME_reset(void *state);                                                               /* only with states */
 /// ```
-/// `inputs` holds those that are no state. A run gives 0, or 1 + the index of a message; -1 if arena or state is not aligned to 64
-/// bytes. After a run that gave 0 the outputs that are state have been copied to `state`. It needs `memcpy`, `memmove` and
+/// `inputs` holds those that are no state; behind each output whose size changes, `outputs` has a place for its dims, or NULL. The dims are those that the model's inputs tell, in the order of its symbols. A run
+/// gives 0, or 1 + the index of a message; -1 if arena or state is not aligned to 64 bytes, -2 if a dim is below 0 or above its bound. After a run that gave 0 the outputs that are state have been copied to `state`. It needs `memcpy`, `memmove` and
 /// `memset` of the C library, nothing else, and keeps nothing outside of `state`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
@@ -51,8 +52,15 @@ pub trait Backend: Send + Sync {
     fn refuses(&self, _: &Kernel) -> Option<String> {
         None
     }
-    /// An object file that runs the program, whose sizes are all known; its functions begin with `name`, an identifier of C.
-    fn emit_object(&self, program: &Program, kernels: &[Kernel], constants: &[u8], name: &str) -> Result<Object, Problems>;
+    /// An object file that runs the program in memory laid out so; its functions begin with `name`, an identifier of C.
+    fn emit_object(
+        &self,
+        program: &Program,
+        layout: &Layout,
+        kernels: &[Kernel],
+        constants: &[u8],
+        name: &str,
+    ) -> Result<Object, Problems>;
     /// Text for people: `llvm-ir`, `asm` and the like. An unknown kind is an error that lists the known ones.
     fn emit_text(&self, kernels: &[Kernel], kind: &str) -> Result<String, Problems>;
 }

@@ -9,6 +9,7 @@ pub mod attention;
 pub mod backend;
 pub mod bands;
 pub mod batch;
+pub mod bounded;
 pub mod build;
 pub mod byte_blocks;
 pub mod byte_groups;

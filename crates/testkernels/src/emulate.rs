@@ -1,4 +1,4 @@
-//! Runs kernels of architectures that this computer is not: a small program (`runner.c`) under QEMU, one for each thread of the tests.
+//! Runs kernels of architectures that this computer is not: a small program (`runner.c`) under QEMU, a script (`runner.mjs`) in Node.js for WebAssembly, one for each thread of the tests.
 
 use infc_kernel::backend::Code;
 use infc_kernel::target::TargetDesc;
@@ -11,21 +11,41 @@ use std::sync::Mutex;
 
 const RUNNER: &str = include_str!("runner.c");
 
+const SCRIPT: &str = include_str!("runner.mjs");
+
 /// What runs programs of an architecture here, and compiles them.
 struct Tools {
     arch: &'static str,
     emulator: &'static str,
-    compiler: &'static str,
-    /// Its first major version that runs vector code without fault.
+    /// Nothing where the program is the script.
+    compiler: Option<&'static str>,
+    /// The emulator's first major version that runs all code without fault.
     version: u32,
+    /// What has it, for Debian and Ubuntu.
+    package: &'static str,
     /// What the emulator is told of a machine with these features.
     arguments: fn(&[String]) -> Vec<String>,
 }
 
-/// QEMU 7 ends at VFCVT.RTZ where it is the first instruction on floats of a block.
+/// QEMU 7 ends at VFCVT.RTZ where it is the first instruction on floats of a block. Node.js has vectors of WebAssembly from 16.4 on.
 const TOOLS: &[Tools] = &[
-    Tools { arch: "aarch64", emulator: "qemu-aarch64", compiler: "aarch64-linux-gnu-gcc", version: 5, arguments: |_| vec![] },
-    Tools { arch: "riscv64", emulator: "qemu-riscv64", compiler: "riscv64-linux-gnu-gcc", version: 8, arguments: riscv },
+    Tools {
+        arch: "aarch64",
+        emulator: "qemu-aarch64",
+        compiler: Some("aarch64-linux-gnu-gcc"),
+        version: 5,
+        package: "qemu-user",
+        arguments: |_| vec![],
+    },
+    Tools {
+        arch: "riscv64",
+        emulator: "qemu-riscv64",
+        compiler: Some("riscv64-linux-gnu-gcc"),
+        version: 8,
+        package: "qemu-user",
+        arguments: riscv,
+    },
+    Tools { arch: "wasm32", emulator: "node", compiler: None, version: 17, package: "nodejs", arguments: |_| vec![] },
 ];
 
 /// A CPU that has what the machine has, and nothing else of what machines may have.
@@ -44,7 +64,7 @@ pub fn covers(arch: &str) -> bool {
 }
 
 impl Tools {
-    /// The variable of the environment that may name the emulator: `QEMU_RISCV64`.
+    /// The variable of the environment that may name the emulator: `QEMU_RISCV64`, `NODE`.
     fn variable(&self) -> String {
         self.emulator.to_uppercase().replace('-', "_")
     }
@@ -58,9 +78,10 @@ impl Tools {
     fn check(&self) {
         let program = self.program();
         let output = Command::new(&program).arg("--version").output();
-        let output = output.unwrap_or_else(|e| panic!("{program}: {e} (Debian, Ubuntu: apt-get install qemu-user)"));
+        let output = output.unwrap_or_else(|e| panic!("{program}: {e} (Debian, Ubuntu: apt-get install {})", self.package));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let version = text.split_whitespace().skip_while(|w| *w != "version").nth(1);
+        // `qemu-aarch64 version 8.2.1`, and `v20.1.0` alone.
+        let version = text.split_whitespace().skip_while(|w| *w != "version").nth(1).or_else(|| text.trim().strip_prefix('v'));
         let major: Option<u32> = version.and_then(|v| v.split('.').next()?.parse().ok());
         let least = self.version;
         let variable = self.variable();
@@ -131,15 +152,21 @@ fn ask(
 
 fn start(tools: &Tools, arguments: &[String]) -> Process {
     tools.check();
-    let (emulator, program) = (tools.program(), compiled(tools));
-    let child = Command::new(&emulator).args(arguments).arg(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let emulator = tools.program();
+    let mut command = Command::new(&emulator);
+    command.args(arguments);
+    match tools.compiler {
+        Some(compiler) => command.arg(compiled(tools, compiler)),
+        None => command.args(["--input-type=module", "--eval", SCRIPT]),
+    };
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = child.unwrap_or_else(|e| panic!("{emulator}: {e}"));
     let (requests, answers) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
     Process { child, requests, answers }
 }
 
 /// The runner as a program beside the tests, made when it is first needed.
-fn compiled(tools: &Tools) -> PathBuf {
+fn compiled(tools: &Tools, with: &str) -> PathBuf {
     static LOCK: Mutex<()> = Mutex::new(());
     let _one = LOCK.lock().unwrap_or_else(|e| e.into_inner());
     let hash = RUNNER.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
@@ -150,13 +177,12 @@ fn compiled(tools: &Tools) -> PathBuf {
     }
     // Tests of several programs may come here at once.
     let own = folder.join(format!("infc-runner-{}-{}", tools.arch, std::process::id()));
-    let mut compiler = Command::new(tools.compiler);
+    let mut compiler = Command::new(with);
     compiler.args(["-std=gnu99", "-O1", "-static", "-x", "c", "-", "-o"]).arg(&own).stdin(Stdio::piped());
-    let mut child = compiler
-        .spawn()
-        .unwrap_or_else(|e| panic!("{}: {e} (Debian, Ubuntu: apt-get install gcc-{}-linux-gnu)", tools.compiler, tools.arch));
+    let mut child =
+        compiler.spawn().unwrap_or_else(|e| panic!("{with}: {e} (Debian, Ubuntu: apt-get install gcc-{}-linux-gnu)", tools.arch));
     child.stdin.take().expect("piped").write_all(RUNNER.as_bytes()).expect("the compiler reads");
-    assert!(child.wait().expect("it was started").success(), "{} cannot compile the runner", tools.compiler);
+    assert!(child.wait().expect("it was started").success(), "{with} cannot compile the runner");
     std::fs::rename(&own, &program).expect("the folder of the tests can be written");
     program
 }

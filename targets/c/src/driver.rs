@@ -3,16 +3,16 @@
 //! It does what the runtime does for an artifact (`infc-runtime`, `exec.rs`), with memory of the caller and without an allocator. Each
 //! size is a constant or an expression over dims that the caller gives, loop counters and values that a step reads; all are bounded.
 
-use crate::header::{Interface, Member, changes, given, members};
+use crate::header::{Interface, Member, given, members};
 use crate::helpers::Helpers;
 use crate::kernel::{Function, Parameter};
-use crate::layout::{Bounds, Layout};
 use crate::names::{self, Scope};
 use crate::sizes::{self, compared};
 use crate::text::{Level, Text};
 use crate::types::integer;
 use infc_artifact::program::{Place, Program, Size, Step, SymbolSource, View};
 use infc_ir::{Fault, fault};
+use infc_kernel::bounded::{Layout, changes};
 
 /// The status of a dim that is out of bounds is -2, that of memory that is not aligned -1.
 const UNALIGNED: &str = "the arena, the state or the weights are not aligned";
@@ -24,8 +24,6 @@ pub struct Job<'a> {
     pub program: &'a Program,
     /// Its memory.
     pub layout: &'a Layout,
-    /// Bounds of symbols that steps set.
-    pub bounds: &'a Bounds,
     /// The printed kernels.
     pub functions: &'a [Function],
     /// The node of each launch.
@@ -44,20 +42,10 @@ pub struct Driver {
     pub messages: Vec<String>,
 }
 
-/// Slots of the inputs that are state, and the bytes of all.
-pub fn state_slots(program: &Program, layout: &Layout) -> (Vec<(usize, u64)>, u64) {
-    let (mut slots, mut bytes) = (vec![], 0);
-    for &(_, input) in &program.states {
-        slots.push((input as usize, bytes));
-        bytes += layout.bytes[program.inputs[input as usize].buffer as usize].next_multiple_of(64);
-    }
-    (slots, bytes)
-}
-
 /// Prints the driver.
 pub fn driver(job: &Job, interface: &Interface, h: &mut Helpers) -> Result<Driver, Fault> {
     let program = job.program;
-    let (slots, state_bytes) = state_slots(program, job.layout);
+    let (slots, state_bytes) = job.layout.state(program);
     let mut scope = Scope::default();
     interface.dims.iter().for_each(|d| _ = scope.fresh(&d.name));
     let symbols = (program.symbols.iter().enumerate())
@@ -251,7 +239,7 @@ impl Emit<'_, '_> {
                     Some(cond) => format!(" && {}", self.flag(cond)?),
                 };
                 self.line(format!("for ({name} = 0; {name} < {}{more}; {name}++) {{", compared(&count)));
-                if let Some(&most) = self.job.bounds.get(&self.job.program.symbols[counter].name) {
+                if let Some(&most) = self.job.layout.bounds.get(&self.job.program.symbols[counter].name) {
                     self.depth += 1;
                     let code = self.code(format!("the size '{}' is out of its range", self.job.program.symbols[counter].name));
                     self.line(format!("if ({name} > {}) return {code};", integer(most)));
@@ -274,7 +262,7 @@ impl Emit<'_, '_> {
         if bound.text != "INT64_MAX" && !bound.text.contains(&i64::MAX.to_string()) {
             limits.push(format!("{name} > {}", compared(&bound)));
         }
-        limits.extend(self.job.bounds.get(&model).map(|most| format!("{name} > {}", integer(*most))));
+        limits.extend(self.job.layout.bounds.get(&model).map(|most| format!("{name} > {}", integer(*most))));
         self.line(format!("if ({}) return {code};", limits.join(" || ")));
         Ok(())
     }

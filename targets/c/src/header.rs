@@ -1,8 +1,9 @@
 //! The C header of a model: functions, typed inputs and outputs, sizes, and what each status means. For C code and for object files.
 
-use crate::names::{comment, identifier, is_keyword};
+use crate::names::{Scope, comment, identifier, is_keyword};
 use infc_artifact::dtype;
 use infc_artifact::program::{Port, Program};
+use infc_kernel::bounded::{self, changes};
 use std::fmt::Write;
 
 /// What a header tells of a model.
@@ -96,9 +97,11 @@ pub fn given(program: &Program) -> impl Iterator<Item = &Port> {
     program.inputs.iter().enumerate().filter(move |(i, _)| !is_state(*i)).map(|(_, p)| p)
 }
 
-/// Does the size of a port change from run to run?
-pub fn changes(port: &Port) -> bool {
-    port.dims.iter().any(|d| d.eval(&[]).is_none())
+/// The dims that a run is given.
+pub fn dims(program: &Program, ranges: &[(i64, i64)]) -> Vec<Dim> {
+    let mut scope = Scope::default();
+    let named = bounded::given(program).map(|symbol| (symbol, scope.fresh(&program.symbols[symbol].name)));
+    named.map(|(symbol, name)| Dim { name, symbol, most: ranges[symbol].1 }).collect()
 }
 
 impl Interface<'_> {
@@ -114,7 +117,7 @@ impl Interface<'_> {
 
     /// The most elements of a port.
     pub fn count(&self, port: &Port) -> i64 {
-        port.dims.iter().map(|d| d.range(self.ranges).map_or(0, |r| r.1.max(0))).fold(1, i64::saturating_mul)
+        bounded::most(port, self.ranges)
     }
 
     /// The header.

@@ -1,15 +1,15 @@
 //! The files of a model: C source, header, and weights if they are apart.
 
 use crate::driver::{self, Job};
-use crate::header::{Dim, Interface, changes, given, members};
+use crate::header::{self, Dim, Interface, given, members};
 use crate::helpers::{Helpers, Style};
 use crate::kernel::{self, Function};
-use crate::layout::{self, Bounds};
-use crate::names::{Scope, comment};
+use crate::names::comment;
 use crate::problem;
 use crate::types::{constant, memory};
-use infc_artifact::program::{Place, Program, Size, Step, SymbolSource, View, each_view};
+use infc_artifact::program::{Place, Program, Size, Step, View, each_view};
 use infc_ir::{DType, Fault, Problem, Problems, eval, fault};
+use infc_kernel::bounded::{self, Bounds, changes};
 use infc_kernel::loops::Kernel;
 use infc_kernel::program::Lowered;
 use std::fmt::Write;
@@ -78,7 +78,7 @@ pub const ALIGN: u64 = 8;
 pub fn source(lowered: &Lowered, options: &Options) -> Result<Source, Problems> {
     let program = &lowered.program;
     no_host(program)?;
-    let layout = layout::layout(program, &options.bounds)?;
+    let layout = bounded::layout(program, &options.bounds)?;
     let mut helpers = Helpers::new(options.style);
     let mut functions = vec![];
     let extents = extents(program, &layout.ranges, &lowered.kernels);
@@ -94,7 +94,7 @@ pub fn source(lowered: &Lowered, options: &Options) -> Result<Source, Problems> 
         Weights::Apart => (String::new(), vec![None; program.buffers.len()]),
     };
     let scratch = functions.iter().map(|f| f.scratch).max().unwrap_or(0);
-    let (_, state_bytes) = driver::state_slots(program, &layout);
+    let (_, state_bytes) = layout.state(program);
     let mut interface = Interface {
         name,
         model: &options.model,
@@ -105,13 +105,12 @@ pub fn source(lowered: &Lowered, options: &Options) -> Result<Source, Problems> 
         arena_bytes: if scratch > 0 { layout.arena.next_multiple_of(64) + scratch } else { layout.arena },
         state_bytes,
         weights_bytes: (options.weights == Weights::Apart).then_some(lowered.constants.len() as u64),
-        dims: dims(program, &layout.ranges),
+        dims: header::dims(program, &layout.ranges),
         messages: &[],
     };
     let job = Job {
         program,
         layout: &layout,
-        bounds: &options.bounds,
         functions: &functions,
         nodes: lowered.launches.iter().map(|l| l.node.as_str()).collect(),
         constants: &constants,
@@ -263,13 +262,6 @@ const VECTORS: &str = "#if !defined(__clang__) && (!defined(__GNUC__) || __GNUC_
 /// What `<math.h>` defines beside functions.
 const LIMITS: &str = "#ifdef __GNUC__\n#define INFINITY __builtin_inff()\n#define NAN __builtin_nanf(\"\")\n#else\n\
                       #define INFINITY ((float)(1e300 * 1e300))\n#define NAN (INFINITY * 0.0f)\n#endif\n\n";
-
-/// The dims that a run is given.
-fn dims(program: &Program, ranges: &[(i64, i64)]) -> Vec<Dim> {
-    let mut scope = Scope::default();
-    let inputs = program.symbols.iter().enumerate().filter(|(_, s)| matches!(s.source, SymbolSource::Input { .. }));
-    inputs.map(|(symbol, s)| Dim { name: scope.fresh(&s.name), symbol, most: ranges[symbol].1 }).collect()
-}
 
 /// The kernel and the views of all launches.
 fn each_launch(steps: &[Step], see: &mut dyn FnMut(usize, &[View])) {

@@ -1,7 +1,7 @@
 //! The driver of an object file: the steps of a program as one function that calls the kernels, written with Cranelift's builder.
 //!
 //! The function does what the runtime does for an artifact (`infc-runtime`, `exec.rs`), with memory of the caller and without an
-//! allocator: every size is a constant, or an expression over loop counters and values that a step reads. The kernels and the
+//! allocator: every size is a constant, or an expression over dims that the caller gives, loop counters and values that a step reads; all are bounded. The kernels and the
 //! constants are symbols of the same object (`object`).
 
 use crate::object::Name;
@@ -13,11 +13,14 @@ use cranelift_codegen::ir::{
 };
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
-use infc_artifact::program::{Place, Program, Size, SizeOp, Step, SymbolSource, View};
+use infc_artifact::abi::ALIGN;
+use infc_artifact::program::{Place, Program, Size, SizeOp, Step, View};
 use infc_ir::{Fault, fault};
+use infc_kernel::bounded::{self, Layout, changes};
 use std::collections::HashMap;
 
-/// The status of memory that is not aligned.
+/// The status of a dim that is out of bounds is -2, that of memory that is not aligned -1.
+const OUT_OF_BOUNDS: &str = "a dim is below 0 or more than there is memory for";
 const UNALIGNED: &str = "the arena or the state is not aligned to 64 bytes";
 
 /// A driver.
@@ -32,29 +35,23 @@ pub struct Driver {
     pub state_bytes: u64,
 }
 
-/// The driver of a program. Scratch memory begins at byte `scratch` of the arena; `mode` is the default floating-point environment.
-pub fn driver(program: &Program, scratch: u64, mode: i64, config: TargetFrontendConfig) -> Result<Driver, Fault> {
-    let mut slots = vec![];
-    let mut state_bytes = 0;
-    for &(_, input) in &program.states {
-        slots.push((input as usize, state_bytes));
-        state_bytes += (buffer_bytes(program, program.inputs[input as usize].buffer)? as u64).next_multiple_of(64);
-    }
+/// Where scratch memory begins in the arena.
+pub fn scratch(layout: &Layout) -> u64 {
+    layout.arena.next_multiple_of(ALIGN as u64)
+}
+
+/// The driver of a program. `mode` is the default floating-point environment.
+pub fn driver(program: &Program, layout: &Layout, mode: i64, config: TargetFrontendConfig) -> Result<Driver, Fault> {
+    let (slots, state_bytes) = layout.state(program);
     let messages: Vec<String> = program.messages.iter().map(|m| format!("{}: {}", m.node, m.text)).collect();
-    let (run, messages) = run(program, slots, (scratch, mode), messages, config)?;
+    let (run, messages) = run(program, layout, slots, mode, messages, config)?;
     let mut functions = vec![("_run", run)];
     if state_bytes > 0 {
         functions.push(("_reset", reset(state_bytes, config)));
     }
-    let (message, texts) = message(&messages, config);
+    let (message, texts) = message(&messages, bounded::given(program).next().is_some(), config);
     functions.push(("_message", message));
     Ok(Driver { functions, texts, messages, state_bytes })
-}
-
-/// Bytes of a buffer, which are known in an object file.
-fn buffer_bytes(program: &Program, buffer: u32) -> Result<i64, Fault> {
-    let bytes = program.buffers[buffer as usize].bytes.eval(&[]);
-    bytes.filter(|b| *b >= 0).ok_or_else(|| fault!("the size of buffer {buffer} is not known"))
 }
 
 fn signature(params: &[types::Type], returns: &[types::Type]) -> Signature {
@@ -99,9 +96,10 @@ fn function(b: &mut FunctionBuilder, name: Name, signature: Signature) -> FuncRe
 }
 
 /// `NAME_message`: from a status to its text.
-fn message(messages: &[String], config: TargetFrontendConfig) -> (Function, Vec<u8>) {
-    let all: Vec<&str> =
-        [UNALIGNED, "done"].into_iter().chain(messages.iter().map(String::as_str)).chain(["no such status"]).collect();
+fn message(messages: &[String], dims: bool, config: TargetFrontendConfig) -> (Function, Vec<u8>) {
+    let first: &[&str] = if dims { &[OUT_OF_BOUNDS, UNALIGNED, "done"] } else { &[UNALIGNED, "done"] };
+    let before = first.len() as i64 - 1;
+    let all: Vec<&str> = first.iter().copied().chain(messages.iter().map(String::as_str)).chain(["no such status"]).collect();
     let (mut starts, mut bytes): (Vec<u8>, Vec<u8>) = (vec![], vec![]);
     for text in &all {
         starts.extend((4 * all.len() as u32 + bytes.len() as u32).to_le_bytes());
@@ -111,7 +109,7 @@ fn message(messages: &[String], config: TargetFrontendConfig) -> (Function, Vec<
     let made = written(signature(&[I32], &[I64]), |mut b, params| {
         let texts = data(&mut b, Name::Texts);
         let wide = b.ins().sextend(I64, params[0]);
-        let row = b.ins().iadd_imm_s(wide, 1);
+        let row = b.ins().iadd_imm_s(wide, before);
         let known = b.ins().icmp_imm_u(IntCC::UnsignedLessThan, row, last);
         let end = b.ins().iconst(I64, last);
         let index = b.ins().select(known, row, end);
@@ -152,6 +150,7 @@ enum Number {
 struct Emit<'a, 'f> {
     b: FunctionBuilder<'f>,
     program: &'a Program,
+    layout: &'a Layout,
     /// Inputs that are state, with the place of their slot.
     slots: Vec<(usize, u64)>,
     messages: Vec<String>,
@@ -159,6 +158,8 @@ struct Emit<'a, 'f> {
     memcpy: FuncRef,
     inputs: Vec<Value>,
     outputs: Vec<Value>,
+    /// Where the dims of outputs that change go, or null.
+    dims: Vec<Option<Value>>,
     constants: Value,
     arena: Value,
     scratch: Value,
@@ -173,15 +174,16 @@ struct Emit<'a, 'f> {
 /// `NAME_run`, and all messages.
 fn run(
     program: &Program,
+    layout: &Layout,
     slots: Vec<(usize, u64)>,
-    (scratch, mode): (u64, i64),
+    mode: i64,
     messages: Vec<String>,
     config: TargetFrontendConfig,
 ) -> Result<(Function, Vec<String>), Fault> {
-    if let Some(symbol) = program.symbols.iter().find(|s| !matches!(s.source, SymbolSource::Step)) {
-        return Err(fault!("the size '{}' is not known", symbol.name));
-    }
-    let params = vec![I64; if slots.is_empty() { 3 } else { 4 }];
+    // The dims stand behind the pointers to inputs and outputs, the state behind them.
+    let given: Vec<usize> = bounded::given(program).collect();
+    let state = 2 + given.len();
+    let params = vec![I64; state + if slots.is_empty() { 1 } else { 2 }];
     written(signature(&params, &[I32]), |mut b, params| {
         let (pointers, extents) = most(&program.steps);
         let memory = |b: &mut FunctionBuilder, words: usize| {
@@ -194,7 +196,7 @@ fn run(
         let arena = *params.last().expect("the arena");
         let mut low = arena;
         if !slots.is_empty() {
-            low = b.ins().bor(arena, params[2]);
+            low = b.ins().bor(arena, params[state]);
         }
         let low = b.ins().band_imm_u(low, 63);
         let (start, unaligned, end) = (b.create_block(), b.create_block(), b.create_block());
@@ -205,6 +207,17 @@ fn run(
         let minus = b.ins().iconst(I32, 0xffff_ffff);
         b.ins().return_(&[minus]);
         b.switch_to_block(start);
+        for (&dim, &symbol) in params[2..].iter().zip(&given) {
+            // Unsigned, so that what is below 0 is too large.
+            let most = b.ins().iconst(I64, layout.ranges[symbol].1);
+            let fits = b.ins().icmp(IntCC::UnsignedLessThanOrEqual, dim, most);
+            let (go_on, large) = (b.create_block(), b.create_block());
+            b.ins().brif(fits, go_on, &none, large, &none);
+            b.switch_to_block(large);
+            let minus = b.ins().iconst(I32, 0xffff_fffe);
+            b.ins().return_(&[minus]);
+            b.switch_to_block(go_on);
+        }
         // The default floating-point environment, whatever the caller's thread has set.
         let save = function(&mut b, Name::SaveMode, signature(&[I64], &[]));
         let set = function(&mut b, Name::SetMode, signature(&[I64], &[]));
@@ -215,21 +228,24 @@ fn run(
         b.ins().call(set, &[default]);
         let zero = b.ins().iconst(I64, 0);
         for s in 0..program.symbols.len() {
-            b.ins().store(MemFlagsData::new().with_notrap(), zero, symbols, 8 * s as i32);
+            let first = given.iter().position(|&g| g == s).map_or(zero, |k| params[2 + k]);
+            b.ins().store(MemFlagsData::new().with_notrap(), first, symbols, 8 * s as i32);
         }
-        let scratch = b.ins().iadd_imm_s(arena, scratch as i64);
+        let scratch = b.ins().iadd_imm_s(arena, scratch(layout) as i64);
         let memcpy = function(&mut b, Name::Memcpy, signature(&[I64; 3], &[I64]));
         let constants = data(&mut b, Name::Constants);
-        let (kernels, inputs, outputs) = (HashMap::new(), vec![], vec![]);
+        let (kernels, inputs, outputs, dims) = (HashMap::new(), vec![], vec![], vec![]);
         let mut e = Emit {
             b,
             program,
+            layout,
             slots,
             messages,
             kernels,
             memcpy,
             inputs,
             outputs,
+            dims,
             constants,
             arena,
             scratch,
@@ -238,7 +254,7 @@ fn run(
             symbols,
             end,
         };
-        let done = e.whole(params);
+        let done = e.whole(params, state);
         let fault = done.err();
         if fault.is_none() {
             let ok = e.b.ins().iconst(I32, 0);
@@ -254,13 +270,16 @@ fn run(
 }
 
 impl Emit<'_, '_> {
-    fn whole(&mut self, params: &[Value]) -> Result<(), Fault> {
-        self.ports(params);
+    /// `state` is the parameter that is the state, if there is one.
+    fn whole(&mut self, params: &[Value], state: usize) -> Result<(), Fault> {
+        self.ports(params, state);
         self.list(&self.program.steps)?;
+        self.tell_dims()?;
         // Outputs that are the state of the next run.
         for &(output, input) in &self.program.states {
-            let bytes = buffer_bytes(self.program, self.program.inputs[input as usize].buffer)?;
-            let bytes = self.value(Number::Known(bytes));
+            let buffer = self.program.inputs[input as usize].buffer as usize;
+            let bytes = self.size(&self.program.buffers[buffer].bytes)?;
+            let bytes = self.value(bytes);
             self.b.ins().call(self.memcpy, &[self.inputs[input as usize], self.outputs[output as usize], bytes]);
         }
         Ok(())
@@ -271,11 +290,11 @@ impl Emit<'_, '_> {
     }
 
     /// Loads the caller's pointers. Inputs that are state have none.
-    fn ports(&mut self, params: &[Value]) {
+    fn ports(&mut self, params: &[Value], state: usize) {
         let mut given = 0;
         for i in 0..self.program.inputs.len() {
             let input = match self.slots.iter().find(|s| s.0 == i) {
-                Some(&(_, slot)) => self.b.ins().iadd_imm_s(params[2], slot as i64),
+                Some(&(_, slot)) => self.b.ins().iadd_imm_s(params[state], slot as i64),
                 None => {
                     given += 1;
                     self.b.ins().load(I64, Self::flags(), params[0], 8 * (given - 1))
@@ -283,10 +302,43 @@ impl Emit<'_, '_> {
             };
             self.inputs.push(input);
         }
-        for i in 0..self.program.outputs.len() {
-            let output = self.b.ins().load(I64, Self::flags(), params[1], 8 * i as i32);
+        let mut place = 0;
+        let mut next = |e: &mut Self| {
+            place += 8;
+            e.b.ins().load(I64, Self::flags(), params[1], place - 8)
+        };
+        for port in &self.program.outputs {
+            let output = next(self);
             self.outputs.push(output);
+            let dims = changes(port).then(|| next(self));
+            self.dims.push(dims);
         }
+    }
+
+    /// Dims of outputs that change, where the caller wants them.
+    fn tell_dims(&mut self) -> Result<(), Fault> {
+        for (i, port) in self.program.outputs.iter().enumerate() {
+            let Some(to) = self.dims[i] else { continue };
+            let (tell, after) = (self.b.create_block(), self.b.create_block());
+            self.branch(to, tell, after);
+            self.b.switch_to_block(tell);
+            for (axis, dim) in port.dims.iter().enumerate() {
+                let dim = self.size(dim)?;
+                let dim = self.value(dim);
+                self.b.ins().store(Self::flags(), dim, to, 8 * axis as i32);
+            }
+            self.jump(after);
+            self.b.switch_to_block(after);
+        }
+        Ok(())
+    }
+
+    /// Narrows a condition to values of a symbol that its bound allows.
+    fn bounded(&mut self, name: &str, value: Value, good: Option<Value>) -> Option<Value> {
+        let Some(&most) = self.layout.bounds.get(name) else { return good };
+        let most = self.b.ins().iconst(I64, most);
+        let fits = self.b.ins().icmp(IntCC::UnsignedLessThanOrEqual, value, most);
+        Some(good.map_or(fits, |good| self.b.ins().band(good, fits)))
     }
 
     fn list(&mut self, steps: &[Step]) -> Result<(), Fault> {
@@ -333,6 +385,7 @@ impl Emit<'_, '_> {
                 let bound = self.value(bound);
                 let good = self.b.ins().icmp(IntCC::UnsignedLessThanOrEqual, value, bound);
                 let name = &self.program.symbols[*symbol as usize].name;
+                let good = self.bounded(name, value, Some(good)).expect("a condition");
                 self.check(good, format!("the size '{name}' is out of its range"));
                 self.set_symbol(*symbol, value);
             }
@@ -361,11 +414,11 @@ impl Emit<'_, '_> {
                 self.b.switch_to_block(after);
             }
             Step::HostLaunch { .. } | Step::ToHost { .. } | Step::ToDevice { .. } => {
-                return Err(fault!("a step runs beside a device, which an object file does not have"));
+                return Err(fault!("a step runs beside a device, which code without the runtime does not have"));
             }
             Step::Host { code, .. } => {
                 let node = &self.program.messages[*code as usize].node;
-                return Err(fault!("{node} runs on the host, which an object file does not have"));
+                return Err(fault!("{node} runs on the host, which code without the runtime does not have"));
             }
             Step::Loop { counter, count, cond, body, .. } => {
                 let (head, round, after) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
@@ -383,6 +436,10 @@ impl Emit<'_, '_> {
                 }
                 self.branch(more, round, after);
                 self.b.switch_to_block(round);
+                let name = &self.program.symbols[*counter as usize].name;
+                if let Some(fits) = self.bounded(name, now, None) {
+                    self.check(fits, format!("the size '{name}' is out of its range"));
+                }
                 self.list(body)?;
                 let now = self.symbol(*counter);
                 let next = self.b.ins().iadd_imm_s(now, 1);
@@ -471,13 +528,14 @@ impl Emit<'_, '_> {
             Place::Input(i) => (self.inputs[*i as usize], 0),
             Place::Output(i) => (self.outputs[*i as usize], 0),
             Place::Constant(offset) => (self.constants, *offset),
-            Place::Arena { offset: Some(offset), .. } => (self.arena, *offset),
-            Place::Arena { offset: None, .. } => return Err(fault!("buffer {} has no place", view.buffer)),
-            Place::State(_) => return Err(fault!("buffer {} is kept by a session, which an object file has not", view.buffer)),
+            Place::Arena { .. } => (self.arena, self.layout.offsets[view.buffer as usize]),
+            Place::State(_) => {
+                return Err(fault!("buffer {} is kept by a session, which code without the runtime has not", view.buffer));
+            }
         };
         let offset = self.size(&view.offset)?;
         if !matches!((offset, bytes), (Number::Known(_), Number::Known(_))) {
-            let size = buffer_bytes(self.program, view.buffer)?;
+            let size = self.layout.bytes[view.buffer as usize] as i64;
             // Unsigned, so that a negative offset or length is too large; each is below 2^63, so that the sum does not wrap.
             let (offset, bytes) = (self.value(offset), self.value(bytes));
             let end = self.b.ins().iadd(offset, bytes);

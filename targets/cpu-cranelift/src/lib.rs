@@ -29,10 +29,10 @@ mod values;
 
 pub use machines::{machine, machines, supported};
 
-use infc_artifact::abi::ALIGN;
 use infc_artifact::program::Program;
 use infc_ir::{Fault, Problems, fault};
 use infc_kernel::backend::{Backend, Code, Object};
+use infc_kernel::bounded::Layout;
 use infc_kernel::loops::Kernel;
 use infc_kernel::target::TargetDesc;
 
@@ -65,22 +65,27 @@ impl Backend for Cranelift {
         codegen::compile(kernels, &self.target)
     }
 
-    fn emit_object(&self, program: &Program, kernels: &[Kernel], constants: &[u8], name: &str) -> Result<Object, Problems> {
+    fn emit_object(
+        &self,
+        program: &Program,
+        layout: &Layout,
+        kernels: &[Kernel],
+        constants: &[u8],
+        name: &str,
+    ) -> Result<Object, Problems> {
         let code = self.emit(kernels)?;
         let make = || -> Result<Object, Fault> {
-            let arena = program.arena.ok_or_else(|| fault!("the sizes of intermediate values are not known"))?;
             let mut placed = program.clone();
             for (kernel, &entry) in placed.kernels.iter_mut().zip(&code.entries) {
                 kernel.entry = entry;
             }
             placed.validate(code.image.len() as u64, constants.len() as u64).map_err(|e| fault!("{e}"))?;
             let isa = codegen::isa(&self.target)?;
-            let scratch = arena.next_multiple_of(ALIGN as u64);
-            let driver = driver::driver(program, scratch, object::default_mode(&isa), isa.config())?;
+            let driver = driver::driver(program, layout, object::default_mode(&isa), isa.config())?;
             let names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
             Ok(Object {
                 bytes: object::object(&code, &names, constants, (name, &driver), &isa)?,
-                arena_bytes: scratch + code.scratch.iter().copied().max().unwrap_or(0),
+                arena_bytes: driver::scratch(layout) + code.scratch.iter().copied().max().unwrap_or(0),
                 state_bytes: driver.state_bytes,
                 messages: driver.messages,
                 code_bytes: code.image.len() as u64,

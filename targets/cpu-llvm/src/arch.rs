@@ -13,11 +13,13 @@ pub enum Arch {
     Arm,
     /// 64-bit RISC-V with the standard extensions of general-purpose processors (RV64GC).
     Riscv,
+    /// WebAssembly with addresses of 32 bits.
+    Wasm,
 }
 
 impl Arch {
     /// All of them.
-    pub const ALL: [Arch; 3] = [Arch::X86, Arch::Arm, Arch::Riscv];
+    pub const ALL: [Arch; 4] = [Arch::X86, Arch::Arm, Arch::Riscv, Arch::Wasm];
 
     /// That of a machine, if this backend has instructions for all that the machine is said to have.
     pub fn of(target: &TargetDesc) -> Result<Arch, Fault> {
@@ -39,11 +41,13 @@ impl Arch {
     pub fn names() -> Vec<&'static str> {
         Arch::ALL.iter().map(|a| a.name()).collect()
     }
-    fn name(self) -> &'static str {
+    /// Its name in machine files.
+    pub fn name(self) -> &'static str {
         match self {
             Arch::X86 => "x86_64",
             Arch::Arm => "aarch64",
             Arch::Riscv => "riscv64",
+            Arch::Wasm => "wasm32",
         }
     }
     /// LLVM's triple.
@@ -52,7 +56,12 @@ impl Arch {
             Arch::X86 => "x86_64-unknown-linux-gnu",
             Arch::Arm => "aarch64-unknown-linux-gnu",
             Arch::Riscv => "riscv64-unknown-linux-gnu",
+            Arch::Wasm => "wasm32-unknown-unknown",
         }
+    }
+    /// Bytes of a pointer.
+    pub fn pointer_bytes(self) -> u32 {
+        if self == Arch::Wasm { 4 } else { 8 }
     }
     /// The CPU that LLVM tunes for. A machine of one's own gets the general tuning; its features say what there is beyond a level.
     pub fn cpu(self, machine: &str) -> &'static str {
@@ -60,29 +69,30 @@ impl Arch {
             Arch::X86 => &["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64"],
             Arch::Arm => &["generic"],
             Arch::Riscv => &["generic-rv64"],
+            Arch::Wasm => &["mvp"],
         };
         levels.iter().find(|level| machine.starts_with(**level)).unwrap_or(&levels[levels.len() - 1])
     }
     /// The class of vector registers in inline assembly, where masked stores have to be hidden from LLVM (`access.rs`). It is an optimisation for x86 that goes wrong; for RISC-V,
-    /// where LLVM 19 takes no vectors of known size in inline assembly, there is none like it.
+    /// where LLVM 19 takes no vectors of known size in inline assembly, and for WebAssembly, which has no masked stores, there is none like it.
     pub fn vector_class(self) -> Option<&'static str> {
         match self {
             Arch::X86 => Some("x"),
             Arch::Arm => Some("w"),
-            Arch::Riscv => None,
+            Arch::Riscv | Arch::Wasm => None,
         }
     }
     /// What LLVM is told beside a machine's features. Linkers of RISC-V move code to make it shorter, unless it says that it does not count on that; nothing here does.
     pub fn options(self) -> &'static [&'static str] {
         match self {
-            Arch::X86 | Arch::Arm => &[],
+            Arch::X86 | Arch::Arm | Arch::Wasm => &[],
             Arch::Riscv => &["-relax"],
         }
     }
     /// Lines of a module that name the calling convention, where LLVM's own choice is not that of Linux.
     pub fn convention(self) -> &'static str {
         match self {
-            Arch::X86 | Arch::Arm => "",
+            Arch::X86 | Arch::Arm | Arch::Wasm => "",
             Arch::Riscv => "!llvm.module.flags = !{!0}\n!0 = !{i32 1, !\"target-abi\", !\"lp64d\"}\n",
         }
     }
@@ -97,6 +107,7 @@ impl Arch {
             Arch::X86 => has(&["f16c"]),
             Arch::Arm => true,
             Arch::Riscv => has(&["zfhmin", "zvfhmin"]),
+            Arch::Wasm => false,
         }
     }
     /// What the machine is said to have and this backend has no instruction for on this architecture, by the keys of machine files.
@@ -106,7 +117,7 @@ impl Arch {
         let all = [
             ("byte_dot", target.byte_dot, x86 || arm),
             ("byte_dot_signed", target.byte_dot_signed, arm),
-            ("byte_pairs", target.byte_pairs, x86 || arm),
+            ("byte_pairs", target.byte_pairs, x86 || arm || self == Arch::Wasm),
             ("bf16_dot", target.bf16_dot, x86),
             ("f16_fma", target.f16_fma, x86 || arm),
             ("tile_bf16", target.tile_bf16, x86),

@@ -169,6 +169,9 @@ fn with_module<T>(
         if library::has(Arch::Riscv).is_ok() {
             Target::initialize_riscv(&config);
         }
+        if library::has(Arch::Wasm).is_ok() {
+            Target::initialize_webassembly(&config);
+        }
     });
     let context = Context::create();
     let buffer = MemoryBuffer::create_from_memory_range_copy(text.as_bytes(), "kernels");
@@ -194,6 +197,8 @@ fn machine(target: &TargetDesc) -> Result<TargetMachine, Fault> {
     let cpu = arch.cpu(&target.name);
     let mut features: Vec<String> = target.features.iter().map(|f| format!("+{f}")).collect();
     features.extend(arch.options().iter().map(|&o| o.to_owned()));
-    llvm.create_target_machine(&triple, cpu, &features.join(","), OptimizationLevel::Aggressive, RelocMode::PIC, CodeModel::Small)
+    // A module of WebAssembly is laid out here, at addresses that are known.
+    let relocations = if arch == Arch::Wasm { RelocMode::Static } else { RelocMode::PIC };
+    llvm.create_target_machine(&triple, cpu, &features.join(","), OptimizationLevel::Aggressive, relocations, CodeModel::Small)
         .ok_or_else(|| fault!("LLVM has no machine '{}'", target.name))
 }

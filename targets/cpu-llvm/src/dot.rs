@@ -126,7 +126,7 @@ impl Emit<'_> {
                     f.intrinsic("llvm.aarch64.neon.usdot", &[acc.ty, unsigned.ty], acc.ty, &[acc, unsigned, signed])
                 }
                 (false, Arch::X86) => f.intrinsic(&name(acc.ty.lanes * 32), &[], acc.ty, &[acc, unsigned, signed]),
-                (false, Arch::Riscv) => unreachable!("no machine of it is said to have one, by `Arch::of`"),
+                (false, Arch::Riscv | Arch::Wasm) => unreachable!("no machine of it is said to have one, by `Arch::of`"),
             }
         })
     }
@@ -278,6 +278,7 @@ fn pairs_of_words(f: &mut Fun, acc: Val, factor: Val, vector: Val) -> Val {
     };
     let [x, y] = [even, odd].map(|(a, b)| match f.arch {
         Arch::X86 => f.intrinsic(name, &[], acc.ty, &[a, b]),
+        Arch::Wasm => f.intrinsic("llvm.wasm.dot", &[], acc.ty, &[a, b]),
         Arch::Arm | Arch::Riscv => added_pairs(f, a, b, acc.ty),
     });
     let both = f.bin("add", x, y);

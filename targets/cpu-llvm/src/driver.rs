@@ -1,12 +1,14 @@
 //! The driver of an object file: the steps of a program as one LLVM function that calls the kernels.
 //!
 //! The function does what the runtime does for an artifact (`infc-runtime`, `exec.rs`), with memory of the caller and without an
-//! allocator: every size is a constant, or an expression over loop counters and values that a step reads. The kernels and the
+//! allocator: every size is a constant, or an expression over dims that the caller gives, loop counters and values that a step reads; all are bounded. The kernels and the
 //! constants are symbols of the same object (`object`).
 
 use crate::arch::Arch;
+use infc_artifact::abi::ALIGN;
 use infc_artifact::program::{Place, Program, Size, SizeOp, Step, SymbolSource, View};
 use infc_ir::{Fault, fault};
+use infc_kernel::bounded::{self, Layout, changes};
 use std::fmt::Write;
 
 /// Name in the driver's module of kernel number `k`.
@@ -17,8 +19,42 @@ pub fn kernel_symbol(k: usize) -> String {
 /// Name in the driver's module of the constants.
 pub const CONSTANTS: &str = "infc.constants";
 
-/// The status of memory that is not aligned.
+/// The status of a dim that is out of bounds is -2, that of memory that is not aligned -1.
+const OUT_OF_BOUNDS: &str = "a dim is below 0 or more than there is memory for";
 const UNALIGNED: &str = "the arena or the state is not aligned to 64 bytes";
+
+/// A product of sizes that does not wrap, but ends at the largest or the least number: of magnitudes, whose high halves are not both above zero where it fits.
+const PRODUCT: &str = "declare i64 @llvm.abs.i64(i64, i1)
+define internal i64 @infc.product(i64 %a, i64 %b) #0 {
+  %x = call i64 @llvm.abs.i64(i64 %a, i1 false)
+  %y = call i64 @llvm.abs.i64(i64 %b, i1 false)
+  %x1 = lshr i64 %x, 32
+  %y1 = lshr i64 %y, 32
+  %x0 = and i64 %x, 4294967295
+  %y0 = and i64 %y, 4294967295
+  %x2 = icmp ne i64 %x1, 0
+  %y2 = icmp ne i64 %y1, 0
+  %both = and i1 %x2, %y2
+  %left = mul i64 %x1, %y0
+  %right = mul i64 %x0, %y1
+  %cross = add i64 %left, %right
+  %far = icmp ugt i64 %cross, 2147483647
+  %high = shl i64 %cross, 32
+  %low = mul i64 %x0, %y0
+  %sum = add i64 %high, %low
+  %any = or i64 %low, %sum
+  %top = icmp slt i64 %any, 0
+  %wide = or i1 %both, %far
+  %over = or i1 %wide, %top
+  %signs = xor i64 %a, %b
+  %negative = icmp slt i64 %signs, 0
+  %minus = sub i64 0, %sum
+  %product = select i1 %negative, i64 %minus, i64 %sum
+  %end = select i1 %negative, i64 -9223372036854775808, i64 9223372036854775807
+  %result = select i1 %over, i64 %end, i64 %product
+  ret i64 %result
+}
+";
 
 /// A driver.
 pub struct Driver {
@@ -30,22 +66,22 @@ pub struct Driver {
     pub state_bytes: u64,
 }
 
-/// Prints the driver of a program whose functions are called `NAME_run`, `NAME_message` and `NAME_reset`. Scratch memory begins at byte
-/// `scratch` of the arena; there are `constants` bytes of constants.
-pub fn driver(program: &Program, name: &str, arch: Arch, scratch: u64, constants: u64) -> Result<Driver, Fault> {
-    let mut slots = vec![];
-    let mut state_bytes = 0;
-    for &(_, input) in &program.states {
-        slots.push((input as usize, state_bytes));
-        state_bytes += (buffer_bytes(program, program.inputs[input as usize].buffer)? as u64).next_multiple_of(64);
-    }
+/// Where scratch memory begins in the arena.
+pub fn scratch(layout: &Layout) -> u64 {
+    layout.arena.next_multiple_of(ALIGN as u64)
+}
+
+/// Prints the driver of a program whose functions are called `NAME_run`, `NAME_message` and `NAME_reset`. There are `constants` bytes of constants.
+pub fn driver(program: &Program, layout: &Layout, name: &str, arch: Arch, constants: u64) -> Result<Driver, Fault> {
+    let (slots, state_bytes) = layout.state(program);
     let messages = program.messages.iter().map(|m| format!("{}: {}", m.node, m.text)).collect();
-    let mut emit = Emit { program, arch, slots, scratch, messages, text: String::new(), temps: 0, blocks: 0 };
+    let mut emit =
+        Emit { program, layout, arch, slots, scratch: scratch(layout), messages, text: String::new(), temps: 0, blocks: 0 };
     emit.run(name)?;
     emit.reset(name, state_bytes);
     let mut text = globals(program, constants);
     text += &emit.text;
-    text += &message(name, &emit.messages);
+    text += &message(name, bounded::given(program).next().is_some(), &emit.messages);
     text += "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\ndeclare void @llvm.memset.p0.i64(ptr, i8, i64, i1)\n\
              declare i64 @llvm.sadd.sat.i64(i64, i64)\ndeclare {i64, i1} @llvm.smul.with.overflow.i64(i64, i64)\n\
              declare i64 @llvm.smin.i64(i64, i64)\ndeclare i64 @llvm.smax.i64(i64, i64)\n\
@@ -54,6 +90,7 @@ pub fn driver(program: &Program, name: &str, arch: Arch, scratch: u64, constants
         Arch::X86 => "declare void @llvm.x86.sse.stmxcsr(ptr)\ndeclare void @llvm.x86.sse.ldmxcsr(ptr)\n",
         Arch::Arm => "declare i64 @llvm.aarch64.get.fpcr()\ndeclare void @llvm.aarch64.set.fpcr(i64)\n",
         Arch::Riscv => "",
+        Arch::Wasm => PRODUCT,
     };
     Ok(Driver { text, messages: emit.messages, state_bytes })
 }
@@ -67,8 +104,10 @@ fn globals(program: &Program, constants: u64) -> String {
 }
 
 /// `NAME_message`: from a status to its text.
-fn message(name: &str, messages: &[String]) -> String {
-    let texts = [UNALIGNED, "done"].into_iter().chain(messages.iter().map(String::as_str)).chain(["no such status"]);
+fn message(name: &str, dims: bool, messages: &[String]) -> String {
+    let first: &[&str] = if dims { &[OUT_OF_BOUNDS, UNALIGNED, "done"] } else { &[UNALIGNED, "done"] };
+    let texts = first.iter().copied().chain(messages.iter().map(String::as_str)).chain(["no such status"]);
+    let before = first.len() - 1;
     let (mut bytes, mut starts) = (vec![], vec![]);
     for text in texts {
         starts.push(format!("i32 {}", bytes.len()));
@@ -79,7 +118,7 @@ fn message(name: &str, messages: &[String]) -> String {
     format!(
         "@infc.texts = private constant [{length} x i8] c\"{literal}\"\n\
          @infc.starts = private constant [{count} x i32] [{}]\n\
-         define ptr @{name}_message(i32 %status) #0 {{\n  %wide = sext i32 %status to i64\n  %row = add i64 %wide, 1\n  \
+         define ptr @{name}_message(i32 %status) #0 {{\n  %wide = sext i32 %status to i64\n  %row = add i64 %wide, {before}\n  \
          %known = icmp ult i64 %row, {last}\n  %index = select i1 %known, i64 %row, i64 {last}\n  \
          %at = getelementptr i32, ptr @infc.starts, i64 %index\n  %start = load i32, ptr %at\n  %offset = zext i32 %start to i64\n  \
          %text = getelementptr i8, ptr @infc.texts, i64 %offset\n  ret ptr %text\n}}\n",
@@ -90,6 +129,7 @@ fn message(name: &str, messages: &[String]) -> String {
 
 struct Emit<'a> {
     program: &'a Program,
+    layout: &'a Layout,
     arch: Arch,
     /// Inputs that are state, with the place of their slot.
     slots: Vec<(usize, u64)>,
@@ -98,12 +138,6 @@ struct Emit<'a> {
     text: String,
     temps: usize,
     blocks: usize,
-}
-
-/// Bytes of a buffer, which are known in an object file.
-fn buffer_bytes(program: &Program, buffer: u32) -> Result<i64, Fault> {
-    let bytes = program.buffers[buffer as usize].bytes.eval(&[]);
-    bytes.filter(|b| *b >= 0).ok_or_else(|| fault!("the size of buffer {buffer} is not known"))
 }
 
 impl Emit<'_> {
@@ -139,24 +173,26 @@ impl Emit<'_> {
     fn run(&mut self, name: &str) -> Result<(), Fault> {
         let (pointers, extents) = most(&self.program.steps);
         let state = if self.slots.is_empty() { "" } else { "ptr %state, " };
-        let _ = writeln!(self.text, "define i32 @{name}_run(ptr %inputs, ptr %outputs, {state}ptr %arena) #0 {{");
+        let dims: String = bounded::given(self.program).map(|s| format!("i64 %dim{s}, ")).collect();
+        let _ = writeln!(self.text, "define i32 @{name}_run(ptr %inputs, ptr %outputs, {dims}{state}ptr %arena) #0 {{");
         self.line(&format!("%pointers = alloca [{} x ptr], align 16", pointers.max(1)));
         self.line(&format!("%extents = alloca [{} x i64], align 16", extents.max(1)));
         self.line("%status = alloca i32");
-        if self.arch == Arch::X86 {
-            self.line("%mode = alloca i32");
-            self.line("%default = alloca i32");
-        } else {
-            self.line("%mode = alloca i64");
+        match self.arch {
+            Arch::X86 => {
+                self.line("%mode = alloca i32");
+                self.line("%default = alloca i32");
+            }
+            Arch::Arm | Arch::Riscv => self.line("%mode = alloca i64"),
+            Arch::Wasm => {}
         }
         for (s, symbol) in self.program.symbols.iter().enumerate() {
-            match symbol.source {
-                SymbolSource::Step => {
-                    self.line(&format!("%symbol{s} = alloca i64"));
-                    self.line(&format!("store i64 0, ptr %symbol{s}"));
-                }
-                SymbolSource::Input { .. } => return Err(fault!("the size '{}' is not known", symbol.name)),
-            }
+            let first = match symbol.source {
+                SymbolSource::Step => "0".to_owned(),
+                SymbolSource::Input { .. } => format!("%dim{s}"),
+            };
+            self.line(&format!("%symbol{s} = alloca i64"));
+            self.line(&format!("store i64 {first}, ptr %symbol{s}"));
         }
         self.line("%low.0 = ptrtoint ptr %arena to i64");
         let mut low = "%low.0".to_owned();
@@ -170,6 +206,19 @@ impl Emit<'_> {
         self.begin("unaligned", false);
         self.line("ret i32 -1");
         self.begin("start", false);
+        let dims: Vec<usize> = bounded::given(self.program).collect();
+        if !dims.is_empty() {
+            let mut fit = "true".to_owned();
+            for s in dims {
+                // Unsigned, so that what is below 0 is too large.
+                let one = self.value(&format!("icmp ule i64 %dim{s}, {}", self.layout.ranges[s].1));
+                fit = self.value(&format!("and i1 {fit}, {one}"));
+            }
+            self.line(&format!("br i1 {fit}, label %fits, label %large"));
+            self.begin("large", false);
+            self.line("ret i32 -2");
+            self.begin("fits", false);
+        }
         // The default floating-point environment, whatever the caller's thread has set.
         match self.arch {
             Arch::X86 => {
@@ -187,10 +236,13 @@ impl Emit<'_> {
                 self.line("%frm = call i64 asm sideeffect \"fsrm $0, zero\", \"=r\"()");
                 self.line("store i64 %frm, ptr %mode");
             }
+            // It has no other one.
+            Arch::Wasm => {}
         }
         self.line(&format!("%scratch = getelementptr i8, ptr %arena, i64 {}", self.scratch));
         self.ports()?;
         self.list(&self.program.steps)?;
+        self.tell_dims()?;
         self.keep_states()?;
         self.line("store i32 0, ptr %status");
         self.begin("end", true);
@@ -204,6 +256,7 @@ impl Emit<'_> {
                 self.line("%before = load i64, ptr %mode");
                 self.line("call void asm sideeffect \"fsrm $0\", \"r\"(i64 %before)");
             }
+            Arch::Wasm => {}
         }
         self.line("%result = load i32, ptr %status");
         self.line("ret i32 %result");
@@ -220,12 +273,34 @@ impl Emit<'_> {
                 continue;
             }
             let at = self.value(&format!("getelementptr ptr, ptr %inputs, i64 {given}"));
-            self.line(&format!("%input{i} = load ptr, ptr {at}, align 8"));
+            self.line(&format!("%input{i} = load ptr, ptr {at}, align {}", self.arch.pointer_bytes()));
             given += 1;
         }
-        for i in 0..self.program.outputs.len() {
-            let at = self.value(&format!("getelementptr ptr, ptr %outputs, i64 {i}"));
-            self.line(&format!("%output{i} = load ptr, ptr {at}, align 8"));
+        let mut place = 0;
+        for (i, port) in self.program.outputs.iter().enumerate() {
+            let names = [Some("output"), changes(port).then_some("dims")];
+            for name in names.into_iter().flatten() {
+                let at = self.value(&format!("getelementptr ptr, ptr %outputs, i64 {place}"));
+                self.line(&format!("%{name}{i} = load ptr, ptr {at}, align {}", self.arch.pointer_bytes()));
+                place += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Dims of outputs that change, where the caller wants them.
+    fn tell_dims(&mut self) -> Result<(), Fault> {
+        for (i, port) in self.program.outputs.iter().enumerate().filter(|(_, p)| changes(p)) {
+            let (tell, after) = (self.block(), self.block());
+            let wanted = self.value(&format!("icmp ne ptr %dims{i}, null"));
+            self.line(&format!("br i1 {wanted}, label %{tell}, label %{after}"));
+            self.begin(&tell, false);
+            for (axis, dim) in port.dims.iter().enumerate() {
+                let dim = self.size(dim)?;
+                let at = self.value(&format!("getelementptr i64, ptr %dims{i}, i64 {axis}"));
+                self.line(&format!("store i64 {dim}, ptr {at}, align 8"));
+            }
+            self.begin(&after, true);
         }
         Ok(())
     }
@@ -233,7 +308,8 @@ impl Emit<'_> {
     /// Outputs that are the state of the next run.
     fn keep_states(&mut self) -> Result<(), Fault> {
         for &(output, input) in &self.program.states {
-            let bytes = buffer_bytes(self.program, self.program.inputs[input as usize].buffer)?;
+            let buffer = self.program.inputs[input as usize].buffer as usize;
+            let bytes = self.size(&self.program.buffers[buffer].bytes)?;
             self.line(&format!(
                 "call void @llvm.memcpy.p0.p0.i64(ptr %input{input}, ptr %output{output}, i64 {bytes}, i1 false)"
             ));
@@ -266,8 +342,12 @@ impl Emit<'_> {
             Step::Bind { symbol, from, bound } => {
                 let (at, bound) = (self.address(from, "8")?, self.size(bound)?);
                 let value = self.value(&format!("load i64, ptr {at}, align 1"));
-                let good = self.value(&format!("icmp ule i64 {value}, {bound}"));
+                let mut good = self.value(&format!("icmp ule i64 {value}, {bound}"));
                 let name = &self.program.symbols[*symbol as usize].name;
+                if let Some(most) = self.layout.bounds.get(name) {
+                    let fits = self.value(&format!("icmp ule i64 {value}, {most}"));
+                    good = self.value(&format!("and i1 {good}, {fits}"));
+                }
                 self.check(&good, format!("the size '{name}' is out of its range"));
                 self.line(&format!("store i64 {value}, ptr %symbol{symbol}"));
             }
@@ -294,11 +374,11 @@ impl Emit<'_> {
                 self.begin(&after, true);
             }
             Step::HostLaunch { .. } | Step::ToHost { .. } | Step::ToDevice { .. } => {
-                return Err(fault!("a step runs beside a device, which an object file does not have"));
+                return Err(fault!("a step runs beside a device, which code without the runtime does not have"));
             }
             Step::Host { code, .. } => {
                 let node = &self.program.messages[*code as usize].node;
-                return Err(fault!("{node} runs on the host, which an object file does not have"));
+                return Err(fault!("{node} runs on the host, which code without the runtime does not have"));
             }
             Step::Loop { counter, count, cond, body, .. } => {
                 let (head, round, after) = (self.block(), self.block(), self.block());
@@ -313,6 +393,11 @@ impl Emit<'_> {
                 }
                 self.line(&format!("br i1 {more}, label %{round}, label %{after}"));
                 self.begin(&round, false);
+                let name = &self.program.symbols[*counter as usize].name;
+                if let Some(most) = self.layout.bounds.get(name) {
+                    let fits = self.value(&format!("icmp ule i64 {now}, {most}"));
+                    self.check(&fits, format!("the size '{name}' is out of its range"));
+                }
                 self.list(body)?;
                 let now = self.value(&format!("load i64, ptr %symbol{counter}"));
                 let next = self.value(&format!("add i64 {now}, 1"));
@@ -339,7 +424,7 @@ impl Emit<'_> {
         for (i, view) in buffers.iter().enumerate() {
             let address = self.address(view, "0")?;
             let at = self.value(&format!("getelementptr ptr, ptr %pointers, i64 {i}"));
-            self.line(&format!("store ptr {address}, ptr {at}, align 8"));
+            self.line(&format!("store ptr {address}, ptr {at}, align {}", self.arch.pointer_bytes()));
         }
         for (i, extent) in extents.iter().enumerate() {
             let extent = self.size(extent)?;
@@ -390,13 +475,14 @@ impl Emit<'_> {
             Place::Input(i) => (format!("%input{i}"), 0),
             Place::Output(i) => (format!("%output{i}"), 0),
             Place::Constant(offset) => (format!("@{CONSTANTS}"), *offset),
-            Place::Arena { offset: Some(offset), .. } => ("%arena".to_owned(), *offset),
-            Place::Arena { offset: None, .. } => return Err(fault!("buffer {} has no place", view.buffer)),
-            Place::State(_) => return Err(fault!("buffer {} is kept by a session, which an object file has not", view.buffer)),
+            Place::Arena { .. } => ("%arena".to_owned(), self.layout.offsets[view.buffer as usize]),
+            Place::State(_) => {
+                return Err(fault!("buffer {} is kept by a session, which code without the runtime has not", view.buffer));
+            }
         };
         let offset = self.size(&view.offset)?;
         if offset.parse::<i64>().is_err() || bytes.parse::<i64>().is_err() {
-            let size = buffer_bytes(self.program, view.buffer)?;
+            let size = self.layout.bytes[view.buffer as usize];
             // Unsigned, so that a negative offset or length is too large; each is below 2^63, so that the sum does not wrap.
             let from = self.value(&format!("icmp ule i64 {offset}, {size}"));
             let length = self.value(&format!("icmp ule i64 {bytes}, {size}"));
@@ -438,6 +524,8 @@ impl Emit<'_> {
             SizeOp::Add => self.value(&format!("call i64 @llvm.sadd.sat.i64(i64 {a}, i64 {b})")),
             SizeOp::Min => self.value(&format!("call i64 @llvm.smin.i64(i64 {a}, i64 {b})")),
             SizeOp::Max => self.value(&format!("call i64 @llvm.smax.i64(i64 {a}, i64 {b})")),
+            // LLVM would call a function of 128 bits.
+            SizeOp::Mul if self.arch == Arch::Wasm => self.value(&format!("call i64 @infc.product(i64 {a}, i64 {b})")),
             SizeOp::Mul => {
                 let pair = self.value(&format!("call {{i64, i1}} @llvm.smul.with.overflow.i64(i64 {a}, i64 {b})"));
                 let product = self.value(&format!("extractvalue {{i64, i1}} {pair}, 0"));

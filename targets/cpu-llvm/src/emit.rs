@@ -146,17 +146,17 @@ pub fn kernel(kernel: &Kernel, number: usize, target: &TargetDesc) -> Result<Tex
     }
     list += "ptr noalias readonly align 8 %extents, i64 %begin, i64 %end";
     let _ = writeln!(functions, "define internal i64 @body.{number}({list}) #0 {{\n{}}}", f.finish());
-    let _ = writeln!(functions, "{}", entry(number, parameters.len(), &scratches, config.as_deref()));
+    let _ = writeln!(functions, "{}", entry(number, arch, parameters.len(), &scratches, config.as_deref()));
     Ok(Text { functions, declarations, helpers, globals, scratch: scratch.next_multiple_of(64) })
 }
 
 /// The function of the ABI: loads the buffer pointers, and the configuration of tiles if there are any, and calls the body.
-fn entry(number: usize, buffers: usize, scratches: &[u64], config: Option<&str>) -> String {
+fn entry(number: usize, arch: Arch, buffers: usize, scratches: &[u64], config: Option<&str>) -> String {
     let mut text = format!("define i64 @kernel.{number}(ptr %buffers, ptr %extents, ptr %scratch, i64 %begin, i64 %end) #0 {{\n");
     let mut arguments = String::new();
     for i in 0..buffers {
         let _ = writeln!(text, "  %a{i} = getelementptr inbounds ptr, ptr %buffers, i64 {i}");
-        let _ = writeln!(text, "  %p{i} = load ptr, ptr %a{i}, align 8");
+        let _ = writeln!(text, "  %p{i} = load ptr, ptr %a{i}, align {}", arch.pointer_bytes());
         let _ = write!(arguments, "ptr %p{i}, ");
     }
     for (i, at) in scratches.iter().enumerate() {

@@ -28,6 +28,7 @@ mod narrow;
 mod object;
 mod ops;
 mod quantised;
+mod wasm;
 
 pub use arch::Arch;
 pub use library::{Found, found as llvm};
@@ -37,6 +38,7 @@ use infc_artifact::abi::ALIGN;
 use infc_artifact::program::Program;
 use infc_ir::{Fault, Problems, fault};
 use infc_kernel::backend::{Backend, Code, Object};
+use infc_kernel::bounded::Layout;
 use infc_kernel::loops::Kernel;
 use infc_kernel::target::TargetDesc;
 
@@ -73,6 +75,68 @@ fn library() -> Result<(), Problems> {
     library::load().map_err(|e| Problems::one("LLVM", e, help))
 }
 
+/// Objects of kernels as a module of WebAssembly.
+fn module(kernels: &[Kernel], objects: &[(Vec<u8>, usize)], whole: Option<wasm::Whole<'_>>) -> Result<wasm::Module, Fault> {
+    let objects: Vec<wasm::Kernels<'_>> = objects.iter().map(|(bytes, count)| (bytes.as_slice(), *count)).collect();
+    let names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
+    wasm::link(&objects, &names, whole)
+}
+
+/// Where the weights of a module of WebAssembly are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// In the module.
+    Inside,
+    /// Elsewhere: who makes an instance of the module puts them where its global `constants` says.
+    Apart,
+}
+
+impl Llvm {
+    /// A whole model as a module of WebAssembly, with its own memory, for a machine of that, in memory laid out so.
+    ///
+    /// It exports the functions of an [`Object`] as `run`, `message` and `reset`, whose pointers are numbers of 32 bits, the memory as `memory`, and as `heap` the first byte of it that is the
+    /// caller's.
+    pub fn emit_module(
+        &self,
+        program: &Program,
+        layout: &Layout,
+        kernels: &[Kernel],
+        constants: &[u8],
+        weights: Weights,
+    ) -> Result<Object, Problems> {
+        library()?;
+        let (objects, scratches) = codegen::compile(kernels, &self.target)?;
+        let make = || -> Result<Object, Fault> {
+            let driver = driver::driver(program, layout, "model", Arch::Wasm, constants.len() as u64)?;
+            let mut functions = vec![("model_run", "run"), ("model_message", "message")];
+            if !program.states.is_empty() {
+                functions.push(("model_reset", "reset"));
+            }
+            let object = codegen::plain_object(&driver.text, &self.target)?;
+            let whole = wasm::Whole { driver: &object, constants, weights, functions: &functions };
+            let module = module(kernels, &objects, Some(whole))?;
+            let arena_bytes = driver::scratch(layout) + scratches.iter().copied().max().unwrap_or(0);
+            let ports = program.inputs.iter().chain(&program.outputs).map(|p| layout.bytes[p.buffer as usize]);
+            let needed = module.heap + ports.sum::<u64>() + driver.state_bytes + arena_bytes;
+            if needed > wasm::REACH {
+                let most = wasm::REACH;
+                return Err(fault!(
+                    "it needs {needed} bytes of memory, {} of them for constants, and addresses of 32 bits reach {most}",
+                    constants.len()
+                ));
+            }
+            Ok(Object {
+                bytes: module.bytes,
+                arena_bytes,
+                state_bytes: driver.state_bytes,
+                messages: driver.messages,
+                code_bytes: module.code_bytes,
+            })
+        };
+        make().map_err(|e| Problems::one("the module of WebAssembly", e.0, "other targets may take it: `infc targets`"))
+    }
+}
+
 impl Backend for Llvm {
     fn target(&self) -> &TargetDesc {
         &self.target
@@ -81,6 +145,10 @@ impl Backend for Llvm {
     fn emit(&self, kernels: &[Kernel]) -> Result<Code, Problems> {
         library()?;
         let (modules, scratch) = codegen::compile(kernels, &self.target)?;
+        if self.target.arch == Arch::Wasm.name() {
+            let module = module(kernels, &modules, None).map_err(|e| codegen::internal(kernels, e))?;
+            return Ok(Code { image: module.bytes, entries: (0..kernels.len() as u64).collect(), scratch });
+        }
         let (mut bytes, mut entries) = (vec![], vec![]);
         for (object, count) in modules {
             bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
@@ -93,17 +161,26 @@ impl Backend for Llvm {
         Ok(Code { image: bytes, entries, scratch })
     }
 
-    fn emit_object(&self, program: &Program, kernels: &[Kernel], constants: &[u8], name: &str) -> Result<Object, Problems> {
+    fn emit_object(
+        &self,
+        program: &Program,
+        layout: &Layout,
+        kernels: &[Kernel],
+        constants: &[u8],
+        name: &str,
+    ) -> Result<Object, Problems> {
+        if self.target.arch == Arch::Wasm.name() {
+            let message = format!("code for {} is no object file, but a module of WebAssembly", self.target.name);
+            return Err(Problems::one(format!("object file '{name}'"), message, "--emit wasm"));
+        }
         let code = self.emit(kernels)?;
         let make = || -> Result<Object, Fault> {
-            let arena = program.arena.ok_or_else(|| fault!("the sizes of intermediate values are not known"))?;
             let mut placed = program.clone();
             for (kernel, &entry) in placed.kernels.iter_mut().zip(&code.entries) {
                 kernel.entry = entry;
             }
             placed.validate(code.image.len() as u64, constants.len() as u64).map_err(|e| fault!("{e}"))?;
-            let scratch = arena.next_multiple_of(ALIGN as u64);
-            let driver = driver::driver(program, name, Arch::of(&self.target)?, scratch, constants.len() as u64)?;
+            let driver = driver::driver(program, layout, name, Arch::of(&self.target)?, constants.len() as u64)?;
             let names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
             Ok(Object {
                 bytes: object::object(
@@ -113,7 +190,7 @@ impl Backend for Llvm {
                     Arch::of(&self.target)?,
                     &codegen::plain_object(&driver.text, &self.target)?,
                 )?,
-                arena_bytes: scratch + code.scratch.iter().copied().max().unwrap_or(0),
+                arena_bytes: driver::scratch(layout) + code.scratch.iter().copied().max().unwrap_or(0),
                 state_bytes: driver.state_bytes,
                 messages: driver.messages,
                 code_bytes: code.image.len() as u64,

@@ -113,6 +113,7 @@ pub fn has(arch: Arch) -> Result<(), String> {
         Arch::X86 => "LLVMInitializeX86",
         Arch::Arm => "LLVMInitializeAArch64",
         Arch::Riscv => "LLVMInitializeRISCV",
+        Arch::Wasm => "LLVMInitializeWebAssembly",
     };
     let table = table().as_ref().map_err(Clone::clone)?;
     let lacks = NAMES.iter().zip(&table.addresses).any(|(name, &address)| name.starts_with(part) && address == 0);
@@ -183,6 +184,12 @@ functions! {
     LLVMInitializeRISCVTarget();
     LLVMInitializeRISCVTargetInfo();
     LLVMInitializeRISCVTargetMC();
+    LLVMInitializeWebAssemblyAsmParser();
+    LLVMInitializeWebAssemblyAsmPrinter();
+    LLVMInitializeWebAssemblyDisassembler();
+    LLVMInitializeWebAssemblyTarget();
+    LLVMInitializeWebAssemblyTargetInfo();
+    LLVMInitializeWebAssemblyTargetMC();
     LLVMInitializeX86AsmParser();
     LLVMInitializeX86AsmPrinter();
     LLVMInitializeX86Disassembler();

@@ -3,7 +3,7 @@
 use infc_kernel::target::TargetDesc;
 
 /// The machine files, for each architecture from the least to the most capable.
-const FILES: [&str; 16] = [
+const FILES: [&str; 18] = [
     include_str!("../machines/x86-64-v2.toml"),
     include_str!("../machines/x86-64-v3.toml"),
     include_str!("../machines/x86-64-v3-vnni.toml"),
@@ -20,6 +20,8 @@ const FILES: [&str; 16] = [
     include_str!("../machines/riscv64-v.toml"),
     include_str!("../machines/riscv64-v256.toml"),
     include_str!("../machines/riscv64-rva23.toml"),
+    include_str!("../machines/wasm32.toml"),
+    include_str!("../machines/wasm32-simd.toml"),
 ];
 
 /// All machines, for each architecture from the least to the most capable.
@@ -125,7 +127,9 @@ mod tests {
                 "riscv64",
                 "riscv64-v",
                 "riscv64-v256",
-                "riscv64-rva23"
+                "riscv64-rva23",
+                "wasm32",
+                "wasm32-simd"
             ]
         );
         assert_eq!(super::machine("x86-64-v3").unwrap().lanes(4), 8);

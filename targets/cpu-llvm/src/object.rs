@@ -33,6 +33,7 @@ pub fn object(code: &Code, names: &[&str], constants: &[u8], arch: Arch, driver:
         // Its code knows the low bits of addresses by their place in a page.
         Arch::Arm => (Architecture::Aarch64, 4096),
         Arch::Riscv => (Architecture::Riscv64, 64),
+        Arch::Wasm => return Err(fault!("a module of WebAssembly is no object of ELF")),
     };
     let mut out = Object::new(BinaryFormat::Elf, architecture, Endianness::Little);
     if arch == Arch::Riscv {

@@ -99,8 +99,8 @@ pub fn unary(f: &mut Fun, op: Unary, dtype: DType, x: Val) -> Result<Val, Fault>
         Unary::Floor => f.same("llvm.floor", [x]),
         Unary::Ceil => f.same("llvm.ceil", [x]),
         Unary::Trunc => f.same("llvm.trunc", [x]),
-        // In the mode in which kernels run both are the same; LLVM 19 knows no instruction for the first on RISC-V with Zfa.
-        Unary::Round => f.same(if f.arch == Arch::Riscv { "llvm.rint" } else { "llvm.roundeven" }, [x]),
+        // In the mode in which kernels run both are the same; LLVM 19 knows no instruction for the second on RISC-V with Zfa.
+        Unary::Round => f.same(if matches!(f.arch, Arch::Riscv | Arch::Wasm) { "llvm.rint" } else { "llvm.roundeven" }, [x]),
         Unary::Sqrt if dtype == DType::F16 && f.f16_fma => {
             let half = f.cast("fptrunc", x, Elem::Half);
             let root = f.same("llvm.sqrt", [half]);

@@ -310,8 +310,11 @@ fn machines_without_the_instruction_multiply_pairs_of_words() {
         let asm = llvm.emit_text(std::slice::from_ref(&nest.kernel), "asm").expect("text");
         let names = |l: &str| l.trim_start().trim_start_matches("{vex}").trim_start().trim_start_matches('v').to_owned();
         let count = |word: &str| asm.lines().filter(|l| names(l).starts_with(word)).count();
-        let arm = llvm.target().arch == "aarch64";
-        let names = if arm { ["smull", "usdot", "sdot"] } else { ["pmaddwd", "pdpbusd", "none"] };
+        let names = match llvm.target().arch.as_str() {
+            "aarch64" => ["smull", "usdot", "sdot"],
+            "wasm32" => ["i32x4.dot_i16x8_s", "none", "none"],
+            _ => ["pmaddwd", "pdpbusd", "none"],
+        };
         let row = row_of(llvm.target());
         assert_eq!(names.map(|n| count(n) > 0), ["byte_pairs", "byte_dot", "byte_dot_signed"].map(|r| r == row), "{asm}");
     }

@@ -36,10 +36,10 @@ pub struct Args {
     /// Also store the plan and the node of each step, for `infc profile` of the artifact
     #[arg(long)]
     notes: bool,
-    /// What to make [default: infc, or c for a target of the c backend]
+    /// What to make [default: infc; c for a target of the c backend, wasm for one of WebAssembly]
     #[arg(long, value_enum)]
     emit: Option<Emit>,
-    /// Where weights go with --emit c
+    /// Where weights go with --emit c or wasm
     #[arg(long, value_enum, value_name = "WHERE")]
     weights: Option<WeightsIn>,
     /// With --emit c: tasks of large kernels run on several threads if the C compiler has OpenMP
@@ -77,7 +77,7 @@ pub struct How {
     /// it can; to run an artifact, this names the one to take instead.
     #[arg(long, value_name = "NAME[,NAME]", conflicts_with = "target")]
     cpu: Option<String>,
-    /// Give a symbolic dim a value; NAME<=SIZE leaves it open up to a size, for C code.
+    /// Give a symbolic dim a value; NAME<=SIZE leaves it open up to a size, for C code, object files, libraries and WebAssembly.
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim_or_bound)]
     dims: Vec<Dim>,
     /// Take products of f32 in fewer bits, with sums in f32: bf16 on x86-64-v4-bf16 and what has more, f16 on x86-64-v4-fp16 and what has more and on aarch64-dotprod and -i8mm, tf32, bf16 or f16 on GPUs. Or take fewer of them: winograd, on CPUs, makes convolutions with windows of 3 by minimal filtering, all in f32 [default: f32]
@@ -138,12 +138,13 @@ pub enum Dim {
     AtMost(String, i64),
 }
 
-/// Where the weights of C code go.
+/// Where the weights of C code and of modules of WebAssembly go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum WeightsIn {
-    /// Into the C file, as arrays.
-    Arrays,
-    /// Into a file NAME.bin, whose bytes the caller gives to each run.
+    /// Into the C file, as arrays, or into the module.
+    #[value(alias = "arrays")]
+    Inside,
+    /// Into a file NAME.bin, whose bytes the caller gives to each run, or the module's script loads.
     Bin,
 }
 
@@ -152,16 +153,19 @@ enum WeightsIn {
 enum Emit {
     /// An artifact for the runtime.
     Infc,
-    /// An object file with a C header; all --dim must be given.
+    /// An object file with a C header; symbolic dims need a size or a bound.
     Obj,
     /// A static library with a C header.
     Staticlib,
     /// A shared library with a C header, linked by the C compiler (CC, CFLAGS).
     Sharedlib,
-    /// A program that runs the model on .npy files, linked by the C compiler.
+    /// A program that runs the model on .npy files, linked by the C compiler; all --dim must be given.
     Exe,
     /// C99 with a header, for any C compiler; symbolic dims need a size or a bound.
     C,
+    /// A module of WebAssembly with the JavaScript that loads it; symbolic dims need a size or a bound.
+    #[cfg(feature = "llvm")]
+    Wasm,
     /// A streaming design in HLS C++, for --target fpga-hls.
     Hls,
     /// The kernels as LLVM IR.
@@ -238,8 +242,10 @@ impl How {
         match options.bounds.first() {
             None => Ok(options),
             Some((name, most)) => {
-                let help = format!("give it a size: --dim {name}={most}, or make C code: --emit c");
-                Err(Failure::usage(format!("--dim '{name}<={most}': bounds are for C code"), &help))
+                let help = format!(
+                    "give it a size: --dim {name}={most}, or make code with memory of fixed size: --emit c, obj, wasm and others"
+                );
+                Err(Failure::usage(format!("--dim '{name}<={most}': bounds are for code whose memory is of fixed size"), &help))
             }
         }
     }
@@ -357,18 +363,38 @@ pub fn run(args: &Args) -> Result {
     }
     let default = match args.emit {
         Some(Emit::C) => "c99",
+        #[cfg(feature = "llvm")]
+        Some(Emit::Wasm) => "wasm32-simd",
         #[cfg(feature = "ptx")]
         Some(Emit::Ptx) => "nvidia-sm80",
         _ => "native",
     };
     let mut options = args.how.bounded_options(default)?;
-    let emit = args.emit.unwrap_or(if options.target.backend == "c" { Emit::C } else { Emit::Infc });
-    if emit != Emit::C {
+    let emit = args.emit.unwrap_or(match &options.target {
+        t if t.backend == "c" => Emit::C,
+        #[cfg(feature = "llvm")]
+        t if native::is_web(t) => Emit::Wasm,
+        _ => Emit::Infc,
+    });
+    #[cfg(feature = "llvm")]
+    let web = emit == Emit::Wasm;
+    #[cfg(not(feature = "llvm"))]
+    let web = false;
+    // Where nothing takes memory in a run, dims may be bounded.
+    let bounded = web || matches!(emit, Emit::C | Emit::Obj | Emit::Staticlib | Emit::Sharedlib);
+    if !bounded {
         options = args.how.options_for(default)?;
-        if args.weights.is_some() || args.openmp || args.no_libm || args.index.is_some() {
-            return Err(Failure::usage("--weights, --openmp, --no-libm and --index are for C code", "add --emit c"));
+    }
+    if emit != Emit::C {
+        if args.openmp || args.no_libm || args.index.is_some() {
+            return Err(Failure::usage("--openmp, --no-libm and --index are for C code", "add --emit c"));
         }
     }
+    if args.weights.is_some() && emit != Emit::C && !web {
+        return Err(Failure::usage("--weights is for C code and modules of WebAssembly", "add --emit c, or --emit wasm"));
+    }
+    #[cfg(feature = "llvm")]
+    fits_the_web(emit, &options)?;
     if !options.more.is_empty() && !matches!(emit, Emit::Infc | Emit::Ir) {
         let names: Vec<_> = [&options.target].into_iter().chain(&options.more).map(|t| t.name.as_str()).collect();
         let kind = emit.to_possible_value().map_or(String::new(), |v| v.get_name().to_owned());
@@ -437,7 +463,27 @@ pub fn run(args: &Args) -> Result {
         }
         Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe => native(args, emit, &options, tuned),
         Emit::C => c_code(args, &options),
+        #[cfg(feature = "llvm")]
+        Emit::Wasm => module(args, &options, tuned),
         Emit::Hls => streaming(args),
+    }
+}
+
+/// Code for machines of WebAssembly is a module or a text, and only theirs is.
+#[cfg(feature = "llvm")]
+fn fits_the_web(emit: Emit, options: &Options) -> std::result::Result<(), Failure> {
+    let machine = native::is_web(&options.target);
+    match emit {
+        Emit::Wasm if !machine => {
+            let known: Vec<_> = target::machines().into_iter().filter(native::is_web).map(|m| m.name).collect();
+            let message = format!("--emit wasm: target '{}' is no machine of WebAssembly", options.target.name);
+            Err(Failure::usage(message, format!("leave out --target, or name one of {}", known.join(", "))))
+        }
+        Emit::Infc | Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe if machine => {
+            let message = format!("code for target '{}' is a module with the script that loads it", options.target.name);
+            Err(Failure::usage(message, "leave out --emit, or say --emit wasm"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -522,7 +568,7 @@ fn native(args: &Args, emit: Emit, options: &Options, tuned: Option<&Summary>) -
     super::files::not_the_model(&out, &args.model)?;
     let graph = import(&args.model)?;
     let spinner = term::spinner(format!("compiling {}", args.model.display()));
-    let native = native::compile(graph, options, &name)?;
+    let native = native::compile(graph, options, &name, emit == Emit::Exe)?;
     let (bytes, mode) = match emit {
         Emit::Obj => (native.object.bytes.clone(), 0o644),
         Emit::Staticlib => (native.archive(), 0o644),
@@ -537,6 +583,42 @@ fn native(args: &Args, emit: Emit, options: &Options, tuned: Option<&Summary>) -
     write_files(&files)?;
     let sizes: Vec<(PathBuf, usize)> = files.iter().map(|f| (f.0.clone(), f.1.len())).collect();
     report(args, &native.report, &sizes, tuned);
+    Ok(Exit::Ok)
+}
+
+/// A module of WebAssembly, its script with types, and perhaps the weights. They are named after the file, in a folder after the model.
+#[cfg(feature = "llvm")]
+fn module(args: &Args, options: &Options, tuned: Option<&Summary>) -> Result {
+    let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let (out, name) = match &args.output {
+        Some(file) if file.extension().is_some_and(|e| e == "wasm") => (file.clone(), stem(file)),
+        folder => {
+            let name = stem(&args.model);
+            (folder.clone().unwrap_or_default().join(format!("{name}.wasm")), name)
+        }
+    };
+    super::files::not_the_model(&out, &args.model)?;
+    let graph = import(&args.model)?;
+    let spinner = term::spinner(format!("compiling {}", args.model.display()));
+    let weights = if args.weights == Some(WeightsIn::Bin) { native::Weights::Apart } else { native::Weights::Inside };
+    let web = native::web(graph, options, &name, weights)?;
+    drop(spinner);
+    let beside = |ending: &str| out.with_file_name(format!("{name}.{ending}"));
+    let (script, types, weights) = (beside("mjs"), beside("d.mts"), beside("bin"));
+    let mut files =
+        vec![(out, web.wasm, 0o644), (script, web.script.into_bytes(), 0o644), (types, web.types.into_bytes(), 0o644)];
+    files.extend(web.weights.map(|w| (weights, w, 0o644)));
+    written(args, &files, &web.report, tuned)
+}
+
+/// Writes files, the first of which may be in a new folder, and says what was made.
+fn written(args: &Args, files: &[(PathBuf, Vec<u8>, u32)], r: &Report, tuned: Option<&Summary>) -> Result {
+    if let Some(folder) = files[0].0.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).map_err(|e| Failure::io(folder, &e))?;
+    }
+    write_files(files)?;
+    let sizes: Vec<(PathBuf, usize)> = files.iter().map(|f| (f.0.clone(), f.1.len())).collect();
+    report(args, r, &sizes, tuned);
     Ok(Exit::Ok)
 }
 
@@ -565,13 +647,7 @@ fn c_code(args: &Args, options: &Options) -> Result {
     let (header, weights) = (beside("h"), beside("bin"));
     let mut files = vec![(out, code.source.c.into_bytes(), 0o644), (header, code.source.h.into_bytes(), 0o644)];
     files.extend(code.source.weights.map(|w| (weights, w, 0o644)));
-    if let Some(folder) = files[0].0.parent().filter(|p| !p.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(|e| Failure::io(folder, &e))?;
-    }
-    write_files(&files)?;
-    let sizes: Vec<(PathBuf, usize)> = files.iter().map(|f| (f.0.clone(), f.1.len())).collect();
-    report(args, &code.report, &sizes, None);
-    Ok(Exit::Ok)
+    written(args, &files, &code.report, None)
 }
 
 /// Says what was made: the result first, then files that belong to it.
@@ -606,7 +682,12 @@ fn report(args: &Args, r: &Report, files: &[(PathBuf, usize)], tuned: Option<&Su
     );
     r.host.iter().for_each(|line| say!("{line}"));
     for (path, _) in &files[1..] {
-        let what = if path.extension().is_some_and(|e| e == "bin") { "its weights" } else { "its C interface" };
+        let what = match path.extension().and_then(|e| e.to_str()) {
+            Some("bin") => "its weights",
+            Some("mjs") => "what loads it, in JavaScript",
+            Some("mts") => "types of that",
+            _ => "its C interface",
+        };
         say!("{}: {what}", path.display());
     }
 }

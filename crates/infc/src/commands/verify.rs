@@ -130,9 +130,13 @@ pub fn run(args: &Args) -> Result {
             target::find(name).map_err(|problems| Failure::target(name, problems))?
         }
     };
-    if let Some(machine) = machine.filter(|m| m.backend != target.backend) {
-        let message = format!("target '{}' is of the {} backend", target.name, target.backend);
-        let help = format!("leave out --target, or name one of the {} backend; `infc targets` lists them", machine.backend);
+    if let Some(machine) = machine.filter(|_| !backend.takes(&target)) {
+        let message = format!("target '{}' is of the {} backend, for {}", target.name, target.backend, target.arch);
+        let help = format!(
+            "leave out --target, or name one that --backend {} runs, as {}; `infc targets` lists them",
+            backend.name(),
+            machine.name
+        );
         return Err(Failure::usage(message, help));
     }
     if backend == Backend::Plugin && target.plugin.is_none() {
@@ -159,7 +163,8 @@ pub fn run(args: &Args) -> Result {
     }
     let host = args.beside.options(&[&target])?;
     let math = target.math;
-    let runs = matches!(backend, Backend::Interp | Backend::Passes | Backend::Loops | Backend::C) || backend.name() == "ptx";
+    let runs = matches!(backend, Backend::Interp | Backend::Passes | Backend::Loops | Backend::C)
+        || ["ptx", "wasm"].contains(&backend.name());
     if args.on.is_some() && runs {
         let message = format!("--on is for compiled code that a runtime loads; backend '{}' runs here", backend.name());
         return Err(Failure::usage(message, "leave it out, or name a target of machine code: --target aarch64"));

@@ -1,10 +1,11 @@
 //! Shared libraries and programs: what the C compiler of the computer makes of an object file.
 
-use super::{Native, count, dims, given};
+use super::{Native, given};
 use crate::outputs::file_names;
 use infc_artifact::dtype;
 use infc_artifact::program::Port;
 use infc_ir::Problems;
+use infc_kernel::bounded::changes;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::fs;
@@ -91,20 +92,25 @@ fn ports(native: &Native) -> String {
     );
     for (kind, ports) in [("inputs", inputs), ("outputs", outputs)] {
         for (i, port) in ports.iter().enumerate() {
-            let dims: Vec<String> = dims(port).iter().map(i64::to_string).chain(["0".to_owned()]).collect();
-            let _ = writeln!(out, "static const int64_t {kind}_{i}[] = {{{}}};", dims.join(", "));
+            let most = port.dims.iter().map(|d| d.range(&native.layout.ranges).map_or(0, |r| r.1));
+            let dims: Vec<String> = most.map(|d| d.to_string()).chain(["0".to_owned()]).collect();
+            let _ = writeln!(out, "static int64_t {kind}_{i}[] = {{{}}};", dims.join(", "));
         }
-        let _ = writeln!(out, "static const struct port {kind}[] = {{");
+        let _ = writeln!(out, "static {} port {kind}[] = {{", if kind == "outputs" { "struct" } else { "const struct" });
         let files = file_names(ports.iter().map(|p| p.name.as_str()));
         for ((i, port), file) in ports.iter().enumerate().zip(files) {
             let dtype = dtype::name(port.dtype).unwrap_or("?");
             let numpy = numpy(dtype);
-            let (text, file, count, rank) = (literal(&port.name), literal(&file), count(port), port.dims.len());
-            let _ =
-                writeln!(out, "    {{{text}, {file}, \"{dtype}\", \"{numpy}\", {}, {count}, {rank}, {kind}_{i}}},", port.element);
+            let (text, file, count, rank) = (literal(&port.name), literal(&file), native.layout.most(port), port.dims.len());
+            let changes = i32::from(changes(port));
+            let _ = writeln!(
+                out,
+                "    {{{text}, {file}, \"{dtype}\", \"{numpy}\", {}, {count}, {rank}, {kind}_{i}, {changes}}},",
+                port.element
+            );
         }
         // C has no empty arrays.
-        out += "    {\"\", \"\", \"\", \"\", 0, 0, 0, 0},\n};\n";
+        out += "    {\"\", \"\", \"\", \"\", 0, 0, 0, 0, 0},\n};\n";
     }
     out
 }

@@ -10,9 +10,10 @@ struct port {
     const char *dtype; /* f32 */
     const char *numpy; /* <f4, or nothing where NumPy has no such dtype */
     size_t width;      /* bytes of an element */
-    size_t count;      /* elements */
+    size_t count;      /* elements, before a run the most that there can be */
     int rank;
-    const int64_t *dims;
+    int64_t *dims;
+    int changes;       /* whether each run writes the dims */
 };
 
 /* Made by the compiler: MODEL, INPUTS, OUTPUTS, ARENA_BYTES, STATE_BYTES, RESET, RUN, MESSAGE, inputs[], outputs[]. */
@@ -249,13 +250,16 @@ static int given(int i, int count, char **arguments) {
 }
 
 int main(int count, char **arguments) {
-    void *in[INPUTS + 1], *out[OUTPUTS + 1];
+    void *in[INPUTS + 1], *out[OUTPUTS + 1], *places[2 * OUTPUTS + 1];
     void *arena = memory(ARENA_BYTES), *state = memory(STATE_BYTES);
     const char *folder = NULL;
     long runs = 1;
-    int i;
+    int i, k, used = 0;
     for (i = 0; i < INPUTS; i++) in[i] = memory(inputs[i].width * inputs[i].count);
-    for (i = 0; i < OUTPUTS; i++) out[i] = memory(outputs[i].width * outputs[i].count);
+    for (i = 0; i < OUTPUTS; i++) {
+        places[used++] = out[i] = memory(outputs[i].width * outputs[i].count);
+        if (outputs[i].changes) places[used++] = outputs[i].dims;
+    }
     for (i = 1; i < count; i++) {
         if (strcmp(arguments[i], "--help") == 0) return help(), 0;
         if (strcmp(arguments[i], "--output-dir") == 0 && i + 1 < count) folder = arguments[++i];
@@ -267,10 +271,13 @@ int main(int count, char **arguments) {
     }
     RESET(state);
     while (runs-- > 0) {
-        int32_t status = RUN(in, out, state, arena);
+        int32_t status = RUN(in, places, state, arena);
         if (status != 0) stop(FAILED, MODEL, MESSAGE(status));
     }
     for (i = 0; i < OUTPUTS; i++) {
+        if (outputs[i].changes) {
+            for (outputs[i].count = 1, k = 0; k < outputs[i].rank; k++) outputs[i].count *= (size_t)outputs[i].dims[k];
+        }
         print(&outputs[i], out[i]);
         if (folder) store(&outputs[i], out[i], folder);
     }

@@ -2,7 +2,7 @@
 //! of the arena lie.
 
 use infc_artifact::memory;
-use infc_artifact::program::{Place, Program, Size, Step, SymbolSource};
+use infc_artifact::program::{Place, Port, Program, Size, Step, SymbolSource};
 use infc_ir::{Problem, Problems};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +29,40 @@ pub struct Layout {
     pub offsets: Vec<u64>,
     /// Bytes of the arena.
     pub arena: u64,
+    /// What bounds sizes that only data tells, beside the model itself: a run checks them.
+    pub bounds: Bounds,
+}
+
+impl Layout {
+    /// The slots of the inputs that are state, each with its first byte, and the bytes of all.
+    pub fn state(&self, program: &Program) -> (Vec<(usize, u64)>, u64) {
+        let (mut slots, mut bytes) = (vec![], 0);
+        for &(_, input) in &program.states {
+            slots.push((input as usize, bytes));
+            bytes += self.bytes[program.inputs[input as usize].buffer as usize].next_multiple_of(64);
+        }
+        (slots, bytes)
+    }
+
+    /// The most elements of a port.
+    pub fn most(&self, port: &Port) -> i64 {
+        most(port, &self.ranges)
+    }
+}
+
+/// The most elements of a port, by the ranges of symbols.
+pub fn most(port: &Port, ranges: &[(i64, i64)]) -> i64 {
+    port.dims.iter().map(|d| d.range(ranges).map_or(0, |r| r.1.max(0))).fold(1, i64::saturating_mul)
+}
+
+/// The symbols that a run is given, in the order of its parameters.
+pub fn given(program: &Program) -> impl Iterator<Item = usize> {
+    program.symbols.iter().enumerate().filter(|(_, s)| matches!(s.source, SymbolSource::Input { .. })).map(|(i, _)| i)
+}
+
+/// Does the size of a port change from run to run?
+pub fn changes(port: &Port) -> bool {
+    port.dims.iter().any(|d| d.eval(&[]).is_none())
 }
 
 /// The least and largest values of all symbols over a run.
@@ -134,16 +168,18 @@ pub fn layout(program: &Program, bounds: &Bounds) -> Result<Layout, Problems> {
     for (k, place) in at.into_iter().zip(places) {
         offsets[k] = place;
     }
-    Ok(Layout { ranges, bytes, offsets, arena })
+    Ok(Layout { ranges, bytes, offsets, arena, bounds: bounds.clone() })
 }
 
 /// Bounds must be of symbols that there are.
 fn known(program: &Program, bounds: &Bounds) -> Result<(), Problems> {
     let names: Vec<&str> = program.symbols.iter().map(|s| s.name.as_str()).collect();
+    // Names that begin so are the compiler's own.
+    let said: Vec<&str> = names.iter().copied().filter(|n| !n.starts_with('%')).collect();
     let wrong = bounds.keys().filter(|b| !names.contains(&b.as_str())).map(|b| Problem {
         at: format!("bound '{b}'"),
         message: "the model has no such dim".to_owned(),
-        help: if names.is_empty() { "it has none".to_owned() } else { format!("it has {}", names.join(", ")) },
+        help: if said.is_empty() { "it has none".to_owned() } else { format!("it has {}", said.join(", ")) },
     });
     let wrong: Vec<Problem> = wrong.collect();
     if wrong.is_empty() { Ok(()) } else { Err(Problems(wrong)) }
@@ -157,7 +193,7 @@ fn no_bound(program: &Program, s: usize) -> Problem {
     };
     Problem {
         at: format!("dim '{}'", symbol.name),
-        message: format!("C code has memory of fixed size, but nothing bounds this one: {what}"),
+        message: format!("memory is of fixed size here, but nothing bounds this one: {what}"),
         help: match symbol.source {
             SymbolSource::Input { .. } => format!("add --dim '{0}<=SIZE', or --dim {0}=SIZE", symbol.name),
             SymbolSource::Step => format!("add --dim '{}<=SIZE'; a run that needs more ends with an error", symbol.name),
