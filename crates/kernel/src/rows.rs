@@ -52,9 +52,10 @@ pub struct Sums {
 pub const SMALL: f64 = 1.0 / 32.0;
 
 impl Row {
-    /// [`Row::registers`] on a machine.
-    pub fn registers_on(&self, target: &TargetDesc) -> [usize; 2] {
-        [self.registers[0], self.registers[1].max(target.broadcast_registers as usize)]
+    /// [`Row::registers`] on a machine, for tiles of so many rows.
+    pub fn registers_on(&self, target: &TargetDesc, mr: usize) -> [usize; 2] {
+        let elements = if target.eager_broadcast { mr + 1 } else { target.broadcast_registers as usize };
+        [self.registers[0], self.registers[1].max(elements)]
     }
     /// Lanes of a vector of its steps on a machine, for sums of so many bytes.
     pub fn lanes(&self, target: &TargetDesc, bytes: usize) -> usize {

@@ -31,6 +31,9 @@ pub struct TargetDesc {
     /// where they do.
     #[serde(default)]
     pub broadcast_registers: u32,
+    /// All elements of the broadcast factor of a step are in registers at once, since what compiles the code further moves their reads before the arithmetic (engines of WebAssembly).
+    #[serde(default)]
+    pub eager_broadcast: bool,
     /// Fused multiply-add in hardware.
     pub fma: bool,
     /// An instruction that adds four products of unsigned with signed bytes to each i32 of a vector, without saturation.

@@ -87,8 +87,8 @@ fn row_of(dtype: DType, groups: usize, target: &TargetDesc) -> &'static Row {
 /// The register tile of the result for so many queries of a strip: rows that divide the strip, columns; and cycles for each key.
 fn sums(strip: usize, queries: usize, columns: usize, lanes: usize, target: &TargetDesc, row: &Row) -> ([usize; 2], f64) {
     let mut best = ([1, columns.min(lanes)], f64::INFINITY);
-    let beside = row.registers_on(target);
     for mr in (1..=strip.min(14)).filter(|mr| strip % mr == 0) {
+        let beside = row.registers_on(target, mr);
         for vectors in 1..=8usize {
             if mr * vectors + beside[0] * vectors + beside[1] > target.vector_registers as usize {
                 continue;
@@ -145,12 +145,12 @@ pub fn plan(a: &Attention, offset: Offset, target: &TargetDesc) -> Option<Strips
     };
     let (queries, keys) = (guess(rows).max(1), a.keys.known().unwrap_or(128).max(1));
     let mut best: Option<(f64, usize, usize, [usize; 2])> = None;
-    let beside = row.registers_on(target);
     for vectors in 1..=4usize {
         let nr = vectors * lanes;
         let count = (queries as usize).min(nr);
         let ([mr2, nr2], second) = sums(nr, count, columns, lanes, target, row);
         for mr in 1..=14usize {
+            let beside = row.registers_on(target, mr);
             if mr * vectors + beside[0] * vectors + beside[1] > target.vector_registers as usize || mr as i64 > keys {
                 continue;
             }

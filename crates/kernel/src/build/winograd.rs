@@ -201,10 +201,10 @@ impl Size {
     fn sizes(self, outputs: usize, row: &rows::Row, target: &TargetDesc) -> Option<[usize; 4]> {
         let (lanes, points) = (target.lanes(4), points(outputs, self.axes).iter().product::<usize>() as i64);
         let Size { rows, columns, channels, batch, .. } = self;
-        let [of_vector, others] = row.registers_on(target);
         let mut tiles: Vec<(f64, [usize; 2])> = vec![];
         let widths = (1..=MOST_VECTORS).map(|v| v * lanes).filter(|nr| nr - lanes < columns as usize);
         for [mr, nr] in widths.flat_map(|nr| (1..=MOST_ROWS).map(move |mr| [mr, nr])) {
+            let [of_vector, others] = row.registers_on(target, mr);
             let registers = (mr + of_vector) * (nr / lanes) + others;
             if registers <= target.vector_registers as usize && mr as i64 <= rows {
                 tiles.push((rounds((rows, columns), (mr, nr), nr / lanes, row), [mr, nr]));

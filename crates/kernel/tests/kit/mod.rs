@@ -22,6 +22,7 @@ pub fn target(vector_bytes: u32, vector_registers: u32, fma: bool) -> TargetDesc
         vector_registers,
         joined_registers: false,
         broadcast_registers: 0,
+        eager_broadcast: false,
         fma,
         byte_dot: false,
         byte_dot_signed: false,

@@ -44,6 +44,8 @@ pub struct Frame {
     registers: usize,
     /// Does one instruction work on several of them?
     joined: bool,
+    /// Are all elements of the broadcast factor of a step in them at once?
+    eager: bool,
     /// Most rows of a tile that have lines of L1 of their own, beside the other factor's.
     most: usize,
     /// Bytes of a row of the broadcast factor.
@@ -235,7 +237,7 @@ impl Frame {
         };
         // Weights that are widened in the loop take registers of their own.
         let panels = if stored.is_some() && (open || !stored::few(rows)) { Panels::Scratch } else { panels_of };
-        let widened = stored.filter(|_| panels == Panels::Packed).map_or(row_of_sums.registers_on(target), |s| s.registers());
+        let widened = stored.filter(|_| panels == Panels::Packed).map_or(row_of_sums.registers_on(target, 0), |s| s.registers());
         let lines: Vec<i64> = m.iter().map(|&a| guess(c.dims[a])).collect();
         let a = &operands[f[broadcast].source].buffer;
         let step_of_rows = || {
@@ -288,6 +290,7 @@ impl Frame {
             bytes,
             registers,
             joined: target.joined_registers,
+            eager: target.eager_broadcast,
             most,
             row_bytes,
             windows,
@@ -360,7 +363,8 @@ impl Frame {
     /// Does a tile fit the registers?
     fn fits(&self, mr: usize, nr: usize) -> bool {
         let vectors = nr.div_ceil(self.lanes);
-        mr * vectors + self.widened[0] * vectors + self.widened[1] <= self.registers
+        let elements = if self.eager { mr + 1 } else { 0 };
+        mr * vectors + self.widened[0] * vectors + self.widened[1].max(elements) <= self.registers
     }
 
     /// Register tiles with their cycles over the whole product, by what the row says of its steps, two loads a cycle, what comes of a panel from the
