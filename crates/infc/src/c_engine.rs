@@ -40,7 +40,7 @@ impl CEngine {
     /// Compiles for dims up to these.
     fn compile(&self, dims: &[i64]) -> Result<Model, Problems> {
         let program = &self.lowered.program;
-        let bounds = bounds(program, dims)?;
+        let bounds = bounds(program, dims, MEMORY)?;
         let weights = if self.lowered.constants.len() > LARGE { Weights::Apart } else { Weights::Arrays };
         let options =
             Options { name: "model".to_owned(), model: "model".to_owned(), weights, openmp: false, style: self.style, bounds };
@@ -49,14 +49,14 @@ impl CEngine {
     }
 }
 
-/// Bounds for a program: these dims, and for sizes that only data tells the largest power of two with which there is memory enough.
-pub(crate) fn bounds(program: &Program, dims: &[i64]) -> Result<Bounds, Problems> {
+/// Bounds for a program: these dims, and for sizes that only data tells the largest power of two with which all values take no more than `memory` bytes.
+pub(crate) fn bounds(program: &Program, dims: &[i64], memory: u64) -> Result<Bounds, Problems> {
     let mut bounds: Bounds = given_symbols(program).zip(dims).map(|(s, &n)| (program.symbols[s].name.clone(), n)).collect();
-    bound_the_rest(program, &mut bounds)?;
+    bound_the_rest(program, &mut bounds, memory)?;
     Ok(bounds)
 }
 
-fn bound_the_rest(program: &Program, bounds: &mut Bounds) -> Result<(), Problems> {
+fn bound_the_rest(program: &Program, bounds: &mut Bounds, memory: u64) -> Result<(), Problems> {
     let open = bounded::unbounded(program, bounds);
     if open.is_empty() {
         return Ok(());
@@ -64,7 +64,7 @@ fn bound_the_rest(program: &Program, bounds: &mut Bounds) -> Result<(), Problems
     let mut most = MOST;
     loop {
         bounds.extend(open.iter().map(|&s| (program.symbols[s].name.clone(), most)));
-        let small = bounded::layout(program, bounds).is_ok_and(|l| l.bytes.iter().sum::<u64>() <= MEMORY);
+        let small = bounded::layout(program, bounds).is_ok_and(|l| l.bytes.iter().sum::<u64>() <= memory);
         if small || most == 1 {
             return bounded::layout(program, bounds).map(drop);
         }

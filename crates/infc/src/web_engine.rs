@@ -18,6 +18,9 @@ use std::sync::{Arc, OnceLock};
 
 const WORKER: &str = include_str!("native/web/worker.mjs");
 
+/// Memory for a model whose sizes only data tells: outputs are poisoned before each run.
+const MEMORY: u64 = 1 << 26;
+
 /// The environment may name Node.js.
 const VARIABLE: &str = "NODE";
 
@@ -51,7 +54,7 @@ impl WebEngine {
 
     /// Compiles for dims up to these.
     fn compile(&self, dims: &[i64]) -> Result<Remote, Problems> {
-        let layout = bounded::layout(&self.lowered.program, &bounds(&self.lowered.program, dims)?)?;
+        let layout = bounded::layout(&self.lowered.program, &bounds(&self.lowered.program, dims, MEMORY)?)?;
         let web = native::module(&self.lowered, &layout, &self.target, "model", "model", Weights::Inside)?;
         let mut message = vec![];
         for length in [web.dtypes.len(), web.script.len()] {

@@ -82,6 +82,39 @@ console.log(input.dims.join(), labels[logits.indexOf(Math.max(...logits))], mode
 }
 
 #[test]
+fn the_example_page_reads_a_letter() {
+    let dir = Folder::new();
+    let folder = examples().join("../web").canonicalize().expect("an example");
+    dir.write("letters.mjs", fs::read(folder.join("letters.mjs")).expect("readable"));
+    check(&["compile", &example("glyphs_cnn"), "--emit", "wasm", "--dim", "batch=1", "-o", &dir.path("glyphs.wasm")], 0, &[]);
+    // The sample as somebody would have drawn it: ten times as large, in RGBA.
+    let script = format!(
+        r#"import {{ readFileSync }} from "node:fs";
+import {{ reader }} from "./letters.mjs";
+const file = readFileSync("{}/sample.npy");
+const image = new Float32Array(file.buffer.slice(file.byteOffset + file.length - 4 * 28 * 28, file.byteOffset + file.length));
+const [width, height] = [280, 280];
+const data = new Uint8ClampedArray(4 * width * height);
+for (let y = 0; y < height; y++) {{
+  for (let x = 0; x < width; x++) {{
+    const v = 255 * image[28 * Math.floor(y / 10) + Math.floor(x / 10)];
+    data.set([v, v, v, 255], 4 * (width * y + x));
+  }}
+}}
+const read = await reader();
+const {{ letters, time }} = read({{ width, height, data }});
+console.log(letters[0].letter, letters.length, letters[0].probability > 0.5, time > 0);
+"#,
+        examples().join("glyphs_cnn").display()
+    );
+    assert_eq!(node_js(&dir, &script), "R 3 true true");
+    // The labels that the page has are those of the model.
+    let labels = fs::read_to_string(examples().join("glyphs_cnn/labels.txt")).expect("an example");
+    let own = fs::read_to_string(folder.join("letters.mjs")).expect("readable");
+    assert!(own.contains(&format!("[...\"{}\"]", labels.split_whitespace().collect::<String>())));
+}
+
+#[test]
 fn open_dims_follow_from_inputs_or_are_given() {
     let dir = Folder::new();
     let out = dir.path("net.wasm");

@@ -385,10 +385,8 @@ pub fn run(args: &Args) -> Result {
     if !bounded {
         options = args.how.options_for(default)?;
     }
-    if emit != Emit::C {
-        if args.openmp || args.no_libm || args.index.is_some() {
-            return Err(Failure::usage("--openmp, --no-libm and --index are for C code", "add --emit c"));
-        }
+    if emit != Emit::C && (args.openmp || args.no_libm || args.index.is_some()) {
+        return Err(Failure::usage("--openmp, --no-libm and --index are for C code", "add --emit c"));
     }
     if args.weights.is_some() && emit != Emit::C && !web {
         return Err(Failure::usage("--weights is for C code and modules of WebAssembly", "add --emit c, or --emit wasm"));
