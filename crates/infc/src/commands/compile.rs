@@ -655,8 +655,10 @@ fn report(args: &Args, r: &Report, files: &[(PathBuf, usize)], tuned: Option<&Su
     if args.json {
         let stages: serde_json::Map<_, _> =
             r.stages.iter().map(|(n, t)| (format!("{n}_ms"), (t.as_secs_f64() * 1e3).into())).collect();
+        let all: Vec<&PathBuf> = files.iter().map(|f| &f.0).collect();
+        let header = all.iter().find(|f| f.extension().is_some_and(|e| e == "h"));
         let mut report = serde_json::json!({
-                "output": out, "header": files.get(1).map(|f| &f.0), "target": r.target, "bytes": bytes, "code_bytes": r.code_bytes,
+                "output": out, "header": header, "files": all, "target": r.target, "bytes": bytes, "code_bytes": r.code_bytes,
                 "constant_bytes": r.constant_bytes, "arena_bytes": r.arena_bytes, "kernels": r.kernels, "launches": r.launches, "host": r.host,
                 "compile_ms": time.as_secs_f64() * 1e3, "stages": stages,
         });

@@ -84,7 +84,7 @@ export class Model {
     );
   }
 
-  /** Runs on what is in `inputs`, and writes `outputs`: nothing is copied, no memory is taken. Dims that are open are given by name. */
+  /** Runs on what is in `inputs`, and writes `outputs`: nothing is copied. Dims that are open are given by name. */
   execute(dims = {}) {
     const { inputs, outputs, state, arena } = this.#pointers;
     const sizes = MODEL.dims.map(({ name, most }) => size(name, dims[name], most));
