@@ -28,7 +28,8 @@ pub struct Narrow {
     pub stored: Stored,
     /// The dims of the tensor that count columns and products. All others have one element.
     pub dims: [usize; 2],
-    /// Vectors of a column.
+    /// Products, and vectors of a column.
+    depth: usize,
     vectors: usize,
     /// All words.
     pub words: Tensor,
@@ -51,7 +52,7 @@ impl Narrow {
         let (stored, depth) = (found.stored, found.depth);
         let values = found.columns.to_vec::<f32>();
         let (vectors, columns) = (depth.div_ceil(stored.per_vector()), values.len() / depth.max(1));
-        let made = Narrow { stored, dims, vectors, words: Tensor::zeros(DType::U32, [0]) };
+        let made = Narrow { stored, dims, depth, vectors, words: Tensor::zeros(DType::U32, [0]) };
         let tiles = columns.div_ceil(COLUMNS);
         let (own, blocks) = (if stored.block == 0 { depth } else { stored.block }, made.blocks());
         let first_head = tiles * vectors * COLUMNS * WORDS;
@@ -227,10 +228,63 @@ impl Taken {
     }
 }
 
-/// The factor of a contraction that is a narrow matrix, and how it is taken.
+/// The factor of a contraction that is a narrow matrix, and how it is taken. What stands behind a sum's last product in a vector is beyond the matrix: a number, and data is 0 there.
 pub(crate) fn factor<'a>(c: &Compute, f: &[Factor; 2], operands: &'a [Operand]) -> Option<(usize, &'a Narrow, Taken)> {
     (0..2).find_map(|k| {
         let narrow = operands[f[k].source].narrow.as_deref()?;
+        let depth = c.reduction.as_ref()?.axes.iter().map(|e| e.known()).product::<Option<i64>>()? as usize;
+        let whole = depth == narrow.depth || depth.is_multiple_of(narrow.stored.per_vector());
+        whole.then_some(())?;
         Some((k, narrow, taken(c, f, k, narrow.dims)?))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(stored: Stored) -> Narrow {
+        Narrow { stored, dims: [1, 0], depth: 0, vectors: 0, words: Tensor::zeros(DType::U32, [0]) }
+    }
+
+    #[test]
+    fn every_integer_at_every_place_is_itself_times_its_scale() {
+        let scale = 0.137f32;
+        for bits in [2usize, 4, 8] {
+            for (zeros, zero) in [(Zeros::Middle, (1 << (bits - 1)) as f32), (Zeros::Row, 3.0), (Zeros::Row, -200.0)] {
+                let m = matrix(Stored { form: Form::Int(bits), block: 0, zeros });
+                let head = Head { scale: Some(float(scale)), zero: (zeros == Zeros::Row).then(|| float(zero)) };
+                for (j, u) in (0..32 / bits).flat_map(|j| (0..1u32 << bits).map(move |u| (j, u))) {
+                    // Neighbours have all bits.
+                    let word = !(((1 << bits) - 1) << (j * bits)) | u << (j * bits);
+                    let got = m.member(number(word), j, &head).as_float().expect("a constant") as f32;
+                    assert_eq!(got.to_bits(), ((u as f32 - zero) * scale).to_bits(), "{bits} bits, {u} at {j}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zero_points_in_scales_are_taken_out() {
+        let m = matrix(Stored { form: Form::Int(4), block: 0, zeros: Zeros::WithScales });
+        let word = 1.5f32.to_bits() | 9;
+        let head = m.head(&|_| number(word), &mut |value| value);
+        let value = |s: Option<Scalar>| s.and_then(Scalar::as_float);
+        assert_eq!((value(head.scale), value(head.zero)), (Some(1.5), Some(9.0)));
+        assert_eq!(m.member(number(0xf0), 1, &head).as_float(), Some(9.0));
+    }
+
+    #[test]
+    fn floats_of_16_bits_are_themselves() {
+        for code in (0..=u16::MAX).step_by(97) {
+            let word = number(u32::from(code) << 16 | 0x1234);
+            let of = |form: Form| {
+                let m = matrix(Stored { form, block: 0, zeros: Zeros::Middle });
+                m.member(word, 1, &Head { scale: None, zero: None }).as_float().expect("a constant")
+            };
+            let same = |got: f64, want: f32| got.is_nan() && want.is_nan() || got == f64::from(want);
+            assert!(same(of(Form::Bf16), f32::from_bits(u32::from(code) << 16)), "{code}");
+            assert!(same(of(Form::Plain(DType::F16)), half::f16::from_bits(code).to_f32()), "{code}");
+        }
+    }
 }
