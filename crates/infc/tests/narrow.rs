@@ -357,6 +357,8 @@ fn kinds(rows: &str) -> Vec<Weights> {
         let heads = size[0] / block * (1 + usize::from(zeros));
         all.push(Weights { size, graph: of_bits(rows, size, (bits, block, zeros), 0), bits, heads });
     }
+    // Data that is rounded to 8 bits by steps of its own.
+    all.push(Weights { size: [256, 96], graph: of_bits(rows, [256, 96], (4, 32, false), 4), bits: 4, heads: 8 + 1 });
     // By columns, with zero points, over products that fill no words.
     for (dtype, size, zeros) in [
         (DType::I8, [77usize, 213usize], false),

@@ -8,9 +8,9 @@
 //! An integer becomes a float without a conversion: its bits are put into the mantissa of a power of two, where they stand for themselves, and the power is subtracted together with
 //! the zero point. Both are exact; what is multiplied with the scale is the same whole number as everywhere.
 
-use super::Operand;
 use super::contract::Factor;
 use super::stored::{Form, Found, LOW, Stored, Zeros};
+use super::{Operand, pack};
 use infc_ir::compute::{Compute, Step};
 use infc_ir::expr::{Node, Ranges};
 use infc_ir::scalar::{Binary, Kind, Scalar};
@@ -54,24 +54,21 @@ impl Narrow {
         let (vectors, columns) = (depth.div_ceil(stored.per_vector()), values.len() / depth.max(1));
         let made = Narrow { stored, dims, depth, vectors, words: Tensor::zeros(DType::U32, [0]) };
         let tiles = columns.div_ceil(COLUMNS);
-        let (own, blocks) = (if stored.block == 0 { depth } else { stored.block }, made.blocks());
-        let first_head = tiles * vectors * COLUMNS * WORDS;
-        let mut words = vec![0u32; first_head + tiles * blocks * stored.head() * COLUMNS];
-        for (c, column) in values.chunks(depth.max(1)).enumerate() {
-            let (tile, place) = (c / COLUMNS, c % COLUMNS);
-            for (b, part) in column.chunks(own).enumerate() {
-                let range = found.range(c * column.len().div_ceil(own) + b);
-                for (row, word) in found.head(range).into_iter().take(stored.head()).enumerate() {
-                    words[first_head + ((tile * blocks + b) * stored.head() + row) * COLUMNS + place] = word;
-                }
-                for (k, &v) in part.iter().enumerate() {
-                    let k = b * own + k;
-                    let vector = (tile * vectors + k / stored.per_vector()) * COLUMNS + place;
-                    let word = vector * WORDS + k % stored.per_vector() / stored.per_word();
-                    words[word] |= found.code(v, range) << (k % stored.per_word() * stored.bits());
-                }
+        let [of_vectors, of_heads] = [vectors * WORDS, made.blocks() * stored.head()].map(|n| n * COLUMNS);
+        let mut words = vec![0u32; tiles * (of_vectors + of_heads)];
+        let (mut vector_words, mut head_words) = words.split_at_mut(tiles * of_vectors);
+        // Columns know nothing of each other. Large models have very many.
+        let each = tiles.div_ceil(pack::threads(values.len()).max(1)).max(1);
+        std::thread::scope(|scope| {
+            for (first, part) in values.chunks((each * COLUMNS * depth).max(1)).enumerate() {
+                let count = part.len().div_ceil(COLUMNS * depth);
+                let (v, h);
+                (v, vector_words) = vector_words.split_at_mut(count * of_vectors);
+                (h, head_words) = head_words.split_at_mut(count * of_heads);
+                let mut work = move || fill(found, (part, first * each * COLUMNS), vectors, (v, h));
+                if count == tiles { work() } else { drop(scope.spawn(work)) }
             }
-        }
+        });
         Narrow { words: Tensor::from_vec([words.len()], words), ..made }
     }
 
@@ -161,6 +158,28 @@ impl Narrow {
                 let code = right(bits * j);
                 let code = if j == last { code } else { and(code, (1 << bits) - 1) };
                 code.cast(if bits == 8 { DType::U8 } else { DType::U16 }).bitcast(dtype).cast(DType::F32)
+            }
+        }
+    }
+}
+
+/// Puts columns from number `first` on, where tiles begin, into the words of their vectors and heads.
+fn fill(found: &Found, (values, first): (&[f32], usize), vectors: usize, (words, heads): (&mut [u32], &mut [u32])) {
+    let (stored, depth) = (found.stored, found.depth);
+    let own = if stored.block == 0 { depth } else { stored.block };
+    let per_column = heads.len() / values.len().div_ceil(COLUMNS * depth) / COLUMNS;
+    for (c, column) in values.chunks(depth).enumerate() {
+        let (tile, place) = (c / COLUMNS, c % COLUMNS);
+        for (b, part) in column.chunks(own).enumerate() {
+            let range = found.range((first + c) * column.len().div_ceil(own) + b);
+            for (row, word) in found.head(range).into_iter().take(stored.head()).enumerate() {
+                heads[(tile * per_column + b * stored.head() + row) * COLUMNS + place] = word;
+            }
+            for (k, &v) in part.iter().enumerate() {
+                let k = b * own + k;
+                let vector = (tile * vectors + k / stored.per_vector()) * COLUMNS + place;
+                let word = vector * WORDS + k % stored.per_vector() / stored.per_word();
+                words[word] |= found.code(v, range) << (k % stored.per_word() * stored.bits());
             }
         }
     }
