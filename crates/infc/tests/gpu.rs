@@ -306,6 +306,25 @@ fn shapes_grow_shrink_and_vanish() {
     }
 }
 
+/// Kernels for one row, for few and for more stand behind each other, and one of them is launched.
+#[test]
+fn narrow_weights_are_read_by_the_kernel_for_the_number_of_rows() {
+    if again_with_driver("narrow_weights_are_read_by_the_kernel_for_the_number_of_rows") {
+        return;
+    }
+    let [k, n] = [128usize, 136];
+    let t = Tensor::from_bytes(DType::I8, vec![k, n], (0..k * n).map(|i| (i * 89 % 256) as u8).collect::<Vec<u8>>());
+    let scales = Tensor::from_vec([n], (0..n).map(|c| 0.25 + (c % 7) as f32 * 0.125).collect::<Vec<f32>>());
+    let nodes = vec![node("w = DequantizeLinear(t, s)", [int("axis", 1)]), node("y = MatMul(x, w)", [])];
+    let held = vec![constant("t", &t), constant("s", &scales)];
+    let m = model(21, graph(&["x f32[rows, 128]"], nodes, &["y f32[rows, 136]"], held));
+    let [mut device, mut interp] = both(&m);
+    for rows in [1usize, 3, 70, 4, 5, 0, 1] {
+        let x = item(&[rows, k], |i| (i * 37 % 17) as f32 - 8.0);
+        same(&device.run(std::slice::from_ref(&x)).expect("runs"), &interp.run(&[x]).expect("runs"));
+    }
+}
+
 #[test]
 fn a_run_that_fails_gives_no_output_and_leaves_no_error() {
     if again_with_driver("a_run_that_fails_gives_no_output_and_leaves_no_error") {

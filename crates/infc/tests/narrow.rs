@@ -187,7 +187,12 @@ fn factors_are_narrow_where_the_number_of_rows_is_open() {
 }
 
 /// A product with weights of `bits`, in blocks with scales and perhaps zero points, whose data may be rounded to 8 bits.
-fn in_blocks(rows: &str, [k, n]: [usize; 2], (bits, block, zeros): (usize, usize, bool)) -> Graph {
+fn in_blocks(rows: &str, size: [usize; 2], kind: (usize, usize, bool)) -> Graph {
+    of_bits(&format!("2, {rows}"), size, kind, 4)
+}
+
+/// The same with another accuracy level.
+fn of_bits(rows: &str, [k, n]: [usize; 2], (bits, block, zeros): (usize, usize, bool), level: usize) -> Graph {
     let bytes = |count: usize, salt: usize| (0..count).map(|i| hash(i * 7 + salt) as u8).collect::<Vec<u8>>();
     let blocks = k / block;
     let q = Tensor::from_bytes(DType::U8, vec![n, blocks, block * bits / 8], bytes(n * k * bits / 8, 3));
@@ -195,13 +200,17 @@ fn in_blocks(rows: &str, [k, n]: [usize; 2], (bits, block, zeros): (usize, usize
     let row = (blocks * bits).div_ceil(8);
     let z = Tensor::from_bytes(DType::U8, vec![n, row], bytes(n * row, 11));
     let text = if zeros { "y = MatMulNBits(x, q, s, z)" } else { "y = MatMulNBits(x, q, s)" };
-    let sizes = [("K", k), ("N", n), ("bits", bits), ("block_size", block), ("accuracy_level", 4)];
+    let sizes = [("K", k), ("N", n), ("bits", bits), ("block_size", block), ("accuracy_level", level)];
     let product = NodeProto { domain: Some("com.microsoft".into()), ..node(text, sizes.map(|(name, v)| int(name, v as i64))) };
     let bias = Tensor::from_vec([n], (0..n).map(|i| i as f32 * 0.01).collect::<Vec<f32>>());
-    let nodes = vec![product, node("b = Add(y, bias)", []), node("r = Relu(b)", [])];
-    let mut held = vec![constant("q", &q), constant("s", &s), constant("bias", &bias)];
+    // What stands behind a product would hide bits of its sums.
+    let alone = level == 0;
+    let end = [node("b = Add(y, bias)", []), node("r = Relu(b)", [])];
+    let nodes = [product].into_iter().chain(end.into_iter().filter(|_| !alone)).collect();
+    let mut held = vec![constant("q", &q), constant("s", &s)];
     held.extend(zeros.then(|| constant("z", &z)));
-    let (from, to) = (format!("x f32[2, {rows}, {k}]"), format!("r f32[2, {rows}, {n}]"));
+    held.extend((!alone).then(|| constant("bias", &bias)));
+    let (from, to) = (format!("x f32[{rows}, {k}]"), format!("{} f32[{rows}, {n}]", if alone { "y" } else { "r" }));
     let made = graph(&[&from], nodes, &[&to], held);
     let mut whole = model(21, made);
     whole.opset_import.push(infc_onnx::proto::OperatorSetIdProto { domain: Some("com.microsoft".into()), version: Some(1) });
@@ -310,6 +319,210 @@ fn the_largest_of_a_window_is_found_among_integers() {
         for (backend, options) in [(Backend::Loops, &native), (Backend::Llvm, &native), (Backend::Llvm, &old), (Backend::C, &old)]
         {
             assert_eq!(all(backend, options), want, "{} {name} {}", backend.name(), options.target.name);
+        }
+    }
+}
+
+/// A product with weights that a model stores narrow.
+#[cfg(feature = "ptx")]
+struct Weights {
+    size: [usize; 2],
+    graph: Graph,
+    /// Bits of a weight.
+    bits: usize,
+    /// 32-bit words for each column.
+    heads: usize,
+}
+
+/// A product with a matrix that a node makes of constants.
+#[cfg(feature = "ptx")]
+fn made(rows: &str, [k, n]: [usize; 2], nodes: Vec<NodeProto>, held: Vec<infc_onnx::proto::TensorProto>) -> Graph {
+    let (from, to) = (format!("x f32[{rows}, {k}]"), format!("y f32[{rows}, {n}]"));
+    let nodes = nodes.into_iter().chain([node("y = MatMul(x, w)", [])]).collect();
+    import(&model(21, graph(&[&from], nodes, &[&to], held))).expect("a good model")
+}
+
+/// Weights of all kinds, in all widths, with sizes that fill no tile.
+#[cfg(feature = "ptx")]
+fn kinds(rows: &str) -> Vec<Weights> {
+    let mut all = vec![];
+    for (size, (bits, block, zeros)) in [
+        ([128usize, 131usize], (4usize, 16usize, false)),
+        ([192, 97], (4, 32, true)),
+        ([512, 40], (4, 128, false)),
+        ([256, 65], (8, 32, true)),
+        ([128, 129], (2, 32, true)),
+        ([320, 52], (2, 64, false)),
+    ] {
+        let heads = size[0] / block * (1 + usize::from(zeros));
+        all.push(Weights { size, graph: of_bits(rows, size, (bits, block, zeros), 0), bits, heads });
+    }
+    // Data that is rounded to 8 bits by steps of its own.
+    all.push(Weights { size: [256, 96], graph: of_bits(rows, [256, 96], (4, 32, false), 4), bits: 4, heads: 8 + 1 });
+    // By columns, with zero points, over products that fill no words.
+    for (dtype, size, zeros) in [
+        (DType::I8, [77usize, 213usize], false),
+        (DType::U8, [130, 127], true),
+        (DType::I4, [65, 256], false),
+        (DType::U4, [96, 173], true),
+    ] {
+        let [_, n] = size;
+        let t = stored(dtype, size);
+        let scale = Tensor::from_vec([n], (0..n).map(|c| 0.01 + c as f32 * 0.003).collect::<Vec<f32>>());
+        let mut held = vec![constant("t", &t), constant("s", &scale)];
+        if zeros {
+            held.push(constant(
+                "z",
+                &Tensor::from_bytes(dtype, vec![n], (0..n).map(|c| (c * 7 % 13) as u8).collect::<Vec<u8>>()),
+            ));
+        }
+        let text = if zeros { "w = DequantizeLinear(t, s, z)" } else { "w = DequantizeLinear(t, s)" };
+        let graph = made(rows, size, vec![node(text, [int("axis", 1)])], held);
+        all.push(Weights { size, graph, bits: dtype.bits() as usize, heads: 1 + usize::from(zeros) });
+    }
+    for (dtype, size) in
+        [(DType::F16, [65usize, 260usize]), (DType::BF16, [96, 171]), (DType::F8E4M3FN, [80, 208]), (DType::F8E5M2, [128, 130])]
+    {
+        let t = stored(dtype, size);
+        let values: Vec<f32> = (widened(&t).2.into_iter()).map(|v| if v.abs() <= 100.0 { v } else { 0.5 }).collect();
+        let graph = made(rows, size, vec![], vec![constant("w", &Tensor::from_vec(size, values))]);
+        all.push(Weights { size, graph, bits: 8 * dtype.bytes(), heads: 1 });
+    }
+    all
+}
+
+#[cfg(feature = "ptx")]
+fn nvidia(arch: &str, math: infc_kernel::target::Math) -> Options {
+    let machine = target::find(&format!("nvidia-{arch}")).expect("known");
+    Options::for_target(infc_kernel::target::TargetDesc { math, ..machine })
+}
+
+/// Rows of the unit matrix, from one on: what a product with them gives are rows of the other factor.
+#[cfg(feature = "ptx")]
+fn units(rows: usize, first: usize, depth: usize) -> Tensor {
+    Tensor::from_vec([rows, depth], (0..rows * depth).map(|i| f32::from(u8::from(i % depth == first + i / depth))).collect())
+}
+
+/// On GPUs weights lie as narrow as their numbers are, for any number of rows, and become exactly these.
+#[cfg(feature = "ptx")]
+#[test]
+fn weights_stay_narrow_on_gpus_and_are_the_same_numbers() {
+    use infc_kernel::plan::Plan;
+    use infc_kernel::target::Math;
+    for rows in ["1", "3", "15", "16", "65", "rows"] {
+        for (number, w) in kinds(rows).into_iter().enumerate() {
+            let [k, n] = w.size;
+            let options = nvidia(if number % 2 == 0 { "sm80" } else { "sm90a" }, Math::F32);
+            let lowered = compile::lower(w.graph.clone(), &options).unwrap_or_else(|e| panic!("{e}"));
+            let plans: Vec<&Plan> = lowered.plans.iter().flatten().collect();
+            let what = format!("{rows} rows, {:?}, {} bits: {plans:?}", w.size, w.bits);
+            let few = plans.iter().any(|p| matches!(p, Plan::Gemv(_)));
+            let many = plans.iter().any(|p| matches!(p, Plan::Tile(t) if t.stored.is_some()));
+            assert_eq!((few, many), (rows.len() != 2 || rows == "15", rows.len() != 1 && rows != "15"), "{what}");
+            // Whole tiles of columns, and whole vectors of 16 bytes.
+            let most = n.next_multiple_of(16) * ((k * w.bits).next_multiple_of(128) / 8 + 4 * w.heads) + 256;
+            assert!(lowered.constants.len() <= most, "{} bytes, {most} at most: {what}", lowered.constants.len());
+            let counts: &[usize] = if rows == "rows" { &[1, 3, 4, 5, 65, 0] } else { &[rows.parse().expect("a number")] };
+            let value = |i: usize| if i % 7 == 3 { 0.0 } else { hash(i) as f32 * 1e-6 - 4.0 };
+            for &count in counts {
+                let x = Tensor::from_vec([count, k], (0..count * k).map(value).collect());
+                let want = run(&w.graph, Backend::Interp, &options, &x);
+                for backend in [Backend::Loops, Backend::Ptx] {
+                    let got = run(&w.graph, backend, &options, &x);
+                    let near = |(a, b): (&u32, &u32)| {
+                        let (a, b) = (f32::from_bits(*a), f32::from_bits(*b));
+                        (a - b).abs() <= 2e-4 + 2e-5 * b.abs()
+                    };
+                    let wrong = got.iter().zip(&want).position(|pair| !near(pair));
+                    assert!(
+                        got.len() == want.len() && wrong.is_none(),
+                        "{count} rows by {}: element {wrong:?}, {what}",
+                        backend.name()
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The same product as [`made`] of a matrix in f32 that is narrow but for one number, which data of 0 is multiplied with.
+#[cfg(feature = "ptx")]
+fn twin(rows: &str, size: [usize; 2], mut values: Vec<f32>) -> Graph {
+    *values.last_mut().expect("a weight") = 0.100_123;
+    made(rows, size, vec![], vec![constant("w", &Tensor::from_vec(size, values))])
+}
+
+/// Matrix instructions get the bits that they get of weights in f32, which were rounded when the model was compiled.
+#[cfg(feature = "ptx")]
+#[test]
+fn matrix_instructions_take_the_same_numbers_of_narrow_weights() {
+    use infc_kernel::plan::Plan;
+    use infc_kernel::target::{Math, TargetDesc};
+    for (number, (rows, size)) in
+        [("16", [256usize, 67usize]), ("65", [256, 80]), ("130", [128, 136]), ("200", [128, 144]), ("rows", [256, 80])]
+            .into_iter()
+            .enumerate()
+    {
+        let [k, n] = size;
+        let group = rows == "130" || rows == "200";
+        for dtype in [DType::I4, DType::I8, DType::F8E5M2, DType::BF16] {
+            let t = stored(dtype, size);
+            let scale = |c: usize| 0.01 + c as f32 * 0.003;
+            let (nodes, held, values) = if dtype.is_int() {
+                let scales = Tensor::from_vec([n], (0..n).map(scale).collect::<Vec<f32>>());
+                let values = (0..k * n).map(|i| t.float(i) as f32 * scale(i % n)).collect::<Vec<f32>>();
+                (
+                    vec![node("w = DequantizeLinear(t, s)", [int("axis", 1)])],
+                    vec![constant("t", &t), constant("s", &scales)],
+                    values,
+                )
+            } else {
+                let values: Vec<f32> = (widened(&t).2.into_iter()).map(|v| if v.abs() <= 100.0 { v } else { 0.5 }).collect();
+                (vec![], vec![constant("w", &Tensor::from_vec(size, values.clone()))], values)
+            };
+            let (narrow, twin) = (made(rows, size, nodes, held), twin(rows, size, values));
+            for math in [Math::Tf32, Math::Bf16, Math::F16] {
+                let of = |warpgroups: bool| {
+                    let options = nvidia(if warpgroups { "sm90a" } else { "sm80" }, math);
+                    Options::for_target(TargetDesc { warpgroup_tiles: u32::from(warpgroups), ..options.target })
+                };
+                let options = of(group);
+                let lowered = compile::lower(narrow.clone(), &options).unwrap_or_else(|e| panic!("{e}"));
+                let tiles: Vec<_> =
+                    (lowered.plans.iter().flatten()).filter_map(|p| if let Plan::Tile(t) = p { Some(t) } else { None }).collect();
+                let what = format!("{rows} rows, {size:?}, {dtype}, {math:?}: {tiles:?}");
+                assert_eq!(tiles.iter().all(|t| t.row.starts_with("wgmma")), group, "{what}");
+                // Numbers of 16 bits are copied where shared memory wants as many.
+                let stays = math == Math::Tf32 || dtype != DType::BF16;
+                assert_eq!(tiles.iter().all(|t| t.stored.is_some()), stays, "{what}");
+                let count = if rows == "rows" { [9usize, 65][number % 2] } else { rows.parse().expect("a number") };
+                let value = |i: usize| if i % k == k - 1 { 0.0 } else { hash(i) as f32 * 1e-6 - 4.0 };
+                let x = Tensor::from_vec([count, k], (0..count * k).map(value).collect());
+                let [a, b] = [&narrow, &twin].map(|g| run(g, Backend::Ptx, &options, &x));
+                assert_eq!(a, b, "{what}");
+            }
+        }
+    }
+}
+
+/// Each weight is the number that the model says, to the bit: rows of the unit matrix show them.
+#[cfg(feature = "ptx")]
+#[test]
+fn narrow_weights_become_the_numbers_that_they_were() {
+    for rows in ["15", "64"] {
+        let count: usize = rows.parse().expect("a number");
+        for w in kinds(rows) {
+            let options = nvidia("sm80", infc_kernel::target::Math::F32);
+            let of = |backend: Backend| prepare(w.graph.clone(), backend, &options).unwrap_or_else(|e| panic!("{e}"));
+            let mut engines = [Backend::Ptx, Backend::Interp].map(of);
+            for first in (0..w.size[0]).step_by(count) {
+                let x = units(count, first, w.size[0]);
+                let [got, want] = [0, 1].map(|k| {
+                    let outputs = engines[k].run(&[Item::Tensor(x.clone())]).unwrap_or_else(|e| panic!("{e}"));
+                    outputs[0].as_tensor().expect("a tensor").to_vec::<f32>().iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+                });
+                assert_eq!(got, want, "{rows} rows from {first}, {:?}, {} bits", w.size, w.bits);
+            }
         }
     }
 }

@@ -101,8 +101,10 @@ fn gathered(work: &Work, task: &Task, target: &TargetDesc) -> Option<Gathered> {
         space: Space::Global,
         access: Access::Read,
     };
-    operands
-        .insert(task.sources.len(), Operand { buffer, shift: vec![0; dims.len()], zeros: vec![], constant: None, tf32: false });
+    operands.insert(
+        task.sources.len(),
+        Operand { buffer, shift: vec![0; dims.len()], zeros: vec![], constant: None, tf32: false, narrow: None },
+    );
     let (Step::Compute(c), now, plan) = prepare(Step::Compute(product.clone()), operands, target) else { return None };
     let after = product_cycles(&c, &now, &plan, target).filter(|_| matches!(plan, Plan::Matrix(_)))?;
     let saved = before - after;

@@ -23,6 +23,7 @@ mod largest;
 mod lookups;
 pub mod loops;
 pub mod math;
+pub mod narrow;
 pub mod place;
 pub mod plan;
 pub mod program;

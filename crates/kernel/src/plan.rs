@@ -10,7 +10,7 @@ use crate::build::tile::MMA;
 use crate::build::turned::Turned;
 use crate::build::updates::Updates;
 use crate::build::{
-    Operand, byte_blocks, contract, dots, elementwise, matrix, network, sort, sparse, tile, turned, updates, winograd,
+    Operand, byte_blocks, contract, dots, elementwise, gemv, matrix, network, sort, sparse, tile, turned, updates, winograd,
 };
 use crate::fuse::is_contraction;
 use crate::target::TargetDesc;
@@ -44,6 +44,8 @@ pub enum Plan {
     RowReduce(RowReduce),
     /// A contraction in tiles of blocks of threads, through memory that they share.
     Tile(Tile),
+    /// A contraction of few rows with a narrow constant matrix, whose columns blocks of threads take.
+    Gemv(Gemv),
     /// So many steps on the same rows, one after another, a row to a warp.
     Chain(usize),
     /// Attention with all its steps, in tiles of blocks of threads, in parts of its keys or in strips of queries.
@@ -289,8 +291,33 @@ pub struct Tile {
     pub block: [usize; 3],
     /// Warps along rows and columns; threads along them where no matrix instruction is used.
     pub grid: [usize; 2],
+    /// The factor that lies narrow, and is widened on its way into shared memory, with its form.
+    pub stored: Option<(usize, Stored)>,
+    /// It is for more rows than so many, if others are for fewer.
+    pub above: Option<usize>,
     /// The row of [`crate::rows::ROWS`] that adds the products up.
     pub row: &'static str,
+}
+
+/// Sizes of a contraction of few rows with a narrow constant matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gemv {
+    /// The factor (0 or 1) that is the matrix.
+    pub which: usize,
+    /// The output axis of its columns.
+    pub n: usize,
+    /// Output axes that together are rows, outermost first.
+    pub m: Vec<usize>,
+    /// Rows, or the most of them where their number is open.
+    pub rows: usize,
+    /// Where it is open: it is for more rows than so many.
+    pub above: Option<usize>,
+    /// Columns of a thread.
+    pub columns: usize,
+    /// Threads that share a column.
+    pub groups: usize,
+    /// How the matrix is stored.
+    pub stored: Stored,
 }
 
 impl Tile {
@@ -333,6 +360,11 @@ pub fn choose(step: &Step, operands: &[Operand], target: &TargetDesc) -> Plan {
         Step::Choice(_) if target.block_threads > 0 => Plan::Choice(1),
         Step::Choice(_) => Plan::Choice(target.lanes(DType::I32.bytes())),
         Step::Compute(c) if target.block_threads > 0 => {
+            if is_contraction(c)
+                && let Some(plan) = gemv::plan(c, operands)
+            {
+                return Plan::Gemv(plan);
+            }
             if is_contraction(c)
                 && let Some(plan) = tile::plan(c, operands, target)
             {
@@ -674,7 +706,14 @@ impl fmt::Display for Plan {
                     f,
                     "tile m={:?} n={:?} rows_of={} block={m}x{n}x{k} grid={down}x{across} row={}",
                     t.m, t.n, t.rows_of, t.row
-                )
+                )?;
+                t.above.map_or(Ok(()), |n| write!(f, " above={n}"))?;
+                t.stored.map_or(Ok(()), |(_, s)| write!(f, " stored={s}"))
+            }
+            Plan::Gemv(g) => {
+                write!(f, "gemv rows={} m={:?} n={} columns={} groups={}", g.rows, g.m, g.n, g.columns, g.groups)?;
+                g.above.map_or(Ok(()), |n| write!(f, " above={n}"))?;
+                write!(f, " stored={}", g.stored)
             }
             Plan::Attention(way) => write!(f, "{way}"),
             Plan::Chain(steps) => write!(f, "chain steps={steps}"),

@@ -17,8 +17,8 @@ use crate::target::TargetDesc;
 use crate::tuning::{Choices, Tunable};
 use crate::work::{Id, Item, Memory, Work};
 use crate::{
-    attention, bands, batch, byte_blocks, chain, copies, fuse, gathered, known, largest, lookups, place, rounded, siblings,
-    split, work, zero_point,
+    attention, bands, batch, byte_blocks, chain, copies, fuse, gathered, known, largest, lookups, narrow, place, rounded,
+    siblings, split, work, zero_point,
 };
 use infc_artifact::program::Program;
 use infc_ir::compute::Step::Compute;
@@ -121,6 +121,7 @@ pub fn lower_beside(
     gathered::rows(&mut work, target);
     let mut attentions = attention::take(&mut work, target);
     siblings::merge(&mut work, target, &attentions);
+    narrow::find(&mut work, target, &attentions);
     split::split(&mut work, target, &attentions);
     batch::loops(&mut work, target, &attentions);
     bands::loops(&mut work, target, &attentions);
@@ -275,7 +276,7 @@ pub(crate) fn declare(work: &Work, id: Id, access: Access) -> Operand {
     let buffer = Buffer { name, dtype, dims, strides, space: Space::Global, access };
     let is_zero = data.fill.is_some_and(|f| f.as_float() == Some(0.0) || f.as_int() == Some(0));
     let zeros = if is_zero { data.halo.iter().map(|h| h.1).collect() } else { vec![] };
-    Operand { buffer, shift, zeros, constant, tf32: data.tf32 }
+    Operand { buffer, shift, zeros, constant, tf32: data.tf32, narrow: work.narrow.get(&id).cloned() }
 }
 
 /// The step as its builder takes it, with its operands (the result is the last), and its plan.

@@ -7,6 +7,8 @@
 
 use crate::attention::Attentions;
 use crate::build::contract::factors;
+use crate::build::gemv;
+use crate::narrow;
 use crate::plan::guess;
 use crate::target::TargetDesc;
 use crate::work::{Id, Item, Memory, Task, Work};
@@ -65,6 +67,12 @@ fn parts(work: &Work, task: &Task) -> Option<(usize, i64)> {
     let extents: Vec<i64> = r.axes.iter().map(|e| e.known()).collect::<Option<_>>()?;
     let depth: i64 = extents.iter().product();
     let results: i64 = c.dims.iter().map(|&d| guess(d).max(1)).product();
+    // A block takes all products of few rows with a narrow matrix; parts of many begin where its vectors do.
+    let matrix = narrow::factor(work, task);
+    if matrix.is_some_and(|(which, _)| rows(c, which).is_some_and(|n| n <= gemv::MOST as i64)) {
+        return None;
+    }
+    let unit = matrix.map_or(1, |(_, matrix)| matrix.stored.per_vector() as i64);
     // How many take part, how many are wanted, and the least length of a part.
     let (now, wanted, least) = match tiles(c, depth) {
         Some(tiles) => (tiles, BLOCKS, PART_OF_TILES),
@@ -76,9 +84,17 @@ fn parts(work: &Work, task: &Task) -> Option<(usize, i64)> {
         return None;
     }
     // The outermost axis that has enough parts; parts of the inner ones stay short ways in memory.
-    let divisor = |n: i64| (2..=most.min(n)).rev().find(|p| n % p == 0);
+    let divisor = |n: i64| (2..=most.min(n)).rev().find(|p| n % p == 0 && n / p % unit == 0);
     let cuts = extents.iter().enumerate().filter_map(|(k, &n)| Some((k, divisor(n)?)));
     cuts.max_by_key(|&(k, parts)| (parts, std::cmp::Reverse(k)))
+}
+
+/// Rows of a product, which are the axes that the other factor than `matrix` has alone, if their number is known.
+fn rows(c: &Compute, matrix: usize) -> Option<i64> {
+    let f = factors(c)?;
+    let uses = |k: usize, axis: usize| f[k].index.iter().any(|e| e.uses_var(axis as u32));
+    let of = (0..c.dims.len()).filter(|&a| uses(1 - matrix, a) && !uses(matrix, a));
+    of.map(|a| c.dims[a].known()).product()
 }
 
 /// Blocks of the plan `tile`, if the step gets it.

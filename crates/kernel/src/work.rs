@@ -11,6 +11,7 @@ mod scan;
 
 pub use host::{Arg, Slot, SlotMemory};
 
+use crate::build::narrow::Narrow;
 use crate::loops::Buffer;
 use infc_host::Routine;
 use infc_ir::compute::{Compute, Step};
@@ -18,6 +19,7 @@ use infc_ir::graph::{Def, Graph, Node, Region, Requirement, Value};
 use infc_ir::op::{Ctx, Meaning, signature, sizes};
 use infc_ir::{DType, Expr, Op, Problem, Problems, Scalar, Tensor, TensorType, Type};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// A tensor of the work list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -200,6 +202,8 @@ pub struct Work {
     pub on_host: HashSet<Id>,
     /// Tensors that are stored a second time by the steps that make them, rounded, in tensors that lie as they do.
     pub twice: HashMap<Id, Id>,
+    /// Constants that products read narrow.
+    pub narrow: HashMap<Id, Arc<Narrow>>,
 }
 
 impl Work {

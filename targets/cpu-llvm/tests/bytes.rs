@@ -20,7 +20,7 @@ fn operand(dtype: DType, dims: &[usize], constant: Option<Tensor>) -> Operand {
     let strides = Buffer::row_major(&dims);
     let shift = vec![0; dims.len()];
     let buffer = Buffer { name: String::new(), dtype, dims, strides, space: Space::Global, access: Access::Read };
-    Operand { buffer, shift, zeros: vec![], constant, tf32: false }
+    Operand { buffer, shift, zeros: vec![], constant, tf32: false, narrow: None }
 }
 
 /// Do the machine's instructions take signed bytes alone?

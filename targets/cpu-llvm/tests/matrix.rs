@@ -34,6 +34,7 @@ fn operand(dtype: DType, dims: &[Expr], shift: i64, constant: Option<Tensor>) ->
         zeros: vec![],
         constant,
         tf32: false,
+        narrow: None,
     }
 }
 

@@ -20,7 +20,7 @@ fn operand(dtype: DType, dims: &[usize], order: &[usize]) -> Operand {
     let strides = Buffer::strides_in_order(&dims, order);
     let shift = vec![0; dims.len()];
     let buffer = Buffer { name: String::new(), dtype, dims, strides, space: Space::Global, access: Access::Read };
-    Operand { buffer, shift, zeros: vec![], constant: None, tf32: false }
+    Operand { buffer, shift, zeros: vec![], constant: None, tf32: false, narrow: None }
 }
 
 fn nest(step: Compute, operands: &[Operand], target: &TargetDesc) -> (Nest, plan::Elementwise) {

@@ -29,6 +29,7 @@ fn operand(dtype: DType, dims: &[usize], constant: Option<Tensor>) -> Operand {
         zeros: vec![],
         constant,
         tf32: false,
+        narrow: None,
     }
 }
 

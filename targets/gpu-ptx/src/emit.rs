@@ -118,6 +118,10 @@ pub(crate) struct Emit<'a> {
     pub ring: Option<Ring>,
     /// The slots of tiles that all threads of a block fill and multiply.
     pub pipeline: Option<Pipeline>,
+    /// Parameters that are at multiples of 16 bytes for certain.
+    pub certain: HashSet<u32>,
+    /// Tiles are made of what was read into registers a multiplication before.
+    pub widens: bool,
     /// Shared memory is that of the launch: it is more than a block has without being asked.
     launch_shares: bool,
     pub role: Option<Role>,
@@ -186,6 +190,8 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, most_shared: u64) -> Result<
         divergent: false,
         ring: None,
         pipeline: Pipeline::of(kernel, most_shared),
+        certain: HashSet::new(),
+        widens: false,
         launch_shares: false,
         role: None,
         full: None,
@@ -214,7 +220,7 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, most_shared: u64) -> Result<
     let by_threads = e.layouts.contains(&Layout::Thread) && e.pipeline.is_some();
     let long = !e.is_small(kernel.tasks) && e.layouts.contains(&Layout::Thread);
     parameters.extend((0..e.maps.len()).map(|k| format!(".param .align 64 .b8 {}[128]", e.map_name(k))));
-    let Emit { a, scratch, mode, shared, mixed, maps, cluster, .. } = e;
+    let Emit { a, scratch, mode, shared, mixed, maps, cluster, widens, .. } = e;
     let cluster = if cluster { CLUSTER as u32 } else { 1 };
     let list = parameters.join(",\n\t");
     let body = a.finish();
@@ -234,6 +240,9 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, most_shared: u64) -> Result<
         Mode::Block(n) if long && !body.contains("wgmma") => {
             (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, LONG_REGISTERS)))
         }
+        Mode::Block(n) if by_threads && widens && !body.contains("wgmma") => {
+            (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, LONG_REGISTERS)))
+        }
         // Of larger ones it makes what is best by itself.
         Mode::Block(n) if by_threads && n < 256 && !body.contains("wgmma") => {
             (Block::Block(n), format!(".reqntid {n}\n.minnctapersm {}\n", blocks_at_once(n, THREAD_REGISTERS)))
@@ -250,7 +259,7 @@ pub fn entry<'a>(kernel: &'a Kernel, name: &'a str, most_shared: u64) -> Result<
 /// Multiprocessors of the largest machine.
 const MULTIPROCESSORS: i64 = 132;
 /// Registers of a multiprocessor, and those that a thread takes: of a product by matrix instructions, of one by threads, and of one by threads whose number of tasks only
-/// the run tells, so that indices have 64 bits.
+/// the run tells, so that indices have 64 bits, or that widens its factors.
 const REGISTERS: f64 = 65536.0;
 const MATRIX_REGISTERS: f64 = 168.0;
 const THREAD_REGISTERS: f64 = 100.0;
@@ -480,7 +489,17 @@ impl Emit<'_> {
         {
             return self.compute_tile(var, extent, &tile, body);
         }
-        if kind == LoopKind::Vector && self.by_elements && extent.known().is_some_and(|n| n > 1) {
+        if kind == LoopKind::Vector
+            && self.side_by_side
+            && !(self.by_elements && self.pipeline.is_none())
+            && let Some(load) = self.wide_load(var, extent, body)
+        {
+            return self.load_wide(var, extent, &load);
+        }
+        if kind == LoopKind::Vector && self.side_by_side && self.is_wide_store(var, extent, body) {
+            return self.store_wide(var, extent, body);
+        }
+        if kind == LoopKind::Vector && self.by_elements && extent.known().is_some_and(|n| n > 1) && !self.fills_registers(body) {
             return self.by_lanes(var, extent, body);
         }
         if unrolled(kind, extent) {

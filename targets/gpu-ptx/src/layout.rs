@@ -239,6 +239,21 @@ pub(crate) fn reads(body: &[Stmt]) -> bool {
     found
 }
 
+/// Buffers that a list reads.
+pub(crate) fn sources(body: &[Stmt]) -> HashSet<u32> {
+    let mut out = HashSet::new();
+    walk(body, &mut |s| {
+        for scalar in scalars(s) {
+            scalar.visit(&mut |n| {
+                if let Kind::Read { source, .. } = n.kind() {
+                    out.insert(*source);
+                }
+            });
+        }
+    });
+    out
+}
+
 /// Shared buffers that a list reads, and those that it writes.
 pub(crate) fn shared(kernel: &Kernel, body: &[Stmt]) -> [HashSet<u32>; 2] {
     let mut out = [HashSet::new(), HashSet::new()];

@@ -88,29 +88,39 @@ impl Emit<'_> {
             Place::Memory(_, base) => Ok((t, base)),
             _ => Err(fault!("a tile without memory")),
         };
-        let first: Vec<(u32, Val)> = pipeline.loops.tiles.iter().map(|t| of(self, t)).collect::<Result<_, _>>()?;
+        let tiles: Vec<(u32, Val)> = pipeline.loops.tiles.iter().map(|t| of(self, t)).collect::<Result<_, _>>()?;
         self.ranges.extent(pipeline.loops.var, extent);
         self.known.push(HashMap::new());
-        let loops: Option<Vec<Together>> = fill.iter().map(thread_loop).collect();
+        // What some tiles are made of is read before a tile is multiplied, and put into its slot behind that.
+        let (whole, halves): (Vec<&Stmt>, Vec<&Stmt>) = fill.iter().partition(|s| self.in_halves(s).is_none());
+        let halves: Vec<[Stmt; 2]> = halves.into_iter().filter_map(|s| self.in_halves(s)).collect();
+        let (first, then): (Vec<Stmt>, Vec<Stmt>) = halves.into_iter().map(|[first, then]| (first, then)).unzip();
+        self.widens |= !then.is_empty();
+        let early: Vec<Stmt> = whole.iter().map(|&s| s.clone()).chain(first.iter().cloned()).collect();
+        let loops: Option<Vec<Together>> = whole.into_iter().map(thread_loop).collect();
         let lanes = loops.map_or(Ok(None), |loops| self.lanes_of(pipeline.loops.var, &loops))?;
         let end = self.a.label();
         match lanes {
             Some((lanes, aligned)) => {
                 let slow = self.a.label();
                 self.a.line(format_args!("@!{aligned} bra {slow}"));
-                self.rounds(pipeline, extent, &first, &mut |this| this.ask(&lanes), multiply)?;
+                let mut ask = |this: &mut Self| {
+                    this.ask(&lanes)?;
+                    this.parallel_parts(&first)
+                };
+                self.rounds(pipeline, extent, &tiles, (&mut ask, &then), multiply)?;
                 self.a.line(format_args!("bra {end}"));
                 self.a.place(&slow);
                 self.by_elements = true;
-                let done = self.rounds(pipeline, extent, &first, &mut |this| this.parallel_parts(fill), multiply);
+                let done = self.rounds(pipeline, extent, &tiles, (&mut |this| this.parallel_parts(&early), &then), multiply);
                 self.by_elements = false;
                 done?;
             }
-            None => self.rounds(pipeline, extent, &first, &mut |this| this.parallel_parts(fill), multiply)?,
+            None => self.rounds(pipeline, extent, &tiles, (&mut |this| this.parallel_parts(&early), &then), multiply)?,
         }
         self.known.pop();
         self.a.place(&end);
-        for (tile, base) in first {
+        for (tile, base) in tiles {
             self.places[tile as usize] = Place::Memory("shared", base);
         }
         self.parts = parts;
@@ -121,13 +131,24 @@ impl Emit<'_> {
         Ok(())
     }
 
-    /// All rounds: `fill` asks for a tile, `multiply` is the loop that uses one.
+    /// A loop over threads that reads into registers and then, by what it has there, fills a tile: as two.
+    fn in_halves(&self, s: &Stmt) -> Option<[Stmt; 2]> {
+        let Stmt::For { var, extent, kind: kind @ LoopKind::Thread, body } = s else { return None };
+        let [first, then] = &body[..] else { return None };
+        let half = |s: &Stmt| Stmt::For { var: *var, extent: *extent, kind: *kind, body: vec![s.clone()] };
+        let [_, written] = layout::shared(self.kernel, std::slice::from_ref(first));
+        let in_registers = |b: u32| matches!(self.places[b as usize], Place::Registers(_));
+        let reads = layout::sources(std::slice::from_ref(then));
+        (written.is_empty() && reads.iter().all(|&b| in_registers(b))).then(|| [half(first), half(then)])
+    }
+
+    /// All rounds: `fill` asks for a tile, what is said behind it puts into its slot what came for that, `multiply` is the loop that uses one.
     fn rounds(
         &mut self,
         pipeline: &Pipeline,
         extent: Expr,
         first: &[(u32, Val)],
-        fill: &mut dyn FnMut(&mut Self) -> Result<(), Fault>,
+        (fill, then): (&mut dyn FnMut(&mut Self) -> Result<(), Fault>, &[Stmt]),
         multiply: &Stmt,
     ) -> Result<(), Fault> {
         let (var, ahead) = (pipeline.loops.var, pipeline.slots - 1);
@@ -159,6 +180,7 @@ impl Emit<'_> {
         self.slot(pipeline, first, filled);
         fill(self)?;
         self.known.pop();
+        let slots: Vec<Place> = first.iter().map(|&(tile, _)| self.places[tile as usize].clone()).collect();
         self.a.place(&filled_all);
         self.a.line(format_args!("cp.async.commit_group"));
         self.next(pipeline, filled);
@@ -170,6 +192,14 @@ impl Emit<'_> {
         self.parallel_parts(std::slice::from_ref(multiply))?;
         self.next(pipeline, used);
         self.a.place(&multiplied);
+        if !then.is_empty() {
+            let put = self.a.label();
+            self.a.line(format_args!("@{none} bra {put}"));
+            self.vars.remove(&var);
+            first.iter().zip(slots).for_each(|(&(tile, _), slot)| self.places[tile as usize] = slot);
+            self.parallel_parts(then)?;
+            self.a.place(&put);
+        }
         self.known.pop();
         self.a.line(format_args!("add.{ty} {now}, {now}, 1"));
         let again = self.a.fresh(Class::P);

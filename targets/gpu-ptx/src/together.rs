@@ -201,13 +201,32 @@ impl Emit<'_> {
         if group {
             self.a.line(format_args!("wgmma.fence.sync.aligned"));
         }
-        let done = self.list(body);
+        let done = if self.role.is_none() && self.pipeline.is_none() { self.aligned_or_not(body) } else { self.list(body) };
         if group {
             self.a.line(format_args!("wgmma.commit_group.sync.aligned"));
         }
         self.side_by_side = false;
         self.parts.clear();
         self.vars.remove(&variable);
+        done
+    }
+
+    /// The body of a loop over threads, twice where it reads parameters into registers several elements at once: for those at multiples of 16 bytes, and for all others. One question is
+    /// asked before, so that none stands between reads.
+    fn aligned_or_not(&mut self, body: &[Stmt]) -> Result<(), Fault> {
+        let Some((parameters, aligned)) = self.wide_parameters(body)? else { return self.list(body) };
+        let (slow, end) = (self.a.label(), self.a.label());
+        self.a.line(format_args!("@!{aligned} bra {slow}"));
+        self.certain = parameters;
+        let done = self.list(body);
+        self.certain.clear();
+        done?;
+        self.a.line(format_args!("bra {end}"));
+        self.a.place(&slow);
+        self.by_elements = true;
+        let done = self.list(body);
+        self.by_elements = false;
+        self.a.place(&end);
         done
     }
 

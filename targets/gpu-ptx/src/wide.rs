@@ -2,19 +2,31 @@
 //! tiles of shared memory whose elements are computed on the way, and elements of shared memory that rounds of a loop read one after another.
 
 use crate::asm::{Class, Val};
-use crate::emit::{Emit, Var};
+use crate::emit::{Emit, Place, Var};
+use crate::layout;
 use crate::ops;
 use crate::scalars::constant_bits;
 use infc_ir::expr::Node;
 use infc_ir::scalar::Kind;
 use infc_ir::{Expr, Fault, Scalar, fault};
-use infc_kernel::loops::{Space, Stmt};
+use infc_kernel::loops::{LoopKind, Space, Stmt};
+use std::collections::HashSet;
 
 /// Neighbours that become elements of a tile in shared memory.
 pub(crate) struct WideTile {
     from: u32,
     from_index: Vec<Scalar>,
     /// Where it does not hold, nothing is read and the element has these bits.
+    guard: Option<(Scalar, u64)>,
+    to: u32,
+    to_index: Vec<Scalar>,
+}
+
+/// Neighbours of a parameter that a thread brings into registers.
+pub(crate) struct WideLoad {
+    from: u32,
+    from_index: Vec<Scalar>,
+    /// Where it does not hold, nothing is read and elements have these bits.
     guard: Option<(Scalar, u64)>,
     to: u32,
     to_index: Vec<Scalar>,
@@ -305,6 +317,138 @@ impl Emit<'_> {
         self.a.place(&slow);
         self.by_lanes(lane, extent, body)?;
         self.a.place(&end);
+        Ok(())
+    }
+
+    /// Does a loop put something into registers?
+    pub(crate) fn fills_registers(&self, body: &[Stmt]) -> bool {
+        matches!(body, [Stmt::Store { buffer, .. }] if matches!(self.places[*buffer as usize], Place::Registers(_)))
+    }
+
+    /// The parameters that loops over lanes read into registers, and the predicate that all of them are aligned; none where they are certain to be.
+    pub(crate) fn wide_parameters(&mut self, body: &[Stmt]) -> Result<Option<(HashSet<u32>, Val)>, Fault> {
+        let mut found = vec![];
+        layout::walk(body, &mut |s| {
+            if let Stmt::For { kind: LoopKind::Vector, extent, body, .. } = s
+                && self.fills_registers(body)
+                && let [Stmt::Store { value, .. }] = &body[..]
+                && let Kind::Read { source, guard: None, .. } = value.kind()
+                && self.kernel.buffers[*source as usize].space == Space::Global
+                && matches!(extent.known(), Some(2 | 4))
+            {
+                found.push(*source);
+            }
+        });
+        found.sort_unstable();
+        found.dedup();
+        let mut all: Option<Val> = None;
+        for b in &found {
+            let Some(&one) = self.aligned.get(b) else { return Ok(None) };
+            all = Some(match all {
+                None => one,
+                Some(all) => self.a.row("and", "pred", &[all, one])?,
+            });
+        }
+        Ok(all.map(|all| (found.into_iter().collect(), all)))
+    }
+
+    /// A loop that reads neighbours of a parameter, of 32 bits each, into registers.
+    pub(crate) fn wide_load(&self, lane: u32, extent: Expr, body: &[Stmt]) -> Option<WideLoad> {
+        let [Stmt::Store { buffer: to, index: to_index, value }] = body else { return None };
+        let Kind::Read { source: from, index: from_index, guard } = value.kind() else { return None };
+        let n = extent.known().filter(|n| matches!(n, 2 | 4))?;
+        let b = &self.kernel.buffers[*from as usize];
+        let places = b.space == Space::Global && matches!(self.places[*to as usize], Place::Registers(_));
+        let whole = b.dtype.bytes() == 4 && b.dtype == self.kernel.buffers[*to as usize].dtype;
+        if !places || !whole || !self.aligned.contains_key(from) || !self.neighbours(*from, from_index, lane, n) {
+            return None;
+        }
+        let guard = match guard {
+            None => None,
+            Some((cond, otherwise)) => {
+                let mut moves = false;
+                cond.visit(&mut |s| moves |= s.as_index().is_some_and(|e| e.uses_var(lane)));
+                Some((*cond, constant_bits(*otherwise).filter(|_| !moves)?))
+            }
+        };
+        Some(WideLoad { from: *from, from_index: from_index.clone(), guard, to: *to, to_index: to_index.clone() })
+    }
+
+    /// Such a loop with one read where the parameter is aligned, else one for each element. It is no branch: reads of other loops can be under way with it.
+    pub(crate) fn load_wide(&mut self, lane: u32, extent: Expr, load: &WideLoad) -> Result<(), Fault> {
+        let ty = ops::memory_type(self.kernel.buffers[load.from as usize].dtype)?;
+        let raw: Vec<Val> = (0..extent.known().unwrap_or(0)).map(|_| self.a.fresh(Class::R)).collect();
+        let cond = load.guard.map(|(cond, _)| self.scalar(cond)).transpose()?;
+        // When one read happens, and when the others do.
+        let (together, apart) = match self.certain.contains(&load.from) {
+            true => (cond, None),
+            false => {
+                let aligned = self.aligned.get(&load.from).copied();
+                let aligned = aligned.ok_or_else(|| fault!("the alignment of a parameter was not looked at"))?;
+                let not = self.a.row("not", "pred", &[aligned])?;
+                match cond {
+                    None => (Some(aligned), Some(not)),
+                    Some(cond) => {
+                        (Some(self.a.row("and", "pred", &[aligned, cond])?), Some(self.a.row("and", "pred", &[not, cond])?))
+                    }
+                }
+            }
+        };
+        // What is written under conditions alone would have its registers from the beginning of the kernel on.
+        if together.is_some() {
+            let bits = load.guard.map_or(0, |(_, bits)| bits);
+            for &v in &raw {
+                let start = self.a.constant(Class::R, bits);
+                self.a.copy(v, start);
+            }
+        }
+        self.vars.insert(lane, Var::Const(0));
+        let address = self.address(load.from as usize, &load.from_index)?.1;
+        let names = raw.iter().map(Val::to_string).collect::<Vec<_>>().join(", ");
+        let when = together.map_or(String::new(), |p| format!("@{p} "));
+        self.a.line(format_args!("{when}ld.global.v{}.{ty} {{{names}}}, {address}", raw.len()));
+        for (i, &v) in raw.iter().enumerate() {
+            self.vars.insert(lane, Var::Const(i as i64));
+            if let Some(apart) = apart {
+                let address = self.address(load.from as usize, &load.from_index)?.1;
+                self.a.line(format_args!("@{apart} ld.global.{ty} {v}, {address}"));
+            }
+            let to = self.register(load.to as usize, &load.to_index)?;
+            self.a.copy(to, v);
+        }
+        self.vars.remove(&lane);
+        Ok(())
+    }
+
+    /// Does a loop put neighbours into shared memory, of what is in registers?
+    pub(crate) fn is_wide_store(&self, lane: u32, extent: Expr, body: &[Stmt]) -> bool {
+        let [Stmt::Store { buffer: to, index, value }] = body else { return false };
+        let b = &self.kernel.buffers[*to as usize];
+        let mut good = b.space == Space::Shared;
+        value.visit(&mut |s| {
+            if let Kind::Read { source, guard, .. } = s.kind() {
+                good &= guard.is_none() && matches!(self.places[*source as usize], Place::Registers(_));
+            }
+        });
+        let n = extent.known().filter(|n| matches!(n, 2 | 4) && n * b.dtype.bytes() as i64 <= 16);
+        good && n.is_some_and(|n| self.neighbours(*to, index, lane, n))
+    }
+
+    /// Such a loop with one write.
+    pub(crate) fn store_wide(&mut self, lane: u32, extent: Expr, body: &[Stmt]) -> Result<(), Fault> {
+        let [Stmt::Store { buffer: to, index, .. }] = body else { return Err(fault!("a loop of more than a store")) };
+        let n = extent.known().unwrap_or(0);
+        self.behind = Some(vec![]);
+        for i in 0..n {
+            self.vars.insert(lane, Var::Const(i));
+            self.list(body)?;
+        }
+        let names = self.behind.take().unwrap_or_default().iter().map(Val::to_string).collect::<Vec<_>>().join(", ");
+        self.vars.insert(lane, Var::Const(0));
+        let address = self.address(*to as usize, index)?.1;
+        let ty = ops::memory_type(self.kernel.buffers[*to as usize].dtype)?.replace('s', "u");
+        self.a.line(format_args!("st.shared.v{n}.{ty} {address}, {{{names}}}"));
+        self.vars.remove(&lane);
         Ok(())
     }
 

@@ -325,10 +325,10 @@ pub fn set_math(machine: &mut TargetDesc, math: Math) -> std::result::Result<(),
     Ok(())
 }
 
-/// Tells a machine to keep weights narrow wherever they can be; an error if its kernels take them as they come.
+/// Tells a machine to keep weights narrow wherever they can be; an error if its kernels do so anyway.
 fn set_small(machine: &mut TargetDesc) -> std::result::Result<(), Failure> {
     if machine.block_threads > 0 {
-        let message = format!("--small: kernels for target '{}' read weights of f32 as f32", machine.name);
+        let message = format!("--small: kernels for target '{}' read narrow weights as they are without it", machine.name);
         return Err(Failure::usage(message, small_help()));
     }
     machine.small = true;
@@ -339,7 +339,7 @@ fn set_small(machine: &mut TargetDesc) -> std::result::Result<(), Failure> {
 fn small_help() -> String {
     let all = target::machines();
     let able: Vec<&str> = all.iter().filter(|m| m.block_threads == 0).map(|m| m.name.as_str()).collect();
-    format!("leave it out, or name a target whose kernels widen narrow weights: {}", able.join(", "))
+    format!("leave it out, or name a target where that may take time: {}", able.join(", "))
 }
 
 /// A way to take products by its name.

@@ -157,7 +157,16 @@ impl Flash {
     /// The tiles of both products.
     fn tiles(&self, rank: usize) -> [Tile; 2] {
         let [queries, keys] = self.block;
-        let tile = |n: Vec<usize>, block| Tile { rows_of: 0, m: self.m.clone(), n, block, grid: self.grid, row: self.row };
+        let tile = |n: Vec<usize>, block| Tile {
+            rows_of: 0,
+            m: self.m.clone(),
+            n,
+            block,
+            grid: self.grid,
+            stored: None,
+            above: None,
+            row: self.row,
+        };
         [tile(vec![rank], [queries, keys, self.depth]), tile(self.n.clone(), [queries, self.columns, keys])]
     }
     /// No less than what [`build`] allocates.
@@ -245,6 +254,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
         k_last: k_last[t],
         packed: [false; 2],
         exact: exact[t],
+        widened: [None, None],
         acc: acc[t],
     };
     let scores = of(0, of_score, [query_line, key_line], depth, [query, key]);

@@ -175,7 +175,14 @@ mod tests {
             let strides = Buffer::strides_in_order(&dims, order);
             let buffer =
                 Buffer { name: String::new(), dtype: DType::F32, dims, strides, space: Space::Global, access: Access::Write };
-            let out = Operand { buffer, shift: halo.iter().map(|h| h.0).collect(), zeros: vec![], constant: None, tf32: false };
+            let out = Operand {
+                buffer,
+                shift: halo.iter().map(|h| h.0).collect(),
+                zeros: vec![],
+                constant: None,
+                tf32: false,
+                narrow: None,
+            };
             let size = Expr::product(out.buffer.dims.iter().copied()).known().expect("sizes are known") as usize * 4;
             let fill = Scalar::float(DType::F32, 0.5);
             let [rows, threads] = [build("b", &out, halo, fill, 4), build_threads("b", &out, halo, fill)].map(|nest| {

@@ -896,7 +896,7 @@ mod tests {
             let strides = Buffer::strides_in_order(&dims, order);
             let shift = vec![0; dims.len()];
             let buffer = Buffer { name: "b".into(), dtype: x, dims, strides, space: Space::Global, access: Access::Read };
-            Operand { buffer, shift, zeros: vec![], constant: None, tf32: false }
+            Operand { buffer, shift, zeros: vec![], constant: None, tf32: false, narrow: None }
         };
         let mut operands = vec![operand(&[8, 6, 6], &[1, 2, 0]), operand(&[4, 8, 3, 3], &[]), operand(&[4, 4, 4], &[1, 2, 0])];
         operands[1].constant = Some(infc_ir::Tensor::zeros(x, [4, 8, 3, 3]));

@@ -287,6 +287,8 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Decode) {
         n,
         block,
         grid: [1, 1],
+        stored: None,
+        above: None,
         row: STORED,
     });
     let depth = Expr::product(a.depth.iter().copied());
@@ -304,6 +306,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Decode) {
         k_last: [true, k_last[t]],
         packed: [false; 2],
         exact: [false; 2],
+        widened: [None, None],
         acc: acc[t],
     };
     let scores = of(0, of_score, [query_line, key_line], depth, [query, key]);

@@ -13,9 +13,11 @@ pub mod contract;
 pub mod decode;
 pub mod dots;
 pub mod elementwise;
+pub mod gemv;
 pub mod groups;
 pub mod heap;
 pub mod matrix;
+pub mod narrow;
 pub mod network;
 mod online;
 pub mod pack;
@@ -41,6 +43,7 @@ use infc_ir::expr::{Node, Ranges};
 use infc_ir::scalar::{Binary, Kind, Scalar};
 use infc_ir::{DType, Expr, Tensor};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// A tensor as a kernel sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +58,8 @@ pub struct Operand {
     pub constant: Option<Tensor>,
     /// f32 whose elements were rounded to tf32 when they were stored.
     pub tf32: bool,
+    /// It, stored narrow, if it is a constant matrix that can be.
+    pub narrow: Option<Arc<narrow::Narrow>>,
 }
 
 impl Operand {
@@ -163,6 +168,7 @@ pub fn build(name: &str, step: &Step, plan: &Plan, operands: &[Operand], target:
         (Step::Compute(c), Plan::Turned(p)) => turned::build(&mut cx, c, p),
         (Step::Compute(c), Plan::RowReduce(p)) => row_reduce::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Tile(p)) => tile::build(&mut cx, c, p),
+        (Step::Compute(c), Plan::Gemv(p)) => gemv::build(&mut cx, c, p),
         (Step::Compute(c), Plan::Threads(p)) => threads::build(&mut cx, c, p),
         (Step::Scatter(s), Plan::Updates(p)) => updates::build(&mut cx, s, p),
         (Step::Sort(s), Plan::Network(p)) => network::build(&mut cx, s, p),

@@ -123,7 +123,7 @@ impl Stored {
 
 /// A column or block of one: its scale, and the least and greatest multiple of it.
 #[derive(Clone, Copy, Debug)]
-struct Range {
+pub(super) struct Range {
     scale: f32,
     least: i32,
     most: i32,
@@ -133,7 +133,7 @@ struct Range {
 const MOST: i32 = 255;
 
 /// The low byte of a scale.
-const LOW: u32 = 255;
+pub(super) const LOW: u32 = 255;
 
 /// 1.5 * 2^23: floats of this size are whole numbers.
 const WHOLE: f32 = 12_582_912.0;
@@ -281,8 +281,8 @@ fn gcd(a: i32, b: i32) -> i32 {
 pub struct Found {
     /// How.
     pub stored: Stored,
-    columns: Tensor,
-    depth: usize,
+    pub(super) columns: Tensor,
+    pub(super) depth: usize,
     ranges: Vec<Range>,
 }
 
@@ -340,8 +340,8 @@ fn as_form(columns: &[f32], depth: usize, form: Form, block: usize) -> Option<(S
     }
 }
 
-/// Looks for a narrow form of a constant factor. `index` is that of [`pack::panels`]: variable 0 is n, the others are k.
-pub fn find(t: &Tensor, index: &[Expr], n: usize, k: &[usize]) -> Option<Found> {
+/// Looks for a narrow form of a constant factor, whose words are `whole` along k. `index` is that of [`pack::panels`]: variable 0 is n, the others are k.
+pub fn find(t: &Tensor, index: &[Expr], n: usize, k: &[usize], whole: bool) -> Option<Found> {
     let depth: usize = k.iter().product();
     if t.dtype != DType::F32 || n * depth < LEAST {
         return None;
@@ -372,8 +372,8 @@ pub fn find(t: &Tensor, index: &[Expr], n: usize, k: &[usize]) -> Option<Found> 
     likely.into_iter().find_map(|(_, form, block)| {
         let pairs = form == Form::Plain(DType::BF16) && inner.is_multiple_of(2);
         let (stored, ranges) = as_form(&values, depth, if pairs { Form::Bf16 } else { form }, block)?;
-        let whole = if stored.block == 0 { inner } else { stored.block }.is_multiple_of(stored.members());
-        whole.then(|| Found { stored, columns: columns.clone(), depth, ranges })
+        let fits = !whole || if stored.block == 0 { inner } else { stored.block }.is_multiple_of(stored.members());
+        fits.then(|| Found { stored, columns: columns.clone(), depth, ranges })
     })
 }
 
@@ -451,7 +451,7 @@ impl Found {
 
     /// `place`: the lowest bit of each member of a word.
     fn words(&self, nr: usize, place: &dyn Fn(usize) -> usize) -> Tensor {
-        let Stored { form, block, zeros } = self.stored;
+        let Stored { form, block, .. } = self.stored;
         let values = self.columns.to_vec::<f32>();
         let (members, head) = (self.stored.members(), self.stored.head());
         let block = if block == 0 { self.depth } else { block };
@@ -465,31 +465,43 @@ impl Found {
         for (c, column) in values.chunks(self.depth).enumerate() {
             for (b, part) in column.chunks(block).enumerate() {
                 let start = ((c / nr * blocks + b) * rows) * nr + c % nr;
-                let range = self.ranges.get(c * blocks + b);
-                let zero = range.map_or(0, |r| self.zero(*r));
-                match (form, range) {
-                    (Form::Int(_), Some(range)) => {
-                        words[start] = range.scale.to_bits();
-                        match zeros {
-                            Zeros::Middle => {}
-                            Zeros::WithScales => words[start] |= zero as u32,
-                            Zeros::Row => words[start + nr] = (zero as f32).to_bits(),
-                        }
-                    }
-                    (Form::Float8(mantissa), Some(range)) => words[start] = float8_scale(range.scale, mantissa).to_bits(),
-                    _ => {}
-                }
+                let range = self.range(c * blocks + b);
+                let head_of = self.head(range);
+                (0..head).for_each(|row| words[start + row * nr] = head_of[row]);
                 for (k, &v) in part.iter().enumerate() {
-                    let narrow = match (form, range) {
-                        (Form::Int(_), Some(range)) => (multiple(v, range.scale) as i32 + zero) as u32,
-                        (Form::Float8(mantissa), Some(range)) => code(v, range.scale, mantissa).expect("it was found"),
-                        _ => v.to_bits() >> 16,
-                    };
+                    let narrow = self.code(v, range);
                     words[start + (head + k / members) * nr] |= narrow << place(k % members);
                 }
             }
         }
         Tensor::from_vec([tiles, blocks * rows, nr], words)
+    }
+
+    /// A block by its number, those of a column one after another; none where blocks have nothing of their own.
+    pub(super) fn range(&self, block: usize) -> Option<&Range> {
+        self.ranges.get(block)
+    }
+
+    /// What stands before the words of a block, in as many rows as [`Stored::head`] says: its scale and its zero point.
+    pub(super) fn head(&self, range: Option<&Range>) -> [u32; 2] {
+        let Some(range) = range else { return [0; 2] };
+        let zero = self.zero(*range);
+        match (self.stored.form, self.stored.zeros) {
+            (Form::Float8(mantissa), _) => [float8_scale(range.scale, mantissa).to_bits(), 0],
+            (_, Zeros::Middle) => [range.scale.to_bits(), 0],
+            (_, Zeros::WithScales) => [range.scale.to_bits() | zero as u32, 0],
+            (_, Zeros::Row) => [range.scale.to_bits(), (zero as f32).to_bits()],
+        }
+    }
+
+    /// A weight of a block in its bits.
+    pub(super) fn code(&self, v: f32, range: Option<&Range>) -> u32 {
+        match (self.stored.form, range) {
+            (Form::Int(_), Some(range)) => (multiple(v, range.scale) as i32 + self.zero(*range)) as u32,
+            (Form::Float8(mantissa), Some(range)) => code(v, range.scale, mantissa).expect("it was found"),
+            (Form::Plain(dtype), _) => plain(v, dtype).expect("it was found") as u32,
+            _ => v.to_bits() >> 16,
+        }
     }
 
     /// What stands for 0.
@@ -615,7 +627,7 @@ mod tests {
 
     fn stored(t: &Tensor) -> Option<Stored> {
         let [k, n] = t.dims[..] else { unreachable!("a matrix") };
-        find(t, &[Expr::var(1), Expr::var(0)], n, &[k]).map(|f| f.stored)
+        find(t, &[Expr::var(1), Expr::var(0)], n, &[k], true).map(|f| f.stored)
     }
 
     /// An integer of so many bits.

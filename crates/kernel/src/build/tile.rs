@@ -8,10 +8,13 @@
 //! convolution. What lies beyond the last row, column or product is 0 in shared memory, and not stored.
 
 mod stage;
+mod widen;
 
 use self::stage::{is_copied, lines_are_contiguous, pack_tiles};
+use self::widen::Widened;
 use super::contract::{Factor, factors};
 use super::elementwise::with_accumulator;
+use super::gemv::is_within;
 use super::{Cx, Operand, accumulate, for_each};
 use crate::loops::{LoopKind, Space, Stmt, WARP};
 use crate::plan::{SLOTS, Tile, guess};
@@ -46,6 +49,12 @@ pub fn blocks(rows: i64, columns: i64) -> i64 {
 
 /// The plan of a contraction; `None` if it has too few rows, columns or products for tiles.
 pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Tile> {
+    let plan = sizes(c, operands, target)?;
+    Some(Tile { stored: widen::stored(c, &factors(c)?, operands, &plan), ..plan })
+}
+
+/// The same but for how constants are stored.
+fn sizes(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Tile> {
     let r = c.reduction.as_ref()?;
     let f = factors(c)?;
     let uses = |k: usize, axis: usize| f[k].index.iter().any(|e| e.uses_var(axis as u32));
@@ -83,7 +92,7 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
             if enough && depth >= bk as i64 && !is_part(c, &f, &m, &n) {
                 let many = (rows / 128) * (columns / 256) >= MANY_TILES;
                 let block = [2 * GROUP, if many { 256 } else { 128 }, bk];
-                return Some(Tile { rows_of, m, n, block, grid: [8, 1], row: row.name });
+                return Some(Tile { rows_of, m, n, block, grid: [8, 1], stored: None, above: None, row: row.name });
             }
             rows::choose(&sums, &TargetDesc { warpgroups: false, ..target.clone() })
         }
@@ -105,7 +114,7 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Ti
         depth if large => ([128, 128, 2 * depth], [2, 4]),
         _ => ([64, 64, step], [2, if few { 4 } else { 2 }]),
     };
-    Some(Tile { rows_of, m, n, block, grid, row: row.name })
+    Some(Tile { rows_of, m, n, block, grid, stored: None, above: None, row: row.name })
 }
 
 /// Is there memory for all slots of tiles of 64 lines of 128 bytes, with those that keep banks apart? A tile that was asked for comes after the same time whether it is long or
@@ -134,7 +143,8 @@ pub fn rounded(c: &Compute, p: &Tile, math: Math) -> [Option<i64>; 2] {
     [0, 1].map(|k| {
         let side = usize::from(k != p.rows_of);
         let again = (lines[1 - side] as u64).div_ceil(p.block[1 - side] as u64) as i64;
-        is_rounded(&f[k], p.row, math).then(|| size(&batch) * lines[side] * depth * again)
+        let kept = p.stored.is_some_and(|(narrow, _)| narrow == k);
+        (!kept && is_rounded(&f[k], p.row, math)).then(|| size(&batch) * lines[side] * depth * again)
     })
 }
 
@@ -203,6 +213,8 @@ pub(super) struct Parts<'a> {
     pub packed: [bool; 2],
     /// Elements were rounded to tf32 before they are brought into shared memory.
     pub exact: [bool; 2],
+    /// Constants that are widened on the way.
+    pub widened: [Option<Widened>; 2],
     pub acc: u32,
 }
 
@@ -210,11 +222,14 @@ pub(super) struct Parts<'a> {
 pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
     let r = c.reduction.as_ref().expect("a contraction reduces");
     let f = factors(c).expect("a contraction is a product of two reads");
+    let widened = widen::take(cx, c, &f, p);
     let f = [&f[p.rows_of], &f[1 - p.rows_of]];
     let rank = c.dims.len();
     let batch: Vec<usize> = (0..rank).filter(|x| !p.m.contains(x) && !p.n.contains(x)).collect();
     let flat = |axes: &[usize]| Expr::product(axes.iter().map(|&x| c.dims[x]));
     let (rows, columns) = (flat(&p.m), flat(&p.n));
+    // Those of the factor that is no narrow matrix.
+    let few = if widened[0].is_some() { columns } else { rows };
     let [bm, bn, bk] = p.block;
     let group = p.row.starts_with("wgmma");
     let matrix = group || p.row.starts_with("mma");
@@ -223,7 +238,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
     // A band's columns one after another, and in each its rows.
     let high = if matrix { band(tiles.map(|t| t.known()), [bm, bn], group) } else { 1 };
     grid.extend([tiles[0].div_ceil(Expr::int(high)), tiles[1], Expr::int(high)]);
-    cx.tasks = Expr::product(grid.iter().copied());
+    cx.tasks = Expr::product(grid.iter().copied()) * p.above.map_or(Expr::int(1), |above| is_within(few, above, None));
     let place = Expr::delinearise(cx.task, &grid);
     let mut axes = vec![Expr::int(0); rank];
     batch.iter().zip(&place).for_each(|(&x, &v)| axes[x] = v);
@@ -237,13 +252,16 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
     // Threads read four products of a row or column of 32 bits at once.
     let fours = !matrix && dtypes[1].bytes() == 4;
     let packed = [0, 1].map(|side| {
+        if widened[side].is_some() {
+            return false;
+        }
         let copied = is_copied(cx, c, f[side], lines[side].0, dtypes[side]);
         let apart = (matrix || fours) && !copied || side == 1 && fours && !k_is_contiguous(cx, c, f[side]);
         (group || apart || p.row == "mma_tf32") && pack_tiles(cx, c, p, f[side], (lines[side].0, p.block[side], dtypes[side]))
     });
     let k_last = [
         true,
-        packed[1] ||
+        packed[1] || widened[1].is_some() ||
         // Warpgroups take columns side by side of 16 bits alone.
         p.row.ends_with("_i8")
             || (matrix || fours) && k_is_contiguous(cx, c, f[1])
@@ -262,8 +280,8 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Tile) {
     }
     let acc = cx.scratch("acc", r.body.dtype(), &p.own(), Space::Reg);
     let depth = Expr::product(r.axes.iter().copied());
-    let exact = [0, 1].map(|side| packed[side] || is_exact(cx, f[side]));
-    let parts = Parts { c, p, f, axes, lines, depth, threads, shared, k_last, packed, exact, acc };
+    let exact = [0, 1].map(|side| packed[side] || widened[side].is_some() || is_exact(cx, f[side]));
+    let parts = Parts { c, p, f, axes, lines, depth, threads, shared, k_last, packed, exact, widened, acc };
     cx.body = shared.into_iter().chain([acc]).map(|buffer| Stmt::Alloc { buffer }).collect();
     let zero = r.kind.identity(r.body.dtype());
     let clear = parts.each_element(cx, &|cx, at, _| vec![cx.put(acc, at, zero)]);

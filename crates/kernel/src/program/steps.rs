@@ -2,10 +2,10 @@
 
 use super::{Emit, HostSide, Launch, Lowered, declare, prepare};
 use crate::build::chain::MADE;
-use crate::build::{self, Nest, Operand};
+use crate::build::{self, Nest, Operand, gemv};
 use crate::copies::Side;
 use crate::loops::{Access, Kernel, Space};
-use crate::plan::Plan;
+use crate::plan::{Gemv, Plan, Tile};
 use crate::target::TargetDesc;
 use crate::tuning::{Room, Sizes, Tunable};
 use crate::work::{Id, Item, Memory, Task, Work};
@@ -168,16 +168,19 @@ impl Emit<'_> {
         let (step, operands, plan) = prepare(task.step, operands, self.target);
         let (plan, tunable) = self.tuned((&task.node, &task.name), &step, &operands, plan);
         let operations = cost::done(operations, &step, &plan, &operands, self.target);
-        let nest = build::build(&task.name, &step, &plan, &operands, self.target);
-        // Constants that are stored narrower take less.
-        let saved = nest.packed.iter().map(|p| {
-            let whole = operands[p.source].constant.as_ref().map_or(0, |t| t.bytes().len());
-            whole.saturating_sub(p.tensor.bytes().len())
-        });
-        let bytes = bytes - Expr::from(saved.sum::<usize>());
-        let note = Launch { node: task.node.clone(), operations, bytes, tunable };
-        let nest = self.twice(nest, task.out, &mut places);
-        self.launch(nest, Some(plan), note, &places, steps);
+        for (plan, share) in by_rows(&step, &operands, plan) {
+            let nest = build::build(&task.name, &step, &plan, &operands, self.target);
+            // Constants that are stored narrower take less.
+            let saved = nest.packed.iter().map(|p| {
+                let whole = operands[p.source].constant.as_ref().map_or(0, |t| t.bytes().len());
+                whole.saturating_sub(p.tensor.bytes().len())
+            });
+            let bytes = (bytes - Expr::from(saved.sum::<usize>())) * share;
+            let note = Launch { node: task.node.clone(), operations: operations * share, bytes, tunable };
+            let mut places = places.clone();
+            let nest = self.twice(nest, task.out, &mut places);
+            self.launch(nest, Some(plan), note, &places, steps);
+        }
     }
 
     /// The kernel of a chain.
@@ -385,6 +388,23 @@ fn parts(task: &Task, target: &TargetDesc) -> Vec<Task> {
     let nothing = Scalar::number(s.base.dtype(), 0.0);
     let updates = compute::Step::Scatter(compute::Scatter { base: nothing, ..s.clone() });
     [base, updates].map(|step| Task { step, ..task.clone() }).into()
+}
+
+/// The plans of a step: one, or several of which each is for other numbers of rows, where these are open and a narrow matrix is read another way for few. With each stands 1
+/// where its number of rows is given, else 0.
+fn by_rows(step: &compute::Step, operands: &[Operand], plan: Plan) -> Vec<(Plan, Expr)> {
+    let one = Expr::int(1);
+    let (Compute(c), Plan::Tile(tile)) = (step, &plan) else { return vec![(plan, one)] };
+    let few = if tile.stored.is_some() { gemv::open(c, operands) } else { vec![] };
+    let Some(most) = few.last() else { return vec![(plan, one)] };
+    let rows = Expr::product(most.m.iter().map(|&a| c.dims[a]));
+    let above = Some(most.rows);
+    let more = (Plan::Tile(Tile { above, ..tile.clone() }), gemv::is_within(rows, most.rows, None));
+    let of = |g: Gemv| {
+        let share = gemv::is_within(rows, g.above.unwrap_or(0), Some(g.rows));
+        (Plan::Gemv(g), share)
+    };
+    few.into_iter().map(of).chain([more]).collect()
 }
 
 /// Does a symbol stand in it?

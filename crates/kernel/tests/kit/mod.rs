@@ -92,6 +92,7 @@ pub fn operand(t: &Tensor, layout: &Layout, constant: bool) -> Operand {
         zeros: layout.halo.iter().map(|h| h.1).collect(),
         constant: constant.then(|| t.clone()),
         tf32: false,
+        narrow: None,
     }
 }
 

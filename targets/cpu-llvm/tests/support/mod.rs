@@ -75,5 +75,6 @@ pub fn operand(dims: &[usize], constant: Option<Tensor>) -> Operand {
         zeros: vec![],
         constant,
         tf32: false,
+        narrow: None,
     }
 }

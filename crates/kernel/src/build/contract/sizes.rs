@@ -549,7 +549,7 @@ pub(super) fn narrow_factor(
     let (tensor, index) = (operand.constant.as_ref()?, pack_index(b, n, c, r.axes.len())?);
     match known {
         Some(stored) => stored::in_form(tensor, &index, columns, &depth, stored),
-        None => stored::find(tensor, &index, columns, &depth),
+        None => stored::find(tensor, &index, columns, &depth, true),
     }
 }
 

@@ -86,6 +86,9 @@ impl Parts<'_> {
     /// Brings a tile of a factor into shared memory. Neighbouring threads take neighbours in memory, as many at once as can be copied as
     /// they are.
     pub(in crate::build) fn stage(&self, cx: &mut Cx, side: usize, step: Expr) -> Stmt {
+        if let Some(widened) = &self.widened[side] {
+            return self.stage_widened(cx, (side, widened), step);
+        }
         if self.packed[side] {
             return self.stage_packed(cx, side, step);
         }
