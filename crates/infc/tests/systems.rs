@@ -227,7 +227,7 @@ fn outputs(machine: &str, os: Os) -> (Vec<Vec<f32>>, String) {
     let misaligned = linked.call("sums_run", os, [0, 0, 1, state + 4, arena]) as i32;
     assert_eq!((bad, misaligned), (-2, -1));
     let texts = (-2..2).map(|status| {
-        let text = linked.call("sums_message", os, [status as i32 as u32 as u64, 0, 0, 0, 0]);
+        let text = linked.call("sums_message", os, [status as u32 as u64, 0, 0, 0, 0]);
         // Safety: the function gives a text of C.
         unsafe { CStr::from_ptr(text as *const c_char) }.to_string_lossy().into_owned()
     });

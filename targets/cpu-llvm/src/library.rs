@@ -97,7 +97,11 @@ fn table() -> &'static Result<Loaded, String> {
 /// Opens a library, and finds out whether it is an LLVM that can be used here.
 fn opened(file: &str) -> Result<Loaded, String> {
     // Safety: LLVM's initialisers may run in any thread.
-    let library = unsafe { libloading::Library::new(file) }.map_err(|e| e.to_string())?;
+    let library = unsafe { libloading::Library::new(file) }.map_err(|e| match std::error::Error::source(&e) {
+        // Windows: the message names no file.
+        Some(reason) => format!("'{file}': {reason}"),
+        None => e.to_string(),
+    })?;
     // It stays loaded for as long as the process lives.
     let library: &'static libloading::Library = Box::leak(Box::new(library));
     let version = version(library).ok_or("it does not tell its version, as LLVM 16 and later do")?;
