@@ -4,6 +4,9 @@
 //! uint64_t kernel(void *const *buffers, const int64_t *extents, void *scratch, int64_t begin, int64_t end);
 //! ```
 //!
+//! The convention is that of Linux on every operating system (System V's on x86-64), code keeps off what another one has a use of its own for (the memory below the stack pointer, register
+//! x18 of 64-bit Arm), and touches frames of more than a page page by page: an artifact runs on all of them.
+//!
 //! `buffers` holds one pointer for each global buffer of the kernel, `extents` the value of each of its symbols, `scratch` is memory
 //! for this call alone, aligned to 64 bytes; the tasks `begin..end` run in order. Buffers of one call never overlap, unless they
 //! are only read. The result is 0, or `code + 1` of the first failed check.

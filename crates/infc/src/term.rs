@@ -146,7 +146,10 @@ impl Drop for Spinner {
 
 /// Ends the process after output that could not be written.
 pub fn unprinted(error: &std::io::Error) -> ! {
-    if error.kind() == std::io::ErrorKind::BrokenPipe {
+    // Windows has several words for it, of which Rust knows two.
+    const NOT_CONNECTED: i32 = 233;
+    let unknown = cfg!(windows) && error.raw_os_error() == Some(NOT_CONNECTED);
+    if error.kind() == std::io::ErrorKind::BrokenPipe || unknown {
         std::process::exit(Exit::Ok as i32);
     }
     eprint!("{}", render(&Problems::one("standard output", error.to_string(), ""), Style::stderr()));

@@ -8,6 +8,7 @@ use infc_artifact::container::{Artifact, Variant};
 use infc_artifact::encode::encode;
 use infc_artifact::program::{self as art, *};
 use infc_ir::Tensor;
+use infc_kernel::backend::Os;
 use infc_kernel::program::Lowered;
 use infc_onnx::proto::ModelProto;
 use infc_runtime::{Model, Session, TensorRef};
@@ -256,7 +257,7 @@ fn the_driver_does_what_the_runtime_does() {
         }
         let layout = infc_kernel::bounded::layout(&program, &Default::default()).expect("all sizes are known");
         let backend = infc::target::backend(target).expect("a backend");
-        let object = backend.emit_object(&program, &layout, &[], &[], "p").expect("an object");
+        let object = backend.emit_object(&program, &layout, &[], &[], "p", Os::Linux).expect("an object");
         fs::write(dir.path("p.o"), object.bytes).expect("writable");
         dir.run("cc", &format!("{STRICT} main.c p.o -o main"), 0);
         // The driver in C is another one for the same steps.

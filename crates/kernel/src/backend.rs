@@ -17,6 +17,41 @@ pub struct Code {
     pub scratch: Vec<u64>,
 }
 
+/// An operating system whose linkers take an object file. Artifacts run on all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Os {
+    /// Linux, and other systems with ELF and the conventions of System V.
+    Linux,
+    /// macOS.
+    Macos,
+    /// Windows.
+    Windows,
+}
+
+impl Os {
+    /// All of them.
+    pub const ALL: [Os; 3] = [Os::Linux, Os::Macos, Os::Windows];
+
+    /// The one that this program runs on.
+    pub fn here() -> Os {
+        if cfg!(windows) {
+            Os::Windows
+        } else if cfg!(target_vendor = "apple") {
+            Os::Macos
+        } else {
+            Os::Linux
+        }
+    }
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Os::Linux => "Linux",
+            Os::Macos => "macOS",
+            Os::Windows => "Windows",
+        }
+    }
+}
+
 /// A relocatable object file with a whole model in it: kernels, constants, and functions of C linkage that run the steps with
 /// memory of the caller.
 ///
@@ -52,7 +87,7 @@ pub trait Backend: Send + Sync {
     fn refuses(&self, _: &Kernel) -> Option<String> {
         None
     }
-    /// An object file that runs the program in memory laid out so; its functions begin with `name`, an identifier of C.
+    /// An object file for the linkers of an operating system, that runs the program in memory laid out so; its functions begin with `name`, an identifier of C.
     fn emit_object(
         &self,
         program: &Program,
@@ -60,6 +95,7 @@ pub trait Backend: Send + Sync {
         kernels: &[Kernel],
         constants: &[u8],
         name: &str,
+        os: Os,
     ) -> Result<Object, Problems>;
     /// Text for people: `llvm-ir`, `asm` and the like. An unknown kind is an error that lists the known ones.
     fn emit_text(&self, kernels: &[Kernel], kind: &str) -> Result<String, Problems>;

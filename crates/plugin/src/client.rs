@@ -3,7 +3,7 @@
 use crate::{Answer, Request, VERSION, checked};
 use infc_artifact::program::Program;
 use infc_ir::{Problem, Problems};
-use infc_kernel::backend::{Backend, Code, Object};
+use infc_kernel::backend::{Backend, Code, Object, Os};
 use infc_kernel::bounded::Layout;
 use infc_kernel::loops::Kernel;
 use infc_kernel::target::TargetDesc;
@@ -103,7 +103,7 @@ impl Backend for Plugin {
         checked(self.ask("code", kernels)?, kernels.len()).map_err(|e| self.problem(e, "this is a fault of the plugin"))
     }
 
-    fn emit_object(&self, _: &Program, _: &Layout, _: &[Kernel], _: &[u8], name: &str) -> Result<Object, Problems> {
+    fn emit_object(&self, _: &Program, _: &Layout, _: &[Kernel], _: &[u8], name: &str, _: Os) -> Result<Object, Problems> {
         let message = format!("plugins make code for artifacts; it cannot make the object file '{name}'");
         Err(self.problem(message, "`--emit infc` makes an artifact for the runtime instead"))
     }

@@ -12,7 +12,11 @@ use crate::session::StepTime;
 use alloc::vec::Vec;
 use infc_artifact::program::{Kernel, Message, Size, Step, View};
 
-/// A compiled kernel, as `infc_artifact::abi` describes it.
+/// A compiled kernel, as `infc_artifact::abi` describes it: called as on Linux, whatever the operating system is.
+#[cfg(target_arch = "x86_64")]
+pub(crate) type KernelFn = unsafe extern "sysv64" fn(*const *mut u8, *const i64, *mut u8, i64, i64) -> u64;
+/// A compiled kernel, as `infc_artifact::abi` describes it; all operating systems call such functions alike.
+#[cfg(not(target_arch = "x86_64"))]
 pub(crate) type KernelFn = unsafe extern "C" fn(*const *mut u8, *const i64, *mut u8, i64, i64) -> u64;
 
 /// One launch: a kernel and what it is called with.

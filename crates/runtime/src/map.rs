@@ -33,7 +33,8 @@ pub(crate) fn constants_of_file(file: &File, offset: u64, bytes: usize) -> Resul
     }
 }
 
-/// A range of a file, mapped read-execute. Its pages come from the file; they are never writable.
+/// A range of a file, to run. Its pages come from the file; they are never writable.
+#[cfg(target_os = "linux")]
 pub(crate) fn code_of_file(file: &File, offset: u64, bytes: usize) -> Result<Option<Mmap>, Error> {
     if bytes == 0 {
         return Ok(None);
@@ -42,6 +43,16 @@ pub(crate) fn code_of_file(file: &File, offset: u64, bytes: usize) -> Result<Opt
     match unsafe { MmapOptions::new().offset(offset).len(bytes).map_exec(file) } {
         Ok(map) => Ok(Some(map)),
         Err(e) => fail!(Memory, "code cannot be mapped executable: {e} (is the file on a file system mounted noexec?)"),
+    }
+}
+
+/// A range of a file, to run, as a copy in memory: macOS runs no pages of files that nobody signed, and Windows only those of files that were opened
+/// for it.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn code_of_file(file: &File, offset: u64, bytes: usize) -> Result<Option<Mmap>, Error> {
+    match constants_of_file(file, offset, bytes)? {
+        Some(map) => code_of_bytes(&map),
+        None => Ok(None),
     }
 }
 

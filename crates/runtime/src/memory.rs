@@ -35,7 +35,7 @@ enum Pin {
 pub(crate) const LARGE: usize = 128 << 10;
 /// Up to here all pages are taken at once, which is several times faster than one by one as they are touched. Larger blocks may be
 /// bounds that a run does not reach.
-#[cfg(feature = "std")]
+#[cfg(all(feature = "std", target_os = "linux"))]
 const AT_ONCE: usize = 64 << 20;
 /// Bytes of a large page, on most systems.
 #[cfg(feature = "std")]

@@ -33,7 +33,7 @@ pub use source::{ALIGN, Options, Source, Weights, scratch, source};
 
 use infc_artifact::program::Program;
 use infc_ir::{Fault, Problems};
-use infc_kernel::backend::{Backend, Code, Object};
+use infc_kernel::backend::{Backend, Code, Object, Os};
 use infc_kernel::bounded::Layout;
 use infc_kernel::loops::Kernel;
 use infc_kernel::target::TargetDesc;
@@ -85,7 +85,7 @@ impl Backend for C {
     fn emit(&self, _: &[Kernel]) -> Result<Code, Problems> {
         Err(no_machine_code(&format!("target '{}'", self.target.name)))
     }
-    fn emit_object(&self, _: &Program, _: &Layout, _: &[Kernel], _: &[u8], name: &str) -> Result<Object, Problems> {
+    fn emit_object(&self, _: &Program, _: &Layout, _: &[Kernel], _: &[u8], name: &str, _: Os) -> Result<Object, Problems> {
         Err(no_machine_code(&format!("object file '{name}'")))
     }
     fn emit_text(&self, list: &[Kernel], kind: &str) -> Result<String, Problems> {

@@ -109,7 +109,9 @@ fn isa_with(target: &TargetDesc, level: &str) -> Result<OwnedTargetIsa, Fault> {
         // Names are near, and so by their distance, in an image and in an object file; with this setting they would come from a table.
         ("is_pic", "false"),
         ("unwind_info", "false"),
-        ("enable_probestack", "false"),
+        // Frames larger than a page are touched page by page, as Windows gives memory to stacks.
+        ("enable_probestack", "true"),
+        ("probestack_strategy", "inline"),
         ("enable_verifier", checks),
     ] {
         shared.set(name, value).map_err(|e| fault!("Cranelift's setting {name}: {e}"))?;

@@ -40,22 +40,34 @@ pub fn scratch(layout: &Layout) -> u64 {
     layout.arena.next_multiple_of(ALIGN as u64)
 }
 
-/// The driver of a program. `mode` is the default floating-point environment.
-pub fn driver(program: &Program, layout: &Layout, mode: i64, config: TargetFrontendConfig) -> Result<Driver, Fault> {
+/// The driver of a program. `mode` is the default floating-point environment; programs call it by a `convention`.
+pub fn driver(
+    program: &Program,
+    layout: &Layout,
+    mode: i64,
+    convention: CallConv,
+    config: TargetFrontendConfig,
+) -> Result<Driver, Fault> {
     let (slots, state_bytes) = layout.state(program);
     let messages: Vec<String> = program.messages.iter().map(|m| format!("{}: {}", m.node, m.text)).collect();
-    let (run, messages) = run(program, layout, slots, mode, messages, config)?;
+    let (run, messages) = run(program, layout, slots, (mode, convention), messages, config)?;
     let mut functions = vec![("_run", run)];
     if state_bytes > 0 {
-        functions.push(("_reset", reset(state_bytes, config)));
+        functions.push(("_reset", reset(state_bytes, convention, config)));
     }
-    let (message, texts) = message(&messages, bounded::given(program).next().is_some(), config);
+    let (message, texts) = message(&messages, bounded::given(program).next().is_some(), convention, config);
     functions.push(("_message", message));
     Ok(Driver { functions, texts, messages, state_bytes })
 }
 
+/// Kernels are called as on Linux everywhere.
 fn signature(params: &[types::Type], returns: &[types::Type]) -> Signature {
-    let mut signature = Signature::new(CallConv::SystemV);
+    outside(CallConv::SystemV, params, returns)
+}
+
+/// A function that the system's programs call, or one of the C library, by the system's convention.
+fn outside(convention: CallConv, params: &[types::Type], returns: &[types::Type]) -> Signature {
+    let mut signature = Signature::new(convention);
     signature.params = params.iter().map(|&t| AbiParam::new(t)).collect();
     signature.returns = returns.iter().map(|&t| AbiParam::new(t)).collect();
     signature
@@ -96,7 +108,7 @@ fn function(b: &mut FunctionBuilder, name: Name, signature: Signature) -> FuncRe
 }
 
 /// `NAME_message`: from a status to its text.
-fn message(messages: &[String], dims: bool, config: TargetFrontendConfig) -> (Function, Vec<u8>) {
+fn message(messages: &[String], dims: bool, convention: CallConv, config: TargetFrontendConfig) -> (Function, Vec<u8>) {
     let first: &[&str] = if dims { &[OUT_OF_BOUNDS, UNALIGNED, "done"] } else { &[UNALIGNED, "done"] };
     let before = first.len() as i64 - 1;
     let all: Vec<&str> = first.iter().copied().chain(messages.iter().map(String::as_str)).chain(["no such status"]).collect();
@@ -106,7 +118,7 @@ fn message(messages: &[String], dims: bool, config: TargetFrontendConfig) -> (Fu
         bytes.extend(text.bytes().filter(|&b| b != 0).chain([0]));
     }
     let last = all.len() as i64 - 1;
-    let made = written(signature(&[I32], &[I64]), |mut b, params| {
+    let made = written(outside(convention, &[I32], &[I64]), |mut b, params| {
         let texts = data(&mut b, Name::Texts);
         let wide = b.ins().sextend(I64, params[0]);
         let row = b.ins().iadd_imm_s(wide, before);
@@ -127,9 +139,9 @@ fn message(messages: &[String], dims: bool, config: TargetFrontendConfig) -> (Fu
 }
 
 /// `NAME_reset`.
-fn reset(bytes: u64, config: TargetFrontendConfig) -> Function {
-    let made = written(signature(&[I64], &[]), |mut b, params| {
-        let memset = function(&mut b, Name::Memset, signature(&[I64, I32, I64], &[I64]));
+fn reset(bytes: u64, convention: CallConv, config: TargetFrontendConfig) -> Function {
+    let made = written(outside(convention, &[I64], &[]), |mut b, params| {
+        let memset = function(&mut b, Name::Memset, outside(convention, &[I64, I32, I64], &[I64]));
         let (zero, bytes) = (b.ins().iconst(I32, 0), b.ins().iconst(I64, bytes as i64));
         b.ins().call(memset, &[params[0], zero, bytes]);
         b.ins().return_(&[]);
@@ -176,7 +188,7 @@ fn run(
     program: &Program,
     layout: &Layout,
     slots: Vec<(usize, u64)>,
-    mode: i64,
+    (mode, convention): (i64, CallConv),
     messages: Vec<String>,
     config: TargetFrontendConfig,
 ) -> Result<(Function, Vec<String>), Fault> {
@@ -184,7 +196,7 @@ fn run(
     let given: Vec<usize> = bounded::given(program).collect();
     let state = 2 + given.len();
     let params = vec![I64; state + if slots.is_empty() { 1 } else { 2 }];
-    written(signature(&params, &[I32]), |mut b, params| {
+    written(outside(convention, &params, &[I32]), |mut b, params| {
         let (pointers, extents) = most(&program.steps);
         let memory = |b: &mut FunctionBuilder, words: usize| {
             let data = StackSlotData::new(StackSlotKind::ExplicitSlot, 8 * words.max(1) as u32, 4);
@@ -232,7 +244,7 @@ fn run(
             b.ins().store(MemFlagsData::new().with_notrap(), first, symbols, 8 * s as i32);
         }
         let scratch = b.ins().iadd_imm_s(arena, scratch(layout) as i64);
-        let memcpy = function(&mut b, Name::Memcpy, signature(&[I64; 3], &[I64]));
+        let memcpy = function(&mut b, Name::Memcpy, outside(convention, &[I64; 3], &[I64]));
         let constants = data(&mut b, Name::Constants);
         let (kernels, inputs, outputs, dims) = (HashMap::new(), vec![], vec![], vec![]);
         let mut e = Emit {

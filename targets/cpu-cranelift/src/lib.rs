@@ -31,7 +31,7 @@ pub use machines::{machine, machines, supported};
 
 use infc_artifact::program::Program;
 use infc_ir::{Fault, Problems, fault};
-use infc_kernel::backend::{Backend, Code, Object};
+use infc_kernel::backend::{Backend, Code, Object, Os};
 use infc_kernel::bounded::Layout;
 use infc_kernel::loops::Kernel;
 use infc_kernel::target::TargetDesc;
@@ -72,6 +72,7 @@ impl Backend for Cranelift {
         kernels: &[Kernel],
         constants: &[u8],
         name: &str,
+        os: Os,
     ) -> Result<Object, Problems> {
         let code = self.emit(kernels)?;
         let make = || -> Result<Object, Fault> {
@@ -81,10 +82,10 @@ impl Backend for Cranelift {
             }
             placed.validate(code.image.len() as u64, constants.len() as u64).map_err(|e| fault!("{e}"))?;
             let isa = codegen::isa(&self.target)?;
-            let driver = driver::driver(program, layout, object::default_mode(&isa), isa.config())?;
+            let driver = driver::driver(program, layout, object::default_mode(&isa), object::convention(&isa, os), isa.config())?;
             let names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
             Ok(Object {
-                bytes: object::object(&code, &names, constants, (name, &driver), &isa)?,
+                bytes: object::object(&code, &names, constants, (name, &driver), (&isa, os))?,
                 arena_bytes: driver::scratch(layout) + code.scratch.iter().copied().max().unwrap_or(0),
                 state_bytes: driver.state_bytes,
                 messages: driver.messages,

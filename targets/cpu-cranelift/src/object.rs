@@ -1,20 +1,16 @@
-//! One relocatable ELF object: the image of the kernels, the constants, and the driver.
-//!
-//! Kernels and constants are local symbols, so that the objects of several models can be linked together. What the driver names
-//! becomes a symbol, and where it does a relocation of the linker's.
+//! One relocatable object: the image of the kernels, the constants, and the driver. What the driver names becomes a symbol, and where it does a relocation of the linker's.
 
 use crate::codegen::{Generated, Isa};
 use crate::driver::Driver;
 use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::ir::UserExternalName;
+use cranelift_codegen::isa::CallConv;
 use infc_ir::{Fault, fault};
-use infc_kernel::backend::Code;
-use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
-use object::{Architecture, BinaryFormat, Endianness, RelocationFlags, SectionKind, SymbolFlags, SymbolKind, SymbolScope, elf};
+use infc_kernel::backend::{Code, Os};
+use infc_objfile::{Builder, Place, Seen};
+use object::write::SymbolId;
+use object::{Architecture, SymbolKind, elf};
 use std::collections::HashMap;
-
-/// What 32-bit distances reach, with room for the program that it is linked to.
-const REACH: usize = (1 << 31) - (64 << 20);
 
 /// What a driver names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,78 +85,49 @@ pub fn default_mode(isa: &Isa) -> i64 {
     arch(isa).mode
 }
 
+/// How programs of an operating system call functions.
+pub fn convention(isa: &Isa, os: Os) -> CallConv {
+    if os == Os::Windows && !isa.is_arm() { CallConv::WindowsFastcall } else { CallConv::SystemV }
+}
+
 /// Puts an object together; `names` are those of the kernels, `name` begins the names of the driver's functions.
 pub fn object(
     code: &Code,
     names: &[&str],
     constants: &[u8],
     (name, driver): (&str, &Driver),
-    isa: &Isa,
+    (isa, os): (&Isa, Os),
 ) -> Result<Vec<u8>, Fault> {
-    if code.image.len() + constants.len() > REACH {
-        return Err(fault!(
-            "code and constants take {} bytes, an object file at most {REACH}",
-            code.image.len() + constants.len()
-        ));
-    }
     let arch = arch(isa);
-    let mut out = Object::new(BinaryFormat::Elf, arch.architecture, Endianness::Little);
-    let mut known: HashMap<Name, SymbolId> = HashMap::new();
-    let text = out.add_section(vec![], b".text.infc".to_vec(), SectionKind::Text);
-    out.append_section_data(text, &code.image, 64);
-    for (k, (name, &entry)) in names.iter().zip(&code.entries).enumerate() {
-        let end = code.entries.iter().copied().filter(|&e| e > entry).min().unwrap_or(code.image.len() as u64);
-        let symbol = local(&format!("infc.{k}.{}", plain(name)), text, (entry, end - entry), SymbolKind::Text);
-        known.insert(Name::Kernel(k as u32), out.add_symbol(symbol));
-    }
-    let data = out.add_section(vec![], b".rodata.infc".to_vec(), SectionKind::ReadOnlyData);
+    let mut out = Builder::new(os, arch.architecture, None)?;
+    let kernels = out.kernels(code, names, constants.len() + driver.texts.len())?;
+    let mut known: HashMap<Name, SymbolId> = kernels.into_iter().enumerate().map(|(k, s)| (Name::Kernel(k as u32), s)).collect();
     for (name, label, bytes) in [(Name::Constants, "infc.constants", constants), (Name::Texts, "infc.texts", &driver.texts)] {
-        let at = out.append_section_data(data, bytes, 64);
-        let symbol = local(label, data, (at, bytes.len() as u64), SymbolKind::Data);
-        known.insert(name, out.add_symbol(symbol));
+        let place = out.data(bytes, 64);
+        known.insert(name, out.symbol(label, place, bytes.len() as u64, SymbolKind::Data, Seen::Here));
     }
     for (name, label, bytes) in [(Name::SaveMode, "infc.save_mode", arch.save), (Name::SetMode, "infc.set_mode", arch.set)] {
-        let at = out.append_section_data(text, bytes, 16);
-        let symbol = local(label, text, (at, bytes.len() as u64), SymbolKind::Text);
-        known.insert(name, out.add_symbol(symbol));
+        let place = out.code(bytes, 16);
+        known.insert(name, out.symbol(label, place, bytes.len() as u64, SymbolKind::Text, Seen::Here));
     }
     for (end, function) in &driver.functions {
         let made = crate::codegen::generated(function.clone(), isa, false)?;
-        let at = out.append_section_data(text, &made.bytes, 64);
-        let symbol = local(&format!("{name}{end}"), text, (at, made.bytes.len() as u64), SymbolKind::Text);
-        out.add_symbol(Symbol { scope: SymbolScope::Dynamic, ..symbol });
-        relocate(&mut out, text, at, &made, &mut known)?;
+        let place = out.code(&made.bytes, 64);
+        out.symbol(&format!("{name}{end}"), place, made.bytes.len() as u64, SymbolKind::Text, Seen::Everywhere);
+        relocate(&mut out, place, &made, &known)?;
     }
-    // Without it linkers make the stack executable.
-    out.add_section(vec![], b".note.GNU-stack".to_vec(), SectionKind::Other);
-    out.write().map_err(|e| fault!("the object file: {e}"))
+    out.finish()
 }
 
-/// The relocations of a function of the driver that begins at a place of the section.
-fn relocate(
-    out: &mut Object<'_>,
-    section: SectionId,
-    at: u64,
-    made: &Generated,
-    known: &mut HashMap<Name, SymbolId>,
-) -> Result<(), Fault> {
+/// The relocations of a function of the driver that begins at a place.
+fn relocate(out: &mut Builder<'_>, place: Place, made: &Generated, known: &HashMap<Name, SymbolId>) -> Result<(), Fault> {
     for r in &made.relocations {
         let name = Name::of(&r.to).ok_or_else(|| fault!("the driver needs '{}', which is not in the object", r.to))?;
-        let library = match name {
-            Name::Memcpy => Some("memcpy"),
-            Name::Memset => Some("memset"),
-            _ => None,
-        };
-        let symbol = match (known.get(&name), library) {
+        let symbol = match (known.get(&name), name) {
             (Some(&symbol), _) => symbol,
-            (None, Some(library)) => {
-                let undefined = local(library, section, (0, 0), SymbolKind::Text);
-                let symbol =
-                    out.add_symbol(Symbol { scope: SymbolScope::Unknown, section: SymbolSection::Undefined, ..undefined });
-                known.insert(name, symbol);
-                symbol
-            }
-            (None, None) => return Err(fault!("the driver needs {name:?}, which is not in the object")),
+            (None, Name::Memcpy) => out.library("memcpy"),
+            (None, Name::Memset) => out.library("memset"),
+            (None, _) => return Err(fault!("the driver needs {name:?}, which is not in the object")),
         };
         let r_type = match r.kind {
             Reloc::X86CallPCRel4 | Reloc::X86CallPLTRel4 => elf::R_X86_64_PLT32,
@@ -170,27 +137,7 @@ fn relocate(
             Reloc::Aarch64AddAbsLo12Nc => elf::R_AARCH64_ADD_ABS_LO12_NC,
             kind => return Err(fault!("relocation {kind:?} of {name:?} has no form in an object file here")),
         };
-        let flags = RelocationFlags::Elf { r_type };
-        let relocation = Relocation { offset: at + u64::from(r.at), symbol, addend: r.addend, flags };
-        out.add_relocation(section, relocation).map_err(|e| fault!("{e}"))?;
+        out.relocate(Place { offset: place.offset + u64::from(r.at), ..place }, symbol, r.addend, r_type)?;
     }
     Ok(())
-}
-
-fn local(name: &str, section: SectionId, (value, size): (u64, u64), kind: SymbolKind) -> Symbol {
-    Symbol {
-        name: name.into(),
-        value,
-        size,
-        kind,
-        scope: SymbolScope::Compilation,
-        weak: false,
-        section: SymbolSection::Section(section),
-        flags: SymbolFlags::None,
-    }
-}
-
-/// A kernel's name as a symbol that every tool shows.
-fn plain(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
 }

@@ -82,11 +82,22 @@ impl Arch {
             Arch::Riscv | Arch::Wasm => None,
         }
     }
-    /// What LLVM is told beside a machine's features. Linkers of RISC-V move code to make it shorter, unless it says that it does not count on that; nothing here does.
+    /// What LLVM is told beside a machine's features. Linkers of RISC-V move code to make it shorter, unless it says that it does not count on that; nothing here does. macOS and Windows
+    /// have a use of their own for a register of Arm, and code is to run on them too.
     pub fn options(self) -> &'static [&'static str] {
         match self {
-            Arch::X86 | Arch::Arm | Arch::Wasm => &[],
+            Arch::X86 | Arch::Wasm => &[],
+            Arch::Arm => &["+reserve-x18"],
             Arch::Riscv => &["-relax"],
+        }
+    }
+    /// Attributes of all functions for which code would run on Linux alone without them: nothing lies below the stack pointer, where Windows may write, and frames larger than a page are
+    /// touched page by page, as Windows gives memory to stacks.
+    pub fn stack(self) -> &'static str {
+        match self {
+            Arch::X86 => "noredzone \"probe-stack\"=\"inline-asm\"",
+            Arch::Arm => "\"probe-stack\"=\"inline-asm\"",
+            Arch::Riscv | Arch::Wasm => "\"no-stack-arg-probe\"",
         }
     }
     /// Lines of a module that name the calling convention, where LLVM's own choice is not that of Linux.

@@ -143,7 +143,7 @@ fn module_text(kernels: &[Kernel], target: &TargetDesc) -> Result<(String, Vec<u
         text.push('\n');
     }
     let wide = if target.vector_bytes >= 64 { "\"prefer-vector-width\"=\"512\" \"min-legal-vector-width\"=\"512\" " } else { "" };
-    let common = "nounwind \"no-builtins\" \"no-jump-tables\"=\"true\" \"no-stack-arg-probe\"";
+    let common = format!("nounwind \"no-builtins\" \"no-jump-tables\"=\"true\" {}", arch.stack());
     text += &format!("attributes #0 = {{ {common} {wide}}}\nattributes #1 = {{ {common} noinline {wide}}}\n");
     text += arch.convention();
     Ok((text, scratch))

@@ -8,6 +8,7 @@ use crate::arch::Arch;
 use infc_artifact::abi::ALIGN;
 use infc_artifact::program::{Place, Program, Size, SizeOp, Step, SymbolSource, View};
 use infc_ir::{Fault, fault};
+use infc_kernel::backend::Os;
 use infc_kernel::bounded::{self, Layout, changes};
 use std::fmt::Write;
 
@@ -72,20 +73,37 @@ pub fn scratch(layout: &Layout) -> u64 {
 }
 
 /// Prints the driver of a program whose functions are called `NAME_run`, `NAME_message` and `NAME_reset`. There are `constants` bytes of constants.
-pub fn driver(program: &Program, layout: &Layout, name: &str, arch: Arch, constants: u64) -> Result<Driver, Fault> {
+///
+/// Kernels are called as on Linux everywhere. What programs of the operating system call, and what it calls of the C library, follows that system's convention, which
+/// is another one on Windows on x86-64.
+pub fn driver(program: &Program, layout: &Layout, name: &str, (arch, os): (Arch, Os), constants: u64) -> Result<Driver, Fault> {
     let (slots, state_bytes) = layout.state(program);
     let messages = program.messages.iter().map(|m| format!("{}: {}", m.node, m.text)).collect();
-    let mut emit =
-        Emit { program, layout, arch, slots, scratch: scratch(layout), messages, text: String::new(), temps: 0, blocks: 0 };
+    let mut emit = Emit {
+        program,
+        layout,
+        arch,
+        convention: convention(arch, os),
+        slots,
+        scratch: scratch(layout),
+        messages,
+        text: String::new(),
+        temps: 0,
+        blocks: 0,
+    };
     emit.run(name)?;
     emit.reset(name, state_bytes);
     let mut text = globals(program, constants);
     text += &emit.text;
-    text += &message(name, bounded::given(program).next().is_some(), &emit.messages);
-    text += "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\ndeclare void @llvm.memset.p0.i64(ptr, i8, i64, i1)\n\
-             declare i64 @llvm.sadd.sat.i64(i64, i64)\ndeclare {i64, i1} @llvm.smul.with.overflow.i64(i64, i64)\n\
+    text += &message(name, emit.convention, bounded::given(program).next().is_some(), &emit.messages);
+    text += match emit.convention {
+        "" => "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\ndeclare void @llvm.memset.p0.i64(ptr, i8, i64, i1)\n",
+        _ => "declare win64cc ptr @memcpy(ptr, ptr, i64)\ndeclare win64cc ptr @memset(ptr, i32, i64)\n",
+    };
+    text += "declare i64 @llvm.sadd.sat.i64(i64, i64)\ndeclare {i64, i1} @llvm.smul.with.overflow.i64(i64, i64)\n\
              declare i64 @llvm.smin.i64(i64, i64)\ndeclare i64 @llvm.smax.i64(i64, i64)\n\
-             attributes #0 = { nounwind \"no-stack-arg-probe\" }\n";
+             attributes #1 = { nobuiltin }\n";
+    let _ = writeln!(text, "attributes #0 = {{ nounwind \"no-builtins\" {} }}", arch.stack());
     text += match arch {
         Arch::X86 => "declare void @llvm.x86.sse.stmxcsr(ptr)\ndeclare void @llvm.x86.sse.ldmxcsr(ptr)\n",
         Arch::Arm => "declare i64 @llvm.aarch64.get.fpcr()\ndeclare void @llvm.aarch64.set.fpcr(i64)\n",
@@ -93,6 +111,11 @@ pub fn driver(program: &Program, layout: &Layout, name: &str, arch: Arch, consta
         Arch::Wasm => PRODUCT,
     };
     Ok(Driver { text, messages: emit.messages, state_bytes })
+}
+
+/// How the system's programs call functions, where LLVM's default is not it.
+fn convention(arch: Arch, os: Os) -> &'static str {
+    if (arch, os) == (Arch::X86, Os::Windows) { "win64cc " } else { "" }
 }
 
 fn globals(program: &Program, constants: u64) -> String {
@@ -104,7 +127,7 @@ fn globals(program: &Program, constants: u64) -> String {
 }
 
 /// `NAME_message`: from a status to its text.
-fn message(name: &str, dims: bool, messages: &[String]) -> String {
+fn message(name: &str, convention: &str, dims: bool, messages: &[String]) -> String {
     let first: &[&str] = if dims { &[OUT_OF_BOUNDS, UNALIGNED, "done"] } else { &[UNALIGNED, "done"] };
     let texts = first.iter().copied().chain(messages.iter().map(String::as_str)).chain(["no such status"]);
     let before = first.len() - 1;
@@ -118,7 +141,7 @@ fn message(name: &str, dims: bool, messages: &[String]) -> String {
     format!(
         "@infc.texts = private constant [{length} x i8] c\"{literal}\"\n\
          @infc.starts = private constant [{count} x i32] [{}]\n\
-         define ptr @{name}_message(i32 %status) #0 {{\n  %wide = sext i32 %status to i64\n  %row = add i64 %wide, {before}\n  \
+         define {convention}ptr @{name}_message(i32 %status) #0 {{\n  %wide = sext i32 %status to i64\n  %row = add i64 %wide, {before}\n  \
          %known = icmp ult i64 %row, {last}\n  %index = select i1 %known, i64 %row, i64 {last}\n  \
          %at = getelementptr i32, ptr @infc.starts, i64 %index\n  %start = load i32, ptr %at\n  %offset = zext i32 %start to i64\n  \
          %text = getelementptr i8, ptr @infc.texts, i64 %offset\n  ret ptr %text\n}}\n",
@@ -131,6 +154,8 @@ struct Emit<'a> {
     program: &'a Program,
     layout: &'a Layout,
     arch: Arch,
+    /// Before the types of functions that the system's programs call.
+    convention: &'static str,
     /// Inputs that are state, with the place of their slot.
     slots: Vec<(usize, u64)>,
     scratch: u64,
@@ -174,7 +199,11 @@ impl Emit<'_> {
         let (pointers, extents) = most(&self.program.steps);
         let state = if self.slots.is_empty() { "" } else { "ptr %state, " };
         let dims: String = bounded::given(self.program).map(|s| format!("i64 %dim{s}, ")).collect();
-        let _ = writeln!(self.text, "define i32 @{name}_run(ptr %inputs, ptr %outputs, {dims}{state}ptr %arena) #0 {{");
+        let _ = writeln!(
+            self.text,
+            "define {}i32 @{name}_run(ptr %inputs, ptr %outputs, {dims}{state}ptr %arena) #0 {{",
+            self.convention
+        );
         self.line(&format!("%pointers = alloca [{} x ptr], align 16", pointers.max(1)));
         self.line(&format!("%extents = alloca [{} x i64], align 16", extents.max(1)));
         self.line("%status = alloca i32");
@@ -310,9 +339,7 @@ impl Emit<'_> {
         for &(output, input) in &self.program.states {
             let buffer = self.program.inputs[input as usize].buffer as usize;
             let bytes = self.size(&self.program.buffers[buffer].bytes)?;
-            self.line(&format!(
-                "call void @llvm.memcpy.p0.p0.i64(ptr %input{input}, ptr %output{output}, i64 {bytes}, i1 false)"
-            ));
+            self.copy(&format!("%input{input}"), &format!("%output{output}"), &bytes);
         }
         Ok(())
     }
@@ -320,10 +347,21 @@ impl Emit<'_> {
     /// `NAME_reset`, if there is state.
     fn reset(&mut self, name: &str, bytes: u64) {
         if !self.slots.is_empty() {
-            let _ = writeln!(self.text, "define void @{name}_reset(ptr %state) #0 {{");
-            self.line(&format!("call void @llvm.memset.p0.i64(ptr %state, i8 0, i64 {bytes}, i1 false)"));
+            let _ = writeln!(self.text, "define {}void @{name}_reset(ptr %state) #0 {{", self.convention);
+            match self.convention {
+                "" => self.line(&format!("call void @llvm.memset.p0.i64(ptr %state, i8 0, i64 {bytes}, i1 false)")),
+                _ => self.line(&format!("call win64cc ptr @memset(ptr %state, i32 0, i64 {bytes}) #1")),
+            }
             self.line("ret void");
             self.text += "}\n";
+        }
+    }
+
+    /// Copies bytes. LLVM would call the C library by the convention of Linux.
+    fn copy(&mut self, to: &str, from: &str, bytes: &str) {
+        match self.convention {
+            "" => self.line(&format!("call void @llvm.memcpy.p0.p0.i64(ptr {to}, ptr {from}, i64 {bytes}, i1 false)")),
+            _ => self.line(&format!("call win64cc ptr @memcpy(ptr {to}, ptr {from}, i64 {bytes}) #1")),
         }
     }
 
@@ -337,7 +375,7 @@ impl Emit<'_> {
             Step::Copy { from, to, bytes } => {
                 let bytes = self.size(bytes)?;
                 let (from, to) = (self.address(from, &bytes)?, self.address(to, &bytes)?);
-                self.line(&format!("call void @llvm.memcpy.p0.p0.i64(ptr {to}, ptr {from}, i64 {bytes}, i1 false)"));
+                self.copy(&to, &from, &bytes);
             }
             Step::Bind { symbol, from, bound } => {
                 let (at, bound) = (self.address(from, "8")?, self.size(bound)?);

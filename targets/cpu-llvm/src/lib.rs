@@ -37,7 +37,7 @@ pub use machines::{machine, machines, supported};
 use infc_artifact::abi::ALIGN;
 use infc_artifact::program::Program;
 use infc_ir::{Fault, Problems, fault};
-use infc_kernel::backend::{Backend, Code, Object};
+use infc_kernel::backend::{Backend, Code, Object, Os};
 use infc_kernel::bounded::Layout;
 use infc_kernel::loops::Kernel;
 use infc_kernel::target::TargetDesc;
@@ -107,7 +107,7 @@ impl Llvm {
         library()?;
         let (objects, scratches) = codegen::compile(kernels, &self.target)?;
         let make = || -> Result<Object, Fault> {
-            let driver = driver::driver(program, layout, "model", Arch::Wasm, constants.len() as u64)?;
+            let driver = driver::driver(program, layout, "model", (Arch::Wasm, Os::Linux), constants.len() as u64)?;
             let mut functions = vec![("model_run", "run"), ("model_message", "message")];
             if !program.states.is_empty() {
                 functions.push(("model_reset", "reset"));
@@ -168,6 +168,7 @@ impl Backend for Llvm {
         kernels: &[Kernel],
         constants: &[u8],
         name: &str,
+        os: Os,
     ) -> Result<Object, Problems> {
         if self.target.arch == Arch::Wasm.name() {
             let message = format!("code for {} is no object file, but a module of WebAssembly", self.target.name);
@@ -180,16 +181,11 @@ impl Backend for Llvm {
                 kernel.entry = entry;
             }
             placed.validate(code.image.len() as u64, constants.len() as u64).map_err(|e| fault!("{e}"))?;
-            let driver = driver::driver(program, layout, name, Arch::of(&self.target)?, constants.len() as u64)?;
+            let arch = Arch::of(&self.target)?;
+            let driver = driver::driver(program, layout, name, (arch, os), constants.len() as u64)?;
             let names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
             Ok(Object {
-                bytes: object::object(
-                    &code,
-                    &names,
-                    constants,
-                    Arch::of(&self.target)?,
-                    &codegen::plain_object(&driver.text, &self.target)?,
-                )?,
+                bytes: object::object(&code, &names, constants, (arch, os), &codegen::plain_object(&driver.text, &self.target)?)?,
                 arena_bytes: driver::scratch(layout) + code.scratch.iter().copied().max().unwrap_or(0),
                 state_bytes: driver.state_bytes,
                 messages: driver.messages,

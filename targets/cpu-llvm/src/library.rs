@@ -16,9 +16,31 @@ const VERSIONS: [u32; 4] = [22, 21, 20, 19];
 /// The environment may name the library's file.
 const VARIABLE: &str = "INFC_LLVM";
 
-/// Names under which systems have a version, and LLVM's own place for it.
-fn files(version: u32) -> [String; 3] {
-    [format!("libLLVM.so.{version}.1"), format!("libLLVM-{version}.so"), format!("/usr/lib/llvm-{version}/lib/libLLVM.so")]
+/// Names under which systems have a version, and LLVM's own place for it; on macOS the places of Homebrew's packages.
+fn files(version: u32) -> Vec<String> {
+    if cfg!(target_vendor = "apple") {
+        ["/opt/homebrew", "/usr/local"].map(|root| format!("{root}/opt/llvm@{version}/lib/libLLVM.dylib")).to_vec()
+    } else if cfg!(windows) {
+        vec![]
+    } else {
+        vec![
+            format!("libLLVM.so.{version}.1"),
+            format!("libLLVM-{version}.so"),
+            format!("/usr/lib/llvm-{version}/lib/libLLVM.so"),
+        ]
+    }
+}
+
+/// Names that do not tell the version, to be tried after those that do. Windows has one LLVM alone.
+fn others() -> Vec<String> {
+    let names: &[&str] = if cfg!(target_vendor = "apple") {
+        &["/opt/homebrew/opt/llvm/lib/libLLVM.dylib", "/usr/local/opt/llvm/lib/libLLVM.dylib", "libLLVM.dylib"]
+    } else if cfg!(windows) {
+        &["LLVM-C.dll", "C:\\Program Files\\LLVM\\bin\\LLVM-C.dll"]
+    } else {
+        &[]
+    };
+    names.iter().map(|&n| n.to_owned()).collect()
 }
 
 /// Loads LLVM, if that has not been done. To be called before any function of `inkwell`.
@@ -56,7 +78,7 @@ fn table() -> &'static Result<Loaded, String> {
             let file = named.to_string_lossy().into_owned();
             return opened(&file).map_err(|e| format!("{VARIABLE} names '{file}': {e}"));
         }
-        let all: Vec<String> = VERSIONS.iter().flat_map(|&v| files(v)).collect();
+        let all: Vec<String> = VERSIONS.iter().flat_map(|&v| files(v)).chain(others()).collect();
         // A file that is there but is no such LLVM is told only where there is no other one.
         let mut reasons = vec![];
         for file in &all {
@@ -75,7 +97,11 @@ fn table() -> &'static Result<Loaded, String> {
 /// Opens a library, and finds out whether it is an LLVM that can be used here.
 fn opened(file: &str) -> Result<Loaded, String> {
     // Safety: LLVM's initialisers may run in any thread.
-    let library = unsafe { libloading::Library::new(file) }.map_err(|e| e.to_string())?;
+    let library = unsafe { libloading::Library::new(file) }.map_err(|e| match std::error::Error::source(&e) {
+        // Windows: the message names no file.
+        Some(reason) => format!("'{file}': {reason}"),
+        None => e.to_string(),
+    })?;
     // It stays loaded for as long as the process lives.
     let library: &'static libloading::Library = Box::leak(Box::new(library));
     let version = version(library).ok_or("it does not tell its version, as LLVM 16 and later do")?;

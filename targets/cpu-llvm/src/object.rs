@@ -1,90 +1,44 @@
-//! One relocatable ELF object: the image of the kernels, the constants, and the driver.
-//!
-//! Kernels and constants are local symbols, so that the objects of several models can be linked together.
+//! One relocatable object: the image of the kernels, the constants, and the driver, which LLVM gives as an object of its own.
 
 use crate::arch::Arch;
 use crate::driver::{CONSTANTS, kernel_symbol};
 use infc_ir::{Fault, fault};
-use infc_kernel::backend::Code;
+use infc_kernel::backend::{Code, Os};
+use infc_objfile::{Builder, Place, Seen};
 use object::read::elf::ElfFile64;
-use object::write::{Object, Relocation, SectionId, Symbol, SymbolFlags, SymbolId, SymbolSection};
-use object::{
-    Architecture, BinaryFormat, Endianness, FileFlags, LittleEndian, SectionIndex, SectionKind, SymbolKind, SymbolScope,
-};
+use object::write::SymbolId;
+use object::{Architecture, LittleEndian, RelocationFlags, SectionIndex, SectionKind, SymbolKind};
 use object::{Object as _, ObjectSection, ObjectSymbol, RelocationTarget};
 use std::collections::HashMap;
 
 /// Functions of the C library that an object may need.
 const LIBRARY: [&str; 3] = ["memcpy", "memmove", "memset"];
 
-/// What 32-bit distances reach, with room for the program that it is linked to.
-const REACH: usize = (1 << 31) - (64 << 20);
-
 /// Puts an object together. `driver` is LLVM's object of the driver, `names` are those of the kernels.
-pub fn object(code: &Code, names: &[&str], constants: &[u8], arch: Arch, driver: &[u8]) -> Result<Vec<u8>, Fault> {
-    if code.image.len() + constants.len() > REACH {
-        return Err(fault!(
-            "code and constants take {} bytes, an object file at most {REACH}",
-            code.image.len() + constants.len()
-        ));
-    }
-    let (architecture, page) = match arch {
-        Arch::X86 => (Architecture::X86_64, 64),
-        // Its code knows the low bits of addresses by their place in a page.
-        Arch::Arm => (Architecture::Aarch64, 4096),
-        Arch::Riscv => (Architecture::Riscv64, 64),
-        Arch::Wasm => return Err(fault!("a module of WebAssembly is no object of ELF")),
+pub fn object(code: &Code, names: &[&str], constants: &[u8], (arch, os): (Arch, Os), driver: &[u8]) -> Result<Vec<u8>, Fault> {
+    let architecture = match arch {
+        Arch::X86 => Architecture::X86_64,
+        Arch::Arm => Architecture::Aarch64,
+        Arch::Riscv => Architecture::Riscv64,
+        Arch::Wasm => return Err(fault!("a module of WebAssembly is no object file")),
     };
-    let mut out = Object::new(BinaryFormat::Elf, architecture, Endianness::Little);
-    if arch == Arch::Riscv {
-        // Linkers refuse to mix calling conventions. As LLVM does.
-        out.flags = driver_flags(driver)?;
-    }
-    let mut known = HashMap::new();
-    let text = out.add_section(vec![], b".text.infc".to_vec(), SectionKind::Text);
-    out.append_section_data(text, &code.image, page);
-    for (k, (name, &entry)) in names.iter().zip(&code.entries).enumerate() {
-        let end = code.entries.iter().copied().filter(|&e| e > entry).min().unwrap_or(code.image.len() as u64);
-        let symbol = local(&format!("infc.{k}.{}", plain(name)), text, (entry, end - entry), SymbolKind::Text);
-        known.insert(kernel_symbol(k), out.add_symbol(symbol));
-    }
-    let data = out.add_section(vec![], b".rodata.infc".to_vec(), SectionKind::ReadOnlyData);
-    out.append_section_data(data, constants, 64);
-    let symbol = local(CONSTANTS, data, (0, constants.len() as u64), SymbolKind::Data);
-    known.insert(CONSTANTS.to_owned(), out.add_symbol(symbol));
     let driver = ElfFile64::<LittleEndian>::parse(driver).map_err(|e| fault!("LLVM's object file: {e}"))?;
-    add(&mut out, &driver, &mut known)?;
-    // Without it linkers make the stack executable.
-    out.add_section(vec![], b".note.GNU-stack".to_vec(), SectionKind::Other);
-    out.write().map_err(|e| fault!("the object file: {e}"))
-}
-
-/// What the header of LLVM's object says of its code.
-fn driver_flags(driver: &[u8]) -> Result<FileFlags, Fault> {
-    Ok(ElfFile64::<LittleEndian>::parse(driver).map_err(|e| fault!("LLVM's object file: {e}"))?.flags())
-}
-
-fn local(name: &str, section: SectionId, (value, size): (u64, u64), kind: SymbolKind) -> Symbol {
-    Symbol {
-        name: name.into(),
-        value,
-        size,
-        kind,
-        scope: SymbolScope::Compilation,
-        weak: false,
-        section: SymbolSection::Section(section),
-        flags: SymbolFlags::None,
+    // Linkers of RISC-V refuse to mix calling conventions, of which its header tells.
+    let flags = (arch == Arch::Riscv).then(|| driver.flags());
+    let mut out = Builder::new(os, architecture, flags)?;
+    let mut known = HashMap::new();
+    for (k, symbol) in out.kernels(code, names, constants.len())?.into_iter().enumerate() {
+        known.insert(kernel_symbol(k), symbol);
     }
-}
-
-/// A kernel's name as a symbol that every tool shows.
-fn plain(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
+    let place = out.data(constants, 64);
+    known.insert(CONSTANTS.to_owned(), out.symbol(CONSTANTS, place, constants.len() as u64, SymbolKind::Data, Seen::Here));
+    add(&mut out, &driver, &known)?;
+    out.finish()
 }
 
 /// Adds the sections, symbols and relocations of the driver.
-fn add(out: &mut Object<'_>, driver: &ElfFile64<'_, LittleEndian>, known: &mut HashMap<String, SymbolId>) -> Result<(), Fault> {
-    let mut at: HashMap<SectionIndex, SectionId> = HashMap::new();
+fn add(out: &mut Builder<'_>, driver: &ElfFile64<'_, LittleEndian>, known: &HashMap<String, SymbolId>) -> Result<(), Fault> {
+    let mut at: HashMap<SectionIndex, Place> = HashMap::new();
     for section in driver.sections() {
         let kind = section.kind();
         match kind {
@@ -100,10 +54,8 @@ fn add(out: &mut Object<'_>, driver: &ElfFile64<'_, LittleEndian>, known: &mut H
         }
         // Strings are not merged with those of others: relocations point into the section.
         let kind = if kind == SectionKind::Text { kind } else { SectionKind::ReadOnlyData };
-        let name = section.name_bytes().map_err(|e| fault!("{e}"))?.to_vec();
-        let id = out.add_section(vec![], name, kind);
-        out.append_section_data(id, data, section.align());
-        at.insert(section.index(), id);
+        let name = section.name_bytes().map_err(|e| fault!("{e}"))?;
+        at.insert(section.index(), out.section(name, kind, data, section.align()));
     }
     let mut symbols = HashMap::new();
     for symbol in driver.symbols() {
@@ -112,43 +64,36 @@ fn add(out: &mut Object<'_>, driver: &ElfFile64<'_, LittleEndian>, known: &mut H
         if name.starts_with('$') {
             continue;
         }
-        let section = symbol.section_index().and_then(|s| at.get(&s).copied());
-        let id = match (known.get(name), section) {
+        let place = symbol.section_index().and_then(|s| at.get(&s).copied());
+        let id = match (known.get(name), place) {
             (Some(&id), None) => id,
-            (_, Some(id)) if symbol.kind() == SymbolKind::Section => out.section_symbol(id),
-            (_, Some(id)) => {
-                let scope = if symbol.is_global() { SymbolScope::Dynamic } else { SymbolScope::Compilation };
+            (_, Some(place)) if symbol.kind() == SymbolKind::Section => out.label(place),
+            (_, Some(place)) => {
+                let place = Place { offset: place.offset + symbol.address(), ..place };
+                let seen = if symbol.is_global() { Seen::Everywhere } else { Seen::Here };
                 // Places in code that relocations of RISC-V name have no kind.
                 let kind = if symbol.kind() == SymbolKind::Unknown { SymbolKind::Label } else { symbol.kind() };
-                let symbol = Symbol { scope, ..local(name, id, (symbol.address(), symbol.size()), kind) };
-                out.add_symbol(symbol)
+                out.symbol(name, place, symbol.size(), kind, seen)
             }
-            (None, None) if LIBRARY.contains(&name) => out.add_symbol(Symbol {
-                name: name.into(),
-                value: 0,
-                size: 0,
-                kind: SymbolKind::Text,
-                scope: SymbolScope::Unknown,
-                weak: false,
-                section: SymbolSection::Undefined,
-                flags: SymbolFlags::None,
-            }),
-            (None, None) if symbol.is_undefined() && !name.is_empty() => {
-                return Err(fault!("the driver needs '{name}', which is not in the object"));
-            }
-            (None, None) => continue,
+            (None, None) => match LIBRARY.iter().find(|n| **n == name) {
+                Some(library) => out.library(library),
+                None if symbol.is_undefined() && !name.is_empty() => {
+                    return Err(fault!("the driver needs '{name}', which is not in the object"));
+                }
+                None => continue,
+            },
         };
         symbols.insert(symbol.index(), id);
     }
     for section in driver.sections() {
-        let Some(&id) = at.get(&section.index()) else { continue };
+        let Some(&place) = at.get(&section.index()) else { continue };
         for (offset, relocation) in section.relocations() {
-            let RelocationTarget::Symbol(index) = relocation.target() else {
+            let (RelocationTarget::Symbol(index), RelocationFlags::Elf { r_type }) = (relocation.target(), relocation.flags())
+            else {
                 return Err(fault!("a relocation without a symbol"));
             };
             let Some(&symbol) = symbols.get(&index) else { return Err(fault!("a relocation of an unknown symbol")) };
-            let relocation = Relocation { offset, symbol, addend: relocation.addend(), flags: relocation.flags() };
-            out.add_relocation(id, relocation).map_err(|e| fault!("{e}"))?;
+            out.relocate(Place { offset: place.offset + offset, ..place }, symbol, relocation.addend(), r_type)?;
         }
     }
     Ok(())

@@ -24,7 +24,7 @@ pub use emit::Block;
 
 use infc_artifact::program::Program;
 use infc_ir::{DType, Fault, Problems, fault};
-use infc_kernel::backend::{Backend, Code, Object};
+use infc_kernel::backend::{Backend, Code, Object, Os};
 use infc_kernel::bounded::Layout;
 use infc_kernel::loops::{Kernel, Space};
 use infc_kernel::target::TargetDesc;
@@ -231,7 +231,7 @@ impl Backend for Ptx {
     fn refuses(&self, kernel: &Kernel) -> Option<String> {
         entry(kernel, "k", &self.target).err().map(|e| e.0)
     }
-    fn emit_object(&self, _: &Program, _: &Layout, _: &[Kernel], _: &[u8], name: &str) -> Result<Object, Problems> {
+    fn emit_object(&self, _: &Program, _: &Layout, _: &[Kernel], _: &[u8], name: &str, _: Os) -> Result<Object, Problems> {
         let help = "use --emit infc, or a target of another backend";
         Err(Problems::one(format!("object file '{name}'"), "the ptx backend makes no object files", help))
     }

@@ -8,6 +8,7 @@ use infc::compile::{self, Compiled, Options, Parts, Report};
 use infc::tune::Summary;
 use infc::{native, target};
 use infc_ir::{Graph, Problems};
+use infc_kernel::backend::Os;
 use infc_kernel::target::{Math, TargetDesc};
 use infc_runtime::variant;
 use std::fs;
@@ -39,6 +40,9 @@ pub struct Args {
     /// What to make [default: infc; c for a target of the c backend, wasm for one of WebAssembly]
     #[arg(long, value_enum)]
     emit: Option<Emit>,
+    /// The operating system of object files, libraries and programs [default: this one]. Artifacts and C code are for any
+    #[arg(long, value_enum, value_name = "NAME")]
+    os: Option<System>,
     /// Where weights go with --emit c or wasm
     #[arg(long, value_enum, value_name = "WHERE")]
     weights: Option<WeightsIn>,
@@ -181,6 +185,24 @@ enum Emit {
     Ir,
     /// The kernels as loop nests.
     Loops,
+}
+
+/// Operating systems as the command line has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum System {
+    Linux,
+    Macos,
+    Windows,
+}
+
+impl System {
+    fn os(self) -> Os {
+        match self {
+            System::Linux => Os::Linux,
+            System::Macos => Os::Macos,
+            System::Windows => Os::Windows,
+        }
+    }
 }
 
 /// Numbers of threads that sessions take.
@@ -388,6 +410,13 @@ pub fn run(args: &Args) -> Result {
     if emit != Emit::C && (args.openmp || args.no_libm || args.index.is_some()) {
         return Err(Failure::usage("--openmp, --no-libm and --index are for C code", "add --emit c"));
     }
+    if args.os.is_some() && !matches!(emit, Emit::Obj | Emit::Staticlib | Emit::Sharedlib | Emit::Exe) {
+        let message = "--os is for object files, libraries and programs";
+        return Err(Failure::usage(
+            message,
+            "leave it out: what is made otherwise is for any system; or add --emit obj, staticlib, sharedlib or exe",
+        ));
+    }
     if args.weights.is_some() && emit != Emit::C && !web {
         return Err(Failure::usage("--weights is for C code and modules of WebAssembly", "add --emit c, or --emit wasm"));
     }
@@ -496,6 +525,7 @@ fn streaming(args: &Args) -> Result {
         return Err(Failure::usage(message, small_help()));
     }
     let other = args.weights.is_some()
+        || args.os.is_some()
         || args.openmp
         || args.no_libm
         || args.index.is_some()
@@ -553,10 +583,16 @@ fn beside(model: &Path, prefix: &str, ending: &str) -> PathBuf {
 
 /// Object files and what is made from them. The functions are named after the file.
 fn native(args: &Args, emit: Emit, options: &Options, tuned: Option<&Summary>) -> Result {
-    let (prefix, ending) = match emit {
-        Emit::Obj => ("", ".o"),
-        Emit::Staticlib => ("lib", ".a"),
-        Emit::Sharedlib => ("lib", ".so"),
+    let os = args.os.map_or(Os::here(), System::os);
+    let (prefix, ending) = match (emit, os) {
+        (Emit::Obj, Os::Windows) => ("", ".obj"),
+        (Emit::Obj, _) => ("", ".o"),
+        (Emit::Staticlib, Os::Windows) => ("", ".lib"),
+        (Emit::Staticlib, _) => ("lib", ".a"),
+        (Emit::Sharedlib, Os::Linux) => ("lib", ".so"),
+        (Emit::Sharedlib, Os::Macos) => ("lib", ".dylib"),
+        (Emit::Sharedlib, Os::Windows) => ("", ".dll"),
+        (_, Os::Windows) => ("", ".exe"),
         _ => ("", ""),
     };
     let out = args.output.clone().unwrap_or_else(|| beside(&args.model, prefix, ending));
@@ -566,11 +602,16 @@ fn native(args: &Args, emit: Emit, options: &Options, tuned: Option<&Summary>) -
     super::files::not_the_model(&out, &args.model)?;
     let graph = import(&args.model)?;
     let spinner = term::spinner(format!("compiling {}", args.model.display()));
-    let native = native::compile(graph, options, &name, emit == Emit::Exe)?;
+    let native = native::compile(graph, options, &name, os, emit == Emit::Exe)?;
+    let mut import = None;
     let (bytes, mode) = match emit {
         Emit::Obj => (native.object.bytes.clone(), 0o644),
         Emit::Staticlib => (native.archive(), 0o644),
-        Emit::Sharedlib => (native::shared_library(&native, &file)?, 0o755),
+        Emit::Sharedlib => {
+            let shared = native::shared_library(&native, &file)?;
+            import = shared.import;
+            (shared.library, 0o755)
+        }
         _ => (native::executable(&native)?, 0o755),
     };
     drop(spinner);
@@ -578,6 +619,7 @@ fn native(args: &Args, emit: Emit, options: &Options, tuned: Option<&Summary>) -
     if emit != Emit::Exe {
         files.push((out.with_file_name(format!("{name}.h")), native.header.clone().into_bytes(), 0o644));
     }
+    files.extend(import.map(|bytes| (out.with_extension("lib"), bytes, 0o644)));
     write_files(&files)?;
     let sizes: Vec<(PathBuf, usize)> = files.iter().map(|f| (f.0.clone(), f.1.len())).collect();
     report(args, &native.report, &sizes, tuned);
@@ -686,6 +728,7 @@ fn report(args: &Args, r: &Report, files: &[(PathBuf, usize)], tuned: Option<&Su
             Some("bin") => "its weights",
             Some("mjs") => "what loads it, in JavaScript",
             Some("mts") => "types of that",
+            Some("lib") => "what programs link",
             _ => "its C interface",
         };
         say!("{}: {what}", path.display());

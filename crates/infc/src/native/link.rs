@@ -5,19 +5,42 @@ use crate::outputs::file_names;
 use infc_artifact::dtype;
 use infc_artifact::program::Port;
 use infc_ir::Problems;
+use infc_kernel::backend::Os;
 use infc_kernel::bounded::changes;
-use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
+use tempfile::TempDir;
 
 /// The program around a model: reads inputs, runs, prints.
 const MAIN: &str = include_str!("main.c");
 
-/// A shared library that exports the functions of the model and nothing else; `soname` is its name for the loader.
-pub fn shared_library(native: &Native, soname: &str) -> Result<Vec<u8>, Problems> {
-    let files = [(format!("{}.o", native.name), native.object.bytes.as_slice())];
-    link(&native.arch, &files, &["-shared", "-nostartfiles", &format!("-Wl,-soname,{soname}"), &format!("{}.o", native.name)])
+/// A shared library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// The library.
+    pub library: Vec<u8>,
+    /// Windows: what programs link to use it.
+    pub import: Option<Vec<u8>>,
+}
+
+/// A shared library that exports the functions of the model and nothing else; `file` is its name for the loader.
+pub fn shared_library(native: &Native, file: &str) -> Result<Shared, Problems> {
+    let object = format!("{}.o", native.name);
+    let soname = format!("-Wl,-soname,{file}");
+    let install = format!("@rpath/{file}");
+    let arguments: Vec<&str> = match native.os {
+        Os::Linux => vec!["-shared", "-nostartfiles", &soname, &object],
+        Os::Macos => vec!["-dynamiclib", "-install_name", &install, &object],
+        Os::Windows => vec!["-shared", "-s", "-static-libgcc", "-Wl,--out-implib,import", &object],
+    };
+    let folder = link(native, &[(object.clone(), native.object.bytes.as_slice())], &arguments)?;
+    let import = match native.os {
+        Os::Windows => Some(read(&folder, "import")?),
+        Os::Linux | Os::Macos => None,
+    };
+    Ok(Shared { library: read(&folder, RESULT)?, import })
 }
 
 /// A program that runs the model.
@@ -29,38 +52,62 @@ pub fn executable(native: &Native) -> Result<Vec<u8>, Problems> {
         ("ports.h".to_owned(), ports.as_bytes()),
         ("main.c".to_owned(), MAIN.as_bytes()),
     ];
-    link(&native.arch, &files, &["-std=c99", "-O1", "main.c", &object])
+    let mut arguments = vec!["-std=c99", "-O1", "main.c", &object];
+    if native.os == Os::Windows {
+        // MinGW's part of a program has many times the size of the rest, most of it for debuggers.
+        arguments.push("-s");
+    }
+    read(&link(native, &files, &arguments)?, RESULT)
 }
 
-/// The C compiler for an architecture where CC names none: under the name that Linux distributions give to those for others.
-fn compiler(arch: &str) -> OsString {
+/// What the C compiler makes. Compilers for Windows leave a name alone that has an ending.
+const RESULT: &str = "result.out";
+
+/// A C compiler: the words that start it, and how to come by it.
+fn compiler(arch: &str, os: Os) -> Result<(Vec<String>, String), Problems> {
     if let Some(named) = std::env::var_os("CC").filter(|c| !c.is_empty()) {
-        return named;
+        let named = named.to_string_lossy().into_owned();
+        // A path may have spaces; words that are no path are a command with its arguments.
+        let words = if Path::new(&named).exists() { vec![named] } else { named.split_whitespace().map(str::to_owned).collect() };
+        return Ok((words, "CC names it; set another one".to_owned()));
     }
-    if arch == std::env::consts::ARCH { "cc".into() } else { format!("{arch}-linux-gnu-gcc").into() }
+    let here = arch == std::env::consts::ARCH && os == Os::here();
+    let debian = |package: &str| format!("install one (Debian, Ubuntu: apt-get install {package}), set CC");
+    Ok(match os {
+        Os::Linux if here => (vec!["cc".to_owned()], debian("gcc libc6-dev")),
+        Os::Linux => (vec![format!("{arch}-linux-gnu-gcc")], debian(&format!("gcc-{arch}-linux-gnu"))),
+        Os::Windows if here => (vec!["gcc".to_owned()], "install MinGW-w64's, or set CC".to_owned()),
+        Os::Windows => (vec![format!("{arch}-w64-mingw32-gcc")], debian("gcc-mingw-w64")),
+        Os::Macos if Os::here() == Os::Macos => {
+            let arch = if arch == "aarch64" { "arm64" } else { arch };
+            (
+                ["cc", "-arch", arch].map(str::to_owned).to_vec(),
+                "install Xcode's command line tools (xcode-select --install), or set CC".to_owned(),
+            )
+        }
+        Os::Macos => {
+            let message = "no C compiler for macOS is known on this system";
+            let help = format!(
+                "set CC to one, such as CC='python3 -m ziglang cc -target {arch}-macos' (pip install ziglang), or use --emit obj or staticlib, which need none"
+            );
+            return Err(Problems::one("linking for macOS", message, help));
+        }
+    })
 }
 
-/// Runs the C compiler in a folder with these files; what it makes.
-fn link(arch: &str, files: &[(String, &[u8])], arguments: &[&str]) -> Result<Vec<u8>, Problems> {
-    let trouble = |e: std::io::Error| Problems::one("temporary files", e.to_string(), "is there space in the temporary folder?");
-    let folder = tempfile::tempdir().map_err(trouble)?;
+/// Runs the C compiler in a folder with these files; the folder, with what it made.
+fn link(native: &Native, files: &[(String, &[u8])], arguments: &[&str]) -> Result<TempDir, Problems> {
+    let folder = tempfile::tempdir().map_err(|e| trouble(&e))?;
     for (name, bytes) in files {
-        fs::write(folder.path().join(name), bytes).map_err(trouble)?;
+        fs::write(folder.path().join(name), bytes).map_err(|e| trouble(&e))?;
     }
-    let compiler = compiler(arch);
+    let (words, install) = compiler(&native.arch, native.os)?;
     let flags = std::env::var("CFLAGS").unwrap_or_default();
-    let name = compiler.to_string_lossy().into_owned();
-    let mut command = Command::new(&compiler);
-    command
-        .current_dir(folder.path())
-        .args(flags.split_whitespace())
-        .args(arguments)
-        .args([OsStr::new("-o"), OsStr::new("result")]);
+    let name = words.join(" ");
+    let mut command = Command::new(&words[0]);
+    command.current_dir(folder.path()).args(&words[1..]).args(flags.split_whitespace()).args(arguments).args(["-o", RESULT]);
     let output = command.output().map_err(|e| {
-        let package = if arch == std::env::consts::ARCH { "gcc libc6-dev".to_owned() } else { format!("gcc-{arch}-linux-gnu") };
-        let help = format!(
-            "install one (Debian, Ubuntu: apt-get install {package}), set CC, or use --emit obj or staticlib, which need none"
-        );
+        let help = format!("{install}, or use --emit obj or staticlib, which need none");
         Problems::one(format!("C compiler '{name}'"), format!("cannot be started: {e}"), help)
     })?;
     if !output.status.success() {
@@ -68,7 +115,15 @@ fn link(arch: &str, files: &[(String, &[u8])], arguments: &[&str]) -> Result<Vec
         let message = format!("failed ({}): {}", output.status, text.trim());
         return Err(Problems::one(format!("C compiler '{name}'"), message, "CC and CFLAGS choose the compiler and its options"));
     }
-    fs::read(folder.path().join("result")).map_err(trouble)
+    Ok(folder)
+}
+
+fn read(folder: &TempDir, name: &str) -> Result<Vec<u8>, Problems> {
+    fs::read(folder.path().join(name)).map_err(|e| trouble(&e))
+}
+
+fn trouble(e: &std::io::Error) -> Problems {
+    Problems::one("temporary files", e.to_string(), "is there space in the temporary folder?")
 }
 
 /// What `main.c` needs to know of the model.

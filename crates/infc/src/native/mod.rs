@@ -1,6 +1,5 @@
 //! Models for programs that link them: an object file with its header and what is made from these two, C code, or a module of WebAssembly.
 
-mod archive;
 mod c;
 mod link;
 #[cfg(feature = "llvm")]
@@ -15,14 +14,13 @@ pub use c::{CCode, Print, c_code};
 pub use infc_c::names::identifier;
 pub use link::{executable, shared_library};
 
-use archive::archive;
 use infc_c::header::{Interface, given};
 
 use crate::compile::{self, Options, Report};
 use crate::target;
 use infc_artifact::program::Program;
 use infc_ir::{DType, Graph, Problem, Problems, Value};
-use infc_kernel::backend::Object;
+use infc_kernel::backend::{Object, Os};
 use infc_kernel::bounded::Layout;
 use infc_kernel::program::Lowered;
 use infc_kernel::target::TargetDesc;
@@ -41,6 +39,8 @@ pub struct Native {
     pub report: Report,
     /// The architecture it is for.
     arch: String,
+    /// The operating system whose linkers take it.
+    os: Os,
     program: Program,
     layout: Layout,
 }
@@ -53,28 +53,28 @@ impl Native {
     }
     /// A static library of the object file.
     pub fn archive(&self) -> Vec<u8> {
-        archive(&self.object.bytes, &self.name, &self.functions())
+        infc_objfile::archive(&self.object.bytes, &self.name, &self.functions(), self.os)
     }
 }
 
 /// Compiles an imported model to an object file whose functions are called `NAME_run` and the like; [`identifier`] makes names. One that is `closed` has no open dims.
-pub fn compile(graph: Graph, options: &Options, name: &str, closed: bool) -> Result<Native, Problems> {
+pub fn compile(graph: Graph, options: &Options, name: &str, os: Os, closed: bool) -> Result<Native, Problems> {
     let mut report = Report { target: options.target.name.clone(), ..Report::default() };
     let model = graph.name.clone();
     let what = if closed { "a program" } else { "an object file" };
     let (lowered, layout) = bounded(graph, options, what, closed, &mut report)?;
     let start = Instant::now();
     let backend = target::backend(&options.target)?;
-    let object = backend.emit_object(&lowered.program, &layout, &lowered.kernels, &lowered.constants.to_vec(), name)?;
+    let object = backend.emit_object(&lowered.program, &layout, &lowered.kernels, &lowered.constants.to_vec(), name, os)?;
     report.stages.push(("code", start.elapsed()));
     report.kernels = lowered.kernels.len();
     report.launches = compile::launches(&lowered.program.steps);
     report.code_bytes = object.code_bytes;
     report.constant_bytes = lowered.constants.len() as u64;
     report.arena_bytes = Some(object.arena_bytes);
-    let header = header(&lowered.program, &layout, &object, name, &model, &options.target);
+    let header = header(&lowered.program, &layout, &object, name, &model, (&options.target, os));
     let arch = options.target.arch.clone();
-    Ok(Native { name: name.to_owned(), object, header, report, arch, program: lowered.program, layout })
+    Ok(Native { name: name.to_owned(), object, header, report, arch, os, program: lowered.program, layout })
 }
 
 /// The program of a graph whose values are all flat, and its memory, which nothing enlarges in a run. `what` it is for, as in `an object file`; a program that is `closed` has no open dims.
@@ -137,9 +137,16 @@ fn nothing_runs_on_the_host(graph: &Graph, what: &str) -> Result<(), Problems> {
 }
 
 /// The header of an object file.
-fn header(program: &Program, layout: &Layout, object: &Object, name: &str, model: &str, target: &TargetDesc) -> String {
+fn header(
+    program: &Program,
+    layout: &Layout,
+    object: &Object,
+    name: &str,
+    model: &str,
+    (target, os): (&TargetDesc, Os),
+) -> String {
     let about = vec![
-        format!("For {}: {} with {}.", target.name, target.arch, target.features.join(", ")),
+        format!("For {} on {}: {} with {}.", target.name, os.name(), target.arch, target.features.join(", ")),
         "Takes no memory by itself, keeps nothing outside of what it is given, needs memcpy, memmove and memset of the C"
             .to_owned(),
         "library. Any number of threads may run it at once, each with its own arena and outputs.".to_owned(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import os
+import sys
 from ctypes import POINTER, byref, c_char_p, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any
 
@@ -88,7 +89,8 @@ def library() -> ctypes.CDLL:
     """The runtime's library, loaded when it is first asked for."""
     global _loaded
     if _loaded is None:
-        beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libinfc_runtime.so")
+        name = {"win32": "infc_runtime.dll", "darwin": "libinfc_runtime.dylib"}.get(sys.platform, "libinfc_runtime.so")
+        beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
         path = os.environ.get(VARIABLE) or beside
         try:
             loading = ctypes.CDLL(path)

@@ -1,7 +1,9 @@
 //! NVIDIA's driver: the functions of its library that we call, found by name in a library that is opened when a model needs it.
 //!
-//! Nothing of CUDA is needed to build this, nor to run models for CPUs. `INFC_CUDA_DRIVER` names another library than `libcuda.so.1`.
+//! Nothing of CUDA is needed to build this, nor to run models for CPUs. `INFC_CUDA_DRIVER` names another library than `libcuda.so.1`
+//! (Windows: `nvcuda.dll`).
 
+use super::library::Library;
 use crate::error::{Error, ErrorKind};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -9,6 +11,9 @@ use core::cell::Cell;
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ffi::CString;
 use std::sync::OnceLock;
+
+/// The driver's library, where the environment names no other one.
+const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 
 /// What a function of the driver gives: 0 is success.
 type Status = c_int;
@@ -67,19 +72,10 @@ macro_rules! functions {
 
         impl Driver {
             fn open(library: &str) -> Result<Driver, String> {
-                let path = CString::new(library).map_err(|e| e.to_string())?;
-                // Safety: opening a library runs its initialisers, as the user of this machine wants them to run.
-                let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-                if handle.is_null() {
-                    // Safety: `dlerror` gives a string that lives until the next call in this thread, or null.
-                    let text = unsafe { libc::dlerror() };
-                    // Safety: as above.
-                    return Err(if text.is_null() { "it cannot be opened".into() } else { unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned() });
-                }
+                let library = Library::open(library)?;
                 Ok(Driver { $($field: {
-                    let name = concat!($name, "\0");
-                    // Safety: the name ends with a zero, the library is open for good.
-                    let found = unsafe { libc::dlsym(handle, name.as_ptr().cast()) };
+                    let name = CStr::from_bytes_with_nul(concat!($name, "\0").as_bytes()).expect("it ends with a zero");
+                    let found = library.find(name);
                     if found.is_null() {
                         return Err(format!("it has no function {}: it is too old", $name));
                     }
@@ -87,8 +83,7 @@ macro_rules! functions {
                     unsafe { core::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> Status>(found) }
                 },)*
                 encode_map: {
-                    // Safety: as above.
-                    let found = unsafe { libc::dlsym(handle, c"cuTensorMapEncodeTiled".as_ptr()) };
+                    let found = library.find(c"cuTensorMapEncodeTiled");
                     // Safety: as above.
                     (!found.is_null()).then(|| unsafe { core::mem::transmute::<*mut c_void, EncodeMap>(found) })
                 } })
@@ -180,7 +175,7 @@ fn machine(text: String) -> Error {
 }
 
 fn open() -> Result<Device, Error> {
-    let library = std::env::var("INFC_CUDA_DRIVER").unwrap_or_else(|_| "libcuda.so.1".to_string());
+    let library = std::env::var("INFC_CUDA_DRIVER").unwrap_or_else(|_| LIBRARY.to_string());
     let driver = Driver::open(&library).map_err(|e| {
         machine(format!("the artifact needs an NVIDIA GPU, and there is no driver for one: {library}: {e}; install the driver, or compile for this CPU"))
     })?;

@@ -3,6 +3,7 @@
 
 mod driver;
 mod exec;
+mod library;
 
 pub(crate) use driver::Registered;
 pub(crate) use exec::Gpu;
