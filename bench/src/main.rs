@@ -2,6 +2,7 @@
 //! the tables of `docs/performance.md`.
 
 mod engines;
+mod picture;
 mod report;
 mod sessions;
 
@@ -108,8 +109,13 @@ fn write_page(path: &Path, rows: &[Row], threads: usize) -> Result<()> {
     let mut others: Vec<String> = std::fs::read_dir(folder)?
         .filter_map(|e| e.ok()?.file_name().into_string().ok())
         .filter(|n| n.starts_with(&prefix) && n.ends_with(".md"))
+        // Not those of other benchmarks.
+        .filter(|n| std::fs::read_to_string(folder.join(n)).is_ok_and(|text| report::target_of(&text).is_some()))
         .collect();
     others.sort();
+    let picture = folder.join(report::PICTURE);
+    std::fs::create_dir_all(picture.parent().unwrap_or(folder))?;
+    std::fs::write(picture, picture::picture(rows))?;
     std::fs::write(path, report::page(rows, threads, &others))?;
     Ok(())
 }

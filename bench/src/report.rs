@@ -158,6 +158,9 @@ pub fn json(rows: &[Row], threads: usize) -> serde_json::Value {
     serde_json::json!({ "machine": machine(), "date": today(), "threads": threads, "models": rows.iter().map(row).collect::<Vec<_>>() })
 }
 
+/// Where the picture of a page is, from its folder.
+pub const PICTURE: &str = "pictures/performance.svg";
+
 /// The target that a page was made for.
 pub fn target_of(page: &str) -> Option<&str> {
     page.split_once("compiled for ")?.1.split_once(". ").map(|p| p.0)
@@ -231,6 +234,7 @@ pub fn page(rows: &[Row], threads: usize, others: &[String]) -> String {
          inputs; the engines take turns in one process, through their C interfaces, and agree on the outputs (checked\n\
          before timing; int8: 30 dB to ONNX Runtime, 10 dB to OpenVINO; \"wrong\": another result than infc's and ONNX Runtime's).\n\
          Peers: ONNX Runtime {} (all graph optimisations), OpenVINO {} (latency hint, f32).\n{others}\n\
+         ![Time of each peer as a multiple of infc's]({PICTURE})\n\n\
          ## Steady runs: median, ms\n\n{speed}\n## From the file to the first output, in a warm process, ms\n\n\
          infc loads an artifact; the peers load and optimise the ONNX file.\n\n{load}\n{filtered}{bf16}{side}## Artifacts\n\n\
          Cold start: a process is started, maps the artifact, runs it once and ends; less the steady median. Largest difference: of any output\n\

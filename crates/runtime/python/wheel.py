@@ -14,11 +14,15 @@ import sys
 import zipfile
 from pathlib import Path
 
+import licences as of_others
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent.parent
 MACHINES = {"Advanced Micro Devices X86-64": "x86_64", "AArch64": "aarch64"}
 # What every manylinux system has (PEP 600): nothing else may be linked.
 LIBRARIES = re.compile(r"(libc|libm|libgcc_s|libdl|libpthread|librt|ld-linux-[\w-]+)\.so\.\d+")
+# The licences of what others have written of the library and the program.
+OTHERS = "THIRD-PARTY.txt"
 PYTHONS = [f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 14)]
 
 
@@ -62,6 +66,7 @@ def metadata(version: str, licences: list) -> str:
         "Description-Content-Type: text/markdown",
         "License-Expression: MIT OR Apache-2.0",
         *(f"License-File: {path.name}" for path in licences),
+        f"License-File: {OTHERS}",
         "Requires-Python: >=3.9",
         "Requires-Dist: numpy>=1.21",
         "Provides-Extra: bfloat16",
@@ -75,7 +80,9 @@ def metadata(version: str, licences: list) -> str:
 
 def main(version: str, library: Path, program: Path, folder: Path) -> Path:
     """Writes the wheel; its path."""
-    tag = f"py3-none-{platform([library, program])}"
+    system = platform([library, program])
+    tag = f"py3-none-{system}"
+    others = of_others.third_party(f"{system.split('_', 3)[3]}-unknown-linux-gnu")
     info = f"infc-{version}.dist-info"
     licences = [ROOT / name for name in ("LICENSE", "LICENSE-APACHE", "LICENSE-MIT")]
     wheel = f"Wheel-Version: 1.0\nGenerator: infc wheel.py ({version})\nRoot-Is-Purelib: false\nTag: {tag}\n"
@@ -86,6 +93,7 @@ def main(version: str, library: Path, program: Path, folder: Path) -> Path:
         ("infc/libinfc_runtime.so", library.read_bytes(), True),
         (f"infc-{version}.data/scripts/infc", program.read_bytes(), True),
         *((f"{info}/licenses/{p.name}", p.read_bytes(), False) for p in licences),
+        (f"{info}/licenses/{OTHERS}", others.encode(), False),
         (f"{info}/METADATA", metadata(version, licences).encode(), False),
         (f"{info}/WHEEL", wheel.encode(), False),
     ]

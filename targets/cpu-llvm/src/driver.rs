@@ -67,6 +67,10 @@ pub struct Driver {
     pub state_bytes: u64,
 }
 
+/// For WebAssembly: a kernel of fewer tasks is called once, one of more so many times.
+const FEW: i64 = 4;
+const PARTS: i64 = 16;
+
 /// Where scratch memory begins in the arena.
 pub fn scratch(layout: &Layout) -> u64 {
     layout.arena.next_multiple_of(ALIGN as u64)
@@ -213,7 +217,7 @@ impl Emit<'_> {
                 self.line("%default = alloca i32");
             }
             Arch::Arm | Arch::Riscv => self.line("%mode = alloca i64"),
-            Arch::Wasm => {}
+            Arch::Wasm => self.line("%task = alloca i64"),
         }
         for (s, symbol) in self.program.symbols.iter().enumerate() {
             let first = match symbol.source {
@@ -469,14 +473,45 @@ impl Emit<'_> {
             let at = self.value(&format!("getelementptr i64, ptr %extents, i64 {i}"));
             self.line(&format!("store i64 {extent}, ptr {at}, align 8"));
         }
+        if self.arch == Arch::Wasm && tasks.parse::<i64>().map_or(true, |n| n >= FEW) {
+            self.in_parts(kernel, &tasks);
+        } else {
+            self.call(kernel, "0", &tasks);
+        }
+        self.begin(&after, true);
+        Ok(())
+    }
+
+    /// Calls a kernel for some of its tasks.
+    fn call(&mut self, kernel: usize, begin: &str, end: &str) {
         let symbol = kernel_symbol(kernel);
-        let call = format!("call i64 @{symbol}(ptr %pointers, ptr %extents, ptr %scratch, i64 0, i64 {tasks})");
+        let call = format!("call i64 @{symbol}(ptr %pointers, ptr %extents, ptr %scratch, i64 {begin}, i64 {end})");
         let status = self.value(&call);
         let good = self.value(&format!("icmp eq i64 {status}, 0"));
         let code = self.value(&format!("trunc i64 {status} to i32"));
         self.check_code(&good, &code);
-        self.begin(&after, true);
-        Ok(())
+    }
+
+    /// Calls a kernel for all tasks, some at a time: engines compile a function well while it runs, and run that code from its next call on.
+    fn in_parts(&mut self, kernel: usize, tasks: &str) {
+        let step = match tasks.parse::<i64>() {
+            Ok(n) => ((n + PARTS - 1) / PARTS).to_string(),
+            Err(_) => {
+                let sum = self.value(&format!("add i64 {tasks}, {}", PARTS - 1));
+                self.value(&format!("udiv i64 {sum}, {PARTS}"))
+            }
+        };
+        self.line("store i64 0, ptr %task");
+        let next = self.block();
+        self.begin(&next, true);
+        let begin = self.value("load i64, ptr %task");
+        let most = self.value(&format!("add i64 {begin}, {step}"));
+        let end = self.value(&format!("call i64 @llvm.smin.i64(i64 {most}, i64 {tasks})"));
+        self.line(&format!("store i64 {end}, ptr %task"));
+        self.call(kernel, &begin, &end);
+        let (more, done) = (self.value(&format!("icmp slt i64 {end}, {tasks}")), self.block());
+        self.line(&format!("br i1 {more}, label %{next}, label %{done}"));
+        self.begin(&done, false);
     }
 
     /// Ends the run with a message unless `good`.
