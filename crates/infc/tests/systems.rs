@@ -338,6 +338,23 @@ fn files_are_called_as_on_their_system() {
         assert!(header.contains(&format!(" on {name}: ")), "{header}");
         std::fs::remove_file(dir.path(out)).expect("there");
     }
+    // Functions are called alike, whichever system's ending the file has.
+    for (os, emit, out) in [
+        ("windows", "obj", "digits.o"),
+        ("windows", "obj", "digits.obj"),
+        ("linux", "obj", "digits.obj"),
+        ("macos", "obj", "digits.o"),
+        ("windows", "staticlib", "digits.lib"),
+        ("windows", "staticlib", "libdigits.a"),
+    ] {
+        check(&["compile", &model, "--dim", "n=2", "--emit", emit, "--os", os, "-o", &dir.path(out)], 0, &["digits.h"]);
+        if emit == "staticlib" {
+            continue;
+        }
+        let bytes = std::fs::read(dir.path(out)).expect("written");
+        let file = object::File::parse(&*bytes).expect("an object file");
+        assert!(file.symbols().any(|s| s.name().is_ok_and(|n| n.trim_start_matches('_') == "digits_run")), "{os} {out}");
+    }
 }
 
 #[test]

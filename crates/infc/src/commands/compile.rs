@@ -597,8 +597,17 @@ fn native(args: &Args, emit: Emit, options: &Options, tuned: Option<&Summary>) -
     };
     let out = args.output.clone().unwrap_or_else(|| beside(&args.model, prefix, ending));
     let file = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let stem = file.strip_suffix(ending).unwrap_or(&file);
-    let name = native::identifier(stem.strip_prefix(prefix).unwrap_or(stem));
+    // Functions are called alike whichever system's ending the file has.
+    let endings: &[&str] = match emit {
+        Emit::Obj => &[".o", ".obj"],
+        Emit::Staticlib => &[".a", ".lib"],
+        Emit::Sharedlib => &[".so", ".dylib", ".dll"],
+        _ => &[".exe"],
+    };
+    let stem = endings.iter().find_map(|e| file.strip_suffix(e)).unwrap_or(&file);
+    // Libraries of Unix are `lib` and the name, and MinGW's on Windows too.
+    let unix = matches!(emit, Emit::Staticlib | Emit::Sharedlib) && ![".lib", ".dll"].iter().any(|e| file.ends_with(e));
+    let name = native::identifier(stem.strip_prefix("lib").filter(|_| unix).unwrap_or(stem));
     super::files::not_the_model(&out, &args.model)?;
     let graph = import(&args.model)?;
     let spinner = term::spinner(format!("compiling {}", args.model.display()));

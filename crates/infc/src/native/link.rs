@@ -35,12 +35,14 @@ pub fn shared_library(native: &Native, file: &str) -> Result<Shared, Problems> {
         Os::Macos => vec!["-dynamiclib", "-install_name", &install, &object],
         Os::Windows => vec!["-shared", "-s", "-static-libgcc", "-Wl,--out-implib,import", &object],
     };
-    let folder = link(native, &[(object.clone(), native.object.bytes.as_slice())], &arguments)?;
+    // A library for Windows has the name in it that it was linked under.
+    let result = format!("made/{file}");
+    let folder = link(native, &[(object.clone(), native.object.bytes.as_slice())], &arguments, &result)?;
     let import = match native.os {
         Os::Windows => Some(read(&folder, "import")?),
         Os::Linux | Os::Macos => None,
     };
-    Ok(Shared { library: read(&folder, RESULT)?, import })
+    Ok(Shared { library: read(&folder, &result)?, import })
 }
 
 /// A program that runs the model.
@@ -57,11 +59,11 @@ pub fn executable(native: &Native) -> Result<Vec<u8>, Problems> {
         // MinGW's part of a program has many times the size of the rest, most of it for debuggers.
         arguments.push("-s");
     }
-    read(&link(native, &files, &arguments)?, RESULT)
+    read(&link(native, &files, &arguments, RESULT)?, RESULT)
 }
 
 /// What the C compiler makes. Compilers for Windows leave a name alone that has an ending.
-const RESULT: &str = "result.out";
+const RESULT: &str = "made/result.out";
 
 /// A C compiler: the words that start it, and how to come by it.
 fn compiler(arch: &str, os: Os) -> Result<(Vec<String>, String), Problems> {
@@ -95,9 +97,10 @@ fn compiler(arch: &str, os: Os) -> Result<(Vec<String>, String), Problems> {
     })
 }
 
-/// Runs the C compiler in a folder with these files; the folder, with what it made.
-fn link(native: &Native, files: &[(String, &[u8])], arguments: &[&str]) -> Result<TempDir, Problems> {
+/// Runs the C compiler in a folder with these files; the folder, with the result under its name.
+fn link(native: &Native, files: &[(String, &[u8])], arguments: &[&str], result: &str) -> Result<TempDir, Problems> {
     let folder = tempfile::tempdir().map_err(|e| trouble(&e))?;
+    fs::create_dir(folder.path().join("made")).map_err(|e| trouble(&e))?;
     for (name, bytes) in files {
         fs::write(folder.path().join(name), bytes).map_err(|e| trouble(&e))?;
     }
@@ -105,7 +108,7 @@ fn link(native: &Native, files: &[(String, &[u8])], arguments: &[&str]) -> Resul
     let flags = std::env::var("CFLAGS").unwrap_or_default();
     let name = words.join(" ");
     let mut command = Command::new(&words[0]);
-    command.current_dir(folder.path()).args(&words[1..]).args(flags.split_whitespace()).args(arguments).args(["-o", RESULT]);
+    command.current_dir(folder.path()).args(&words[1..]).args(flags.split_whitespace()).args(arguments).args(["-o", result]);
     let output = command.output().map_err(|e| {
         let help = format!("{install}, or use --emit obj or staticlib, which need none");
         Problems::one(format!("C compiler '{name}'"), format!("cannot be started: {e}"), help)
