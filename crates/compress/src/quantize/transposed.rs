@@ -26,7 +26,9 @@ pub fn rewrite(g: &Graph) -> Result<Graph, Problems> {
             }
         };
         let dims = g.node(n).operand(1).and_then(|v| g.constant(v)).map(|t| t.dims.clone()).unwrap_or_default();
-        match Form::of(&op, &dims, MAX_STRIDE) {
+        let x = g.node(n).operand(0).and_then(|x| g.ty(x).as_tensor()).map(|t| t.dims.clone()).unwrap_or_default();
+        let plain = |f: &Form| op.group == 1 && matches!(f.strides[..], [s, t] if s == t && s <= MAX_STRIDE);
+        match Form::of(&op, &x, &dims).filter(plain) {
             None => nodes.push(n),
             Some(form) => {
                 let y = build(&mut g, n, &form, &dims, &mut nodes).map_err(|f| Problems::one(g.describe(n), f.0, ""))?;
@@ -44,7 +46,7 @@ fn build(g: &mut Graph, n: Node, f: &Form, dims: &[usize], nodes: &mut Vec<Node>
     let data = g.node(n).clone();
     let x = data.operand(0).expect("has an operand");
     let w = g.constant(data.operand(1).expect("has weights")).expect("constant").to_vec::<f32>();
-    let (inputs, outputs, s) = (dims[0], dims[1], f.stride);
+    let (inputs, outputs, s) = (dims[0], dims[1], f.strides[0] as usize);
     let mut kernel = vec![0.0f32; outputs * s * s * inputs * f.taps[0] * f.taps[1]];
     let mut at = 0;
     for (m, ry, rx) in (0..outputs).flat_map(|m| (0..s).flat_map(move |ry| (0..s).map(move |rx| (m, ry, rx)))) {
@@ -68,7 +70,7 @@ fn build(g: &mut Graph, n: Node, f: &Form, dims: &[usize], nodes: &mut Vec<Node>
         let spread: Vec<f32> = bias.iter().flat_map(|&v| vec![v; s * s]).collect();
         operands.push(Some(b.constant(Tensor::from_vec([spread.len()], spread))));
     }
-    let border = f.taps.map(|t| t as i64 - 1);
+    let border = [f.taps[0] as i64 - 1, f.taps[1] as i64 - 1];
     let conv = Conv {
         auto_pad: "NOTSET".into(),
         dilations: vec![],
@@ -82,9 +84,9 @@ fn build(g: &mut Graph, n: Node, f: &Form, dims: &[usize], nodes: &mut Vec<Node>
     if s > 1 {
         y = b.op(DepthToSpace { blocksize: s as i64, mode: "CRD".into() }, &[y])?;
     }
-    if f.begin != [0, 0] || f.tail != [0, 0] {
+    if f.begin.iter().chain(&f.tail).any(|&cut| cut != 0) {
         let starts = b.ints(&f.begin);
-        let ends = b.ints(&f.tail.map(|t| if t == 0 { i64::MAX } else { -t }));
+        let ends = b.ints(&f.tail.iter().map(|&t| if t == 0 { i64::MAX } else { -t }).collect::<Vec<_>>());
         let axes = b.ints(&[2, 3]);
         y = b.op(Slice {}, &[y, starts, ends, axes])?;
     }
