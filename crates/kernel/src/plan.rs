@@ -94,6 +94,8 @@ pub struct Brgemm {
     pub panels: Panels,
     /// Does each task copy its rows of the broadcast factor, with neighbours along k side by side?
     pub copied: bool,
+    /// Rows whose results come into scratch memory first, where results lie along rows (`build::contract`).
+    pub along: Option<usize>,
     /// The narrow form in which a constant vector factor lies, if it does.
     pub stored: Option<Stored>,
     /// The row of [`crate::rows::ROWS`] that adds the products up.
@@ -642,6 +644,7 @@ impl fmt::Display for Plan {
                     b.mr, b.nr, b.mc, b.nc, b.m, b.n, b.broadcast, b.panels, b.row
                 )?;
                 f.write_str(if b.copied { " rows=Scratch" } else { "" })?;
+                b.along.map_or(Ok(()), |rows| write!(f, " results=Scratch of {rows}"))?;
                 b.kc.map_or(Ok(()), |kc| write!(f, " kc={} of axis {}", kc.size, kc.axis))?;
                 b.stored.map_or(Ok(()), |s| write!(f, " stored={s}"))
             }

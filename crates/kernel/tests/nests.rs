@@ -41,12 +41,40 @@ proptest! {
         let nr = 4 * nv;
         let all = [plan::Panels::Packed, plan::Panels::InPlace, plan::Panels::Scratch];
         for (panels, row) in all.into_iter().flat_map(|p| infc_kernel::rows::ROWS.iter().filter(|r| r.depth == 1).map(move |r| (p, r.name))) {
-            let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * mb, nc: nr * nb, kc: None, panels, copied: false, stored: None, row };
+            let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * mb, nc: nr * nb, kc: None, panels, copied: false, along: None, stored: None, row };
             let n_axis_exists = n > 1 && m > 1;
             if n_axis_exists {
                 check(&matmul(m, 5, n, false), &tensors, &[plain(2), plain(2), plain(1), plain(2)], &[false, true, false], &target, Some(Plan::Brgemm(p)));
             }
         }
+    }
+
+    #[test]
+    fn results_along_rows(m in 2usize..30, n in 2usize..30, mr in 1usize..7, nv in 1usize..4, parts in 1usize..4, tiles in 1usize..4, nb in 1usize..3, cut in any::<bool>(), seed: u64) {
+        let target = target(16, 16, false);
+        let tensors = [small(&[m, 6], seed), small(&[6, n], seed + 1), small(&[n], seed + 2)];
+        let (nr, row) = (4 * nv, "mul_add");
+        let kc = cut.then_some(plan::Kc { axis: 0, size: 3 });
+        let p = plan::Brgemm { broadcast: 0, n: 1, m: vec![0], mr, nr, mc: mr * tiles * parts, nc: nr * nb, kc, panels: plan::Panels::Packed, copied: false, along: Some(mr * tiles), stored: None, row };
+        let turned = Layout { order: vec![1, 0], ..plain(2) };
+        check(&matmul(m, 6, n, false), &tensors, &[plain(2), plain(2), plain(1), turned], &[false, true, false], &target, Some(Plan::Brgemm(p)));
+    }
+
+    #[test]
+    fn products_of_pictures_along_rows(images in 1usize..4, h in 1usize..9, w in 1usize..9, wide in any::<bool>(), seed: u64) {
+        // Two ways of one line, so that columns crowd it, and the plan is the one that the target wants: over several pictures where their elements are whole vectors, else (from 32 on) by picture.
+        let target = TargetDesc { l1_bytes: 128, l1_way_bytes: 64, ..target(16, 16, false) };
+        let w = if wide { 4 * w } else { w };
+        let tensors = [small(&[images, h, w, 5], seed), small(&[5, 24], seed + 1), small(&[24], seed + 2)];
+        let c = Compute::reduce(
+            &e(&[images, 24, h, w]),
+            &e(&[5]),
+            Reducer::Sum,
+            |o, r| read(0, &[o[0], o[2], o[3], r[0]]) * read(1, &[r[0], o[1]]),
+            |o, acc| acc + read(2, &[o[1]]),
+        );
+        let step = Step::Compute(c.simplify());
+        check(&step, &tensors, &[plain(4), plain(2), plain(1), plain(4)], &[false, true, true], &target, None);
     }
 
     #[test]

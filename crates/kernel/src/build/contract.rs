@@ -5,6 +5,7 @@
 //! set of output axes, flattened, and the address of each row follows from the index map, which is all there is to a convolution.
 //! Rows beyond the last are computed again instead of the last one and not stored; columns beyond the last are masked.
 
+mod along;
 mod copied;
 mod sizes;
 mod taps;
@@ -187,6 +188,11 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
         source,
         copied,
         members,
+        runs: p
+            .along
+            .and_then(|_| along::of(c, cx.operand(cx.out() as usize), p.n, &p.m, cx.target))
+            .map_or(0, |(_, along)| along.first),
+        results: None,
     };
     let mut all = scratch.map(|panel| Stmt::Alloc { buffer: panel }).into_iter().collect::<Vec<_>>();
     all.push(nest.columns(cx, n_tile));
@@ -199,6 +205,9 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
         all = vec![Stmt::If { cond: Scalar::index(rows).le(Scalar::index(Expr::from(plan.mr))), then, otherwise: all }];
     }
     cx.body.extend(all);
+    if p.along.is_some() {
+        cx.flatten(cx.out() as usize);
+    }
     debug_assert_eq!(r.kind, Reducer::Sum);
 }
 
@@ -209,7 +218,7 @@ fn few_rows(p: &Brgemm, rows: Expr, target: &TargetDesc) -> Vec<Brgemm> {
     let ([of_vector, others], vectors) = (stored.registers(), p.nr.div_ceil(target.lanes(4).max(1)));
     let fits = |mr: &usize| (mr + of_vector) * vectors + others <= target.vector_registers as usize;
     let most = (2..=stored::FEW).rev().find(fits);
-    let with = |mr: usize| Brgemm { mr, mc: mr, panels: Panels::Packed, ..p.clone() };
+    let with = |mr: usize| Brgemm { mr, mc: mr, panels: Panels::Packed, along: None, ..p.clone() };
     most.into_iter().chain([1]).map(with).collect()
 }
 
@@ -247,6 +256,7 @@ pub(super) fn short(cx: &mut Cx, c: &Compute, p: &Matrix, f: &[Factor; 2], axes:
         kc: None,
         panels: Panels::Packed,
         copied: false,
+        along: None,
         stored: None,
         row,
     };
@@ -273,6 +283,8 @@ pub(super) fn short(cx: &mut Cx, c: &Compute, p: &Matrix, f: &[Factor; 2], axes:
         source,
         copied,
         members: members as i64,
+        runs: 0,
+        results: None,
     };
     vec![nest.columns(cx, n_tile)]
 }
@@ -363,6 +375,10 @@ struct Tile<'a> {
     copied: Option<Rows>,
     /// Neighbours along k that lie side by side in panels, packed or copied.
     members: i64,
+    /// The axis of m with which runs of results begin that lie beside each other, where they lie along rows.
+    runs: usize,
+    /// Scratch memory for results that lie along rows, and the place of the tile's first row in it.
+    results: Option<(u32, Expr)>,
 }
 
 /// The place along k of member `j` of the group at `k`.
@@ -445,7 +461,7 @@ impl Tile<'_> {
             body.extend(self.column_in_parts(cx, kc, tail));
             return body;
         }
-        body.push(self.pass(cx, &|this, cx| this.tile(cx, tail)));
+        body.extend(self.finished(cx, tail, &|this, cx| this.tile(cx, tail)));
         body
     }
 
@@ -455,6 +471,14 @@ impl Tile<'_> {
         (self.m_tile, self.m0) = (m_tile, self.m_block + m_tile * self.p.mr as i64);
         let body = inside(self.m0, self.rows, self.p.mc, body(self, cx));
         for_each(m_tile, Expr::from(self.p.mc / self.p.mr), LoopKind::Serial, body)
+    }
+
+    /// The same for what stores results.
+    fn finished(&mut self, cx: &mut Cx, tail: bool, body: &dyn Fn(&Self, &mut Cx) -> Vec<Stmt>) -> Vec<Stmt> {
+        match self.p.along {
+            Some(rows) => self.pass_along(cx, rows, tail, body),
+            None => vec![self.pass(cx, body)],
+        }
     }
 
     /// The same with a block along k at a time, whose part of the panel stays near while all row tiles pass.
@@ -477,8 +501,9 @@ impl Tile<'_> {
             [vec![Stmt::Alloc { buffer: acc }, load], sum, vec![save]].concat()
         });
         self.part = None;
-        let finish = self.pass(cx, &|this, cx| vec![this.finish(cx, tail, &|cx, i, v| cx.at(sums, &[this.m_tile, i, v]))]);
-        vec![Stmt::Alloc { buffer: sums }, start, for_each(block, before, LoopKind::Serial, vec![add]), finish]
+        let finish =
+            self.finished(cx, tail, &|this, cx| vec![this.finish(cx, tail, &|cx, i, v| cx.at(sums, &[this.m_tile, i, v]))]);
+        [vec![Stmt::Alloc { buffer: sums }, start, for_each(block, before, LoopKind::Serial, vec![add])], finish].concat()
     }
 
     /// Number of blocks along k.
@@ -781,7 +806,10 @@ impl Tile<'_> {
         let of_sum = sum(cx, i, v);
         let (value, _) = self.started(of_sum.dtype(), tail);
         let value = with_accumulator(value.subst(&axes), of_sum);
-        let mut store = vec![cx.store_out(&axes, value)];
+        let mut store = match self.results {
+            Some((block, first)) => vec![cx.put(block, &[first + i, v], value)],
+            None => vec![cx.store_out(&axes, value)],
+        };
         if tail {
             let cond = Scalar::index(self.n0 + v).lt(Scalar::index(self.columns));
             store = vec![Stmt::If { cond, then: store, otherwise: vec![] }];

@@ -304,7 +304,7 @@ impl<'a> Cx<'a> {
         self.shifts[source] = vec![0; tensor.dims.len()];
         self.packed.push(Packed { source, tensor });
     }
-    /// Makes all of the nest read a source as one dim of all its elements. Reads of one index have done so before.
+    /// Makes all of the nest read or write an operand as one dim of all its elements. What has one index has done so before.
     pub fn flatten(&mut self, source: usize) {
         let (buffer, shift) = (&self.buffers[source], &self.shifts[source]);
         let (strides, span) = (buffer.strides.clone(), buffer.span());
@@ -450,25 +450,26 @@ fn each_scalar(body: &[Stmt], see: &mut dyn FnMut(Scalar)) {
 }
 
 /// Rewrites every scalar, and the index of what is fetched ahead.
-fn rewrite(body: &mut [Stmt], fix: &dyn Fn(Scalar) -> Scalar, fetched: &dyn Fn(u32, &mut Vec<Scalar>)) {
+fn rewrite(body: &mut [Stmt], fix: &dyn Fn(Scalar) -> Scalar, placed: &dyn Fn(u32, &mut Vec<Scalar>)) {
     for s in body {
         match s {
-            Stmt::For { body, .. } => rewrite(body, fix, fetched),
+            Stmt::For { body, .. } => rewrite(body, fix, placed),
             Stmt::While { cond, body } => {
                 *cond = fix(*cond);
-                rewrite(body, fix, fetched);
+                rewrite(body, fix, placed);
             }
             Stmt::Let { value, .. } => *value = fix(*value),
-            Stmt::Store { index, value, .. } => {
+            Stmt::Store { buffer, index, value } => {
                 index.iter_mut().for_each(|i| *i = fix(*i));
+                placed(*buffer, index);
                 *value = fix(*value);
             }
-            Stmt::Prefetch { buffer, index } => fetched(*buffer, index),
+            Stmt::Prefetch { buffer, index } => placed(*buffer, index),
             Stmt::Alloc { .. } => {}
             Stmt::If { cond, then, otherwise } => {
                 *cond = fix(*cond);
-                rewrite(then, fix, fetched);
-                rewrite(otherwise, fix, fetched);
+                rewrite(then, fix, placed);
+                rewrite(otherwise, fix, placed);
             }
             Stmt::Check { cond, .. } => *cond = fix(*cond),
         }

@@ -1,5 +1,6 @@
 //! The sizes of a contraction's plan: register tiles and blocks with the fewest cycles by what the machine description says, and others that may be tried.
 
+use super::along::{self, Along};
 use super::copied::{self, Lines};
 use super::taps::{Tap, share, taps};
 use super::{Factor, LONG, batch_index, factors, pack_index};
@@ -25,6 +26,8 @@ pub struct Frame {
     panels: Panels,
     /// Extents of the m axes, if tasks copy their rows of the broadcast factor.
     copied: Option<Vec<i64>>,
+    /// How results lie along rows, if they do.
+    along: Option<Along>,
     /// The narrow form of the vector factor.
     stored: Option<stored::Stored>,
     row: &'static Row,
@@ -83,6 +86,9 @@ pub(in crate::build) const MOST_VECTORS: usize = 8;
 
 /// What half a vector costs of a whole one: half of it where units are half as wide, all of it where they are not.
 const HALF: f64 = 0.7;
+
+/// Products of a sum beside which its store by itself is little.
+const MANY: i64 = 32;
 
 /// Bytes of the widest panel that is copied for a task.
 const MOST_COPIED: i64 = 1 << 19;
@@ -167,9 +173,12 @@ impl Frame {
         // Packing the contiguous side in each run moves its elements, or groups of them, once for each product that they take part in; storing
         // columns one by one moves each result once.
         let extent = |k: usize| only[k].iter().map(|&a| guess(c.dims[a])).product::<i64>();
+        // Few columns side by side leave lanes of vectors empty.
+        let narrow = guess(c.dims[n]) < lanes as i64 && depth.is_some_and(|d| d >= MANY);
+        let most = if narrow { i64::MAX } else { depth.unwrap_or(0) / copied(vector).depth as i64 };
         if panels_of == Panels::Scratch
             && let other = 1 - vector
-            && (lanes as i64 / 2..depth.unwrap_or(0) / copied(vector).depth as i64).contains(&extent(other))
+            && (lanes as i64 / 2..most).contains(&extent(other))
             && let Some(by) = widest(other)
             && panels(other, by) == Some(Panels::Packed)
         {
@@ -187,6 +196,10 @@ impl Frame {
         }
         let mut m: Vec<usize> = only[broadcast].clone();
         m.sort_by_key(|&a| (std::cmp::Reverse(out.buffer.strides[a].known().unwrap_or(i64::MAX)), a));
+        let along = along::of(c, out, n, &m, target).map(|(runs, along)| {
+            m = runs;
+            along
+        });
         let rows: i64 = m.iter().map(|&a| guess(c.dims[a])).product();
         let taps = taps(c, (broadcast, &m), &f, operands);
         // Blocks of neighbours along k are the same for every tile.
@@ -278,6 +291,7 @@ impl Frame {
             m,
             panels,
             copied,
+            along,
             stored,
             row,
             widened,
@@ -324,7 +338,8 @@ impl Frame {
         let Frame { broadcast, n, panels, stored, .. } = *self;
         let copied = self.copied.is_some();
         let kc = self.kc(mr, nr).filter(|_| mr < mc);
-        Brgemm { broadcast, n, m: self.m.clone(), mr, nr, mc, nc, kc, panels, copied, stored, row: self.row.name }
+        let along = self.along.and_then(|along| along.rows([mr, nr], mc));
+        Brgemm { broadcast, n, m: self.m.clone(), mr, nr, mc, nc, kc, panels, copied, along, stored, row: self.row.name }
     }
 
     /// Blocks along k, if panels of so many columns take more of L2 than leaves room for the rows of a task: the largest ones of which L2 holds [`NEAR`].
@@ -449,6 +464,9 @@ impl Frame {
             // As few rows as have a line.
             let line = self.copied.as_ref().and_then(|e| e.last()).map_or(FEWEST_ROWS, |&line| line.max(FEWEST_ROWS));
             mc = up(line, mr).min(up(self.rows, mr));
+        }
+        if let Some(along) = self.along {
+            mc = along.block([mr, nr], mc);
         }
         (mc, nc)
     }
