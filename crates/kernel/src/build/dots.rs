@@ -1,7 +1,7 @@
-//! The dots builder: contractions with few columns, as convolutions to one or three channels. Vectors run along k, where neighbours lie side by
+//! The dots builder: contractions with few columns, as convolutions to one or three channels and matrices of data by a vector. Vectors run along k, where neighbours lie side by
 //! side in both factors; all columns of a few neighbouring rows are computed together, and lanes are joined at the end.
 
-use super::contract::factors;
+use super::contract::{Factor, factors};
 use super::elementwise::with_accumulator;
 use super::{Cx, Operand, accumulate, for_each, pack};
 use crate::loops::{LoopKind, Space, Stmt};
@@ -14,6 +14,9 @@ use infc_ir::scalar::{Kind, Scalar};
 /// Most columns: with more, vectors of columns waste few lanes.
 const FEW: i64 = 4;
 
+/// The shortest sums of products of data.
+const LONG: i64 = 16;
+
 /// Elements' work that makes a task worth the trouble.
 const TASK_WORK: i64 = 1 << 17;
 
@@ -23,31 +26,41 @@ pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Do
     let f = factors(c)?;
     let rank = c.dims.len();
     let last = (rank + r.axes.len() - 1) as u32;
-    let weights = (0..2).find(|&k| operands[f[k].source].constant.is_some() && operands[f[1 - k].source].constant.is_none())?;
-    let (w, x) = (&f[weights], &f[1 - weights]);
+    let offset = |f: &Factor| {
+        let index: Vec<Scalar> = f.index.iter().map(|&e| Scalar::index(e)).collect();
+        Some(operands[f.source].offset(&index)?.affine_in(last)?.0)
+    };
     let uses = |k: usize, axis: usize| f[k].index.iter().any(|e| e.uses_var(axis as u32));
     let wide: Vec<usize> = (0..rank).filter(|&a| !c.dims[a].is(1)).collect();
-    let columns: Vec<usize> = wide.iter().copied().filter(|&a| uses(weights, a) && !uses(1 - weights, a)).collect();
-    if wide.iter().any(|&a| uses(weights, a) && uses(1 - weights, a)) || columns.len() > 1 {
-        return None;
-    }
+    let own = |k: usize| wide.iter().copied().filter(|&a| uses(k, a) && !uses(1 - k, a)).collect::<Vec<usize>>();
+    let constant = |k: usize| operands[f[k].source].constant.is_some();
+    let depth = r.axes.last()?.known().filter(|&e| e >= 4)?;
+    // k side by side in the data; in constant weights one dim follows it alone, so that they can be packed so.
+    let follows = |k: usize, step: i64| f[k].index.iter().filter(|e| e.affine_in(last).is_some_and(|(k, _)| k == step)).count();
+    let shared = wide.iter().any(|&a| uses(0, a) && uses(1, a));
+    let fits = |&k: &usize| {
+        let columns = own(k);
+        let weights = match constant(k) {
+            true => !shared && follows(k, 1) == 1 && follows(k, 0) + 1 == f[k].index.len(),
+            false => depth >= LONG && offset(&f[k]) == Some(1) && !own(1 - k).is_empty(),
+        };
+        let count = columns.first().map_or(Some(1), |&a| c.dims[a].known());
+        weights
+            && !constant(1 - k)
+            && columns.len() <= 1
+            && count.is_some_and(|n| (1..=FEW).contains(&n))
+            && offset(&f[1 - k]) == Some(1)
+    };
+    let weights = (0..2).filter(fits).min_by_key(|&k| !constant(k))?;
+    let columns = own(weights);
     let count = columns.first().map_or(Some(1), |&a| c.dims[a].known())?;
     let rows: Vec<usize> = wide.iter().copied().filter(|a| !columns.contains(a)).collect();
     let all: i64 = rows.iter().map(|&a| guess(c.dims[a])).product();
-    let depth = r.axes.last()?.known().filter(|&e| e >= 4)?;
-    // k side by side in the data; in the weights one dim follows it alone, so that they can be packed so.
-    let index: Vec<Scalar> = x.index.iter().map(|&e| Scalar::index(e)).collect();
-    let side_by_side = operands[x.source].offset(&index)?.affine_in(last)?.0 == 1;
-    let follows = |step: i64| w.index.iter().filter(|e| e.affine_in(last).is_some_and(|(k, _)| k == step)).count();
-    let packable = follows(1) == 1 && follows(0) + 1 == w.index.len();
-    if !(1..=FEW).contains(&count)
-        || all < 4 * FEW * FEW
-        || !side_by_side
-        || !packable
-        || r.axes.iter().any(|e| e.known().is_none())
-    {
+    if all < 4 * FEW * FEW || r.axes.iter().any(|e| e.known().is_none()) {
         return None;
     }
+    // Rows of one element of the batch.
+    let rows: Vec<usize> = rows.into_iter().filter(|&a| !uses(weights, a)).collect();
     let out = &operands[operands.len() - 1];
     let along = *rows.iter().min_by_key(|&&a| out.buffer.strides[a].known().unwrap_or(i64::MAX))?;
     let most = most_rows(count, target);

@@ -129,8 +129,11 @@ impl Frame {
         let only = [of(0), of(1)];
         // n: the contiguous axis of the result if just one factor has it; else the widest axis of a constant factor, else of any.
         let contiguous = (0..c.dims.len()).find(|&a| out.buffer.strides[a].is(1) && !c.dims[a].is(1));
-        // A depthwise convolution has its contiguous axis in both factors: vectors run over it, elementwise.
-        if contiguous.is_some_and(|a| uses(0, a) && uses(1, a)) {
+        // A depthwise convolution has its contiguous axis in both factors: vectors run over it, elementwise. So they do where tiles would have few rows or columns.
+        let wide = |k: usize, least: usize| only[k].iter().map(|&a| guess(c.dims[a])).product::<i64>() >= least as i64;
+        let lanes = target.lanes(r.body.dtype().bytes()).max(1);
+        let tiles = (wide(0, lanes) && wide(1, 4)) || (wide(1, lanes) && wide(0, 4));
+        if contiguous.is_some_and(|a| uses(0, a) && uses(1, a)) && !tiles {
             return None;
         }
         let side_of = |a: usize| (0..2).find(|&k| only[k].contains(&a));
@@ -138,7 +141,6 @@ impl Frame {
         let constant = |k: usize| operands[f[k].source].constant.is_some();
         let depth: Option<i64> = r.axes.iter().map(|e| e.known()).product();
         let bytes = r.body.dtype().bytes();
-        let lanes = target.lanes(bytes).max(1);
         let panels = |vector: usize, n: usize| {
             let b = &f[vector];
             let known = constant(vector) && depth.is_some() && c.dims[n].known().is_some();
