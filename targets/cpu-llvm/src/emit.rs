@@ -293,6 +293,9 @@ impl Emit<'_> {
         let constant = || extent.known().ok_or_else(|| fault!("the extent of i{var} is not constant: {extent}"));
         match kind {
             LoopKind::Unroll => {
+                if self.turned(var, constant()?, body)? {
+                    return Ok(());
+                }
                 for i in 0..constant()? {
                     self.with_var(var, extent, Var::Const(i), |e| e.statements(body))?;
                 }
@@ -326,7 +329,7 @@ impl Emit<'_> {
         Ok(())
     }
 
-    fn with_var(
+    pub(crate) fn with_var(
         &mut self,
         var: u32,
         extent: Expr,

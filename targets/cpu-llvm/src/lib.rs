@@ -28,6 +28,7 @@ mod narrow;
 mod object;
 mod ops;
 mod quantised;
+mod turn;
 mod wasm;
 
 pub use arch::Arch;

@@ -602,6 +602,9 @@ impl Tile<'_> {
     fn fill_panel(&self, cx: &mut Cx, panel: u32, tail: bool) -> Stmt {
         let k = cx.vars(&["k"], self.k_axes().len());
         let (lane, group) = (cx.var("n"), self.members);
+        if let Some(lanes) = self.turns(cx).filter(|_| !tail) {
+            return self.fill_turned(cx, panel, lanes, k);
+        }
         let stores = (0..group).map(|j| {
             let mut at: Vec<Expr> = k.iter().copied().chain([lane]).collect();
             at.extend((group > 1).then_some(Expr::int(j)));
@@ -609,6 +612,48 @@ impl Tile<'_> {
         });
         let mut nest = for_each(lane, Expr::from(self.p.nr), LoopKind::Vector, stores.collect());
         for (&v, &e) in k.iter().zip(&self.words(group as usize)).rev() {
+            nest = for_each(v, e, LoopKind::Serial, vec![nest]);
+        }
+        nest
+    }
+
+    /// Lanes of the squares in which a panel is filled, where neighbours along k lie side by side and columns far apart.
+    fn turns(&self, cx: &Cx) -> Option<usize> {
+        let dtype = self.b.read.dtype();
+        let lanes = cx.target.lanes(dtype.bytes());
+        let index: Vec<Scalar> = self.b.index.iter().map(|&e| Scalar::index(e)).collect();
+        let offset = cx.operand(self.b.source).offset(&index)?;
+        let last = (self.axes.len() + self.k_axes().len() - 1) as u32;
+        let apart = offset.affine_in(self.p.n as u32)?.0 >= lanes as i64 && offset.affine_in(last)?.0 == 1;
+        let fits = self.members == 1 && dtype.bytes() == 4 && lanes >= 4 && self.p.nr % lanes == 0;
+        (apart && fits && self.k_axes().last()?.known()? >= lanes as i64).then_some(lanes)
+    }
+
+    /// The panel in squares of as many neighbours along k as columns, which a backend may turn in registers; what is left along k one by one.
+    fn fill_turned(&self, cx: &mut Cx, panel: u32, lanes: usize, k: Vec<Expr>) -> Stmt {
+        let (&last, outer) = k.split_last().expect("a contraction has an axis");
+        let depth = self.k_axes().last().and_then(|e| e.known()).expect("checked by turns");
+        let part = cx.var("n_part");
+        let put = |cx: &mut Cx, at: Expr| {
+            let lane = cx.var("n");
+            let k: Vec<Expr> = outer.iter().copied().chain([at]).collect();
+            let column = part * lanes as i64 + lane;
+            let to: Vec<Expr> = k.iter().copied().chain([column]).collect();
+            let store = cx.put(panel, &to, self.b_at(&k, self.n0 + column, false));
+            for_each(lane, Expr::from(lanes), LoopKind::Vector, vec![store])
+        };
+        let (whole, rest) = (depth / lanes as i64, depth % lanes as i64);
+        let round = cx.var("round");
+        let vector = put(cx, last * lanes as i64 + round);
+        let rounds = for_each(round, Expr::from(lanes), LoopKind::Unroll, vec![vector]);
+        let mut body = vec![for_each(last, Expr::int(whole), LoopKind::Serial, vec![rounds])];
+        if rest > 0 {
+            let round = cx.var("round");
+            let vector = put(cx, round + whole * lanes as i64);
+            body.push(for_each(round, Expr::int(rest), LoopKind::Serial, vec![vector]));
+        }
+        let mut nest = for_each(part, Expr::from(self.p.nr / lanes), LoopKind::Serial, body);
+        for (&v, &e) in outer.iter().zip(self.k_axes()).rev() {
             nest = for_each(v, e, LoopKind::Serial, vec![nest]);
         }
         nest

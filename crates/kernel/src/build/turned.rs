@@ -119,7 +119,11 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Turned) {
         let vectors = for_each(lane, Expr::from(p.lanes), LoopKind::Vector, bounded(1, at, put.collect()));
         let parts = for_each(part, Expr::from(across / p.lanes), LoopKind::Unroll, vec![vectors]);
         let fill = for_each(row, Expr::from(down), LoopKind::Serial, bounded(0, row, vec![parts]));
-        let (at, lane) = (cx.var("at"), cx.var("lane"));
+        let lane = cx.var("lane");
+        // Whole squares as rounds of as many as a vector has lanes, which a backend may turn in registers.
+        let rounds = whole && across % down == 0 && reads.iter().all(|r| r.dtype().bytes() == 4);
+        let (block, round) = (cx.var("block"), cx.var("at"));
+        let at = if rounds { block * down as i64 + round } else { round };
         let to = place(lane, at);
         // A read that was turned comes from its square.
         let value = c.value.rewrite(&mut |n| match reads.iter().position(|r| *r == n) {
@@ -132,7 +136,14 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Turned) {
         });
         let store = bounded(0, lane, vec![cx.store_out(&to, value)]);
         let vector = for_each(lane, Expr::from(down), LoopKind::Vector, store);
-        vec![fill, for_each(at, Expr::from(across), LoopKind::Serial, bounded(1, at, vec![vector]))]
+        let out = match rounds {
+            true => {
+                let inner = for_each(round, Expr::from(down), LoopKind::Unroll, vec![vector]);
+                for_each(block, Expr::from(across / down), LoopKind::Serial, vec![inner])
+            }
+            false => for_each(round, Expr::from(across), LoopKind::Serial, bounded(1, at, vec![vector])),
+        };
+        vec![fill, out]
     };
     let fits = |extent: Expr, size: usize| extent.known().is_some_and(|e| e % size as i64 == 0);
     let body = if fits(extents[0], down) && fits(extents[1], across) {

@@ -113,47 +113,53 @@ impl Tile<'_> {
         self.results = None;
         let tiles = for_each(m_tile, Expr::from(rows / mr), LoopKind::Serial, tile);
         let lanes = cx.target.lanes(dtype.bytes()).clamp(1, rows.next_power_of_two());
-        let (v, chunk) = (cx.var("n"), cx.var("m_vector"));
+        let chunk = cx.var("m_vector");
         let base = first + chunk * lanes as i64;
-        let store = |cx: &mut Cx, whole: bool| {
+        let store = |cx: &mut Cx, v: Expr, whole: bool| {
             let lane = cx.var("lane");
             let at = chunk * lanes as i64 + lane;
             let put = vec![cx.store_out(&self.along(base, lane, v), cx.at(block, &[at, v]))];
             let body = match whole {
                 true => put,
                 false => {
-                    let cond = Scalar::index(at)
-                        .lt(Scalar::index(Expr::from(rows)))
-                        .and(Scalar::index(base + lane).lt(Scalar::index(self.rows)));
+                    let inside = Scalar::index(at).lt(Scalar::index(Expr::from(rows)));
+                    let cond = inside.and(Scalar::index(base + lane).lt(Scalar::index(self.rows)));
                     vec![Stmt::If { cond, then: put, otherwise: vec![] }]
                 }
             };
-            vec![for_each(lane, Expr::from(lanes), LoopKind::Vector, body)]
+            for_each(lane, Expr::from(lanes), LoopKind::Vector, body)
+        };
+        // All columns of a vector of rows; whole ones as rounds of as many as a vector has lanes, which a backend may turn in registers.
+        let columns = |cx: &mut Cx, whole: bool| {
+            let v = cx.var("n");
+            if whole && !tail && nr % lanes == 0 && dtype.bytes() == 4 {
+                let round = cx.var("round");
+                let vector = store(cx, v * lanes as i64 + round, true);
+                let rounds = for_each(round, Expr::from(lanes), LoopKind::Unroll, vec![vector]);
+                return vec![for_each(v, Expr::from(nr / lanes), LoopKind::Serial, vec![rounds])];
+            }
+            let mut column = vec![store(cx, v, whole)];
+            if tail {
+                let cond = Scalar::index(self.n0 + v).lt(Scalar::index(self.columns));
+                column = vec![Stmt::If { cond, then: column, otherwise: vec![] }];
+            }
+            vec![for_each(v, Expr::from(nr), LoopKind::Serial, column)]
         };
         let whole_rows = rows % lanes == 0;
         let vectors = match whole_rows && self.rows.known().is_some_and(|r| r % lanes as i64 == 0) {
             // What does not begin in the result is beyond it.
-            true => super::inside(base, self.rows, mc, store(cx, true)),
+            true => {
+                let body = columns(cx, true);
+                super::inside(base, self.rows, mc, body)
+            }
             false => {
                 let ends = Scalar::index(base + lanes as i64).le(Scalar::index(self.rows));
                 let fits = Scalar::index(chunk * lanes as i64 + lanes as i64).le(Scalar::index(Expr::from(rows)));
-                vec![Stmt::If {
-                    cond: if whole_rows { ends } else { ends.and(fits) },
-                    then: store(cx, true),
-                    otherwise: store(cx, false),
-                }]
+                let cond = if whole_rows { ends } else { ends.and(fits) };
+                vec![Stmt::If { cond, then: columns(cx, true), otherwise: columns(cx, false) }]
             }
         };
-        let vectors = for_each(chunk, Expr::from(rows.div_ceil(lanes)), LoopKind::Serial, vectors);
-        let column = match tail {
-            true => vec![Stmt::If {
-                cond: Scalar::index(self.n0 + v).lt(Scalar::index(self.columns)),
-                then: vec![vectors],
-                otherwise: vec![],
-            }],
-            false => vec![vectors],
-        };
-        let out = for_each(v, Expr::from(nr), LoopKind::Serial, column);
+        let out = for_each(chunk, Expr::from(rows.div_ceil(lanes)), LoopKind::Serial, vectors);
         let parts = super::inside(first, self.rows, mc, vec![tiles, out]);
         vec![Stmt::Alloc { buffer: block }, for_each(part, Expr::from(mc / rows), LoopKind::Serial, parts)]
     }
