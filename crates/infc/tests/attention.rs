@@ -58,6 +58,20 @@ impl Shape {
              from [0] yield %4 }} }}"
         )
     }
+    /// The same with 0 in the place of weights that are NaN, as PyTorch writes it; the mask has a dim for all of the scores'.
+    fn guarded(&self) -> String {
+        let Shape { heads, queries, keys, depth, columns, .. } = self;
+        let scores = format!("[1, {heads}, {queries}, {keys}]");
+        format!(
+            "graph \"g\" {{ source 0 \"p\" \"MatMul\" 13 source 1 \"m\" \"Add\" 13 source 2 \"x\" \"Softmax\" 13 source 3 \"n\" \"IsNaN\" 20 \
+             source 4 \"w\" \"Where\" 16 source 5 \"o\" \"MatMul\" 13 const %0: f32[] \"zero\" = {{0.0}} \
+             region (%1: f32[1, {heads}, {queries}, {depth}] \"q\", %2: f32[1, {heads}, {depth}, {keys}] \"k\", \
+             %3: f32[1, {heads}, {keys}, {columns}] \"v\", %4: f32[1, 1, {queries}, {keys}] \"mask\") {{ \
+             %5: f32{scores} = MatMul(%1, %2) from [0] %6: f32{scores} = Add(%5, %4) from [1] \
+             %7: f32{scores} = Softmax(%6) {{axis = -1}} from [2] %8: bool{scores} = IsNaN(%7) from [3] %9: f32{scores} = Where(%8, %0, %7) from [4] \
+             %10: f32[1, {heads}, {queries}, {columns}] \"y\" = MatMul(%9, %3) from [5] yield %10 }} }}"
+        )
+    }
     /// `softmax(q k / 4 + mask) v` as exporters write it, with keys that lie the other way; heads are merged in the result.
     fn spelled(&self, mask: &str) -> String {
         let Shape { dtype, heads, queries, keys, depth, columns, .. } = self;
@@ -358,6 +372,30 @@ fn rows_without_keys_give_what_the_steps_give() {
             0.0,
             "a row without keys is what this test is about"
         );
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_zero_where_that_is_written() {
+    // In one tile of keys, and (by code of LLVM) in several.
+    for s in [plain(), Shape { heads: 1, queries: 20, keys: 5000, depth: 8, columns: 9, ..plain() }] {
+        let graph = s.guarded();
+        let words = Some("attention_strips");
+        let inputs = random(&parse(&graph), &s, &holes);
+        agree(&graph, &inputs, 1e-5, &fast(), words);
+        let run = prepare(parse(&graph), Backend::Interp, &Options::native().expect("a known machine"))
+            .and_then(|mut e| e.run(&inputs));
+        let want = run.unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(want[0].as_tensor().expect("a tensor").float(5 * s.columns), 0.0, "a row without keys");
+        // A query that is NaN, a score of infinity.
+        for (input, value) in [(0, f32::NAN), (1, f32::INFINITY)] {
+            let mut inputs = inputs.clone();
+            let t = inputs[input].as_tensor().expect("a tensor");
+            let mut values: Vec<f32> = (0..t.len()).map(|i| t.float(i) as f32).collect();
+            values[s.depth * 3 + 2] = value;
+            inputs[input] = Item::Tensor(Tensor::from_vec(t.dims.clone(), values));
+            agree(&graph, &inputs, 1e-5, &fast(), words);
+        }
     }
 }
 

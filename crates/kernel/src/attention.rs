@@ -43,6 +43,8 @@ pub struct Attention {
     pub value: Scalar,
     /// Rows without any key (all scores are -inf) give 0; else NaN.
     pub empty_is_zero: bool,
+    /// Weights that are NaN give 0, those of all keys of a row: its sum is NaN.
+    pub nan_is_zero: bool,
     /// Tensors read.
     pub sources: Vec<Id>,
     /// Arithmetic of the steps.
@@ -320,7 +322,9 @@ impl Block<'_> {
         }
         let value = weights.c.value;
         let mut parts = Parts { block: self, key, members: vec![weights] };
-        let Kind::Binary(Binary::Div, e, sum) = parts.spelled_out(value)?.kind() else { return None };
+        // Exporters put 0 where a row without any key gives NaN.
+        let (quotient, nan_is_zero) = without_nan(parts.spelled_out(value)?);
+        let Kind::Binary(Binary::Div, e, sum) = parts.spelled_out(quotient)?.kind() else { return None };
         let (sum, sum_guarded) = guarded(*sum, 0.0, 1.0);
         let exp = parts.spelled_out(*e)?;
         let Kind::Unary(Unary::Exp, shifted) = exp.kind() else { return None };
@@ -374,7 +378,8 @@ impl Block<'_> {
             values: v.scalar,
             weights: w.read.dtype(),
             value: c.value,
-            empty_is_zero: sum_guarded && most_guarded,
+            empty_is_zero: sum_guarded && most_guarded || nan_is_zero,
+            nan_is_zero,
             sources: vec![],
             operations,
         };
@@ -477,6 +482,14 @@ fn guarded(s: Scalar, from: f64, to: f64) -> (Scalar, bool) {
         return (*x, true);
     }
     (s, false)
+}
+
+/// `x` of a value that is 0 where `x` is NaN, else `x`.
+fn without_nan(s: Scalar) -> (Scalar, bool) {
+    match s.kind() {
+        Kind::Select(cond, then, x) if then.as_float() == Some(0.0) && *cond == Scalar::unary(Unary::IsNan, *x) => (*x, true),
+        _ => (s, false),
+    }
 }
 
 /// What is known of the steps while they are put together, in the axes of the weights.

@@ -5,7 +5,7 @@
 //! A row whose scores are all -inf has a sum of weights of 0, and gives 0 or NaN, as its steps do.
 
 use super::contract::{Factor, factor, factors};
-use super::online::{Online, divisor, number};
+use super::online::{Online, number, quotient};
 use super::tile::{
     MANY_TILES, MMA, Parts, across_pad, factor_dtype, is_exact, is_rounded, k_is_contiguous, shared_dtype, within,
 };
@@ -291,9 +291,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Flash) {
     round.push(result.each_element(cx, &|cx, at, [line, _]| vec![cx.put(acc[1], at, cx.at(acc[1], at) * cx.at(scale, &[line]))]));
     round.push(if matrix { result.multiply_tiles(cx) } else { result.multiply(cx) });
     cx.body.push(for_each(tile, a.keys.div_ceil(Expr::from(keys)), LoopKind::Serial, round));
-    let finish = result.each_element(cx, &|cx, at, place| {
-        let total = divisor(a, cx.at(sum, &[place[0]]));
-        result.finish(cx, cx.at(acc[1], at) / total, place)
-    });
+    let finish = result
+        .each_element(cx, &|cx, at, place| result.finish(cx, quotient(a, cx.at(acc[1], at), cx.at(sum, &[place[0]])), place));
     cx.body.push(finish);
 }

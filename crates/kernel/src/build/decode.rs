@@ -8,7 +8,7 @@
 use super::attention::{Flash, shape};
 use super::contract::{Factor, factor, factors};
 use super::elementwise::with_accumulator;
-use super::online::{Online, divisor, name, number, origin};
+use super::online::{Online, name, number, origin, quotient};
 use super::tile::{Parts, STORED, k_is_contiguous, shared_dtype, within};
 use super::{Cx, accumulate, for_each};
 use crate::attention::Attention;
@@ -428,7 +428,7 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Decode) {
                     let dims: Vec<Expr> = list.iter().map(|&x| a.dims[x]).collect();
                     list.iter().zip(Expr::delinearise(at, &dims)).for_each(|(&x, v)| all[x] = v);
                 }
-                let value = total / divisor(a, cx.at(sum, &[line]));
+                let value = quotient(a, total, cx.at(sum, &[line]));
                 cx.store_out(&p.ungrouped(&all), with_accumulator(a.value.subst(&all), value))
             }
             _ => cx.store_out(&[batch_number, part, row, column], total),
@@ -486,7 +486,7 @@ pub fn build_join(cx: &mut Cx, a: &Attention, p: &Decode) {
         add.push(cx.put(b, &at, accumulate(Reducer::Sum, cx.at(b, &at), scale * of(part, column), cx.target.fma)));
     }
     body.push(for_each(part, Expr::from(p.parts), LoopKind::Serial, add));
-    let value = cx.at(total, &at) / divisor(a, cx.at(sum, &at));
+    let value = quotient(a, cx.at(total, &at), cx.at(sum, &at));
     body.push(cx.store_out(&axes, with_accumulator(a.value.subst(&axes), value)));
     cx.body = chunk.wrap(body);
 }

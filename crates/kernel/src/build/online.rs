@@ -98,14 +98,15 @@ pub(super) fn origin(largest: Scalar) -> Scalar {
     Scalar::select(largest.eq_to(number(f64::NEG_INFINITY)), number(0.0), largest)
 }
 
-/// What the sum of weighted values is divided by. Without any key the sum over them is 0, as that of the steps.
-pub(super) fn divisor(a: &Attention, total: Scalar) -> Scalar {
+/// The sum of weighted values divided by that of weights. Without any key the sum over them is 0, as that of the steps.
+pub(super) fn quotient(a: &Attention, sum: Scalar, total: Scalar) -> Scalar {
     let nothing = match (a.empty_is_zero, a.keys.known()) {
-        (true, _) => total.eq_to(number(0.0)),
-        (false, None) => Scalar::index(a.keys).lt(Scalar::index(1)),
-        (false, Some(_)) => return total,
+        (true, _) => Some(total.eq_to(number(0.0))),
+        (false, None) => Some(Scalar::index(a.keys).lt(Scalar::index(1))),
+        (false, Some(_)) => None,
     };
-    Scalar::select(nothing, number(1.0), total)
+    let value = sum / nothing.map_or(total, |nothing| Scalar::select(nothing, number(1.0), total));
+    if a.nan_is_zero { Scalar::select(Scalar::unary(Unary::IsNan, total), number(0.0), value) } else { value }
 }
 
 fn first_part(part: Expr, then: Vec<Stmt>) -> Stmt {

@@ -18,6 +18,7 @@
 use super::attention::{Shape, shape};
 use super::contract::{Factor, factor, factors};
 use super::elementwise::with_accumulator;
+use super::online::quotient;
 use super::{Cx, for_each};
 use crate::attention::{Attention, uncast};
 use crate::loops::{LoopKind, Space, Stmt};
@@ -465,17 +466,10 @@ impl Parts<'_> {
 
     /// The result of a sum over keys.
     fn finish(&self, cx: &Cx, query: Expr, column: Expr, sum: Scalar, total: Scalar) -> Stmt {
-        // Without any key the sum over them is 0, as that of the steps.
-        let nothing = match (self.a.empty_is_zero, self.a.keys.known()) {
-            (true, _) => Some(total.eq_to(f32(0.0))),
-            (false, None) => Some(Scalar::index(self.a.keys).lt(Scalar::index(1))),
-            (false, Some(_)) => None,
-        };
-        let total = nothing.map_or(total, |nothing| Scalar::select(nothing, f32(1.0), total));
         let mut axes = self.at_query(query);
         axes.pop();
         axes[self.p.n] = column;
-        cx.store_out(&axes, with_accumulator(self.a.value.subst(&axes), sum / total))
+        cx.store_out(&axes, with_accumulator(self.a.value.subst(&axes), quotient(self.a, sum, total)))
     }
 
     /// How many keys the queries up to one may look at: those beyond have a score of -inf, by their place alone.
