@@ -470,6 +470,7 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
     let jam = match side_by_side(c, &order, operands, lanes) {
         Some(all) => all,
         None if windowed => neighbours(next, &wanted),
+        None if lanes >= 4 && looks_up(c, &order) && next >= 4 => neighbours(next, &[8, 7, 6, 5, 4]),
         None => 1,
     };
     let inner: i64 = if jam > 1 { next } else { 1 }
@@ -569,6 +570,25 @@ fn side_by_side(c: &Compute, order: &[usize], operands: &[Operand], lanes: usize
     let (count, step) = (c.dims[*next].known()?, strides[*last].known()?);
     let few = (2..=4).contains(&count) && (count..=4).contains(&step);
     (c.reduction.is_none() && lanes >= 4 && few && strides[*next].is(1)).then_some(count as usize)
+}
+
+/// Does it read where data tells, at places that are the same for neighbours of the last but one axis, as samples of all channels of a picture? What tells the place is computed once for them.
+fn looks_up(c: &Compute, order: &[usize]) -> bool {
+    let [.., next, _] = order else { return false };
+    let mut found = false;
+    c.value.visit(&mut |n| {
+        let Kind::Read { index, .. } = n.kind() else { return };
+        let told = |i: &&Scalar| i.as_index().is_none();
+        let uses = |s: &Scalar| {
+            let mut uses = false;
+            s.visit(&mut |n| uses |= n.as_index().is_some_and(|e| e.uses_var(*next as u32)));
+            uses
+        };
+        found |= index.iter().any(|i| i.as_index().is_some_and(|e| e.uses_var(*next as u32)))
+            && index.iter().filter(told).count() > 0
+            && !index.iter().filter(told).any(uses);
+    });
+    c.reduction.is_none() && found
 }
 
 /// The widest element in the computation, which decides how many lanes fit a register.

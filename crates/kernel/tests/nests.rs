@@ -78,6 +78,20 @@ proptest! {
     }
 
     #[test]
+    fn samples_of_all_channels(images in 1usize..3, channels in 1usize..19, h in 1usize..6, w in 1usize..9, seed: u64) {
+        // What data tells of the place is the same for all channels; pictures of h x w samples are lines of one axis.
+        let tensors = [small(&[images, channels, 7], seed), small(&[images, h, w], seed + 1)];
+        let at = |o: &[Expr], more: f64| (Scalar::unary(Unary::Abs, read(1, &[o[0], o[2], o[3]])) + Scalar::float(DType::F32, more)).cast(DType::I64);
+        let (first, last) = (Scalar::index(0), Scalar::index(6));
+        let sample = |o: &[Expr], more: f64| {
+            Scalar::read(DType::F32, 0, [Scalar::index(o[0]), Scalar::index(o[1]), at(o, more).max(first).min(last)])
+        };
+        let c = Compute::map(&e(&[images, channels, h, w]), |o| sample(o, 0.0) + sample(o, 1.0) * read(1, &[o[0], o[2], o[3]]));
+        let step = Step::Compute(c.simplify());
+        check(&step, &tensors, &[plain(3), plain(3), plain(4)], &[false; 2], &target(64, 32, true), None);
+    }
+
+    #[test]
     fn sparse_products(m in 1usize..5, k in 1usize..150, n in 1usize..400, kind in 0usize..6, transposed in any::<bool>(), seed: u64) {
         let mut w = small(&[k, n], seed + 1).to_vec::<f32>();
         for (i, v) in w.iter_mut().enumerate() {
