@@ -470,7 +470,7 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
     let jam = match side_by_side(c, &order, operands, lanes) {
         Some(all) => all,
         None if windowed => neighbours(next, &wanted),
-        None if lanes >= 4 && looks_up(c, &order) && next >= 4 => neighbours(next, &[8, 7, 6, 5, 4]),
+        None if lanes >= 4 && looks_up(c, &order) => (2..=8).rev().find(|j| next % j == 0).unwrap_or(1) as usize,
         None => 1,
     };
     let inner: i64 = if jam > 1 { next } else { 1 }
@@ -588,7 +588,7 @@ fn looks_up(c: &Compute, order: &[usize]) -> bool {
             && index.iter().filter(told).count() > 0
             && !index.iter().filter(told).any(uses);
     });
-    c.reduction.is_none() && found
+    c.reduction.is_none() && found && c.dims[*next].known().is_some()
 }
 
 /// The widest element in the computation, which decides how many lanes fit a register.
