@@ -75,15 +75,13 @@ fn agree(c: &Compute, operands: &[Operand], outer: u32, inner: u32) -> Option<Ha
 fn match_axes(index: &[Scalar], o: &Operand, outer: u32, inner: u32, extent: Expr) -> Option<Option<(usize, usize)>> {
     let (mut p, mut q) = (None, None);
     for (k, i) in index.iter().enumerate() {
-        match i.as_index() {
-            Some(e) => match e.node() {
-                Node::Var(v) if *v == outer && p.is_none() => p = Some(k),
-                Node::Var(v) if *v == inner && q.is_none() => q = Some(k),
-                _ if e.uses_var(outer) || e.uses_var(inner) => return None,
-                _ => {}
-            },
-            // What data tells is made of reads, which are looked at by themselves.
-            None => {}
+        // What data tells is made of reads, which are looked at by themselves.
+        let Some(e) = i.as_index() else { continue };
+        match e.node() {
+            Node::Var(v) if *v == outer && p.is_none() => p = Some(k),
+            Node::Var(v) if *v == inner && q.is_none() => q = Some(k),
+            _ if e.uses_var(outer) || e.uses_var(inner) => return None,
+            _ => {}
         }
     }
     match (p, q) {

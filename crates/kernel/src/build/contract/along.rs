@@ -70,7 +70,7 @@ impl Along {
         let fits = |&t: &usize| mc % t == 0 && t <= MOST && self.whole.is_none_or(|w| t % w == 0);
         let all = (1..=mc / mr).map(|k| k * mr);
         let vectors = all.clone().filter(fits).find(|t| t % lanes == 0);
-        vectors.or_else(|| all.filter(fits).last())
+        vectors.or_else(|| all.rev().find(fits))
     }
 
     /// Are there more lines of so many columns than L1 has room for? (Zen 5, tiles of 4 x 64 of 3 x 3 products of 64 channels, maps of 64 x 64 and 128 x 128 values: 2.8 and 3.2
