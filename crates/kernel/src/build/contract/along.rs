@@ -1,7 +1,7 @@
 //! Results that lie along rows, where a tile's vectors run along columns: rows of tiles come into scratch memory first, and from there into the result as it lies. Without that each
 //! element of a vector is a store of its own, into lines of the cache that other tiles fill later; where columns lie a multiple of a page apart, all of them share a few lines of each level.
 
-use super::Tile;
+use super::{MOST_VECTORS, Tile};
 use crate::build::{Cx, Operand, for_each};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::guess;
@@ -40,6 +40,9 @@ pub(super) fn of(c: &Compute, out: &Operand, n: usize, m: &[usize], target: &Tar
         Some(step) => Some((gcd(step * bytes as i64, way) as f64 / way as f64, (target.l1_bytes as i64 / way) as usize)),
         None => None,
     };
+    if crowd.is_some_and(|(share, ways)| ((MOST_VECTORS * lanes) as f64) * share < ways as f64) {
+        return None;
+    }
     let last = *m.last()?;
     if !strides[last].is(1) || strides[n].is(1) || strides[n].is(0) {
         return None;
