@@ -4,7 +4,7 @@
 
 use crate::dce::{capture_params, captures};
 use crate::rewrite::{Context, infer_node};
-use infc_ir::expr::{Expr, Node as ExprNode};
+use infc_ir::expr::{Expr, Node as ExprNode, Range, Ranges};
 use infc_ir::graph::{Def, Graph, Node, Region, Requirement, Value};
 use infc_ir::op::{normal_axis, sizes};
 use infc_ir::{Fact, Fault, Op, Problem, Problems, Type};
@@ -19,6 +19,9 @@ pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
         let mut changed = vec![];
         let bound = bind(g, &dims)?;
         infer_region(g, Graph::MAIN, &mut changed)?;
+        while simplify(g) > 0 {
+            infer_region(g, Graph::MAIN, &mut changed)?;
+        }
         if bound > 0 {
             // With these sizes some types have other ranks, and less is taken for granted.
             g.requires.extend(sizes::requirements(g).into_iter().filter(|r| r.assumed));
@@ -48,6 +51,47 @@ fn decided(g: &Graph) -> Vec<(String, i64)> {
     dims.sort();
     dims.dedup_by(|a, b| a.0 == b.0);
     dims
+}
+
+/// How far the least size is looked for that a requirement allows.
+const LEAST: i64 = 4096;
+
+/// The least sizes that the graph's requirements allow, of symbols that stand in one alone. Found by trying: all smaller ones fail.
+fn least_sizes(g: &Graph) -> Ranges {
+    let mut ranges = Ranges::default();
+    let symbols = bound_symbols(g);
+    for r in g.requires.iter().filter(|r| !r.assumed) {
+        let mut found = BTreeSet::new();
+        [r.left, r.right].iter().for_each(|e| e.leaves(&mut |leaf| found.extend(symbol(leaf))));
+        let [s] = found.iter().copied().collect::<Vec<_>>()[..] else { continue };
+        let fails = |n: &i64| r.holds(&|_| Some(*n)) == Some(false);
+        let least = (0..LEAST).take_while(fails).count() as i64;
+        if symbols.contains(s) && least > ranges.syms.get(s).map_or(0, |r| r.lo) {
+            ranges.syms.insert(s, Range::new(least, Range::MAX));
+        }
+    }
+    ranges
+}
+
+/// Simplifies sizes and small integers for the least sizes that a run may have; counts the values with simpler ones.
+fn simplify(g: &mut Graph) -> usize {
+    let ranges = least_sizes(g);
+    if ranges.syms.is_empty() {
+        return 0;
+    }
+    let mut count = 0;
+    for v in &mut g.values {
+        let ty = v.ty.map_dims(&|e| e.simplify(&ranges));
+        let ints = v.ints.as_ref().map(|i| i.iter().map(|e| e.simplify(&ranges)).collect());
+        count += usize::from(ty != v.ty || ints != v.ints);
+        (v.ty, v.ints) = (ty, ints);
+    }
+    for n in &mut g.nodes {
+        if let Op::DimVector(op) = &mut n.op {
+            op.exprs.iter_mut().for_each(|e| *e = e.simplify(&ranges));
+        }
+    }
+    count
 }
 
 /// The symbols in the types of the model's inputs.

@@ -156,13 +156,14 @@ binary! {
     BitwiseXor Int |_o, x, y| bin(B::Xor, x, y), ints |_a, _b| None;
 }
 
-/// Truncating division where it is floor division: both not negative, or both known.
+/// Division that rounds towards zero, by floor divisions: of what is not negative it is one, else the parts on both sides of zero.
 fn int_div(a: Expr, b: Expr) -> Option<Expr> {
     match (a.known(), b.known()) {
         (_, Some(0)) => None,
         (Some(a), Some(b)) => Some(Expr::int(a.wrapping_div(b))),
-        _ if less(a, Expr::int(0)) == Some(false) && less(b, Expr::int(0)) == Some(false) => Some(a.div(b)),
-        _ => a.div_exact(b),
+        _ if less(b, Expr::int(0)) != Some(false) => a.div_exact(b),
+        _ if less(a, Expr::int(0)) == Some(false) => Some(a.div(b)),
+        _ => a.div_exact(b).or_else(|| Some(a.div(b).max(Expr::int(0)) - (-a).div(b).max(Expr::int(0)))),
     }
 }
 
@@ -407,6 +408,23 @@ mod tests {
             let got = fact_of(op.clone(), &facts).unwrap().ints.unwrap();
             assert_eq!(got, want.iter().map(|s| s.parse().unwrap()).collect::<Vec<Expr>>(), "{}", op.name());
         }
+    }
+
+    /// Sizes are divided by rounding down, sums that may be below 0 towards zero, as ONNX says.
+    #[test]
+    fn division_of_sizes_rounds_towards_zero() {
+        for (a, b) in
+            [("n - 1", "4"), ("3*n - 7", "2"), ("5 - n", "3"), ("8*n - 24", "8"), ("n - m", "5"), ("n - 3", "m"), ("n", "m")]
+        {
+            let (a, b): (Expr, Expr) = (a.parse().unwrap(), b.parse().unwrap());
+            let quotient = int_div(a, b).unwrap();
+            for (n, m) in (0..24).flat_map(|n| (1..8).map(move |m| (n, m))) {
+                let at = |e: Expr| e.eval(&|s| Some(if s == Expr::sym("n") { n } else { m })).unwrap();
+                assert_eq!(at(quotient), at(a) / at(b), "{a} by {b} where n = {n}, m = {m}");
+            }
+        }
+        assert_eq!(int_div("n - 1".parse().unwrap(), Expr::int(2)), "max(0, div(n - 1, 2))".parse().ok());
+        assert_eq!(int_div("n".parse().unwrap(), "m - 3".parse().unwrap()), None);
     }
 
     #[test]
