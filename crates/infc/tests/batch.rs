@@ -50,9 +50,32 @@ fn a_network_runs_picture_by_picture_where_that_pays() {
     let loops = loops_of(&graph, small(native()));
     let launches: usize = loops.iter().map(|l| l.1).sum();
     assert!(launches >= 8 && loops.iter().all(|l| 8 % l.0 == 0 && l.0 > 1), "{loops:?}");
-    // One picture, or a batch that is known at run time only: as it is.
+    // One picture: as it is.
     assert_eq!(loops_of(&network(1).graph(), small(native())), []);
-    assert_eq!(loops_of(&network(8).graph_of("n"), small(native())), []);
+}
+
+/// Rounds of a batch that only a run knows (they count as -1 here) take one picture each.
+#[test]
+fn a_batch_that_a_run_tells_goes_picture_by_picture_too() {
+    let open = network(8).graph_of("n");
+    assert_eq!(loops_of(&open, large(native())), []);
+    let loops = loops_of(&open, small(native()));
+    let launches: usize = loops.iter().map(|l| l.1).sum();
+    assert!(launches >= 8 && loops.iter().all(|l| l.0 == -1), "{loops:?}");
+    for batch in [0, 1, 2, 3, 8] {
+        let input = Item::Tensor(numbers(&[batch, 3, 24, 24], 11));
+        for backend in [Backend::Llvm, Backend::C, Backend::Loops] {
+            let machine = if backend == Backend::C { infc_c::machines().remove(0) } else { native() };
+            let whole = run(&open, backend, large(machine.clone()), &input);
+            assert_eq!(whole[0].0, [batch, 10]);
+            assert!(run(&open, backend, small(machine), &input) == whole, "{batch} pictures, {}", backend.name());
+        }
+    }
+    let input = Item::Tensor(numbers(&[5, 3, 24, 24], 12));
+    let whole = run_threads(&open, large(native()), &input, 1);
+    for threads in [2, 3, 9] {
+        assert!(run_threads(&open, small(native()), &input, threads) == whole, "{threads} threads");
+    }
 }
 
 #[test]
@@ -207,7 +230,7 @@ fn layer(net: &mut Net, (kind, a, b): (u8, usize, usize)) {
 
 #[test]
 fn random_networks_give_the_same_bits_with_and_without_loops() {
-    let (cases, mut looped) = (24u64, 0u64);
+    let (cases, mut looped, mut open) = (24u64, 0u64, 0u64);
     for seed in 0..cases {
         let mut random = Random(seed);
         let batch = [2, 3, 4, 6, 8][random.below(5)];
@@ -225,6 +248,14 @@ fn random_networks_give_the_same_bits_with_and_without_loops() {
             let got = run_threads(&graph, machine.clone(), &input, threads);
             assert!(got == whole, "network {seed}, {threads} threads");
         }
+        // The same network for any batch.
+        let graph = net.graph_of("n");
+        open += u64::from(!loops_of(&graph, machine.clone()).is_empty());
+        let whole = run(&graph, Backend::Llvm, large(native()), &input);
+        for threads in [1, 2] {
+            let got = run_threads(&graph, machine.clone(), &input, threads);
+            assert!(got == whole, "network {seed} of any batch, {threads} threads");
+        }
     }
-    assert!(looped >= cases / 2, "only {looped} of {cases} networks have a loop");
+    assert!(looped.min(open) >= cases / 2, "only {looped} of {cases} networks have a loop, {open} of those of any batch");
 }

@@ -5,18 +5,20 @@
 //! follows from an account of the bytes that move ([`account`]), for the caches of the machine.
 //!
 //! The loop is the program's: its steps are those of before on slices of tensors, and tensors that only it touches have the size of a slice.
-//! Class: exact. A step whose sums would be added up in another order for fewer elements stays outside. Sizes that are symbols stay whole.
+//! Class: exact. A step whose sums would be added up in another order for fewer elements stays outside. A batch that only a run knows is taken one element at a
+//! time; where other sizes are symbols too, steps stay whole.
 
 use self::account::{Member, PASSES, Touch};
 use crate::attention::Attentions;
 use crate::build::{self, Operand};
 use crate::loops::Access;
-use crate::plan::Plan;
+use crate::plan::{Plan, guess};
 use crate::program::{declare, prepare};
 use crate::target::TargetDesc;
 use crate::work::{Arg, Id, Item, Memory, Task, Work};
 use infc_ir::Expr;
 use infc_ir::compute::{Compute, Step};
+use infc_ir::expr::Node as ExprNode;
 use infc_ir::scalar::{Kind, Scalar};
 use std::collections::{HashMap, HashSet};
 
@@ -28,7 +30,9 @@ pub fn loops(work: &mut Work, target: &TargetDesc, attentions: &Attentions) {
         return;
     }
     let inputs = work.inputs.iter().filter_map(|(_, a)| if let Arg::Tensor(id) = a { Some(*id) } else { None });
-    let batches: HashSet<i64> = inputs.filter_map(|id| work.tensor(id).ty.dims.first()?.known()).filter(|&b| b > 1).collect();
+    let batches = inputs.filter_map(|id| work.tensor(id).ty.dims.first().copied());
+    let batches: HashSet<Expr> =
+        batches.filter(|b| matches!(b.node(), ExprNode::Sym(_)) || b.known().is_some_and(|b| b > 1)).collect();
     if batches.is_empty() {
         return;
     }
@@ -79,7 +83,7 @@ fn touches(work: &Work, items: &[Item], out: &mut HashMap<Id, usize>) {
 /// A run of steps that treat a batch element by element, one after another.
 #[derive(Default)]
 struct Run {
-    batch: i64,
+    batch: Option<Expr>,
     steps: Vec<Task>,
     /// Roots that they make, and those that they read whole.
     made: HashSet<Id>,
@@ -89,13 +93,13 @@ struct Run {
 impl Run {
     /// Takes in a step, if it does so too and may be in one loop with those before: it reads nothing whole that they make, and makes nothing
     /// that they read whole.
-    fn take(&mut self, work: &Work, task: &Task, batch: i64) -> bool {
+    fn take(&mut self, work: &Work, task: &Task, batch: Expr) -> bool {
         let Some(by) = batched(work, task, batch) else { return false };
         let whole = task.sources.iter().zip(by).filter(|s| !s.1).map(|s| work.root(*s.0));
         let (whole, made): (HashSet<Id>, Id) = (whole.collect(), work.root(task.out));
-        let fits = self.batch == batch && self.made.is_disjoint(&whole) && !self.whole.contains(&made);
+        let fits = self.batch == Some(batch) && self.made.is_disjoint(&whole) && !self.whole.contains(&made);
         if self.steps.is_empty() || fits {
-            self.batch = batch;
+            self.batch = Some(batch);
             self.made.insert(made);
             self.whole.extend(whole);
             self.steps.push(task.clone());
@@ -108,7 +112,7 @@ impl Run {
 /// What a walk over all blocks knows.
 struct Cx<'a> {
     /// Sizes of batches.
-    batches: HashSet<i64>,
+    batches: HashSet<Expr>,
     /// How often each root is touched.
     touched: HashMap<Id, usize>,
     target: &'a TargetDesc,
@@ -125,7 +129,7 @@ impl Cx<'_> {
         for mut item in std::mem::take(items) {
             match &mut item {
                 Item::Task(t) => {
-                    let batch = work.tensor(t.out).ty.dims.first().and_then(|d| d.known());
+                    let batch = work.tensor(t.out).ty.dims.first().copied();
                     let batch = batch.filter(|b| self.batches.contains(b) && !self.attentions.contains_key(&t.out));
                     if batch.is_some_and(|b| run.take(work, t, b)) {
                         continue;
@@ -155,11 +159,14 @@ impl Cx<'_> {
 
     /// Puts out a run, in loops where that pays.
     fn region(&mut self, work: &mut Work, run: Run, out: &mut Vec<Item>) {
-        let (steps, b) = (run.steps, run.batch);
-        let groups: Vec<i64> = (1..b.min(MOST_TOGETHER + 1)).filter(|g| b % g == 0).collect();
+        let (steps, Some(b)) = (run.steps, run.batch) else { return };
+        let groups: Vec<i64> = match b.known() {
+            Some(b) => (1..b.min(MOST_TOGETHER + 1)).filter(|g| b % g == 0).collect(),
+            None => vec![1],
+        };
         let members: Vec<Member> = steps.iter().map(|t| member(work, t, b, &groups, self.target)).collect();
         let mut at = 0;
-        for part in account::parts(&members, b, &groups, self.target) {
+        for part in account::parts(&members, guess(b), &groups, self.target) {
             out.extend(steps[at..part.first].iter().cloned().map(Item::Task));
             let counter = Expr::sym(&format!("%batch{}", self.loops));
             self.loops += 1;
@@ -172,9 +179,9 @@ impl Cx<'_> {
 
 /// Which sources a step reads at its own element of the batch alone; `None` if it does anything else with the batch. The others it
 /// reads whole, the same for each element.
-fn batched(work: &Work, task: &Task, b: i64) -> Option<Vec<bool>> {
+fn batched(work: &Work, task: &Task, b: Expr) -> Option<Vec<bool>> {
     let Step::Compute(c) = &task.step else { return None };
-    if !c.dims.first()?.is(b) || !outermost(work, task.out, b) {
+    if *c.dims.first()? != b || !outermost(work, task.out, b) {
         return None;
     }
     let mut by: Vec<Option<bool>> = vec![None; task.sources.len()];
@@ -207,13 +214,13 @@ fn deep(s: Scalar) -> bool {
 }
 
 /// Is the first axis of the tensor the batch, and the outermost one in memory?
-fn outermost(work: &Work, id: Id, b: i64) -> bool {
+fn outermost(work: &Work, id: Id, b: Expr) -> bool {
     let t = work.tensor(id);
-    let first = t.ty.dims.first().is_some_and(|d| d.is(b)) && t.order.first() == Some(&0);
+    let first = t.ty.dims.first() == Some(&b) && t.order.first() == Some(&0);
     let plain = t.halo.first().is_none_or(|h| *h == (0, 0)) && (t.gap == 0 || t.order.len() > 1);
     first
         && plain
-        && t.ty.known_dims().is_some()
+        && t.ty.dims[1..].iter().all(|d| d.known().is_some())
         && match &t.memory {
             Memory::Temp | Memory::Input(_) => true,
             Memory::Constant(_) => false,
@@ -247,8 +254,9 @@ pub(crate) fn same_sums(a: &Plan, b: &Plan) -> bool {
 }
 
 /// What one step costs and moves, for the account.
-fn member(work: &Work, task: &Task, b: i64, groups: &[i64], target: &TargetDesc) -> Member {
+fn member(work: &Work, task: &Task, b: Expr, groups: &[i64], target: &TargetDesc) -> Member {
     let by = batched(work, task, b).expect("checked before");
+    let b = guess(b);
     let Step::Compute(c) = &task.step else { unreachable!("checked before") };
     let used = task.step.sources();
     let mut operands: Vec<_> = task.sources.iter().map(|&s| declare(work, s, Access::Read)).collect();
@@ -273,10 +281,10 @@ fn member(work: &Work, task: &Task, b: i64, groups: &[i64], target: &TargetDesc)
     let more = more.collect();
     let bytes = |id: Id| {
         let t = work.tensor(id);
-        let elements: i64 = t.ty.dims.iter().map(|d| d.known().unwrap_or(1)).product();
+        let elements: i64 = t.ty.dims.iter().map(|&d| guess(d)).product();
         (elements * t.ty.dtype.bytes() as i64) as f64
     };
-    let points = c.dims.iter().chain(c.reduction.iter().flat_map(|r| &r.axes)).map(|d| d.known().unwrap_or(1) as f64);
+    let points = c.dims.iter().chain(c.reduction.iter().flat_map(|r| &r.axes)).map(|&d| guess(d) as f64);
     let points: f64 = points.product::<f64>() / b as f64;
     let touch = |k: usize| {
         let id = task.sources[k];
@@ -294,7 +302,7 @@ fn member(work: &Work, task: &Task, b: i64, groups: &[i64], target: &TargetDesc)
 }
 
 /// The steps as a loop over groups of `g` elements of the batch.
-fn looped(work: &mut Work, steps: &[Task], (b, g): (i64, i64), counter: Expr, touched: &HashMap<Id, usize>) -> Item {
+fn looped(work: &mut Work, steps: &[Task], (b, g): (Expr, i64), counter: Expr, touched: &HashMap<Id, usize>) -> Item {
     // Tensors that only the loop touches, and first of all writes.
     let (mut inside, mut written) = (HashMap::<Id, usize>::new(), HashMap::<Id, bool>::new());
     for t in steps {
@@ -319,7 +327,7 @@ fn looped(work: &mut Work, steps: &[Task], (b, g): (i64, i64), counter: Expr, to
         let step = Step::Compute(narrowed(c, g));
         body.push(Item::Task(Task { step, sources, out, name: t.name.clone(), node: t.node.clone() }));
     }
-    Item::Loop { counter, count: Expr::int(b / g), cond: None, body, apart: true }
+    Item::Loop { counter, count: b.div(Expr::int(g)), cond: None, body, apart: true }
 }
 
 /// Most elements of the batch that a round takes.
