@@ -203,6 +203,10 @@ impl Frame {
             along
         });
         let rows: i64 = m.iter().map(|&a| guess(c.dims[a])).product();
+        // A panel of few products for a single row takes longer than they do.
+        if m.is_empty() && panels_of == Panels::Scratch && depth.is_some_and(|d| d < MANY) {
+            return None;
+        }
         let taps = taps(c, (broadcast, &m), &f, operands);
         // Blocks of neighbours along k are the same for every tile.
         let cut = taps.iter().any(|t| t.k + 1 == r.axes.len());
@@ -394,7 +398,9 @@ impl Frame {
         // Where registers are joined, a tile's row of 1, 2 or 4 vectors is one instruction, and one of 3 or 5 is as many. By LLVM's model of the SpacemiT X60, which executes in order,
         // 28 multiply-adds take 38 cycles in a tile of 14 x 2 vectors, 25 take 63 in one of 5 x 5.
         let joins = |nr: usize| !self.joined || nr.div_ceil(self.lanes).is_power_of_two();
-        let legal = |&[mr, nr]: &[usize; 2]| self.fits(mr, nr) && mr as i64 <= self.rows.max(1) && joins(nr);
+        // Wider than all columns is only longer.
+        let wide = |nr: usize| nr > up(self.columns, if nr.is_multiple_of(self.lanes) { self.lanes } else { half });
+        let legal = |&[mr, nr]: &[usize; 2]| self.fits(mr, nr) && mr as i64 <= self.rows.max(1) && joins(nr) && !wide(nr);
         let counted = |t: [usize; 2]| (t, self.cycles(t, &shares));
         let whole = (1..=MOST_VECTORS).map(|v| v * self.lanes);
         let mut tiles: Vec<([usize; 2], f64)> = whole.flat_map(tall).filter(legal).map(counted).collect();
