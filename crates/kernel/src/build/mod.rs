@@ -631,34 +631,54 @@ fn symbols(body: &[Stmt], buffers: &[Buffer], tasks: Expr) -> Vec<&'static str> 
 pub struct Chunk {
     /// Value of each axis.
     pub values: Vec<Expr>,
-    loop_var: Expr,
-    chunk: Expr,
-    flat: Expr,
-    total: Expr,
+    /// Variables and extents of the loops, outermost first.
+    loops: Vec<(Expr, Expr)>,
+    /// What must hold for a value to be there, if that is not certain.
+    inside: Option<Scalar>,
 }
 
 impl Cx<'_> {
     /// Splits the flattened axes of `dims` into tasks of `chunk` values each.
     pub fn chunked(&mut self, dims: &[Expr], chunk: usize) -> Chunk {
         let total = Expr::product(dims.iter().copied());
-        let chunk = Expr::from(chunk);
-        self.tasks = total.div_ceil(chunk);
-        let loop_var = self.var("row");
-        let flat = self.task * chunk + loop_var;
-        Chunk { values: Expr::delinearise(flat, dims), loop_var, chunk, flat, total }
+        let size = Expr::from(chunk);
+        self.tasks = total.div_ceil(size);
+        let first = self.task * size;
+        let row = self.var("row");
+        let one_by_one = chunk == 1 || total.known().is_some() || self.target.block_threads > 0;
+        if one_by_one {
+            let flat = first + row;
+            let inside = total.div_exact(size).is_none().then(|| Scalar::index(flat).lt(Scalar::index(total)));
+            return Chunk { values: Expr::delinearise(flat, dims), loops: vec![(row, size)], inside };
+        }
+        let (outer, inner) = dims.split_at(dims.iter().rposition(|d| d.known().is_none()).unwrap_or(0));
+        if outer.iter().all(|d| d.is(1)) {
+            let loops = vec![(row, (total - first).min(size))];
+            return Chunk { values: Expr::delinearise(first + row, dims), loops, inside: None };
+        }
+        // Divisions by what is no constant are slow: one for each run of values along the axes from the last such one on.
+        let end = (first + chunk as i64).min(total);
+        let run = self.var("run");
+        let all = Expr::product(inner.iter().copied());
+        let before = first.div(all);
+        let at = before + run;
+        let begin = (first - at * all).max(Expr::int(0));
+        let mut values = Expr::delinearise(at, outer);
+        values.extend(Expr::delinearise(begin + row, inner));
+        let runs = (end - 1).div(all) - before + 1;
+        let loops = vec![(run, runs), (row, all.min(end - at * all) - begin)];
+        Chunk { values, loops, inside: None }
     }
 }
 
 impl Chunk {
-    /// The loop over the chunk around `body`.
+    /// The loops over the chunk around `body`.
     pub fn wrap(&self, body: Vec<Stmt>) -> Vec<Stmt> {
-        let whole = self.total.div_exact(self.chunk).is_some();
-        let body = if whole {
-            body
-        } else {
-            let cond = Scalar::index(self.flat).lt(Scalar::index(self.total));
-            vec![Stmt::If { cond, then: body, otherwise: vec![] }]
+        let body = match self.inside {
+            None => body,
+            Some(cond) => vec![Stmt::If { cond, then: body, otherwise: vec![] }],
         };
-        vec![for_each(self.loop_var, self.chunk, LoopKind::Serial, body)]
+        let around = |body: Vec<Stmt>, &(v, extent): &(Expr, Expr)| vec![for_each(v, extent, LoopKind::Serial, body)];
+        self.loops.iter().rev().fold(body, around)
     }
 }
