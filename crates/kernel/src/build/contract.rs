@@ -166,6 +166,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
         cx.body.extend(fill);
     }
     let few = few_rows(p, rows, cx.target);
+    let rest = rest_of_rows(cx, c, p, &m_dims);
     let scratch = match source {
         Source::Scratch(panel, _) => Some(panel),
         _ => None,
@@ -188,6 +189,8 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
         source,
         copied,
         members,
+        rest: rest.as_ref(),
+        whole: false,
         runs: p
             .along
             .and_then(|_| along::of(c, cx.operand(cx.out() as usize), p.n, &p.m, cx.target))
@@ -198,7 +201,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
     all.push(nest.columns(cx, n_tile));
     for plan in &few {
         let n_tile = cx.var("n_tile");
-        nest.p = plan;
+        (nest.p, nest.rest) = (plan, None);
         nest.n0 = n_block * p.nc as i64 + n_tile * nr;
         nest.source = table.map_or(Source::InPlace, Source::Narrow);
         let then = vec![nest.columns(cx, n_tile)];
@@ -220,6 +223,23 @@ fn few_rows(p: &Brgemm, rows: Expr, target: &TargetDesc) -> Vec<Brgemm> {
     let most = (2..=stored::FEW).rev().find(fits);
     let with = |mr: usize| Brgemm { mr, mc: mr, panels: Panels::Packed, along: None, ..p.clone() };
     most.into_iter().chain([1]).map(with).collect()
+}
+
+/// Rows of a tile that are so few that tiles for what is left of them would gain little.
+const MOST_LEFT: usize = 4;
+
+/// The plan for the rows behind the last whole tile, where a run tells how many there are: tiles of half as many, or as few as keep the units busy. `None` where no rows are left.
+fn rest_of_rows(cx: &Cx, c: &Compute, p: &Brgemm, m_dims: &[Expr]) -> Option<Brgemm> {
+    let row = rows::named(p.row).expect("a plan names a row of the table");
+    let lanes = row.lanes(cx.target, c.reduction.as_ref()?.body.dtype().bytes()).clamp(1, p.nr);
+    let vectors = p.nr.div_ceil(lanes) as f64;
+    let mr = ((row.latency * row.per_cycle / vectors).ceil() as usize).clamp(1, (p.mr / 2).max(1));
+    let line = m_dims.last().and_then(|d| d.known());
+    let open = m_dims.iter().any(|d| d.known().is_none()) && !in_line(p.mr as i64, line);
+    let plain = p.kc.is_none() && p.along.is_none() && !p.copied && cx.target.block_threads == 0;
+    // A tile of the rest begins anywhere in a line.
+    let fits = p.mr > MOST_LEFT && (p.mr.is_multiple_of(mr) || !in_line(mr as i64, line));
+    (open && plain && fits).then(|| Brgemm { mr, ..p.clone() })
 }
 
 /// Makes a task of each block of rows and columns of each element of the batch: the values of the batch axes (0 for the others), and
@@ -283,6 +303,8 @@ pub(super) fn short(cx: &mut Cx, c: &Compute, p: &Matrix, f: &[Factor; 2], axes:
         source,
         copied,
         members: members as i64,
+        rest: None,
+        whole: false,
         runs: 0,
         results: None,
     };
@@ -375,6 +397,10 @@ struct Tile<'a> {
     copied: Option<Rows>,
     /// Neighbours along k that lie side by side in panels, packed or copied.
     members: i64,
+    /// The plan for what is left of the rows behind the last whole tile.
+    rest: Option<&'a Brgemm>,
+    /// Are all rows of the tile certain to be there?
+    whole: bool,
     /// The axis of m with which runs of results begin that lie beside each other, where they lie along rows.
     runs: usize,
     /// Scratch memory for results that lie along rows, and the place of the tile's first row in it.
@@ -469,8 +495,22 @@ impl Tile<'_> {
     fn pass(&mut self, cx: &mut Cx, body: &dyn Fn(&Self, &mut Cx) -> Vec<Stmt>) -> Stmt {
         let m_tile = cx.var("m_tile");
         (self.m_tile, self.m0) = (m_tile, self.m_block + m_tile * self.p.mr as i64);
-        let body = inside(self.m0, self.rows, self.p.mc, body(self, cx));
-        for_each(m_tile, Expr::from(self.p.mc / self.p.mr), LoopKind::Serial, body)
+        let (plan, m0) = (self.p, self.m0);
+        let tile = match self.rest {
+            None => body(self, cx),
+            Some(rest) => {
+                self.whole = true;
+                let then = body(self, cx);
+                let part = cx.var("m_part");
+                (self.p, self.m0, self.whole) = (rest, m0 + part * rest.mr as i64, false);
+                let parts = (self.rows - m0).div_ceil(Expr::from(rest.mr));
+                let otherwise = vec![for_each(part, parts, LoopKind::Serial, body(self, cx))];
+                (self.p, self.m0) = (plan, m0);
+                let cond = Scalar::index(m0 + plan.mr as i64).le(Scalar::index(self.rows));
+                vec![Stmt::If { cond, then, otherwise }]
+            }
+        };
+        for_each(m_tile, Expr::from(plan.mc / plan.mr), LoopKind::Serial, inside(m0, self.rows, plan.mc, tile))
     }
 
     /// The same for what stores results.
@@ -515,7 +555,7 @@ impl Tile<'_> {
     /// Number of row `i` of the tile; a row beyond the last stands for the last.
     fn row_number(&self, i: Expr) -> Expr {
         let whole = self.rows.known().is_some_and(|x| x % self.p.mr as i64 == 0);
-        if whole { self.m0 + i } else { (self.m0 + i).min(self.rows - 1) }
+        if whole || self.whole { self.m0 + i } else { (self.m0 + i).min(self.rows - 1) }
     }
 
     /// Axis values of row `i` of the tile.
@@ -860,7 +900,7 @@ impl Tile<'_> {
             store = vec![Stmt::If { cond, then: store, otherwise: vec![] }];
         }
         let vectors = vec![for_each(v, Expr::from(self.p.nr), LoopKind::Vector, store)];
-        let rows = inside(self.m0 + i, self.rows, self.p.mr, vectors);
+        let rows = if self.whole { vectors } else { inside(self.m0 + i, self.rows, self.p.mr, vectors) };
         for_each(i, Expr::from(self.p.mr), LoopKind::Unroll, rows)
     }
 
