@@ -309,9 +309,12 @@ fn single_queries_are_taken_one_by_one() {
 
 #[test]
 fn sizes_that_a_run_tells() {
-    for (queries, keys) in [(1, 1), (1, 200), (2, 0), (0, 5), (3, 150), (4, 64), (40, 0), (33, 300)] {
+    // A depth of whole vectors lets queries be turned in squares, whose steps a run tells.
+    let sizes = [(1, 1), (1, 200), (2, 0), (0, 5), (3, 150), (4, 64), (40, 0), (33, 300)].map(|(q, k)| (q, k, 24));
+    for (queries, keys, depth) in sizes.into_iter().chain([(33, 300, 32), (64, 150, 48)]) {
         for causal in [false, true] {
-            let s = Shape { queries, keys, symbolic: [true; 2], causal, mask: Some([false, false, true, true]), ..plain() };
+            let s =
+                Shape { queries, keys, depth, symbolic: [true; 2], causal, mask: Some([false, false, true, true]), ..plain() };
             check(&s, &fast(), "online");
             let s = Shape { symbolic: [queries != 0, true], queries: queries.max(1), group: 2, mask: None, ..s };
             let words = if queries == 0 || queries > 3 || s.symbolic[0] { "online" } else { "alone" };

@@ -53,9 +53,9 @@ impl Emit<'_> {
         Ok(true)
     }
 
-    /// The reads of 32 bits of a value whose neighbours lie along `var`, and lanes further apart than that, with their distance in elements.
-    fn across(&self, value: Scalar, stored: u32, (var, lane): (u32, u32), extent: i64) -> Vec<(Scalar, i64)> {
-        let mut found: Vec<(Scalar, i64)> = vec![];
+    /// The reads of 32 bits of a value whose neighbours lie along `var`, and lanes further apart than that or as far as a run tells, with their distance in elements.
+    fn across(&self, value: Scalar, stored: u32, (var, lane): (u32, u32), extent: i64) -> Vec<(Scalar, Expr)> {
+        let mut found: Vec<(Scalar, Expr)> = vec![];
         value.visit(&mut |n| {
             let Kind::Read { source, index, guard: None } = n.kind() else { return };
             let b = &self.kernel.buffers[*source as usize];
@@ -63,9 +63,10 @@ impl Emit<'_> {
             let offset = index.iter().zip(&b.strides).try_fold(Expr::int(0), |sum, (i, &s)| Some(sum + i.as_index()? * s));
             let Some(offset) = offset.filter(|_| plain) else { return };
             let offset = self.resolve(offset);
-            let Some((step, rest)) = offset.affine_in(lane) else { return };
-            if step.abs() >= extent && rest.affine_in(var).is_some_and(|(along, _)| along == 1) && !found.iter().any(|f| f.0 == n)
-            {
+            let next = offset.map(&|leaf| if leaf == Expr::var(lane as usize) { leaf + 1 } else { leaf });
+            let step = next - offset;
+            let apart = !step.has_var() && step.known().is_none_or(|step| step.abs() >= extent);
+            if apart && offset.affine_in(var).is_some_and(|(along, _)| along == 1) && !found.iter().any(|f| f.0 == n) {
                 found.push((n, step));
             }
         });
@@ -73,7 +74,7 @@ impl Emit<'_> {
     }
 
     /// What a read gives in each round, a vector each.
-    fn square(&mut self, read: Scalar, step: i64, (var, lane): (u32, u32), extent: i64) -> Result<Vec<Val>, Fault> {
+    fn square(&mut self, read: Scalar, step: Expr, (var, lane): (u32, u32), extent: i64) -> Result<Vec<Val>, Fault> {
         let Kind::Read { source, index, .. } = read.kind() else { unreachable!("chosen as a read") };
         let elem = memory_elem(read.dtype())?;
         let ty = Ty::new(elem, extent as u32);
@@ -88,7 +89,8 @@ impl Emit<'_> {
         let Some(Shape::One(first)) = first else { unreachable!("one element has one place") };
         let mut rows = vec![];
         for l in 0..extent {
-            let at = self.f.gep(first, elem, Val::i64(l * step));
+            let distance = self.uniform_expr(step * l)?;
+            let at = self.f.gep(first, elem, distance);
             rows.push(self.f.load(ty, at, elem.bits() / 8));
         }
         let mut apart = extent as usize / 2;

@@ -632,7 +632,34 @@ impl Parts<'_> {
             nest = vec![for_each(v, Expr::from(e), LoopKind::Serial, nest)];
         }
         all.push(for_each(q, Expr::from(self.p.queries), LoopKind::Serial, nest));
-        all
+        if !self.turns_queries(cx) {
+            return all;
+        }
+        let (part, block, round, lane) = (cx.var("query_part"), cx.var("block"), cx.var("d"), cx.var("query"));
+        let (d, q) = (block * self.lanes as i64 + round, part * self.lanes as i64 + lane);
+        let put = cx.put(query, &[d, q], self.query_at(&self.at_query(self.first + q), &[d]));
+        let rounds = self.square((round, lane), put);
+        let blocks = for_each(block, Expr::from(last / self.lanes), LoopKind::Serial, vec![rounds]);
+        let then = vec![for_each(part, Expr::from(self.p.queries / self.lanes), LoopKind::Serial, vec![blocks])];
+        let cond = Scalar::index(self.first + self.p.queries as i64).le(Scalar::index(self.rows));
+        vec![Stmt::If { cond, then, otherwise: all }]
+    }
+
+    /// May a backend turn the queries of a strip in registers, in whole squares?
+    fn turns_queries(&self, cx: &Cx) -> bool {
+        let factor = &self.query;
+        let index: Vec<Scalar> = factor.index.iter().map(|&e| Scalar::index(e)).collect();
+        let offset = cx.operand(factor.source).offset(&index).and_then(|o| o.affine_in(self.rank as u32 + 1));
+        let lie = offset.is_some_and(|(step, _)| step == 1) && factor.read.dtype() == DType::F32 && self.p.m.len() == 1;
+        let whole =
+            self.lanes >= 4 && self.p.queries.is_multiple_of(self.lanes) && self.depth.iter().all(|d| d % self.lanes == 0);
+        lie && whole && self.depth.len() == 1 && !self.pairs()
+    }
+
+    /// A square of as many rounds as lanes.
+    fn square(&self, (round, lane): (Expr, Expr), put: Stmt) -> Stmt {
+        let vector = for_each(lane, Expr::from(self.lanes), LoopKind::Vector, vec![put]);
+        for_each(round, Expr::from(self.lanes), LoopKind::Unroll, vec![vector])
     }
 
     /// Scores of a tile, and the weights that come to lie in their place or in words, with their sum; `online`: the largest score so far and the scale of earlier sums.
@@ -713,6 +740,32 @@ impl Parts<'_> {
         all
     }
 
+    /// Squares along keys that a tile needs of what lies along keys for each of the queries, if a backend may turn them in registers.
+    fn squares_of(&self, cx: &Cx, read: Scalar) -> Option<usize> {
+        let Kind::Read { source, index, guard: None } = read.kind() else { return None };
+        let operand = cx.operand(*source as usize);
+        let along = operand.offset(index)?.affine_in(self.rank as u32)?.0 == 1;
+        let plain = operand.buffer.dtype == read.dtype() && read.dtype().bytes() == 4 && self.p.m.len() == 1;
+        let whole = self.lanes >= 4 && self.p.queries.is_multiple_of(self.lanes);
+        (along && plain && whole).then(|| self.p.rows.div_ceil(self.lanes))
+    }
+
+    /// Brings such a read into scratch memory, keys from `start` on, in so many squares along keys.
+    fn turn(&self, cx: &mut Cx, (read, buffer): (Scalar, u32), start: Expr, count: usize) -> Vec<Stmt> {
+        let lanes = self.lanes as i64;
+        let squares = (0..count as i64).map(|square| {
+            let (part, key, lane) = (cx.var("query_part"), cx.var("key"), cx.var("query"));
+            let query = part * lanes + lane;
+            let at = key + square * lanes;
+            let mut axes = self.at_query(self.first + query);
+            axes[self.rank] = start + at;
+            let put = cx.put(buffer, &[at, query], read.subst(&axes));
+            let square = self.square((key, lane), put);
+            for_each(part, Expr::from(self.p.queries / self.lanes), LoopKind::Serial, vec![square])
+        });
+        squares.collect()
+    }
+
     /// Scores of a tile, and the largest of each query.
     fn scores(&self, cx: &mut Cx, keys: Keys, (query, score, high): (u32, u32, u32), lines: &[(Scalar, u32)]) -> Vec<Stmt> {
         let (strip, mr) = (self.p.queries, self.p.rows);
@@ -737,18 +790,29 @@ impl Parts<'_> {
         for (&v, &e) in depth.iter().zip(&steps).rev() {
             sum = for_each(v, Expr::from(e), LoopKind::Serial, vec![sum]);
         }
-        // Masks and the like lie along keys: a query after the other brings what the tile reads of them.
         let mut body = vec![Stmt::Alloc { buffer: acc }];
         let mut staged: Vec<(Scalar, u32)> = vec![];
         for read in self.reads_of_queries(true) {
-            let buffer = cx.scratch("mask", read.dtype(), &[mr, strip], Space::Tile);
+            let squares = self.squares_of(cx, read);
+            let buffer = cx.scratch("mask", read.dtype(), &[squares.map_or(mr, |n| n * self.lanes), strip], Space::Tile);
+            body.push(Stmt::Alloc { buffer });
+            // Masks and the like lie along keys: a query after the other brings what the tile reads of them.
             let (q, i) = (cx.var("query"), cx.var("key"));
             let mut axes = self.at_query(self.query_number(q));
             axes[self.rank] = keys.first + key(i);
             let put = cx.put(buffer, &[i, q], read.subst(&axes));
             let line = for_each(i, Expr::from(mr), LoopKind::Unroll, vec![put]);
-            body.push(Stmt::Alloc { buffer });
-            body.push(for_each(q, Expr::from(strip), LoopKind::Serial, vec![line]));
+            let lines = for_each(q, Expr::from(strip), LoopKind::Serial, vec![line]);
+            body.push(match squares {
+                None => lines,
+                Some(count) => {
+                    let start = keys.first + tile * mr as i64;
+                    let fits = |end: Expr, extent: Expr| Scalar::index(end).le(Scalar::index(extent));
+                    let cond = fits(start + (count * self.lanes) as i64, self.a.keys);
+                    let cond = cond.and(fits(self.first + strip as i64, self.rows));
+                    Stmt::If { cond, then: self.turn(cx, (read, buffer), start, count), otherwise: vec![lines] }
+                }
+            });
             staged.push((read, buffer));
         }
         let finish = each(cx, &mut |cx, i, q| {

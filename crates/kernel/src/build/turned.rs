@@ -41,7 +41,7 @@ fn turned(c: &Compute, operands: &[Operand], inner: usize) -> Option<(usize, Vec
         let Kind::Read { source, index, guard } = n.kind() else { return };
         let operand = &operands[*source as usize];
         let Some(offset) = operand.offset(index).filter(|_| operand.constant.is_none()) else { return };
-        let step = |axis: usize| offset.affine_in(axis as u32).map(|s| s.0);
+        let step = |axis: usize| step(offset, axis as u32);
         if matches!(step(inner), Some(0 | 1)) {
             return;
         }
@@ -55,6 +55,18 @@ fn turned(c: &Compute, operands: &[Operand], inner: usize) -> Option<(usize, Vec
     });
     found.filter(|(_, reads)| good && reads.len() <= MOST)
 }
+
+/// Elements between neighbours along an axis; where only a run tells how many, [`FAR`]. `None` if it is not the same everywhere.
+fn step(offset: Expr, axis: u32) -> Option<i64> {
+    if let Some((step, _)) = offset.affine_in(axis) {
+        return Some(step);
+    }
+    let next = offset.map(&|leaf| if leaf == Expr::var(axis as usize) { leaf + 1 } else { leaf });
+    (!(next - offset).has_var()).then_some(FAR)
+}
+
+/// Stands for a step of which nothing is known.
+const FAR: i64 = i64::MAX;
 
 /// The plan, if something is turned and both axes are long enough.
 pub fn plan(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Option<Turned> {
