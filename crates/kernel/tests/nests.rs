@@ -8,6 +8,7 @@ use infc_ir::compute::{Choice, Compute, Filter, Prefix, Reducer, Scatter, Sort, 
 use infc_ir::scalar::{Binary, Scalar, Unary};
 use infc_ir::{DType, Expr, Tensor};
 use infc_kernel::build::Operand;
+use infc_kernel::loops::Buffer;
 use infc_kernel::plan::{self, Plan};
 use infc_kernel::target::TargetDesc;
 use kit::*;
@@ -47,6 +48,77 @@ proptest! {
                 check(&matmul(m, 5, n, false), &tensors, &[plain(2), plain(2), plain(1), plain(2)], &[false, true, false], &target, Some(Plan::Brgemm(p)));
             }
         }
+    }
+
+    #[test]
+    fn tiles_of_products_with_open_rows(a in 0i64..4, b in 0i64..12, n in 2usize..30, mr in 1usize..15, nv in 1usize..4, mb in 1usize..4, nb in 1usize..3, line in 0i64..9, seed: u64) {
+        // Rows of two axes, of which a run tells both or the first.
+        let (nr, row) = (4 * nv, "mul_add");
+        for panels in [plan::Panels::Packed, plan::Panels::InPlace, plan::Panels::Scratch] {
+            let p = plan::Brgemm { broadcast: 0, n: 2, m: vec![0, 1], mr, nr, mc: mr * mb, nc: nr * nb, kc: None, panels, copied: false, along: None, stored: None, row };
+            let second = |s: &[Expr]| if line > 0 { Expr::int(line) } else { s[1] };
+            let make = |s: &[Expr]| {
+                let sum = Compute::reduce(&[s[0], second(s), Expr::from(n)], &e(&[5]), Reducer::Sum, |o, r| read(0, &[o[0], o[1], r[0]]) * read(1, &[r[0], o[2]]), |o, acc| acc + read(2, o));
+                Step::Compute(sum.simplify())
+            };
+            let dims = |s: &[Expr]| {
+                let n = Expr::from(n);
+                vec![vec![s[0], second(s), Expr::int(5)], vec![Expr::int(5), n], vec![s[0], second(s), n], vec![s[0], second(s), n]]
+            };
+            check_open(&[("a", a), ("b", b)], &make, &dims, (seed, &[false, true, false]), &target(16, 32, false), Some(Plan::Brgemm(p)));
+        }
+    }
+
+    #[test]
+    fn elementwise_plans_with_open_sizes(a in 0i64..4, b in 0i64..7, c in 1usize..4, d in 1usize..9, swap in 0usize..4, lanes in 0u32..4, chunk in 1usize..12, which in 0usize..4, seed: u64) {
+        // Two of four axes are open; what is read lies in another order.
+        let place = [[0, 1], [0, 2], [1, 2], [0, 3]][which];
+        let axes = |s: &[Expr]| {
+            let mut all = vec![];
+            let mut known = [Expr::from(c), Expr::from(d)].into_iter();
+            for k in 0..4 {
+                all.push(if k == place[0] { s[0] } else if k == place[1] { s[1] } else { known.next().expect("two") });
+            }
+            all
+        };
+        let mut order = vec![0, 1, 2, 3];
+        order.swap(swap, 3);
+        let p = plan::Elementwise { order, lanes: 1 << lanes, jam: 1, chunk, taps: None };
+        let make = |s: &[Expr]| {
+            let map = Compute::map(&axes(s), |o| read(0, &[o[2], o[0], o[3], o[1]]) + read(1, &[o[1], o[3]]));
+            Step::Compute(map.simplify())
+        };
+        let dims = |s: &[Expr]| {
+            let x = axes(s);
+            vec![vec![x[2], x[0], x[3], x[1]], vec![x[1], x[3]], x]
+        };
+        check_open(&[("a", a), ("b", b)], &make, &dims, (seed, &[]), &target(32, 16, true), Some(Plan::Elementwise(p)));
+    }
+
+    #[test]
+    fn row_reductions_with_open_sizes(a in 0i64..5, b in 0i64..7, k in 1usize..30, lanes in 1u32..5, chunk in 1usize..12, seed: u64) {
+        let p = plan::RowReduce { lanes: 1 << lanes, chunk };
+        let make = |s: &[Expr]| {
+            let c = Compute::reduce(&[s[0], Expr::int(3), s[1]], &e(&[k]), Reducer::Sum, |o, r| read(0, &[o[0], o[2], o[1], r[0]]), |_, acc| acc);
+            Step::Compute(c.simplify())
+        };
+        let dims = |s: &[Expr]| vec![vec![s[0], s[1], Expr::int(3), Expr::from(k)], vec![s[0], Expr::int(3), s[1]]];
+        check_open(&[("a", a), ("b", b)], &make, &dims, (seed, &[]), &target(32, 16, true), Some(Plan::RowReduce(p)));
+    }
+
+    #[test]
+    fn turned_tensors_of_open_sizes(a in 0i64..40, b in 0i64..40, n in 0i64..3, bytes in 3u32..7, kind in 0usize..3, seed: u64) {
+        // Steps of neighbours are products of sizes.
+        let make = |s: &[Expr]| Step::Compute(Compute::map(&[s[2], s[1], s[0]], |i| match kind {
+            0 => read(0, &[i[0], i[2], i[1]]),
+            1 => read(0, &[i[0], i[2], i[1]]) + read(1, i),
+            _ => read(0, &[i[2], i[0], i[1]]) * read(1, i),
+        }).simplify());
+        let dims = |s: &[Expr]| {
+            let x = if kind == 2 { vec![s[0], s[2], s[1]] } else { vec![s[2], s[0], s[1]] };
+            vec![x, vec![s[2], s[1], s[0]], vec![s[2], s[1], s[0]]]
+        };
+        check_open(&[("a", a), ("b", b), ("n", n)], &make, &dims, (seed, &[]), &target(1 << bytes, 32, true), None);
     }
 
     #[test]
@@ -472,6 +544,16 @@ fn what_lies_along_another_axis_is_turned() {
     assert!(matches!(chosen(&across, [3, 400]), Plan::Elementwise(_)));
     let both = |i: &[Expr]| read(0, &[i[1], i[0]]) + read(0, &[i[1], Expr::int(0)]);
     assert!(!matches!(chosen(&both, [100, 40]), Plan::Turned(_)), "one lies along neither axis");
+    // A step that a run tells is far.
+    let open = [Expr::sym("a"), Expr::sym("b"), Expr::int(16)];
+    let c = Compute::map(&[open[1], open[0], open[2]], |i| read(0, &[i[0], i[2], i[1]]));
+    let lie = |dims: &[Expr]| {
+        let mut o = operand(&small(&[2, 2, 2], 1), &plain(3), false);
+        (o.buffer.strides, o.buffer.dims) = (Buffer::strides_in_order(dims, &[0, 1, 2]), dims.to_vec());
+        o
+    };
+    let operands = [lie(&[open[1], open[2], open[0]]), lie(&[open[1], open[0], open[2]])];
+    assert!(matches!(plan::choose(&Step::Compute(c.simplify()), &operands, &target(64, 32, true)), Plan::Turned(_)));
 }
 
 #[test]

@@ -166,6 +166,48 @@ pub fn check_against(
     }
 }
 
+/// As [`check`] with sizes that a run tells: `make` gives the step for what it gets in their places, `dims` those of the sources and of the result, which lie as
+/// they are.
+pub fn check_open(
+    sizes: &[(&str, i64)],
+    make: &dyn Fn(&[Expr]) -> Step,
+    dims: &dyn Fn(&[Expr]) -> Vec<Vec<Expr>>,
+    (seed, constant): (u64, &[bool]),
+    target: &TargetDesc,
+    plan: Option<Plan>,
+) {
+    let (open, known): (Vec<Expr>, Vec<Expr>) = sizes.iter().map(|&(s, n)| (Expr::sym(s), Expr::int(n))).unzip();
+    let all = dims(&known);
+    let number = |d: &Vec<Expr>| d.iter().map(|e| e.known().expect("a size") as usize).collect::<Vec<_>>();
+    let sources: Vec<Tensor> = all[..all.len() - 1].iter().enumerate().map(|(k, d)| small(&number(d), seed + k as u64)).collect();
+    let want =
+        infc_ir::interp::run_step(&make(&known), &sources.iter().cloned().map(Some).collect::<Vec<_>>()).expect("the step runs");
+    let operands: Vec<Operand> = dims(&open)
+        .into_iter()
+        .enumerate()
+        .map(|(k, dims)| {
+            let order: Vec<usize> = (0..dims.len()).collect();
+            let tensor = sources.get(k).unwrap_or(&want);
+            let mut o = operand(tensor, &plain(dims.len()), constant.get(k) == Some(&true));
+            (o.buffer.strides, o.buffer.dims) = (Buffer::strides_in_order(&dims, &order), dims);
+            o
+        })
+        .collect();
+    let step = make(&open);
+    let plan = plan.unwrap_or_else(|| plan::choose(&step, &operands, target));
+    let nest = build::build("test", &step, &plan, &operands, target);
+    let packed = |s: usize| nest.packed.iter().find(|p| p.source == s).map(|p| p.tensor.bytes().to_vec());
+    let mut buffers: Vec<Vec<u8>> =
+        nest.sources.iter().map(|&s| packed(s).unwrap_or_else(|| sources[s].bytes().to_vec())).collect();
+    buffers.push(vec![0xa5; want.bytes().len()]);
+    verify(&nest.kernel).unwrap_or_else(|e| panic!("{e}\nplan {plan}\n{}", nest.kernel));
+    assert_eq!(text::parse(&nest.kernel.to_string()).as_ref(), Ok(&nest.kernel));
+    let given: Vec<i64> =
+        nest.kernel.symbols.iter().map(|s| sizes.iter().find(|z| z.0 == *s).expect("one of the sizes").1).collect();
+    interp::run(&nest.kernel, &given, &mut buffers).unwrap_or_else(|e| panic!("{e:?}\nplan {plan}\n{}", nest.kernel));
+    assert!(buffers.last().is_some_and(|b| b == want.bytes()), "sizes {sizes:?}, plan {plan}\n{}", nest.kernel);
+}
+
 /// The plans of a product that take k in two blocks or more, if `plan` is one that takes it whole.
 pub fn in_parts(step: &Step, plan: &Plan) -> Vec<Plan> {
     let (Step::Compute(Compute { reduction: Some(r), .. }), Plan::Brgemm(p)) = (step, plan) else { return vec![] };
