@@ -459,7 +459,7 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
     let windowed = c
         .reduction
         .as_ref()
-        .is_some_and(|r| r.kind.combine().is_some() && r.axes.iter().all(|e| e.known().is_some_and(|e| e <= 32)));
+        .is_some_and(|r| r.kind.combine().is_some() && r.axes.iter().all(|e| e.known().is_some_and(|e| e <= 128)));
     let next = order.len().checked_sub(2).map_or(1, |k| guess(c.dims[order[k]]));
     // Neighbours share more of what wide windows read, and what has to be widened before it is used; all that they read, weights and sums shall stay in registers.
     let most = (i64::from(target.vector_registers) - 4) / 2;
