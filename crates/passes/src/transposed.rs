@@ -75,6 +75,17 @@ impl Form {
         Some(f)
     }
 
+    /// The result without what is cut off.
+    pub fn cut(&self, b: &mut Builder, y: Value) -> Result<Value, Fault> {
+        if self.begin.iter().chain(&self.tail).all(|&cut| cut == 0) {
+            return Ok(y);
+        }
+        let starts = b.ints(&self.begin);
+        let ends = b.ints(&self.tail.iter().map(|&t| if t == 0 { i64::MAX } else { -t }).collect::<Vec<_>>());
+        let axes = b.ints(&(2..2 + self.begin.len() as i64).collect::<Vec<_>>());
+        b.op(Slice {}, &[y, starts, ends, axes])
+    }
+
     /// The remainders, in the order of their axes.
     fn remainders(&self) -> Vec<Vec<usize>> {
         let mut all = vec![vec![]];
@@ -139,13 +150,7 @@ fn rule(site: &mut Site) -> Replacement {
                 false => interleave(b, y, &f.strides, (w.dims[1] as i64) * op.group)?,
             };
         }
-        if f.begin.iter().chain(&f.tail).any(|&cut| cut != 0) {
-            let starts = b.ints(&f.begin);
-            let ends = b.ints(&f.tail.iter().map(|&t| if t == 0 { i64::MAX } else { -t }).collect::<Vec<_>>());
-            let axes = b.ints(&(2..2 + f.begin.len() as i64).collect::<Vec<_>>());
-            y = b.op(Slice {}, &[y, starts, ends, axes])?;
-        }
-        Ok(y)
+        f.cut(b, y)
     })?;
     Ok(Some(vec![y]))
 }

@@ -6,7 +6,7 @@
 
 use crate::layers::{Kind, layer};
 use infc_ir::graph::{Graph, Node, Value};
-use infc_ir::op::{Builder, Conv, DepthToSpace, Slice};
+use infc_ir::op::{Builder, Conv, DepthToSpace};
 use infc_ir::{Fault, Op, Problems, Tensor};
 use infc_passes::transposed::Form;
 
@@ -84,12 +84,7 @@ fn build(g: &mut Graph, n: Node, f: &Form, dims: &[usize], nodes: &mut Vec<Node>
     if s > 1 {
         y = b.op(DepthToSpace { blocksize: s as i64, mode: "CRD".into() }, &[y])?;
     }
-    if f.begin.iter().chain(&f.tail).any(|&cut| cut != 0) {
-        let starts = b.ints(&f.begin);
-        let ends = b.ints(&f.tail.iter().map(|&t| if t == 0 { i64::MAX } else { -t }).collect::<Vec<_>>());
-        let axes = b.ints(&[2, 3]);
-        y = b.op(Slice {}, &[y, starts, ends, axes])?;
-    }
+    y = f.cut(&mut b, y)?;
     nodes.append(&mut b.nodes);
     g.values[kernel.index()].name = name;
     g.nodes[made.index()].name = data.name;
