@@ -19,7 +19,12 @@ pub fn run(g: &mut Graph, cx: &mut Context) -> Result<usize, Problems> {
         let mut changed = vec![];
         let bound = bind(g, &dims)?;
         infer_region(g, Graph::MAIN, &mut changed)?;
-        while simplify(g) > 0 {
+        for _ in 0..ROUNDS {
+            let simpler = simplify(g);
+            if simpler == 0 {
+                break;
+            }
+            count += simpler;
             infer_region(g, Graph::MAIN, &mut changed)?;
         }
         if bound > 0 {
@@ -53,6 +58,8 @@ fn decided(g: &Graph) -> Vec<(String, i64)> {
     dims
 }
 
+/// Most rounds of inference with what was simplified.
+const ROUNDS: usize = 8;
 /// How far the least size is looked for that a requirement allows.
 const LEAST: i64 = 4096;
 
