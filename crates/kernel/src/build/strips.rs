@@ -30,6 +30,9 @@ use infc_ir::scalar::{Binary, Kind, Scalar, Unary};
 use infc_ir::{DType, Expr};
 use std::fmt;
 
+mod alone;
+mod staged;
+
 /// Sizes of attention in strips.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Strips {
@@ -604,64 +607,6 @@ impl Parts<'_> {
         for_each(q, Expr::from(self.p.queries), LoopKind::Vector, body)
     }
 
-    /// Brings the queries into scratch memory, side by side. Words are made along the depth before, of a query after the other.
-    fn transpose(&self, cx: &mut Cx, query: u32) -> Vec<Stmt> {
-        let q = cx.var("query");
-        let axes = self.at_query(self.query_number(q));
-        let steps = self.steps();
-        let (&last, outer) = steps.split_last().expect("scores are sums of products");
-        let outer_vars = cx.vars(&["d"], outer.len());
-        let together = [8, 4, 2, 1].into_iter().find(|t| last % t == 0).expect("1 divides all");
-        let (block, part) = (cx.var("block"), cx.var("d"));
-        let step = block * together as i64 + part;
-        let at = |step: Expr| outer_vars.iter().copied().chain([step]).collect::<Vec<Expr>>();
-        let (mut all, mut nest, value) = if self.pairs() {
-            let line = cx.scratch("line", DType::U32, &[last], Space::Tile);
-            let words = along(cx, last, self.lanes, &mut |cx, d| {
-                vec![cx.put(line, &[d], self.along_depth(&at(d), &|depth| self.query_at(&axes, depth)))]
-            });
-            (vec![Stmt::Alloc { buffer: line }], words, cx.at(line, &[step]))
-        } else {
-            (vec![], vec![], self.query_at(&axes, &at(step)))
-        };
-        let place: Vec<Expr> = at(step).into_iter().chain([q]).collect();
-        let put = cx.put(query, &place, value);
-        let parts = for_each(part, Expr::from(together), LoopKind::Unroll, vec![put]);
-        nest.push(for_each(block, Expr::from(last / together), LoopKind::Serial, vec![parts]));
-        for (&v, &e) in outer_vars.iter().zip(outer).rev() {
-            nest = vec![for_each(v, Expr::from(e), LoopKind::Serial, nest)];
-        }
-        all.push(for_each(q, Expr::from(self.p.queries), LoopKind::Serial, nest));
-        if !self.turns_queries(cx) {
-            return all;
-        }
-        let (part, block, round, lane) = (cx.var("query_part"), cx.var("block"), cx.var("d"), cx.var("query"));
-        let (d, q) = (block * self.lanes as i64 + round, part * self.lanes as i64 + lane);
-        let put = cx.put(query, &[d, q], self.query_at(&self.at_query(self.first + q), &[d]));
-        let rounds = self.square((round, lane), put);
-        let blocks = for_each(block, Expr::from(last / self.lanes), LoopKind::Serial, vec![rounds]);
-        let then = vec![for_each(part, Expr::from(self.p.queries / self.lanes), LoopKind::Serial, vec![blocks])];
-        let cond = Scalar::index(self.first + self.p.queries as i64).le(Scalar::index(self.rows));
-        vec![Stmt::If { cond, then, otherwise: all }]
-    }
-
-    /// May a backend turn the queries of a strip in registers, in whole squares?
-    fn turns_queries(&self, cx: &Cx) -> bool {
-        let factor = &self.query;
-        let index: Vec<Scalar> = factor.index.iter().map(|&e| Scalar::index(e)).collect();
-        let offset = cx.operand(factor.source).offset(&index).and_then(|o| o.affine_in(self.rank as u32 + 1));
-        let lie = offset.is_some_and(|(step, _)| step == 1) && factor.read.dtype() == DType::F32 && self.p.m.len() == 1;
-        let whole =
-            self.lanes >= 4 && self.p.queries.is_multiple_of(self.lanes) && self.depth.iter().all(|d| d % self.lanes == 0);
-        lie && whole && self.depth.len() == 1 && !self.pairs()
-    }
-
-    /// A square of as many rounds as lanes.
-    fn square(&self, (round, lane): (Expr, Expr), put: Stmt) -> Stmt {
-        let vector = for_each(lane, Expr::from(self.lanes), LoopKind::Vector, vec![put]);
-        for_each(round, Expr::from(self.lanes), LoopKind::Unroll, vec![vector])
-    }
-
     /// Scores of a tile, and the weights that come to lie in their place or in words, with their sum; `online`: the largest score so far and the scale of earlier sums.
     fn weights(
         &self,
@@ -721,51 +666,6 @@ impl Parts<'_> {
         body
     }
 
-    /// What a score reads for each query (lanes would gather it), for each key or for all.
-    fn reads_of_queries(&self, each_key: bool) -> Vec<Scalar> {
-        let own = |e: Expr| self.p.m.iter().any(|&x| e.uses_var(x as u32));
-        let mut all = vec![];
-        self.a.score.visit(&mut |n| {
-            if let Kind::Read { .. } = n.kind() {
-                let (mut some, mut key) = (false, false);
-                n.visit(&mut |j| {
-                    if let Kind::Index(e) = j.kind() {
-                        some |= own(*e);
-                        key |= e.uses_var(self.rank as u32);
-                    }
-                });
-                all.extend((some && key == each_key && !all.contains(&n)).then_some(n));
-            }
-        });
-        all
-    }
-
-    /// Squares along keys that a tile needs of what lies along keys for each of the queries, if a backend may turn them in registers.
-    fn squares_of(&self, cx: &Cx, read: Scalar) -> Option<usize> {
-        let Kind::Read { source, index, guard: None } = read.kind() else { return None };
-        let operand = cx.operand(*source as usize);
-        let along = operand.offset(index)?.affine_in(self.rank as u32)?.0 == 1;
-        let plain = operand.buffer.dtype == read.dtype() && read.dtype().bytes() == 4 && self.p.m.len() == 1;
-        let whole = self.lanes >= 4 && self.p.queries.is_multiple_of(self.lanes);
-        (along && plain && whole).then(|| self.p.rows.div_ceil(self.lanes))
-    }
-
-    /// Brings such a read into scratch memory, keys from `start` on, in so many squares along keys.
-    fn turn(&self, cx: &mut Cx, (read, buffer): (Scalar, u32), start: Expr, count: usize) -> Vec<Stmt> {
-        let lanes = self.lanes as i64;
-        let squares = (0..count as i64).map(|square| {
-            let (part, key, lane) = (cx.var("query_part"), cx.var("key"), cx.var("query"));
-            let query = part * lanes + lane;
-            let at = key + square * lanes;
-            let mut axes = self.at_query(self.first + query);
-            axes[self.rank] = start + at;
-            let put = cx.put(buffer, &[at, query], read.subst(&axes));
-            let square = self.square((key, lane), put);
-            for_each(part, Expr::from(self.p.queries / self.lanes), LoopKind::Serial, vec![square])
-        });
-        squares.collect()
-    }
-
     /// Scores of a tile, and the largest of each query.
     fn scores(&self, cx: &mut Cx, keys: Keys, (query, score, high): (u32, u32, u32), lines: &[(Scalar, u32)]) -> Vec<Stmt> {
         let (strip, mr) = (self.p.queries, self.p.rows);
@@ -791,30 +691,7 @@ impl Parts<'_> {
             sum = for_each(v, Expr::from(e), LoopKind::Serial, vec![sum]);
         }
         let mut body = vec![Stmt::Alloc { buffer: acc }];
-        let mut staged: Vec<(Scalar, u32)> = vec![];
-        for read in self.reads_of_queries(true) {
-            let squares = self.squares_of(cx, read);
-            let buffer = cx.scratch("mask", read.dtype(), &[squares.map_or(mr, |n| n * self.lanes), strip], Space::Tile);
-            body.push(Stmt::Alloc { buffer });
-            // Masks and the like lie along keys: a query after the other brings what the tile reads of them.
-            let (q, i) = (cx.var("query"), cx.var("key"));
-            let mut axes = self.at_query(self.query_number(q));
-            axes[self.rank] = keys.first + key(i);
-            let put = cx.put(buffer, &[i, q], read.subst(&axes));
-            let line = for_each(i, Expr::from(mr), LoopKind::Unroll, vec![put]);
-            let lines = for_each(q, Expr::from(strip), LoopKind::Serial, vec![line]);
-            body.push(match squares {
-                None => lines,
-                Some(count) => {
-                    let start = keys.first + tile * mr as i64;
-                    let fits = |end: Expr, extent: Expr| Scalar::index(end).le(Scalar::index(extent));
-                    let cond = fits(start + (count * self.lanes) as i64, self.a.keys);
-                    let cond = cond.and(fits(self.first + strip as i64, self.rows));
-                    Stmt::If { cond, then: self.turn(cx, (read, buffer), start, count), otherwise: vec![lines] }
-                }
-            });
-            staged.push((read, buffer));
-        }
+        let staged = self.masks(cx, keys, (tile, &key), &mut body);
         let finish = each(cx, &mut |cx, i, q| {
             let mut all = vec![];
             let mut axes = self.at_query(self.first + q);
@@ -877,156 +754,6 @@ impl Parts<'_> {
         }
         all
     }
-
-    // ---- single queries ----
-
-    /// The queries of a strip one by one.
-    fn alone(&self, cx: &mut Cx) -> Vec<Stmt> {
-        let p = self.p;
-        let lanes = self.lanes;
-        let i = cx.var("query");
-        let number = self.first + i;
-        let axes = self.at_query(number);
-        let query = cx.scratch("query", DType::F32, &self.depth, Space::Tile);
-        let score = cx.scratch("score", DType::F32, &[p.keys.next_multiple_of(lanes.max(TOGETHER))], Space::Tile);
-        let [most, sum] = ["most", "sum"].map(|name| cx.scratch(name, DType::F32, &[1], Space::Tile));
-        let result = cx.scratch("result", DType::F32, &[self.columns], Space::Tile);
-        let zero = Expr::int(0);
-        let mut body = [query, score, most, sum, result].map(|buffer| Stmt::Alloc { buffer }).to_vec();
-        body.extend(along(cx, self.depth[0], lanes, &mut |cx, d| vec![cx.put(query, &[d], self.query_at(&axes, &[d]))]));
-        body.extend([cx.put(most, &[zero], f32(f64::NEG_INFINITY)), cx.put(sum, &[zero], f32(0.0))]);
-        body.extend(along(cx, self.columns, lanes, &mut |cx, c| vec![cx.put(result, &[c], f32(0.0))]));
-        let all = self.reach(number);
-        body.extend(self.each_tile(cx, all, &mut |cx, keys| {
-            let mut round = self.dots(cx, keys, query, score);
-            let [scale, high, total] = ["scale", "high", "total"].map(|name| {
-                let dims: &[usize] = if name == "scale" { &[1] } else { &[lanes] };
-                cx.scratch(name, DType::F32, dims, Space::Reg)
-            });
-            round.extend([scale, high, total].map(|buffer| Stmt::Alloc { buffer }));
-            // Scores in the place of sums, and the largest; -inf beyond the last key.
-            round.push(vector(cx, lanes, &|cx, l| vec![cx.put(high, &[l], f32(f64::NEG_INFINITY))]));
-            let blocks = keys.count.div_ceil(Expr::from(lanes));
-            let block = cx.var("block");
-            let scored = |cx: &mut Cx, masked: bool| {
-                vector(cx, lanes, &|cx, l| {
-                    let k = block * lanes as i64 + l;
-                    let key = keys.first + if masked { k.min(keys.count - 1) } else { k };
-                    let x = self.score(axes.clone(), key, cx.at(score, &[k]));
-                    let there = Scalar::index(k).lt(Scalar::index(keys.count));
-                    let x = if masked { Scalar::select(there, x, f32(f64::NEG_INFINITY)) } else { x };
-                    let mut all = vec![];
-                    let x = name(cx, x, &mut all);
-                    all.push(cx.put(score, &[k], x));
-                    all.push(cx.put(high, &[l], larger(cx.at(high, &[l]), x)));
-                    all
-                })
-            };
-            let full = scored(cx, false);
-            let step = if keys.count.known().is_some_and(|n| n % lanes as i64 == 0) {
-                full
-            } else {
-                let tail = scored(cx, true);
-                let cond = Scalar::index(block * lanes as i64 + lanes as i64).le(Scalar::index(keys.count));
-                Stmt::If { cond, then: vec![full], otherwise: vec![tail] }
-            };
-            round.push(for_each(block, blocks, LoopKind::Serial, vec![step]));
-            round.extend(halves(cx, high, lanes, &larger));
-            let largest = name(cx, larger(cx.at(most, &[zero]), cx.at(high, &[zero])), &mut round);
-            let low = name(cx, base(largest), &mut round);
-            let change = {
-                let x = weight(cx, cx.at(most, &[zero]) - low);
-                name(cx, x, &mut round)
-            };
-            round.extend([cx.put(scale, &[zero], change), cx.put(most, &[zero], largest)]);
-            round.push(vector(cx, lanes, &|cx, l| vec![cx.put(total, &[l], f32(0.0))]));
-            let block = cx.var("block");
-            let weights = vector(cx, lanes, &|cx, l| {
-                let k = block * lanes as i64 + l;
-                let mut all = vec![];
-                let weight = {
-                    let x = weight(cx, cx.at(score, &[k]) - low);
-                    name(cx, x, &mut all)
-                };
-                all.push(cx.put(score, &[k], weight));
-                all.push(cx.put(total, &[l], cx.at(total, &[l]) + weight));
-                all
-            });
-            round.push(for_each(block, blocks, LoopKind::Serial, vec![weights]));
-            round.extend(halves(cx, total, lanes, &|a, b| a + b));
-            let now = cx.at(sum, &[zero]) * cx.at(scale, &[zero]) + cx.at(total, &[zero]);
-            round.push(cx.put(sum, &[zero], now));
-            // The product with the values, as many columns as registers hold.
-            let most_columns = 8 * lanes;
-            let mut from = 0;
-            while from < self.columns {
-                let width = most_columns.min(self.columns - from);
-                let acc = cx.scratch("acc", DType::F32, &[width], Space::Reg);
-                round.push(Stmt::Alloc { buffer: acc });
-                round.push(vector(cx, width, &|cx, c| {
-                    vec![cx.put(acc, &[c], cx.at(result, &[c + from as i64]) * cx.at(scale, &[zero]))]
-                }));
-                let k = cx.var("key");
-                let step = vector(cx, width, &|cx, c| {
-                    let (a, b) = (cx.at(score, &[k]), self.value_itself(keys, k, c + from as i64));
-                    vec![cx.put(acc, &[c], (self.single.step)(cx.at(acc, &[c]), &[a], &[b]))]
-                });
-                round.push(for_each(k, keys.count, LoopKind::Serial, vec![step]));
-                round.push(vector(cx, width, &|cx, c| vec![cx.put(result, &[c + from as i64], cx.at(acc, &[c]))]));
-                from += width;
-            }
-            round
-        }));
-        body.extend(along(cx, self.columns, lanes, &mut |cx, c| {
-            vec![self.finish(cx, number, c, cx.at(result, &[c]), cx.at(sum, &[zero]))]
-        }));
-        vec![for_each(i, self.left(), LoopKind::Serial, body)]
-    }
-
-    /// Sums of products of one query with a tile's keys: lanes along the depth, joined at the end, some keys together.
-    fn dots(&self, cx: &mut Cx, keys: Keys, query: u32, score: u32) -> Vec<Stmt> {
-        let depth = self.depth[0];
-        let lanes = (0..=self.lanes.ilog2()).rev().map(|p| 1usize << p).find(|&l| l <= depth).expect("a depth");
-        let acc = cx.scratch("acc", DType::F32, &[TOGETHER, lanes], Space::Reg);
-        let tile = cx.var("keys");
-        let exact = keys.count.known().is_some_and(|n| n % TOGETHER as i64 == 0);
-        let key = |j: Expr| {
-            let k = tile * TOGETHER as i64 + j;
-            if exact { k } else { k.min(keys.count - 1) }
-        };
-        let each = |cx: &mut Cx, width: usize, make: &dyn Fn(&mut Cx, Expr, Expr) -> Vec<Stmt>| {
-            let (j, l) = (cx.var("key"), cx.var("lane"));
-            let body = make(cx, j, l);
-            let kind = if width > 1 { LoopKind::Vector } else { LoopKind::Unroll };
-            for_each(j, Expr::from(TOGETHER), LoopKind::Unroll, vec![for_each(l, Expr::from(width), kind, body)])
-        };
-        let mut body = vec![Stmt::Alloc { buffer: acc }];
-        body.push(each(cx, lanes, &|cx, j, l| vec![cx.put(acc, &[j, l], f32(0.0))]));
-        let block = cx.var("block");
-        let add = |cx: &mut Cx, j: Expr, l: Expr, d: Expr| {
-            let (a, b) = (cx.at(query, &[d]), self.key_itself(keys, key(j), &[d]));
-            vec![cx.put(acc, &[j, l], (self.single.step)(cx.at(acc, &[j, l]), &[a], &[b]))]
-        };
-        let blocks = depth / lanes;
-        let step = each(cx, lanes, &|cx, j, l| add(cx, j, l, block * lanes as i64 + l));
-        let kind = if blocks <= 8 { LoopKind::Unroll } else { LoopKind::Serial };
-        body.push(for_each(block, Expr::from(blocks), kind, vec![step]));
-        let rest = depth % lanes;
-        if rest > 0 {
-            body.push(each(cx, rest, &|cx, j, l| add(cx, j, l, l + (blocks * lanes) as i64)));
-        }
-        let mut half = lanes / 2;
-        while half > 0 {
-            body.push(each(cx, half, &|cx, j, l| {
-                vec![cx.put(acc, &[j, l], cx.at(acc, &[j, l]) + cx.at(acc, &[j, l + half as i64]))]
-            }));
-            half /= 2;
-        }
-        let j = cx.var("key");
-        let store = cx.put(score, &[tile * TOGETHER as i64 + j], cx.at(acc, &[j, Expr::int(0)]));
-        body.push(for_each(j, Expr::from(TOGETHER), LoopKind::Unroll, vec![store]));
-        vec![for_each(tile, keys.count.div_ceil(Expr::from(TOGETHER)), LoopKind::Serial, body)]
-    }
 }
 
 /// A vector loop.
@@ -1051,19 +778,6 @@ fn along(cx: &mut Cx, extent: usize, lanes: usize, make: &mut dyn FnMut(&mut Cx,
         let lane = cx.var("lane");
         let body = make(cx, lane + (blocks * lanes) as i64);
         all.push(for_each(lane, Expr::from(rest), kind(rest), body));
-    }
-    all
-}
-
-/// Joins the lanes of a buffer into the first one.
-fn halves(cx: &mut Cx, buffer: u32, lanes: usize, join: &dyn Fn(Scalar, Scalar) -> Scalar) -> Vec<Stmt> {
-    let mut all = vec![];
-    let mut half = lanes / 2;
-    while half > 0 {
-        all.push(vector(cx, half, &|cx, l| {
-            vec![cx.put(buffer, &[l], join(cx.at(buffer, &[l]), cx.at(buffer, &[l + half as i64])))]
-        }));
-        half /= 2;
     }
     all
 }
