@@ -139,3 +139,40 @@ fn groups_of_channels_are_products() {
         }
     }
 }
+
+/// A product of matrices for each channel, of what convolutions made: channels lie last for these, and rows for the product.
+#[test]
+fn products_for_each_channel_read_rows() {
+    let weights = vec![
+        constant("w", &numbers(&[12, 5, 1, 1], 3)),
+        constant("v", &numbers(&[12, 5, 1, 1], 4)),
+        constant("u", &numbers(&[7, 12, 1, 1], 5)),
+    ];
+    // Sizes of the pictures, and whether rows are copied: elements of smaller ones are read a few times only.
+    for (size, copied) in [(20usize, true), (8, false)] {
+        let nodes = vec![
+            node("a = Conv(x, w)", []),
+            node("b = Conv(x, v)", []),
+            node("p = MatMul(a, b)", []),
+            node("q = MatMul(b, p)", []),
+            node("r = Add(q, a)", []),
+            node("y = Conv(r, u)", []),
+        ];
+        let g = import(&model(
+            18,
+            graph(&[&format!("x f32[n, 5, {size}, {size}]")], nodes, &[&format!("y f32[n, 7, {size}, {size}]")], weights.clone()),
+        ));
+        let g = g.expect("a good model");
+        let x = numbers(&[2, 5, size, size], 3);
+        let want = run(&g, Backend::Interp, native(4096), &x);
+        for machine in ["native", "x86-64-v3", "x86-64-v2"].map(|name| target::find(name).expect("known")) {
+            let lowered = compile::lower(g.clone(), &Options::for_target(machine.clone())).unwrap_or_else(|e| panic!("{e}"));
+            // One kernel for the copies of a and of b.
+            let copies = lowered.kernels.iter().filter(|k| k.name == "rows").count();
+            assert_eq!(copies, if copied { 1 } else { 0 }, "{size} on {}", machine.name);
+            for backend in [Backend::Loops, Backend::Llvm] {
+                close(&run(&g, backend, machine.clone(), &x), &want);
+            }
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! - Results of convolutions lie channels-last, so that a pixel's channels are contiguous: vectors run over output channels, and the
 //!   k axis of the next contraction is contiguous. Elementwise readers follow the order of what they read.
+//! - Products of matrices for each channel, of factors that are both data, read rows and give them: what lies channels-last is copied for them.
 //! - Rows that a contraction reads and that lie a multiple of the size of a way of the L1 cache apart would all compete for the same
 //!   few lines of it. They are kept one line further apart.
 //! - A convolution that pads its input would test every read. Instead the input keeps a border of the padding's value around
@@ -9,7 +10,9 @@
 //!
 //! Model inputs and outputs, what host steps see, and whatever is seen under other dims (aliases), stay row-major.
 
+use crate::build::contract::{Factor, factors};
 use crate::fuse::{is_contraction, simplify};
+use crate::plan::guess;
 use crate::target::{LINE, TargetDesc};
 use crate::work::{Id, Item, Memory, Task, Work, copy_of};
 use infc_ir::Expr;
@@ -24,8 +27,9 @@ pub fn place(work: &mut Work, target: &TargetDesc) {
     simplify(work);
     let fixed = fixed(work);
     let mut decided: HashSet<Id> = HashSet::new();
-    let items = std::mem::take(&mut work.items);
+    let mut items = std::mem::take(&mut work.items);
     orders(work, &items, &fixed, &mut decided);
+    products_by_channel(work, &mut items, &mut HashMap::new());
     work.items = items;
     // Windows lie in the order of what they are part of.
     for k in 0..work.tensors.len() {
@@ -129,6 +133,7 @@ fn orders(work: &mut Work, items: &[Item], fixed: &HashSet<Id>, decided: &mut Ha
                 let rank = work.tensor(root).ty.rank();
                 let order = match &task.step {
                     _ if is_convolution(work, task) => Some(channels_last(rank)),
+                    _ if by_channel(work, task).is_some() => None,
                     Step::Compute(c) => followed(work, task, c, rank),
                     Step::Scatter(_) | Step::Prefix(_) | Step::Sort(_) | Step::Filter(_) | Step::Choice(_) => None,
                 };
@@ -144,6 +149,61 @@ fn orders(work: &mut Work, items: &[Item], fixed: &HashSet<Id>, decided: &mut Ha
             Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
         }
     }
+}
+
+/// Elements along the axes that only one factor has, from which on a product reads each element of the other so often that a copy is little.
+const OFTEN: i64 = 16;
+
+/// The sources of a product of matrices for each channel, of factors that are both data. With channels last each element would be read from a line of the cache of its own.
+fn by_channel(work: &Work, task: &Task) -> Option<[usize; 2]> {
+    let Step::Compute(c) = &task.step else { return None };
+    let factors = factors(c).filter(|_| is_contraction(c) && c.dims.len() >= 3 && !c.dims[1].is(1))?;
+    let own = |k: usize| {
+        let uses = |f: &Factor, a: usize| f.index.iter().any(|e| e.uses_var(a as u32));
+        (0..c.dims.len())
+            .filter(|&a| uses(&factors[k], a) && !uses(&factors[1 - k], a))
+            .map(|a| guess(c.dims[a]))
+            .product::<i64>()
+    };
+    let data = |f: &Factor| {
+        let constant = matches!(work.tensor(task.sources[f.source]).memory, Memory::Constant(_));
+        !constant && f.index.get(1) == Some(&Expr::var(1)) && f.index.len() == c.dims.len()
+    };
+    (factors.iter().all(data) && own(0) >= OFTEN && own(1) >= OFTEN).then(|| [factors[0].source, factors[1].source])
+}
+
+/// Gives such products copies of what lies with channels last.
+fn products_by_channel(work: &mut Work, items: &mut Vec<Item>, copies: &mut HashMap<Id, Id>) {
+    let mut out = vec![];
+    for mut item in std::mem::take(items) {
+        match &mut item {
+            Item::Task(task) => {
+                for source in by_channel(work, task).into_iter().flatten() {
+                    let id = task.sources[source];
+                    let ty = work.tensor(id).ty.clone();
+                    if !matches!(work.tensor(id).memory, Memory::Temp) || work.tensor(id).order != channels_last(ty.rank()) {
+                        continue;
+                    }
+                    let copy = copies.get(&id).copied().unwrap_or_else(|| {
+                        let copy = work.add(ty.clone(), Memory::Temp, "");
+                        let (step, node) = (copy_of(&ty), task.node.clone());
+                        out.push(Item::Task(Task { step, sources: vec![id], out: copy, name: "rows".into(), node }));
+                        copies.insert(id, copy);
+                        copy
+                    });
+                    task.sources[source] = copy;
+                }
+            }
+            Item::If { then, otherwise, .. } => {
+                products_by_channel(work, then, &mut copies.clone());
+                products_by_channel(work, otherwise, &mut copies.clone());
+            }
+            Item::Loop { body, .. } => products_by_channel(work, body, &mut HashMap::new()),
+            Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
+        }
+        out.push(item);
+    }
+    *items = out;
 }
 
 /// Channels-last, if a source that is read with the result's own channels lies so; or if it does when its axes are named as the result's
