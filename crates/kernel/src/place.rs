@@ -29,7 +29,9 @@ pub fn place(work: &mut Work, target: &TargetDesc) {
     let mut decided: HashSet<Id> = HashSet::new();
     let mut items = std::mem::take(&mut work.items);
     orders(work, &items, &fixed, &mut decided);
-    products_by_channel(work, &mut items, &mut HashMap::new());
+    let (mut once, mut twice) = (HashSet::new(), HashSet::new());
+    made_twice(&items, &mut once, &mut twice);
+    products_by_channel(work, &mut items, &twice, &mut HashMap::new());
     work.items = items;
     // Windows lie in the order of what they are part of.
     for k in 0..work.tensors.len() {
@@ -172,8 +174,8 @@ fn by_channel(work: &Work, task: &Task) -> Option<[usize; 2]> {
     (factors.iter().all(data) && own(0) >= OFTEN && own(1) >= OFTEN).then(|| [factors[0].source, factors[1].source])
 }
 
-/// Gives such products copies of what lies with channels last.
-fn products_by_channel(work: &mut Work, items: &mut Vec<Item>, copies: &mut HashMap<Id, Id>) {
+/// Gives such products copies of what lies with channels last, but for `twice`: what more than one step makes could change behind its copy.
+fn products_by_channel(work: &mut Work, items: &mut Vec<Item>, twice: &HashSet<Id>, copies: &mut HashMap<Id, Id>) {
     let mut out = vec![];
     for mut item in std::mem::take(items) {
         match &mut item {
@@ -181,7 +183,9 @@ fn products_by_channel(work: &mut Work, items: &mut Vec<Item>, copies: &mut Hash
                 for source in by_channel(work, task).into_iter().flatten() {
                     let id = task.sources[source];
                     let ty = work.tensor(id).ty.clone();
-                    if !matches!(work.tensor(id).memory, Memory::Temp) || work.tensor(id).order != channels_last(ty.rank()) {
+                    let data = work.tensor(id);
+                    let own = matches!(data.memory, Memory::Temp) && !twice.contains(&id);
+                    if !own || data.order != channels_last(ty.rank()) {
                         continue;
                     }
                     let copy = copies.get(&id).copied().unwrap_or_else(|| {
@@ -195,10 +199,10 @@ fn products_by_channel(work: &mut Work, items: &mut Vec<Item>, copies: &mut Hash
                 }
             }
             Item::If { then, otherwise, .. } => {
-                products_by_channel(work, then, &mut copies.clone());
-                products_by_channel(work, otherwise, &mut copies.clone());
+                products_by_channel(work, then, twice, &mut copies.clone());
+                products_by_channel(work, otherwise, twice, &mut copies.clone());
             }
-            Item::Loop { body, .. } => products_by_channel(work, body, &mut HashMap::new()),
+            Item::Loop { body, .. } => products_by_channel(work, body, twice, &mut HashMap::new()),
             Item::Bind { .. } | Item::Require { .. } | Item::Host { .. } => {}
         }
         out.push(item);
@@ -285,7 +289,7 @@ fn borders(work: &mut Work) {
     work.items = items;
 }
 
-/// Adds tensors that more than one step makes: their border would have to be written at each.
+/// Adds tensors that more than one step makes: a border would have to be written, and a copy made, at each.
 fn made_twice(items: &[Item], once: &mut HashSet<Id>, twice: &mut HashSet<Id>) {
     for item in items {
         match item {

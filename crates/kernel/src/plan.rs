@@ -459,7 +459,7 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
     let windowed = c
         .reduction
         .as_ref()
-        .is_some_and(|r| r.kind.combine().is_some() && r.axes.iter().all(|e| e.known().is_some_and(|e| e <= 128)));
+        .is_some_and(|r| r.kind.combine().is_some() && r.axes.iter().all(|e| e.known().is_some_and(|e| e <= WINDOW)));
     let next = order.len().checked_sub(2).map_or(1, |k| guess(c.dims[order[k]]));
     // Neighbours share more of what wide windows read, and what has to be widened before it is used; all that they read, weights and sums shall stay in registers.
     let most = (i64::from(target.vector_registers) - 4) / 2;
@@ -483,6 +483,9 @@ fn elementwise(c: &Compute, operands: &[Operand], target: &TargetDesc) -> Elemen
     let taps = if jam > 1 && lanes >= 4 { elementwise::taps(c, operands, *order.last().expect("an axis"), target) } else { None };
     Elementwise { order, lanes, jam, chunk, taps }
 }
+
+/// Longest axis of what is a window, whose neighbours are computed together.
+const WINDOW: i64 = 128;
 
 /// Does it widen 16 bits that it reads?
 fn widens(s: Scalar) -> bool {

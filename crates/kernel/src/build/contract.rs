@@ -3,10 +3,11 @@
 //! `out[m, n] = finish(sum over k of a[m, k] * b[k, n])`. A tile of `mr` rows and `nr` columns of sums stays in registers; each step
 //! along k reads `nr` neighbouring elements of b as vectors and broadcasts `mr` elements of a. Rows may lie anywhere: m is a
 //! set of output axes, flattened, and the address of each row follows from the index map, which is all there is to a convolution.
-//! Rows beyond the last are computed again instead of the last one and not stored; columns beyond the last are masked.
+//! Rows beyond the last are computed as the last one and not stored (those of a number that a run tells in lower tiles, `open.rs`); columns beyond the last are masked.
 
 mod along;
 mod copied;
+mod open;
 mod sizes;
 mod taps;
 
@@ -14,6 +15,7 @@ pub(crate) use self::sizes::cycles;
 pub use self::sizes::{Frame, plan};
 
 use self::copied::Rows;
+use self::open::{few_rows, rest_of_rows};
 use self::sizes::narrow_factor;
 pub(super) use self::sizes::{MOST_ROWS, MOST_VECTORS, blocks, few_tasks, rounds};
 use self::taps::{Tap, in_line, taps};
@@ -23,7 +25,7 @@ use super::{Cx, Operand, for_each, matrix, pack};
 use crate::loops::{LoopKind, Space, Stmt};
 use crate::plan::{Brgemm, Kc, Matrix, Panels, guess};
 use crate::rows::{self, Row, Sums};
-use crate::target::{LINE, TargetDesc};
+use crate::target::LINE;
 use crate::zero_point::byte_read;
 use infc_ir::compute::{Compute, Reducer};
 use infc_ir::scalar::{Binary, Kind, Scalar};
@@ -212,34 +214,6 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
         cx.flatten(cx.out() as usize);
     }
     debug_assert_eq!(r.kind, Reducer::Sum);
-}
-
-/// Plans for so few rows that they make one tile, the one with most rows first, where the number of rows is open and weights are narrow: the table is that of
-/// the panels, and widened in the loop over k.
-fn few_rows(p: &Brgemm, rows: Expr, target: &TargetDesc) -> Vec<Brgemm> {
-    let Some(stored) = p.stored.filter(|_| p.panels == Panels::Scratch && rows.known().is_none()) else { return vec![] };
-    let ([of_vector, others], vectors) = (stored.registers(), p.nr.div_ceil(target.lanes(4).max(1)));
-    let fits = |mr: &usize| (mr + of_vector) * vectors + others <= target.vector_registers as usize;
-    let most = (2..=stored::FEW).rev().find(fits);
-    let with = |mr: usize| Brgemm { mr, mc: mr, panels: Panels::Packed, along: None, ..p.clone() };
-    most.into_iter().chain([1]).map(with).collect()
-}
-
-/// Rows of a tile that are so few that tiles for what is left of them would gain little.
-const MOST_LEFT: usize = 4;
-
-/// The plan for the rows behind the last whole tile, where a run tells how many there are: tiles of half as many, or as few as keep the units busy. `None` where no rows are left.
-fn rest_of_rows(cx: &Cx, c: &Compute, p: &Brgemm, m_dims: &[Expr]) -> Option<Brgemm> {
-    let row = rows::named(p.row).expect("a plan names a row of the table");
-    let lanes = row.lanes(cx.target, c.reduction.as_ref()?.body.dtype().bytes()).clamp(1, p.nr);
-    let vectors = p.nr.div_ceil(lanes) as f64;
-    let mr = ((row.latency * row.per_cycle / vectors).ceil() as usize).clamp(1, (p.mr / 2).max(1));
-    let line = m_dims.last().and_then(|d| d.known());
-    let open = m_dims.iter().any(|d| d.known().is_none()) && !in_line(p.mr as i64, line);
-    let plain = p.kc.is_none() && p.along.is_none() && !p.copied && cx.target.block_threads == 0;
-    // A tile of the rest begins anywhere in a line.
-    let fits = p.mr > MOST_LEFT && (p.mr.is_multiple_of(mr) || !in_line(mr as i64, line));
-    (open && plain && fits).then(|| Brgemm { mr, ..p.clone() })
 }
 
 /// Makes a task of each block of rows and columns of each element of the batch: the values of the batch axes (0 for the others), and
