@@ -3,7 +3,7 @@
 mod kit;
 
 use infc_ir::compute::{Compute, Reducer, Step};
-use infc_ir::{DType, Tensor};
+use infc_ir::{DType, Expr, Tensor};
 use infc_kernel::build::{self, Operand};
 use infc_kernel::plan::{self, Plan};
 use infc_kernel::target::TargetDesc;
@@ -38,6 +38,49 @@ fn few_columns_are_dots() {
     assert!(matches!(conv(3, 8), Plan::Dots(p) if p.every == Some(1)));
     assert!(matches!(conv(16, 8), Plan::Brgemm(_)));
     assert!(!matches!(conv(1, 2), Plan::Dots(_)));
+}
+
+#[test]
+fn few_tiles_fetch_what_they_come_to() {
+    // Hints in a step of k, of a product of so many rows (0: a run tells how many) by so many products a sum, in tiles of 8 x 48.
+    let hints = |rows: usize, depth: usize, mr: usize| {
+        let tensors = [small(&[rows.max(1), depth], 1), small(&[depth, 96], 2), small(&[96], 3), small(&[rows.max(1), 96], 4)];
+        let mut operands: Vec<Operand> =
+            tensors.iter().enumerate().map(|(i, t)| operand(t, &plain(t.dims.len()), i == 1)).collect();
+        let mut step = matmul(rows.max(1), depth, 96, false);
+        if rows == 0 {
+            let Step::Compute(c) = &mut step else { unreachable!() };
+            c.dims[0] = Expr::sym("rows");
+            [0, 3].iter().for_each(|&o| operands[o].buffer.dims[0] = Expr::sym("rows"));
+        }
+        let (panels, row) = (plan::Panels::Packed, "fma");
+        let p = plan::Brgemm {
+            broadcast: 0,
+            n: 1,
+            m: vec![0],
+            mr,
+            nr: 48,
+            mc: 128,
+            nc: 96,
+            kc: None,
+            panels,
+            copied: false,
+            along: None,
+            stored: None,
+            row,
+        };
+        let nest = build::build("test", &step, &Plan::Brgemm(p), &operands, &target(64, 32, true));
+        nest.kernel.to_string().matches("prefetch b1").count()
+    };
+    let lines = 48 * 4 / 64;
+    assert_eq!([8, 16, 24, 56].map(|rows| hints(rows, 384, 8)), [lines; 4], "lines that the tile itself reads");
+    assert_eq!([64, 128].map(|rows| hints(rows, 384, 8)), [1; 2], "a part of the next panel");
+    // Half of L1 holds no 8 rows of 1024 products.
+    assert_eq!([16, 24, 56].map(|rows| hints(rows, 1024, 8)), [lines, 1, 1]);
+    assert_eq!(hints(1, 384, 1), 0, "steps of three products reach far by themselves");
+    assert_eq!(hints(8, 16, 8), 0, "a panel that is a page is not fetched");
+    // A tile of 8 rows, one that is cut off, and one of 4, each for itself or for the next panel, as the run tells.
+    assert_eq!(hints(0, 384, 8), 3 * lines);
 }
 
 #[test]

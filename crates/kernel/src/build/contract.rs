@@ -5,6 +5,7 @@
 //! set of output axes, flattened, and the address of each row follows from the index map, which is all there is to a convolution.
 //! Rows beyond the last are computed as the last one and not stored (those of a number that a run tells in lower tiles, `open.rs`); columns beyond the last are masked.
 
+mod ahead;
 mod along;
 mod copied;
 mod open;
@@ -371,8 +372,8 @@ struct Tile<'a> {
     copied: Option<Rows>,
     /// Neighbours along k that lie side by side in panels, packed or copied.
     members: i64,
-    /// The plan for what is left of the rows behind the last whole tile.
-    rest: Option<&'a Brgemm>,
+    /// The plans for what is left of the rows behind the last whole tile.
+    rest: Option<&'a [Brgemm; 2]>,
     /// Are all rows of the tile certain to be there?
     whole: bool,
     /// The axis of m with which runs of results begin that lie beside each other, where they lie along rows.
@@ -472,13 +473,18 @@ impl Tile<'_> {
         let (plan, m0) = (self.p, self.m0);
         let tile = match self.rest {
             None => body(self, cx),
-            Some(rest) => {
+            Some([high, low]) => {
                 self.whole = true;
                 let then = body(self, cx);
-                let part = cx.var("m_part");
-                (self.p, self.m0, self.whole) = (rest, m0 + part * rest.mr as i64, false);
-                let parts = (self.rows - m0).div_ceil(Expr::from(rest.mr));
-                let otherwise = vec![for_each(part, parts, LoopKind::Serial, body(self, cx))];
+                self.whole = false;
+                // A high tile where a low one does not do, and a low one for what is left.
+                let tile = |this: &mut Self, cx: &mut Cx, plan, first: Expr, from: Expr| {
+                    (this.p, this.m0) = (plan, first);
+                    let cond = Scalar::index(from).lt(Scalar::index(this.rows));
+                    Stmt::If { cond, then: body(this, cx), otherwise: vec![] }
+                };
+                let first = m0 + (self.rows - m0 - 1).div(Expr::from(low.mr)).min(Expr::int(1)) * high.mr as i64;
+                let otherwise = vec![tile(self, cx, high, m0, m0 + low.mr as i64), tile(self, cx, low, first, first)];
                 (self.p, self.m0) = (plan, m0);
                 let cond = Scalar::index(m0 + plan.mr as i64).le(Scalar::index(self.rows));
                 vec![Stmt::If { cond, then, otherwise }]
@@ -700,57 +706,6 @@ impl Tile<'_> {
         extents
     }
 
-    /// A hint for an element of a panel of packed columns, of whose steps of k `group` neighbours are one: of panel `number` the one at this place, in elements from its start.
-    fn fetch(&self, source: usize, group: i64, number: Expr, at: Expr) -> Stmt {
-        let innermost = self.k_axes().len() + if group == 1 { 1 } else { 2 };
-        let mut index = vec![Expr::int(0); innermost + 1];
-        (index[0], index[innermost]) = (number, at);
-        Stmt::Prefetch { buffer: source as u32, index: index.into_iter().map(Scalar::index).collect() }
-    }
-
-    /// Steps of k of a panel, elements of a step, and the number of step `k`; if the extents are known.
-    fn panel_steps(&self, group: i64, k: &[Expr]) -> Option<(i64, i64, Expr)> {
-        let mut dims: Vec<i64> = self.k_axes().iter().map(|e| e.known()).collect::<Option<_>>()?;
-        *dims.last_mut()? /= group;
-        let flat = k.iter().zip(&dims).fold(Expr::int(0), |flat, (&v, &d)| flat * d + v);
-        Some((dims.iter().product(), self.p.nr as i64 * group, flat))
-    }
-
-    /// What of the panel comes some steps later, where L1 does not hold the panel and the machine wants to be told.
-    fn this_panel(&self, cx: &Cx, group: i64, k: &[Expr]) -> Vec<Stmt> {
-        let (&Source::Packed(source), steps) = (&self.source, i64::from(cx.target.panel_ahead)) else { return vec![] };
-        let Some((depth, nr, flat)) = self.panel_steps(group, k) else { return vec![] };
-        let bytes = self.b.read.dtype().bytes() as i64;
-        if steps == 0 || depth * nr * bytes <= cx.target.l1_bytes as i64 * 2 / 3 {
-            return vec![];
-        }
-        let [number, ..] = self.panel();
-        let lines = (nr * bytes + LINE - 1) / LINE;
-        (0..lines).map(|line| self.fetch(source, group, number, (flat + steps) * nr + line * LINE / bytes)).collect()
-    }
-
-    /// In each step of the k loop, something of the panel that comes next: when its turn comes, all of it is near. Panels are
-    /// read from memory once a run, and what the machine fetches ahead by itself ends at a page.
-    fn next_panel(&self, group: i64, k: &[Expr]) -> Option<Stmt> {
-        let Source::Packed(source) = self.source else { return None };
-        let (depth, nr, flat) = self.panel_steps(group, k)?;
-        let (bytes, tiles) = (self.b.read.dtype().bytes() as i64, (self.p.mc / self.p.mr) as i64);
-        let step = (nr + tiles - 1) / tiles; // elements in each step of k, so that all tiles together fetch a panel
-        if depth * nr * bytes <= PAGE || step * bytes > LINE {
-            return None;
-        }
-        let tile = self.m_tile.min(Expr::int(nr / step - 1).max(Expr::int(0)));
-        let [number, _, last] = self.panel();
-        if let Some((kc, block)) = self.part {
-            // The next block, of this panel or of the one behind it.
-            let size = depth / self.parts(kc).known()?;
-            let next = ((block + 1) * (size * nr)).min((last - number + 1) * (depth * nr) - size * nr);
-            return Some(self.fetch(source, group, number, next + tile * (size * step) + (flat - block * size) * step));
-        }
-        let number = (number + 1).min(last);
-        Some(self.fetch(source, group, number, tile * (depth * step) + flat * step))
-    }
-
     /// What the end of the tile reads and writes beside the sums, a line of the cache at a time: it comes while the sums are made.
     fn ends(&self, cx: &mut Cx) -> Vec<Stmt> {
         let (mr, nr) = (Expr::from(self.p.mr), self.p.nr as i64);
@@ -906,7 +861,7 @@ impl Tile<'_> {
             *last = last.div(Expr::int(group));
         }
         let k: Vec<Expr> = steps.iter().zip(first).map(|(&v, first)| first + v).collect();
-        let sum = self.each(cx, 0, |cx, i, v| {
+        let sum_of_step = self.each(cx, 0, |cx, i, v| {
             let (left, right): (Vec<Scalar>, Vec<Scalar>) =
                 (0..group).map(|j| self.factors_at(cx, &k, (i, v), (j, group), tail)).unzip();
             let (x, y) = if self.p.broadcast == 0 || row.depth > 1 { (left, right) } else { (right, left) };
@@ -914,9 +869,8 @@ impl Tile<'_> {
             let next = steps_of.fold(cx.at(acc, &[i, v]), |sum, (x, y)| (row.step)(sum, x, y));
             cx.put(acc, &[i, v], next)
         });
-        let ahead = self.next_panel(group, &k).filter(|_| !tail && group == self.members);
-        let here = if tail || group != self.members { vec![] } else { self.this_panel(cx, group, &k) };
-        let mut sum: Vec<Stmt> = ahead.into_iter().chain(here).chain([sum]).collect();
+        let mut sum = if tail || group != self.members { vec![] } else { self.ahead(cx, group, &k) };
+        sum.push(sum_of_step);
         let mut extents: Vec<Expr> = ranges.into_iter().map(|r| r.1).collect();
         if let Some(last) = extents.last_mut().filter(|_| group > 1) {
             *last = last.div(Expr::int(group));
@@ -945,7 +899,8 @@ impl Tile<'_> {
                 let next = (row.step)(cx.at(part, &[i, v]), &[as_read(x)], &[as_read(y)]);
                 cx.put(part, &[i, v], next)
             });
-            let body = self.next_panel(1, &k).filter(|_| !tail).into_iter().chain([sum]).collect();
+            let mut body = if tail { vec![] } else { self.ahead(cx, 1, &k) };
+            body.push(sum);
             let add = self.each(cx, lanes, |cx, i, v| {
                 let sum = cx.at(acc, &[i, v]);
                 let wide = cx.at(part, &[i, v]).cast(sum.dtype());

@@ -38,6 +38,8 @@ pub struct Frame {
     columns: i64,
     depth: i64,
     batch: i64,
+    /// Does a run tell how many rows there are?
+    open: bool,
     /// Extents along k.
     k: Vec<i64>,
     /// Lanes of a vector of sums, and their bytes.
@@ -77,6 +79,9 @@ const NEAR: i64 = 8;
 
 /// Products along k that make it worth to load and store sums.
 const LEAST_KC: i64 = 128;
+
+/// Rows that texts and batches have, where a run tells how many: tiles are as high as suits all of them.
+const OPEN_ROWS: [f64; 5] = [8.0, 16.0, 32.0, 64.0, 128.0];
 
 /// Most rows of a tile.
 pub(in crate::build) const MOST_ROWS: usize = 14;
@@ -305,6 +310,7 @@ impl Frame {
             columns,
             depth,
             batch,
+            open,
             k: r.axes.iter().map(|&e| e.known().unwrap_or(0)).collect(),
             lanes,
             bytes,
@@ -415,7 +421,11 @@ impl Frame {
     /// Cycles of the whole product in such tiles; `shares` are those of the k loop, by rows of a tile.
     fn cycles(&self, [mr, nr]: [usize; 2], shares: &[f64]) -> f64 {
         let (rows, columns) = (self.rows.max(1) as f64, self.columns.max(1) as f64);
-        let tiles = (rows / mr as f64).ceil() * (columns / nr as f64).ceil();
+        let tiles = |rows: f64| (rows / mr as f64).ceil() * (columns / nr as f64).ceil();
+        let tiles = match self.open {
+            true => OPEN_ROWS.iter().map(|&some| tiles(some) * rows / some).sum::<f64>() / OPEN_ROWS.len() as f64,
+            false => tiles(rows),
+        };
         let vectors = nr.div_ceil(self.lanes);
         let computed = (nr / self.lanes) as f64 + if nr % self.lanes == 0 { 0.0 } else { HALF };
         let steps = mr as f64 * (computed / self.row.per_cycle + self.row.broadcast);
@@ -475,6 +485,10 @@ impl Frame {
         }
         if let Some(along) = self.along {
             mc = along.block([mr, nr], mc);
+        } else if self.open && self.copied.is_none() {
+            // A block that holds rows of a power of two, at most an eighth more than fit: 128 rows are no block of 120 and one of 8, which would read all panels again.
+            let held = mc * 8 / 7;
+            mc = up(if held > 0 { 1 << held.ilog2() } else { 1 }, mr);
         }
         (mc, nc)
     }
