@@ -310,12 +310,17 @@ fn single_queries_are_taken_one_by_one() {
 #[test]
 fn sizes_that_a_run_tells() {
     // A depth of whole vectors lets queries be turned in squares, whose steps a run tells.
-    let sizes = [(1, 1), (1, 200), (2, 0), (0, 5), (3, 150), (4, 64), (40, 0), (33, 300)].map(|(q, k)| (q, k, 24));
+    // Up to a vector of queries over up to a tile of keys are a short strip.
+    let sizes = [(1, 1), (1, 200), (2, 0), (0, 5), (3, 150), (4, 64), (8, 8), (13, 70), (16, 16), (16, 500), (40, 0), (33, 300)];
+    let sizes = sizes.map(|(q, k)| (q, k, 24));
     for (queries, keys, depth) in sizes.into_iter().chain([(33, 300, 32), (64, 150, 48)]) {
         for causal in [false, true] {
             let s =
                 Shape { queries, keys, depth, symbolic: [true; 2], causal, mask: Some([false, false, true, true]), ..plain() };
-            check(&s, &fast(), "online");
+            // Strips of one vector of four lanes are short themselves.
+            let (wide, narrow): (Vec<_>, Vec<_>) = fast().into_iter().partition(|m| m.vector_bytes >= 32);
+            check(&s, &wide, "short=");
+            check(&s, &narrow, "online");
             let s = Shape { symbolic: [queries != 0, true], queries: queries.max(1), group: 2, mask: None, ..s };
             let words = if queries == 0 || queries > 3 || s.symbolic[0] { "online" } else { "alone" };
             check(&s, &fast(), words);

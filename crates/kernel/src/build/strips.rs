@@ -56,6 +56,8 @@ pub struct Strips {
     pub packed: [bool; 2],
     /// The row of [`crate::rows::ROWS`] that adds products up.
     pub row: &'static str,
+    /// Where a run tells how many queries there are: strips of one vector, for queries that are no more, over keys that are one tile.
+    pub short: Option<Box<Strips>>,
 }
 
 impl Strips {
@@ -148,35 +150,43 @@ pub fn plan(a: &Attention, offset: Offset, target: &TargetDesc) -> Option<Strips
         _ => 0,
     };
     let (queries, keys) = (guess(rows).max(1), a.keys.known().unwrap_or(128).max(1));
-    let mut best: Option<(f64, usize, usize, [usize; 2])> = None;
-    for vectors in 1..=4usize {
-        let nr = vectors * lanes;
-        let count = (queries as usize).min(nr);
-        let ([mr2, nr2], second) = sums(nr, count, columns, lanes, target, row);
-        for mr in 1..=14usize {
-            let beside = row.registers_on(target, mr);
-            if mr * vectors + beside[0] * vectors + beside[1] > target.vector_registers as usize || mr as i64 > keys {
-                continue;
-            }
-            let tiles = (keys as f64 / mr as f64).ceil();
-            let steps = tiles * depth as f64 * cycles(mr, vectors, row) + keys as f64 * second;
-            let rounding =
-                if pairs.is_some() { ROUNDING * keys as f64 * (depth + columns as i64) as f64 / lanes as f64 } else { 0.0 };
-            let strip = steps / row.depth as f64 + rounding;
-            let all = strip * (queries as f64 / nr as f64).ceil();
-            if best.is_none_or(|b| all < b.0 * 0.999) {
-                best = Some((all, nr, mr, [mr2, nr2]));
+    // The strip of the fewest cycles for so many queries, of those of so many vectors: queries, keys of a register tile, and the tile of the result.
+    let fewest = |queries: i64, widths: std::ops::RangeInclusive<usize>| {
+        let mut best: Option<(f64, usize, usize, [usize; 2])> = None;
+        for vectors in widths {
+            let nr = vectors * lanes;
+            let count = (queries as usize).min(nr);
+            let ([mr2, nr2], second) = sums(nr, count, columns, lanes, target, row);
+            for mr in 1..=14usize {
+                let beside = row.registers_on(target, mr);
+                if mr * vectors + beside[0] * vectors + beside[1] > target.vector_registers as usize || mr as i64 > keys {
+                    continue;
+                }
+                let tiles = (keys as f64 / mr as f64).ceil();
+                let steps = tiles * depth as f64 * cycles(mr, vectors, row) + keys as f64 * second;
+                let rounding =
+                    if pairs.is_some() { ROUNDING * keys as f64 * (depth + columns as i64) as f64 / lanes as f64 } else { 0.0 };
+                let strip = steps / row.depth as f64 + rounding;
+                let all = strip * (queries as f64 / nr as f64).ceil();
+                if best.is_none_or(|b| all < b.0 * 0.999) {
+                    best = Some((all, nr, mr, [mr2, nr2]));
+                }
             }
         }
-    }
-    let (_, nr, mr, sums) = best?;
+        best.map(|(_, nr, mr, sums)| (nr, mr, sums))
+    };
+    let (nr, mr, sums) = fewest(queries, 1..=4)?;
     let up = |x: i64, to: usize| (x.max(1) as usize).div_ceil(to) * to;
     // All scores of a strip may take a quarter of L2; those of a tile, half of L1.
     let (queries, mr) = if few { (alone, TOGETHER) } else { (nr, mr) };
     let bytes = 4 * queries as i64;
     let whole = a.keys.known().is_some_and(|k| k <= target.l2_bytes as i64 / (4 * bytes));
     let keys = if whole { keys as usize } else { up((target.l1_bytes as i64 / (2 * bytes)).max(64), mr) };
-    Some(Strips { m: s.m, n, queries, keys, whole, rows: mr, sums, alone, packed, row: row.name })
+    let plan = Strips { m: s.m, n, queries, keys, whole, rows: mr, sums, alone, packed, row: row.name, short: None };
+    let short = fewest(lanes as i64, 1..=1).filter(|_| rows.known().is_none() && plan.queries > lanes);
+    let short =
+        short.map(|(queries, rows, sums)| Box::new(Strips { queries, rows, sums, whole: true, alone: 0, ..plan.clone() }));
+    Some(Strips { short, ..plan })
 }
 
 impl fmt::Display for Strips {
@@ -189,6 +199,10 @@ impl fmt::Display for Strips {
             if packed {
                 write!(f, " packed={name}")?;
             }
+        }
+        if let Some(p) = &self.short {
+            let [sum_rows, sum_columns] = p.sums;
+            write!(f, " short={}x{} sums={sum_rows}x{sum_columns}", p.rows, p.queries)?;
         }
         Ok(())
     }
@@ -341,14 +355,17 @@ pub fn build(cx: &mut Cx, a: &Attention, p: &Strips) {
         parts.value_tile = cx.scratch("values", parts.packed(), &[p.keys.div_ceil(p.group()), columns], Space::Tile);
         cx.body.push(Stmt::Alloc { buffer: parts.value_tile });
     }
-    let body = match (p.alone, rows.known()) {
-        (0, _) => parts.strip(cx),
-        (_, Some(_)) => parts.alone(cx),
-        (alone, None) => {
-            let cond = Scalar::index(rows).le(Scalar::index(alone as i64));
-            vec![Stmt::If { cond, then: parts.alone(cx), otherwise: parts.strip(cx) }]
-        }
-    };
+    let mut body = if p.alone > 0 && rows.known().is_some() { parts.alone(cx) } else { parts.strip(cx) };
+    let few = |n: Expr, most: usize| Scalar::index(n).le(Scalar::index(most as i64));
+    if let Some(short) = &p.short {
+        parts.p = short;
+        let cond = few(rows, short.queries).and(few(a.keys, short.keys));
+        body = vec![Stmt::If { cond, then: parts.strip(cx), otherwise: body }];
+    }
+    if p.alone > 0 && rows.known().is_none() {
+        parts.p = p;
+        body = vec![Stmt::If { cond: few(rows, p.alone), then: parts.alone(cx), otherwise: body }];
+    }
     cx.body.extend(body);
 }
 
