@@ -58,7 +58,9 @@ fn a_network_runs_picture_by_picture_where_that_pays() {
 #[test]
 fn a_batch_that_a_run_tells_goes_picture_by_picture_too() {
     let open = network(8).graph_of("n");
-    assert_eq!(loops_of(&open, large(native())), []);
+    // Where caches hold all, no launch goes with another: the rows of a picture, whose number is known, may still fit tiles better than any number of rows do.
+    let alone = loops_of(&open, large(native()));
+    assert!(alone.iter().all(|l| *l == (-1, 1)), "{alone:?}");
     let loops = loops_of(&open, small(native()));
     let launches: usize = loops.iter().map(|l| l.1).sum();
     assert!(launches >= 8 && loops.iter().all(|l| l.0 == -1), "{loops:?}");

@@ -43,11 +43,16 @@ fn few_columns_are_dots() {
 #[test]
 fn few_tiles_fetch_what_they_come_to() {
     // Hints in a step of k, of a product of so many rows (0: a run tells how many) by so many products a sum, in tiles of 8 x 48.
-    let hints = |rows: usize, depth: usize, mr: usize| {
-        let tensors = [small(&[rows.max(1), depth], 1), small(&[depth, 96], 2), small(&[96], 3), small(&[rows.max(1), 96], 4)];
+    let hints = |rows: usize, [depth, columns]: [usize; 2], mr: usize| {
+        let tensors = [
+            small(&[rows.max(1), depth], 1),
+            small(&[depth, columns], 2),
+            small(&[columns], 3),
+            small(&[rows.max(1), columns], 4),
+        ];
         let mut operands: Vec<Operand> =
             tensors.iter().enumerate().map(|(i, t)| operand(t, &plain(t.dims.len()), i == 1)).collect();
-        let mut step = matmul(rows.max(1), depth, 96, false);
+        let mut step = matmul(rows.max(1), depth, columns, false);
         if rows == 0 {
             let Step::Compute(c) = &mut step else { unreachable!() };
             c.dims[0] = Expr::sym("rows");
@@ -61,7 +66,7 @@ fn few_tiles_fetch_what_they_come_to() {
             mr,
             nr: 48,
             mc: 128,
-            nc: 96,
+            nc: columns,
             kc: None,
             panels,
             copied: false,
@@ -73,14 +78,17 @@ fn few_tiles_fetch_what_they_come_to() {
         nest.kernel.to_string().matches("prefetch b1").count()
     };
     let lines = 48 * 4 / 64;
-    assert_eq!([8, 16, 24, 56].map(|rows| hints(rows, 384, 8)), [lines; 4], "lines that the tile itself reads");
-    assert_eq!([64, 128].map(|rows| hints(rows, 384, 8)), [1; 2], "a part of the next panel");
+    assert_eq!([8, 16, 24, 56].map(|rows| hints(rows, [384, 960], 8)), [lines; 4], "lines that the tile itself reads");
+    assert_eq!([64, 128].map(|rows| hints(rows, [384, 960], 8)), [1; 2], "a part of the next panel");
     // Half of L1 holds no 8 rows of 1024 products.
-    assert_eq!([16, 24, 56].map(|rows| hints(rows, 1024, 8)), [lines, 1, 1]);
-    assert_eq!(hints(1, 384, 1), 0, "steps of three products reach far by themselves");
-    assert_eq!(hints(8, 16, 8), 0, "a panel that is a page is not fetched");
+    assert_eq!([16, 24, 56].map(|rows| hints(rows, [1024, 960], 8)), [lines, 1, 1]);
+    assert_eq!(hints(1, [384, 960], 1), 0, "steps of three products reach far by themselves");
+    assert_eq!(hints(8, [16, 9600], 8), 0, "a panel that is a page is not fetched");
+    // What L2 holds may be there from the round before.
+    assert_eq!([8, 24].map(|rows| hints(rows, [384, 96], 8)), [1; 2]);
+    assert_eq!(hints(0, [384, 96], 8), 2, "a tile of 8 rows, and tiles of 4");
     // A tile of 8 rows, one that is cut off, and one of 4, each for itself or for the next panel, as the run tells.
-    assert_eq!(hints(0, 384, 8), 3 * lines);
+    assert_eq!(hints(0, [384, 960], 8), 3 * lines);
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub(crate) use self::sizes::cycles;
 pub use self::sizes::{Frame, plan};
 
 use self::copied::Rows;
-use self::open::{few_rows, rest_of_rows};
+use self::open::{Rest, few_rows, rest_of_rows};
 use self::sizes::narrow_factor;
 pub(super) use self::sizes::{MOST_ROWS, MOST_VECTORS, blocks, few_tasks, rounds};
 use self::taps::{Tap, in_line, taps};
@@ -169,7 +169,7 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
         cx.body.extend(fill);
     }
     let few = few_rows(p, rows, cx.target);
-    let rest = rest_of_rows(cx, c, p, &m_dims);
+    let rest = rest_of_rows(cx, c, p, &m_dims, panels_bytes(c, p.n, b));
     let scratch = match source {
         Source::Scratch(panel, _) => Some(panel),
         _ => None,
@@ -215,6 +215,12 @@ pub fn build(cx: &mut Cx, c: &Compute, p: &Brgemm) {
         cx.flatten(cx.out() as usize);
     }
     debug_assert_eq!(r.kind, Reducer::Sum);
+}
+
+/// Bytes of all columns of the vector factor of one element of the batch, if they are known.
+fn panels_bytes(c: &Compute, n: usize, b: &Factor) -> Option<i64> {
+    let depth = c.reduction.as_ref()?.axes.iter().map(|e| e.known()).product::<Option<i64>>()?;
+    Some(c.dims[n].known()? * depth * b.read.dtype().bytes() as i64)
 }
 
 /// Makes a task of each block of rows and columns of each element of the batch: the values of the batch axes (0 for the others), and
@@ -373,7 +379,7 @@ struct Tile<'a> {
     /// Neighbours along k that lie side by side in panels, packed or copied.
     members: i64,
     /// The plans for what is left of the rows behind the last whole tile.
-    rest: Option<&'a [Brgemm; 2]>,
+    rest: Option<&'a Rest>,
     /// Are all rows of the tile certain to be there?
     whole: bool,
     /// The axis of m with which runs of results begin that lie beside each other, where they lie along rows.
@@ -473,18 +479,29 @@ impl Tile<'_> {
         let (plan, m0) = (self.p, self.m0);
         let tile = match self.rest {
             None => body(self, cx),
-            Some([high, low]) => {
+            Some(Rest { low, high }) => {
                 self.whole = true;
                 let then = body(self, cx);
                 self.whole = false;
-                // A high tile where a low one does not do, and a low one for what is left.
-                let tile = |this: &mut Self, cx: &mut Cx, plan, first: Expr, from: Expr| {
-                    (this.p, this.m0) = (plan, first);
-                    let cond = Scalar::index(from).lt(Scalar::index(this.rows));
-                    Stmt::If { cond, then: body(this, cx), otherwise: vec![] }
+                let otherwise = match high {
+                    None => {
+                        let part = cx.var("m_part");
+                        (self.p, self.m0) = (low, m0 + part * low.mr as i64);
+                        let parts = (self.rows - m0).div_ceil(Expr::from(low.mr));
+                        vec![for_each(part, parts, LoopKind::Serial, body(self, cx))]
+                    }
+                    Some(high) => {
+                        // A high tile where a low one does not do, and a low one for what is left.
+                        let tile = |this: &mut Self, cx: &mut Cx, plan, first: Expr, from: Expr| {
+                            (this.p, this.m0) = (plan, first);
+                            let cond = Scalar::index(from).lt(Scalar::index(this.rows));
+                            Stmt::If { cond, then: body(this, cx), otherwise: vec![] }
+                        };
+                        let behind = (self.rows - m0 - 1).div(Expr::from(low.mr)).min(Expr::int(1)) * high.mr as i64;
+                        let first = m0 + behind;
+                        vec![tile(self, cx, high, m0, m0 + low.mr as i64), tile(self, cx, low, first, first)]
+                    }
                 };
-                let first = m0 + (self.rows - m0 - 1).div(Expr::from(low.mr)).min(Expr::int(1)) * high.mr as i64;
-                let otherwise = vec![tile(self, cx, high, m0, m0 + low.mr as i64), tile(self, cx, low, first, first)];
                 (self.p, self.m0) = (plan, m0);
                 let cond = Scalar::index(m0 + plan.mr as i64).le(Scalar::index(self.rows));
                 vec![Stmt::If { cond, then, otherwise }]

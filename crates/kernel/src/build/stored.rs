@@ -106,7 +106,11 @@ impl Stored {
     }
     /// Vectors that stay in registers beside the sums, for each vector of columns; and those on the way to a weight.
     pub fn registers(self) -> [usize; 2] {
-        [1 + self.head() + usize::from(self.head() == 1), 8]
+        [1 + self.head() + usize::from(self.head() == 1), if self.head() == 0 { 4 } else { 8 }]
+    }
+    /// Is a vector of weights an instruction or two, which units other than those for products take? Then weights are widened in the loop over k for any number of rows.
+    pub fn cheap(self, target: &TargetDesc) -> bool {
+        self.work(target) <= 2.0
     }
     /// Instructions that make a vector of weights.
     fn work(self, target: &TargetDesc) -> f64 {
@@ -423,12 +427,12 @@ pub fn gains(stored: Stored, weights: usize, rows: Option<i64>, per_cycle: f64, 
         };
         (lanes * bits as f64 / 8.0 / rate).max((rows as f64 + widen) / per_cycle)
     };
-    let moved = if few(rows) { 0.0 } else { 2.0 };
+    let moved = if few(rows) || stored.cheap(target) { 0.0 } else { 2.0 };
     target.small || time(stored.bits(), stored.work(target) + moved) * least < time(32, 1.0)
 }
 
 /// Most rows that are few.
-pub const FEW: usize = 4;
+pub const FEW: usize = 8;
 
 /// So few rows that all are in one tile: weights are widened in the loop over k. Else a task widens a panel, and all its rows read that. Where the number of
 /// rows is open, a task does the one or the other.

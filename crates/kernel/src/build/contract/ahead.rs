@@ -1,6 +1,6 @@
 //! What tiles fetch of packed panels before its turn comes.
 
-use super::{PAGE, Source, Tile};
+use super::{PAGE, Source, Tile, panels_bytes};
 use crate::build::Cx;
 use crate::loops::Stmt;
 use crate::target::LINE;
@@ -56,12 +56,15 @@ impl Tile<'_> {
         }
         let held = self.p.mr as i64 * depth * group * self.a.read.dtype().bytes() as i64 <= cx.target.l1_bytes as i64 / 2;
         let from = MANY_TILES[usize::from(!held)];
+        let small = panels_bytes(self.c, self.p.n, self.b).is_some_and(|all| all <= cx.target.l2_bytes as i64 / 2);
         let (tiles, many) = match self.rows.known() {
+            // What L2 holds beside as much may be there from the round before, as weights of recurrent layers are: whoever passes fetches a part of what comes next.
+            _ if small => (of(self.p.mc), Expr::int(1)),
             Some(rows) => (of(self.p.mc.min(rows as usize)), Expr::from(usize::from(of(rows as usize) >= from))),
             None => (of(self.p.mc).min(from), self.rows.div(Expr::int(from * self.p.mr as i64)).min(Expr::int(1))),
         };
         // Steps of few instructions reach far by themselves.
-        if many.is(0) && self.p.mr <= 2 {
+        if self.p.mr <= 2 && !many.is(1) {
             return vec![];
         }
         let pick = |few: Expr, of_many: Expr| few + many * (of_many - few);

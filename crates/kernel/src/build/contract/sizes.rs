@@ -260,7 +260,8 @@ impl Frame {
             None => None,
         };
         // Weights that are widened in the loop take registers of their own.
-        let panels = if stored.is_some() && (open || !stored::few(rows)) { Panels::Scratch } else { panels_of };
+        let dear = stored.is_some_and(|s| !s.cheap(target));
+        let panels = if dear && (open || !stored::few(rows)) { Panels::Scratch } else { panels_of };
         let widened = stored.filter(|_| panels == Panels::Packed).map_or(row_of_sums.registers_on(target, 0), |s| s.registers());
         let lines: Vec<i64> = m.iter().map(|&a| guess(c.dims[a])).collect();
         let a = &operands[f[broadcast].source].buffer;
