@@ -44,6 +44,7 @@ fn few_columns_are_dots() {
 fn few_tiles_fetch_what_they_come_to() {
     // Hints in a step of k, of a product of so many rows (0: a run tells how many) by so many products a sum, in tiles of 8 x 48.
     let hints = |rows: usize, [depth, columns]: [usize; 2], mr: usize| {
+        let mc = if mr == 1 { 1 } else { 128 };
         let tensors = [
             small(&[rows.max(1), depth], 1),
             small(&[depth, columns], 2),
@@ -65,7 +66,7 @@ fn few_tiles_fetch_what_they_come_to() {
             m: vec![0],
             mr,
             nr: 48,
-            mc: 128,
+            mc,
             nc: columns,
             kc: None,
             panels,
@@ -86,6 +87,7 @@ fn few_tiles_fetch_what_they_come_to() {
     assert_eq!(hints(8, [16, 9600], 8), 0, "a panel that is a page is not fetched");
     // What L2 holds may be there from the round before.
     assert_eq!([8, 24].map(|rows| hints(rows, [384, 96], 8)), [1; 2]);
+    assert_eq!(hints(1, [384, 96], 1), 0);
     assert_eq!(hints(0, [384, 96], 8), 2, "a tile of 8 rows, and tiles of 4");
     // A tile of 8 rows, one that is cut off, and one of 4, each for itself or for the next panel, as the run tells.
     assert_eq!(hints(0, [384, 960], 8), 3 * lines);
