@@ -52,7 +52,8 @@ fn number() -> impl Strategy<Value = f32> {
         2 => prop::sample::select(edges),
         4 => (-520i32..1100).prop_map(|h| h as f32 / 2.0),
         2 => -300.0f32..300.0,
-        1 => any::<u32>().prop_map(f32::from_bits),
+        // No signalling NaN: LLVM makes FMAXNM of a comparison and a choice, which on 64-bit Arm gives NaN for one (`docs/numerics.md`).
+        1 => any::<u32>().prop_map(f32::from_bits).prop_map(|x| if x.is_nan() { f32::from_bits(x.to_bits() | 1 << 22) } else { x }),
     ]
 }
 
